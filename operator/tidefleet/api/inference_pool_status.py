@@ -1,0 +1,136 @@
+"""What the operator reports of an InferencePool: conditions, plan, demand and use."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated
+
+from tidefleet.api.base import Model
+from tidefleet.api.conditions import Conditions, Generation
+from tidefleet.api.leaves import Many, Text
+from tidefleet.api.scalars import USD, Count, Number, SignedNumber, SignedUSD
+from tidefleet.api.vocabulary import CapacityType, Role
+
+Line = Annotated[str, Text(maximum=1024, minimum=0)]
+Label = Annotated[str, Text(maximum=253, minimum=0)]
+
+
+class PlannedOption(Model):
+    """Replicas of one form: accelerator, parallelism, precision and role."""
+
+    accelerator: Label
+    """AcceleratorType, e.g. h200-sxm."""
+    capacity_type: CapacityType
+    """How it is paid for, e.g. OnDemand."""
+    tensor_parallel: Count
+    """Degree of tensor parallelism, e.g. 2."""
+    weights: Label = ""
+    """Precision of the weights, e.g. Fp8."""
+    kv: Label = ""
+    """Precision of the KV cache, e.g. Fp8."""
+    role: Role = Role.AGGREGATED
+    """What its replicas do: Aggregated, Prefill or Decode."""
+    replicas: Count
+    """Replicas planned, e.g. 3."""
+    ready: Count = 0
+    """Replicas available, e.g. 2."""
+    chips: Count | None = None
+    """Accelerators that the planned replicas hold, e.g. 6."""
+    workload: Label | None = None
+    """Workload that runs them, e.g. Deployment/chat-1a2b3c4d."""
+    usd_per_hour: USD | None = None
+    """USD per hour of the planned replicas, e.g. "12.66"."""
+
+
+class RunnerUp(Model):
+    """An option that was considered and lost."""
+
+    option: Line
+    """The option in words, e.g. h100-sxm fp8 tp2."""
+    usd_per_million_tokens: USD | None = None
+    """What a million tokens would cost on it, e.g. "0.71"; absent where it cannot serve."""
+    lost_because: Line
+    """Why it lost, e.g. costs 18 % more."""
+
+
+class BreakEven(Model):
+    """A value at which the choice would change."""
+
+    what: Line
+    """What would have to change, e.g. price of l40s OnDemand."""
+    at: Line
+    """The value at which it does, e.g. 0.93 USD per chip-hour."""
+
+
+class ShadowPrice(Model):
+    """What a limit costs while it binds."""
+
+    what: Line
+    """The limit, e.g. maxChips of h200-sxm."""
+    usd_per_hour: SignedUSD
+    """USD per hour that one unit more would save, e.g. "1.20"."""
+
+
+class PlanStatus(Model):
+    """The decision that is in force, and what it rejected."""
+
+    options: Annotated[tuple[PlannedOption, ...], Many(maximum=64)] = ()
+    """Replicas by accelerator, parallelism, precision and role."""
+    usd_per_hour: USD | None = None
+    """USD per hour of the plan, e.g. "38.10"."""
+    lower_bound_usd_per_hour: USD | None = None
+    """No plan can cost less than this, in USD per hour, e.g. "37.90"."""
+    usd_per_million_tokens: USD | None = None
+    """USD for a million tokens at the demand planned for, blended, e.g. "0.52"."""
+    savings_usd_per_hour: SignedUSD | None = None
+    """USD per hour less than the cheapest single accelerator type, e.g. "6.40"."""
+    reason: Line = ""
+    """Why this plan, in words."""
+    runners_up: Annotated[tuple[RunnerUp, ...], Many(maximum=16)] = ()
+    """What lost, best first."""
+    break_even: Annotated[tuple[BreakEven, ...], Many(maximum=16)] = ()
+    """Values at which the choice would change."""
+    shadow_prices: Annotated[tuple[ShadowPrice, ...], Many(maximum=16)] = ()
+    """What the limits cost that bind."""
+
+
+class DemandStatus(Model):
+    """The demand that the plan answers."""
+
+    source: Label = ""
+    """Where it comes from, e.g. Engines, Prometheus or Declared."""
+    as_of: datetime.datetime | None = None
+    """When it was observed, e.g. 2026-11-21T08:30:00Z."""
+    input_tokens_per_second: Number | None = None
+    """Input tokens per second, cached ones included, e.g. "5400"."""
+    output_tokens_per_second: Number | None = None
+    """Output tokens per second, e.g. "900"."""
+
+
+class InferencePoolStatus(Model):
+    """What the operator observed and decided."""
+
+    conditions: Conditions = ()
+    """Ready, Reconciling, Validated, PricingFresh, DemandKnown, CapacityAvailable, TargetsMet, Flipping and Adopted."""
+    observed_generation: Generation | None = None
+    """The `metadata.generation` that this status answers."""
+    decision_id: Label | None = None
+    """The decision in force, as in log, Events and metrics."""
+    replicas: Count | None = None
+    """Replicas over all accelerator types, e.g. 8."""
+    selector: Annotated[str, Text(maximum=512, minimum=0)] | None = None
+    """Selects the pool's pods, for the scale subresource, e.g. tidefleet.io/pool=chat."""
+    accelerators: Line | None = None
+    """The plan in one line, e.g. 6 h200-sxm (fp8, tp2), 2 l40s."""
+    plan: PlanStatus | None = None
+    """The decision in force, and what it rejected."""
+    demand: DemandStatus | None = None
+    """The demand that the plan answers."""
+    utilization: SignedNumber | None = None
+    """Needed accelerator-seconds over paid ones, e.g. "0.62"."""
+    busy_ratio: SignedNumber | None = None
+    """Share of paid seconds in which the accelerators ran anything, e.g. "0.91"."""
+    kv_hit_ratio: SignedNumber | None = None
+    """Share of input tokens found in the KV cache, e.g. "0.48"."""
+    next_flip: Label | None = None
+    """The next flip in words, e.g. 22:00 Europe/Berlin: 2 nodes to training."""

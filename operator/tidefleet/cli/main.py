@@ -1,0 +1,39 @@
+"""The `tidefleet` command (and `kubectl tidefleet`): puts the subcommands together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tidefleet import __version__
+from tidefleet.cli import cost, crds, emulator, explain, operator, plan, validate
+
+app = typer.Typer(
+    name="tidefleet",
+    help="Runs fleets of accelerators for LLM inference at the lowest cost per token.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=True,
+)
+app.add_typer(operator.app, name="operator")
+app.add_typer(crds.app, name="crds")
+app.add_typer(emulator.app, name="emulator")
+app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
+app.command("cost")(cost.cost)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"tidefleet {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,172 @@
+"""`tidefleet plan`: what the operator would choose for manifests, without a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tidefleet import catalogue
+from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
+from tidefleet.api.validation import parse
+from tidefleet.cli.output import Form, fail, print_json, print_table
+from tidefleet.cli.validate import complaints
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.decide import decide
+from tidefleet.controller.decision import Decision
+from tidefleet.controller.status import pool_status
+from tidefleet.controller.view import Fault, PoolMemory, PoolView
+from tidefleet.planning.demand import DemandHistory, Known
+from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
+from tidefleet.planning.options import EstimateMemo
+
+
+def plan(
+    filenames: Annotated[
+        list[str], typer.Option("--filename", "-f", help="File, directory, or - for standard input; may be repeated.")
+    ],
+    demand: Annotated[
+        list[str] | None,
+        typer.Option("--demand", help="Requests per second of a measured pool, e.g. prod/chat=20; may be repeated."),
+    ] = None,
+    output: Annotated[Form, typer.Option("--output", "-o", help="table or json.")] = Form.TABLE,
+) -> None:
+    """Plan pools from manifests: accelerators, replicas, cost, and why. Needs no cluster.
+
+    Accelerators are those that ship with tidefleet, and those in the files, which win.
+    """
+    found, objects = complaints(filenames)
+    for each in found:
+        typer.echo(str(each), err=True)
+    if found:
+        raise typer.Exit(1)
+    rates = _rates(demand or [])
+    pools = [one for one in objects if isinstance(one, InferencePool)]
+    if not pools:
+        fail("no InferencePool in these files; expected at least one, e.g. deploy/samples/10-chat.yaml")
+    known = {f"{pool.namespace}/{pool.name}" for pool in pools} | {pool.name for pool in pools}
+    for name in rates.keys() - known:
+        fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
+    kinds = _kinds([one for one in objects if isinstance(one, AcceleratorType)])
+    classes = [one for one in objects if isinstance(one, WorkloadClass)]
+    decisions = [_decide(pool, classes, kinds, rates) for pool in pools]
+    if output is Form.JSON:
+        print_json([_as_json(one) for one in decisions])
+    else:
+        for one in decisions:
+            print_decision(one)
+    if any(one.plan is None for one in decisions):
+        raise typer.Exit(1)
+
+
+def _rates(texts: Sequence[str]) -> dict[str, float]:
+    rates = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            rates[name] = float(value)
+        except ValueError:
+            fail(f"--demand is {text!r}; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20", 2)
+        if not 0 <= rates[name] < float("inf"):
+            fail(f"--demand {name} is {value}; expected a number of at least 0, e.g. 20", 2)
+    return rates
+
+
+def _kinds(given: Sequence[AcceleratorType]) -> dict[str, AcceleratorType]:
+    shipped = [parse(raw) for raw in catalogue.accelerator_manifests()]
+    kinds = {one.name: one for one in shipped if isinstance(one, AcceleratorType)}
+    return {**kinds, **{one.name: one for one in given}}
+
+
+def _decide(
+    pool: InferencePool,
+    classes: Sequence[WorkloadClass],
+    kinds: dict[str, AcceleratorType],
+    rates: dict[str, float],
+) -> Decision:
+    now = time.time()
+    faults: tuple[Fault, ...] = ()
+    architecture = None
+    try:
+        architecture = architecture_of(pool, catalogue.models())
+    except UnknownModel as error:
+        faults = (Fault(Reason.UNKNOWN_MODEL, str(error)),)
+    shipped = shipped_prices(
+        one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
+    )
+    rate = rates.get(f"{pool.namespace}/{pool.name}", rates.get(pool.name))
+    view = PoolView(
+        pool=pool,
+        now=now,
+        faults=faults,
+        architecture=architecture,
+        classes=tuple(one for one in classes if (one.namespace, one.spec.pool_ref.name) == pool.key),
+        kinds=kinds,
+        offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
+        reading=None if rate is None else Known(now, rate, "--demand"),
+    )
+    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), EstimateMemo())
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    pool = decision.view.pool
+    status = pool_status(decision, before={}, generation=0, decision_id="", now=decision.view.now)
+    return {
+        "pool": f"{pool.namespace}/{pool.name}",
+        "accelerators": decision.summary,
+        "reason": decision.reason,
+        "requestsPerSecond": decision.rate,
+        "plan": status.get("plan"),
+        "conditions": {
+            one["type"]: {k: one[k] for k in ("status", "reason", "message")} for one in status["conditions"]
+        },
+    }
+
+
+def print_decision(decision: Decision) -> None:
+    """One decision as tables."""
+    pool = decision.view.pool
+    status = pool_status(decision, before={}, generation=0, decision_id="", now=decision.view.now)
+    print_status(f"{pool.namespace}/{pool.name}", status, decision.reason)
+
+
+def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    names = (
+        "accelerator",
+        "capacityType",
+        "tensorParallel",
+        "weights",
+        "kv",
+        "replicas",
+        "ready",
+        "chips",
+        "usdPerHour",
+    )
+    return tuple(str(one.get(name, "-")) for name in names)
+
+
+def print_status(name: str, status: dict[str, Any], reason: str) -> None:
+    """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong."""
+    plan = status.get("plan") or {}
+    typer.echo(f"{name}: {reason}")
+    if plan.get("options"):
+        print_table(
+            "",
+            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H"),
+            [_option_row(one) for one in plan["options"]],
+        )
+        per_million = plan.get("usdPerMillionTokens")
+        cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
+        typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
+    if plan.get("runnersUp"):
+        rows = [(one["option"], one.get("usdPerMillionTokens", "-"), one["lostBecause"]) for one in plan["runnersUp"]]
+        print_table("  what lost", ("  OPTION", "#$/1M", "BECAUSE"), [(f"  {a}", b, c) for a, b, c in rows])
+    for one in plan.get("breakEven", ()):
+        typer.echo(f"  the choice changes at {one['what']} = {one['at']}")
+    for one in status.get("conditions", ()):
+        neutral = one["type"] in ("Reconciling", "Flipping")
+        if (one["status"] != "True" and not neutral) or (one["type"] == "Reconciling" and one["status"] == "True"):
+            typer.echo(f"  {one['type']}={one['status']} ({one['reason']}): {one['message']}")
+    typer.echo("")

@@ -1,0 +1,150 @@
+"""Dollars, tokens and states of each pool, as counters and gauges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tidefleet.controller.collector import Collector
+from tidefleet.controller.decision import Decision, Verdict
+from tidefleet.planning.demand import Known
+from tidefleet.planning.options import ClassDemand
+from tidefleet.telemetry import Telemetry
+
+HOUR = 3600.0
+_POOL_GAUGES = ("pool_accelerators", "pool_option_replicas")
+
+
+@dataclass(slots=True)
+class Accountant:
+    """Adds up what pools cost and processed since the last pass; the leader's alone to call."""
+
+    telemetry: Telemetry
+    collector: Collector | None = None
+    _last: float | None = None
+    _rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def account(self, decisions: Iterable[Decision], now: float) -> None:
+        """Account for the time since the last call at the prices and chips seen now.
+
+        A chip counts from the moment its pod has a node until the pod is gone, whether it serves or not.
+        """
+        hours = max(0.0, now - self._last) / HOUR if self._last is not None else 0.0
+        self._last = now
+        for decision in decisions:
+            self._cost(decision, hours)
+            self._tokens(decision)
+            self._gauges(decision, now)
+
+    def _prices(self, decision: Decision) -> Mapping[tuple[str, str], float]:
+        if decision.market is not None:
+            found = {
+                (c.option.accelerator, c.option.capacity_type): c.price.usd_per_chip_hour
+                for c in decision.market.candidates
+            }
+        else:
+            found = {}
+        for offer in decision.view.offers:
+            for kind, price in offer.prices.items():
+                found.setdefault((offer.accelerator.name, kind), price.usd_per_chip_hour)
+        return found
+
+    def _cost(self, decision: Decision, hours: float) -> None:
+        pool, prices = decision.view.pool, self._prices(decision)
+        for (accelerator, capacity_type), chips in decision.view.chips.items():
+            price = prices.get((accelerator, capacity_type))
+            if price is not None:  # an unknown price is never 0: PricingFresh tells of it
+                self.telemetry.count(
+                    "pool_cost_usd_total",
+                    chips.scheduled * price * hours,
+                    namespace=pool.namespace,
+                    pool=pool.name,
+                    accelerator=accelerator,
+                    capacity_type=capacity_type,
+                )
+
+    def _tokens(self, decision: Decision) -> None:
+        if self.collector is None:
+            return
+        pool = decision.view.pool
+        tokens = self.collector.take_tokens(pool.key)
+        weights = {
+            direction: {one.name: one.share * _per_request(one, direction) for one in decision.classes}
+            for direction in tokens
+        }
+        for direction, amount in tokens.items():
+            total = sum(weights[direction].values())
+            for name, weight in weights[direction].items():
+                self.telemetry.count(
+                    "pool_tokens_total",
+                    amount * (weight / total if total > 0 else 1.0 / len(weights[direction])),
+                    namespace=pool.namespace,
+                    pool=pool.name,
+                    workload_class=name,
+                    direction=direction,
+                )
+            if not weights[direction]:
+                self.telemetry.count(
+                    "pool_tokens_total", amount,
+                    namespace=pool.namespace, pool=pool.name, workload_class="", direction=direction,
+                )  # fmt: skip
+
+    def _gauges(self, decision: Decision, now: float) -> None:
+        view, plan, set_ = decision.view, decision.plan, self.telemetry.set
+        labels = {"namespace": view.pool.namespace, "pool": view.pool.name}
+        self.telemetry.forget_gauges(_POOL_GAUGES, **labels)
+        for (accelerator, _), chips in view.chips.items():
+            ready = {**labels, "accelerator": accelerator, "state": "serving"}
+            set_("pool_accelerators", chips.ready, **ready)
+            set_("pool_accelerators", chips.scheduled - chips.ready, **{**ready, "state": "warming"})
+        for target in decision.targets:
+            one = {**labels, "workload": target.served.name, "accelerator": target.served.option.accelerator}
+            set_("pool_option_replicas", target.planned, **one, state="desired")
+            set_("pool_option_replicas", target.served.ready, **one, state="ready")
+        planned = sum(t.planned for t in decision.targets) if decision.targets else sum(s.desired for s in view.served)
+        set_("pool_replicas", planned, **labels, state="desired")
+        set_("pool_replicas", sum(one.ready for one in view.served), **labels, state="ready")
+        target_usd = view.pool.spec.cost_target.usd_per_million_tokens
+        if target_usd is not None:
+            set_("pool_cost_target_usd_per_token", float(target_usd) / 1e6, **labels)
+        else:
+            self.telemetry.forget_gauges(["pool_cost_target_usd_per_token"], **labels)
+        budget = view.pool.spec.cost_target.monthly_budget_usd
+        if budget is not None:
+            set_("pool_monthly_budget_usd", float(budget), **labels)
+        else:
+            self.telemetry.forget_gauges(["pool_monthly_budget_usd"], **labels)
+        set_("pool_demand_requests_per_second", decision.rate, **labels)
+        set_("pool_last_evaluation_timestamp_seconds", now, **labels)
+        if view.busy_ratio is not None:
+            set_("pool_busy_ratio", view.busy_ratio, **labels)
+        if plan is None:
+            return
+        set_("plan_cost_usd_per_hour", plan.usd_per_hour, **labels)
+        set_("plan_lower_bound_usd_per_hour", plan.lower_bound_usd_per_hour, **labels)
+        set_("plan_savings_usd_per_hour", plan.savings_usd_per_hour, **labels)
+        rates = {c.option: c.requests_per_second for c in decision.market.candidates} if decision.market else {}
+        carried = sum(one.ready * rates.get(one.option, 0.0) for one in view.served)
+        asked = view.reading.requests_per_second if isinstance(view.reading, Known) else decision.rate
+        if carried > 0:
+            set_("pool_utilization_ratio", min(1.0, asked / carried), **labels)
+
+    def conditions(self, rows: Iterable[tuple[str, Iterable[Verdict]]]) -> None:
+        """Count objects by kind, condition and status."""
+        counts: Counter[tuple[str, str, str]] = Counter(
+            (kind, str(one.type), str(one.status)) for kind, verdicts in rows for one in verdicts
+        )
+        for key in self._rows.keys() | counts.keys():
+            kind, condition, status = key
+            self.telemetry.set("condition_objects", counts[key], kind=kind, condition=condition, status=status)
+        self._rows = counts
+
+    def forget(self, namespace: str, pool: str) -> None:
+        """Drop every series of a deleted pool."""
+        self.telemetry.forget(namespace=namespace, pool=pool)
+
+
+def _per_request(one: ClassDemand, direction: str) -> float:
+    shape = one.shape
+    return {"input": shape.uncached, "cached": shape.cached, "output": shape.output_mean}[direction]

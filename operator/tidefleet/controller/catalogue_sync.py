@@ -1,0 +1,146 @@
+"""Applies the catalogue's AcceleratorTypes, never against a user's edits.
+
+Server-side apply, unforced: what a user changed is theirs. One contested field rejects a whole apply, so on a conflict
+exactly the fields named are left out, once; the rest of the catalogue's news still arrives.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidefleet.api.validation import Invalid, parse
+from tidefleet.cluster.events import EventSink
+from tidefleet.cluster.kinds import ACCELERATOR_TYPE
+from tidefleet.cluster.writes import AlreadyExists, Apply, Conflict, Create, Outcome, Writer, Written
+from tidefleet.controller.store import Store
+
+log = logging.getLogger(__name__)
+
+MANAGER = "tidefleet-catalogue"
+HASH_ANNOTATION = "tidefleet.io/catalogue"
+
+
+@dataclass(slots=True)
+class CatalogueSync:
+    """Brings the cluster's AcceleratorTypes up to a catalogue."""
+
+    writer: Writer
+    store: Store
+    events: EventSink
+    manifests: Sequence[Mapping[str, Any]]
+    _invalid: set[str] = field(default_factory=set)
+
+    def step(self) -> int:
+        """Apply what is missing or older than the catalogue; returns how many objects were written.
+
+        An object that a user deleted comes back; to take a type out of use, disable its prices.
+        """
+        written = 0
+        for manifest in self.manifests:
+            name = str(manifest["metadata"]["name"])
+            parsed = parse(manifest)
+            if isinstance(parsed, Invalid):
+                if name not in self._invalid:
+                    log.error("the catalogue holds an invalid AcceleratorType", extra={"why": str(parsed)[:2000]})
+                    self._invalid.add(name)
+                continue
+            written += self._bring(name, manifest)
+        return written
+
+    def _bring(self, name: str, manifest: Mapping[str, Any]) -> bool:
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        body = {
+            "metadata": {"name": name, "annotations": {HASH_ANNOTATION: digest}},
+            "spec": copy.deepcopy(dict(manifest["spec"])),
+        }
+        seen = self.store.get(ACCELERATOR_TYPE, "", name)
+        if seen is None:
+            outcome: Outcome = self.writer.execute(
+                Create(kind=ACCELERATOR_TYPE, body={"metadata": {"name": name}, "spec": body["spec"]},
+                       reason="the catalogue has this type", decision_id="")
+            )  # fmt: skip
+            if isinstance(outcome, Written):
+                self.store.put(ACCELERATOR_TYPE, outcome.object)
+                seen = self.store.get(ACCELERATOR_TYPE, "", name)
+            if seen is None:
+                if not isinstance(outcome, AlreadyExists):
+                    log.warning(
+                        "an AcceleratorType was not created", extra={"type": name, "outcome": str(outcome)[:500]}
+                    )
+                return False
+        if seen.metadata.annotations.get(HASH_ANNOTATION) == digest:
+            return False
+        outcome = self._apply(name, body)
+        if isinstance(outcome, Conflict) and outcome.fields:
+            kept = sorted(set(outcome.fields))
+            for path in kept:
+                leave_out(body, path)
+            outcome = self._apply(name, body)
+            if isinstance(outcome, Written):
+                self.events.emit(
+                    ACCELERATOR_TYPE, "", name, seen.metadata.uid, type_="Normal", reason="UserEditsKept",
+                    message=f"the catalogue has other values for {', '.join(kept)}; yours are kept",
+                )  # fmt: skip
+        if isinstance(outcome, Written):
+            self.store.put(ACCELERATOR_TYPE, outcome.object)
+            return True
+        log.info("an AcceleratorType was not applied", extra={"type": name, "outcome": str(outcome)[:500]})
+        return False
+
+    def _apply(self, name: str, body: Mapping[str, Any]) -> Outcome:
+        seen = self.store.get(ACCELERATOR_TYPE, "", name)
+        assert seen is not None  # noqa: S101 - the caller has it
+        return self.writer.execute(
+            Apply(
+                kind=ACCELERATOR_TYPE,
+                namespace="",
+                name=name,
+                body=body,
+                uid=seen.metadata.uid,
+                resource_version=seen.metadata.resource_version,
+                reason="the catalogue was changed",
+                decision_id="",
+            )
+        )
+
+
+_STEP = re.compile(r"\.([A-Za-z0-9_/-]+)|\[((?:[^\]\"]|\"[^\"]*\")*)\]")
+
+
+def leave_out(body: dict[str, Any], path: str) -> None:
+    """Take the field that an apply conflict names out of a body, e.g. ``.spec.tdpWatts`` or
+    ``.spec.prices[capacityType="OnDemand",provider="aws",region="us-east-1"].usdPerChipHour``.
+
+    A required field of a list item cannot be missing: the whole item is left out then. An unknown path changes nothing.
+    """
+    steps = [(m.group(1), m.group(2)) for m in _STEP.finditer(path)]
+    at: Any = body
+    parent: list[Any] | None = None
+    for position, (name, keys) in enumerate(steps):
+        last = position == len(steps) - 1
+        if name is not None:
+            if not isinstance(at, dict) or name not in at:
+                return
+            if last:
+                if parent is not None:
+                    parent.remove(at)
+                else:
+                    del at[name]
+                return
+            at = at[name]
+        else:
+            wanted = dict(re.findall(r'([A-Za-z]+)="([^"]*)"', keys))
+            found = [one for one in at if all(str(one.get(k, "")) == v for k, v in wanted.items())] if at else []
+            if not isinstance(at, list) or len(found) != 1:
+                return
+            if last:
+                at.remove(found[0])
+                return
+            parent, at = at, found[0]

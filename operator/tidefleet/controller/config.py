@@ -1,0 +1,103 @@
+"""The operator's configuration file: one versioned object, every field with a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+
+class BadConfiguration(ValueError):
+    """The configuration cannot be used; the message names every field at fault."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+
+class LeaderElection(_Part):
+    """The Lease that one replica holds while it leads."""
+
+    namespace: str = ""
+    """Namespace of the Lease; empty: the pod's own, else ``default``."""
+    name: str = "tidefleet"
+    lease_seconds: Annotated[int, Field(ge=3, le=300)] = 15
+
+
+class Metrics(_Part):
+    """Where /metrics, /healthz and /readyz are served."""
+
+    bind_address: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0 takes a free port, which is logged."""
+
+
+class Prometheus(_Part):
+    """A Prometheus that has the engines' metrics; without a url the operator scrapes the engines itself."""
+
+    url: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    window_seconds: Annotated[int, Field(ge=30, le=3600)] = 120
+    """Range over which rates are taken."""
+
+
+class OperatorConfiguration(_Part):
+    """Everything an operator process can be told."""
+
+    api_version: Literal["config.tidefleet.io/v1alpha1"] = "config.tidefleet.io/v1alpha1"
+    kind: Literal["OperatorConfiguration"] = "OperatorConfiguration"
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to serve; empty: all."""
+    node_selector: str = ""
+    """Only nodes with these labels are seen, e.g. ``fleet=a``."""
+    period_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0
+    """Time between two passes of the fleet loop."""
+    scale_down_window_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
+    """Replicas go down only to what the highest demand of this time needs."""
+    dwell_seconds: Annotated[float, Field(ge=0, le=604800)] = 1800.0
+    """Least time between two changes of a pool's accelerators."""
+    capacity_wait_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
+    """How long replicas may wait for nodes before that capacity counts as refused."""
+    capacity_refused_seconds: Annotated[float, Field(ge=0, le=604800)] = 1800.0
+    """How long refused capacity is planned around."""
+    price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Age from which a price is stale."""
+    leader_election: LeaderElection = LeaderElection()
+    metrics: Metrics = Metrics()
+    prometheus: Prometheus = Prometheus()
+    catalogue_file: str = ""
+    """AcceleratorTypes the leader applies; empty: those that ship with tidefleet."""
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load_configuration(path: Path | None) -> OperatorConfiguration:
+    """The configuration in a YAML file; all defaults without one.
+
+    Raises:
+        BadConfiguration: the file cannot be read, is not YAML, or a field is unknown or out of bounds.
+    """
+    if path is None:
+        return OperatorConfiguration()
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BadConfiguration(f"{path}: cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise BadConfiguration(
+            f"{path}: is not a mapping; expected apiVersion, kind and settings, e.g. periodSeconds: 15"
+        )
+    try:
+        return OperatorConfiguration.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc'])} is {str(one['input'])[:80]!r}: {one['msg']}"
+            for one in error.errors()
+        )
+        raise BadConfiguration(f"{path}: {problems}") from error

@@ -1,0 +1,71 @@
+"""A decision about one pool as a value: replicas, plan, conditions, and one sentence that everything else repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidefleet.api import ConditionStatus, ConditionType, Reason
+from tidefleet.controller.view import PoolView, Served
+from tidefleet.planning.options import ClassDemand, Market
+from tidefleet.planning.pool import NothingFits, PoolPlan
+
+TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One condition as this pass sees it."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Replicas of one workload: ``planned`` by the plan, ``desired`` now on the way there."""
+
+    served: Served
+    planned: int
+    desired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about a pool, and everything that is told about it.
+
+    Attributes:
+        targets: replicas by workload; empty when nothing is to be touched.
+        plan: the plan in force, ``None`` when there is none.
+        losers: what lost when nothing fits.
+        rate: requests per second planned for; ``classes`` the mix.
+        held: why replicas are held, empty when they are not.
+        write: whether workloads may be written (valid, and mode other than Recommend).
+        summary: the accelerators of the pool in one phrase.
+    """
+
+    view: PoolView
+    verdicts: tuple[Verdict, ...]
+    plan: PoolPlan | None = None
+    nothing: NothingFits | None = None
+    targets: tuple[Target, ...] = ()
+    rate: float = 0.0
+    classes: tuple[ClassDemand, ...] = ()
+    market: Market | None = None
+    held: str = ""
+    write: bool = False
+    summary: str = ""
+
+    def verdict(self, kind: ConditionType) -> Verdict | None:
+        """The condition of a type."""
+        return next((one for one in self.verdicts if one.type is kind), None)
+
+    @property
+    def reason(self) -> str:
+        """The decision in one sentence."""
+        if self.plan is not None:
+            return f"{self.plan.reason}; {self.held}" if self.held else self.plan.reason
+        if self.nothing is not None:
+            return self.nothing.reason
+        return self.view.faults[0].message if self.view.faults else self.held

@@ -1,0 +1,79 @@
+"""Labels and annotations that tidefleet writes, and how they are read back. Forged ones are ignored, never trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tidefleet.planning.options import Option
+
+POOL_LABEL = "tidefleet.io/pool"
+OPTION_LABEL = "tidefleet.io/option"
+ROUTABLE_LABEL = "tidefleet.io/routable"
+OPTION_ANNOTATION = "tidefleet.io/option"
+TEMPLATE_ANNOTATION = "tidefleet.io/template"
+EPOCH_ANNOTATION = "tidefleet.io/epoch"
+DECISION_ANNOTATION = "tidefleet.io/decision-id"
+ENGINE_ANNOTATION = "tidefleet.io/engine"
+ADOPTED_ANNOTATION = "tidefleet.io/adopted"
+FINALIZER = "tidefleet.io/pool"
+FIELD_MANAGER = "tidefleet"
+
+
+def write_option(option: Option) -> str:
+    """An option as the value of an annotation."""
+    return json.dumps(
+        {
+            "accelerator": option.accelerator,
+            "capacityType": option.capacity_type,
+            "tensorParallel": option.tensor_parallel,
+            "weights": option.weights,
+            "kv": option.kv,
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_option(annotations: Mapping[str, str]) -> Option | None:
+    """The option that a workload says it is; ``None`` when it says none or nonsense."""
+    try:
+        raw: Any = json.loads(annotations.get(OPTION_ANNOTATION, ""))
+        width = raw["tensorParallel"]
+        texts = [raw[name] for name in ("accelerator", "capacityType", "weights", "kv")]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        return None
+    if not all(isinstance(text, str) and 0 < len(text) <= 63 for text in texts):
+        return None
+    return Option(texts[0], texts[1], width, texts[2], texts[3])
+
+
+def read_epoch(annotations: Mapping[str, str]) -> int:
+    """The epoch of the leader that last wrote an object; 0 when none or nonsense."""
+    text = annotations.get(EPOCH_ANNOTATION, "")
+    return int(text) if text.isdigit() and len(text) < 12 else 0
+
+
+def read_adopted(annotations: Mapping[str, str]) -> tuple[str, int] | None:
+    """The pool (``namespace/name``) that adopted a workload and the replicas it had then; ``None`` when none."""
+    try:
+        raw: Any = json.loads(annotations.get(ADOPTED_ANNOTATION, ""))
+        pool, replicas = raw["pool"], raw["replicas"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if not isinstance(pool, str) or isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
+        return None
+    return pool, replicas
+
+
+def write_adopted(pool: str, replicas: int) -> str:
+    """The annotation that remembers what a workload was when a pool adopted it."""
+    return json.dumps({"pool": pool, "replicas": replicas}, separators=(",", ":"))
+
+
+def decision_epoch(decision_id: object) -> int:
+    """The epoch inside a decision id such as ``e7-00001c``; 0 when there is none."""
+    head = decision_id.split("-", 1)[0] if isinstance(decision_id, str) else ""
+    return int(head[1:]) if head.startswith("e") and head[1:].isdigit() and len(head) < 13 else 0

@@ -1,0 +1,93 @@
+"""What an engine's metrics page says: the few counters that demand is read from, and nothing that is not a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidefleet.planning.demand import is_usable
+
+PAGE_LIMIT = 4 * 1024 * 1024
+"""Bytes of a page that are read; a vLLM page is about 60 kB."""
+
+
+class Unusable(ValueError):
+    """A page that must not be learned from: a needed metric is missing, not a number, infinite or negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """One engine's counters and gauges at one moment. Tokens and requests since the engine started."""
+
+    prompt_tokens: float
+    generation_tokens: float
+    finished: float
+    running: float
+    waiting: float
+    hit_tokens: float
+    queried_tokens: float
+    measured_prompts: float
+    measured_prompt_tokens: float
+    kv_usage: float
+
+
+_VLLM: Mapping[str, str] = {
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:request_success_total": "finished",
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:prefix_cache_hits_total": "hit_tokens",
+    "vllm:prefix_cache_queries_total": "queried_tokens",
+    "vllm:request_prompt_tokens_count": "measured_prompts",
+    "vllm:request_prompt_tokens_sum": "measured_prompt_tokens",
+    "vllm:kv_cache_usage_perc": "kv_usage",
+    "vllm:gpu_cache_usage_perc": "kv_usage",
+}
+_SGLANG: Mapping[str, str] = {
+    "sglang:prompt_tokens_total": "prompt_tokens",
+    "sglang:generation_tokens_total": "generation_tokens",
+    "sglang:num_requests_total": "finished",
+    "sglang:num_running_reqs": "running",
+    "sglang:num_queue_reqs": "waiting",
+    "sglang:cached_tokens_total": "hit_tokens",
+    "sglang:token_usage": "kv_usage",
+}
+_NEEDED = ("prompt_tokens", "generation_tokens", "finished", "running", "waiting")
+
+
+def read_page(text: str) -> EngineCounters:
+    """The counters on a page of vLLM or SGLang; samples of several engines behind one port are added up.
+
+    Only lines of the metrics needed are looked at: parsing a whole page costs 5 ms, this 0.1.
+
+    Raises:
+        Unusable: the page lacks a needed metric, or one of its values is not a finite number of at least 0.
+    """
+    found: dict[str, float] = {}
+    names = _VLLM if "vllm:" in text else _SGLANG
+    prefix = "vllm:" if names is _VLLM else "sglang:"
+    for line in text.splitlines():
+        if not line.startswith(prefix):
+            continue
+        brace = line.find("{")
+        end = line.rfind("}") if brace >= 0 else line.find(" ")
+        metric = line[: brace if brace >= 0 else end]
+        field = names.get(metric)
+        if field is None:
+            continue
+        parts = line[end + 1 :].split()
+        try:
+            value = float(parts[0])
+        except (IndexError, ValueError):
+            raise Unusable(f"{metric} has no value") from None
+        if not is_usable(value):
+            raise Unusable(f"{metric} is {parts[0][:20]}; expected a finite number of at least 0, e.g. 42")
+        found[field] = found.get(field, 0.0) + value
+    missing = [name for name in _NEEDED if name not in found]
+    if missing:
+        wanted = [metric for metric, field in names.items() if field in missing]
+        raise Unusable(f"{wanted[0]} is missing from the page")
+    if names is _SGLANG:
+        found.setdefault("queried_tokens", found["prompt_tokens"])
+    return EngineCounters(**{name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__})

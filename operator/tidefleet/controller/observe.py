@@ -1,0 +1,317 @@
+"""Gathers what decisions are taken from: custom resources, workloads, pods, nodes and engine readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
+from tidefleet.api.inference_pool import WorkloadKind
+from tidefleet.api.validation import Invalid, implausible_prices
+from tidefleet.cluster.inventory import Inventory
+from tidefleet.cluster.kinds import (
+    ACCELERATOR_TYPE,
+    DEPLOYMENT,
+    INFERENCE_POOL,
+    LEADER_WORKER_SET,
+    SITE,
+    STATEFUL_SET,
+    WORKLOAD_CLASS,
+    Kind,
+)
+from tidefleet.cluster.records import Node, Pod, Workload
+from tidefleet.controller import marks
+from tidefleet.controller.adoption import Autoscaler, conflicts_of
+from tidefleet.controller.collector import Collector, PoolKey, Target
+from tidefleet.controller.store import Seen, Store
+from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
+from tidefleet.controller.view import Chips, Fault, PoolView, Served
+from tidefleet.economics.architecture import Architecture
+from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
+from tidefleet.planning.options import Offer, Option
+
+WORKLOAD_KINDS: Mapping[WorkloadKind, Kind] = {
+    WorkloadKind.DEPLOYMENT: DEPLOYMENT,
+    WorkloadKind.STATEFUL_SET: STATEFUL_SET,
+    WorkloadKind.LEADER_WORKER_SET: LEADER_WORKER_SET,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSeen:
+    """An AcceleratorType, what it offers, and its nodes."""
+
+    seen: Seen
+    kind: AcceleratorType
+    offer: Offer
+    faults: tuple[Fault, ...]
+    nodes: int
+    chips: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Everything observed in one pass."""
+
+    now: float
+    pools: tuple[tuple[Seen, PoolView | Fault], ...]
+    types: Mapping[str, TypeSeen]
+    classes: tuple[tuple[Seen, tuple[Fault, ...]], ...]
+    sites: tuple[tuple[Seen, tuple[Fault, ...], int], ...]
+    bad_types: tuple[tuple[Seen, Fault], ...]
+
+
+@dataclass(slots=True)
+class Observer:
+    """Reads store, inventory and collector; keeps nothing but its sources."""
+
+    store: Store
+    inventory: Inventory
+    models: Mapping[str, Architecture]
+    shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset()
+    autoscalers: Sequence[Autoscaler] = ()
+    collector: Collector | None = None
+
+    def observe(self, now: float) -> Fleet:
+        """The fleet as it is known at ``now``."""
+        types, bad_types = self._types()
+        offers, offers_here = self._offers(types)
+        classes_of, class_rows = self._classes()
+        workloads: dict[PoolKey, list[Workload]] = {}
+        for workload in self.inventory.workloads():
+            name = workload.labels.get(marks.POOL_LABEL)
+            if name:
+                workloads.setdefault((workload.namespace, name), []).append(workload)
+        adopters = self._adopters()
+        pools: list[tuple[Seen, PoolView | Fault]] = []
+        kinds = {name: one.kind for name, one in types.items()}
+        for seen in self.store.all(INFERENCE_POOL):
+            if isinstance(seen.parsed, Invalid):
+                pools.append((seen, Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; "))))
+                continue
+            pool = seen.parsed
+            assert isinstance(pool, InferencePool)  # noqa: S101 - the store parses by kind
+            view = PoolView(
+                pool=pool,
+                now=now,
+                classes=tuple(classes_of.get(pool.key, ())),
+                kinds=kinds,
+                offers=offers if pool.spec.accelerators or pool.spec.serving.workloads else offers_here,
+                reading=self.collector.reading(pool.key) if self.collector else None,
+                busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
+            )
+            pools.append((seen, self._complete(view, workloads.get(pool.key, []), adopters)))
+        sites = tuple(self._site(seen) for seen in self.store.all(SITE))
+        return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types))
+
+    def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
+        nodes = self.inventory.nodes()
+        found: dict[str, TypeSeen] = {}
+        bad: list[tuple[Seen, Fault]] = []
+        for seen in self.store.all(ACCELERATOR_TYPE):
+            if isinstance(seen.parsed, Invalid):
+                bad.append((seen, Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; "))))
+                continue
+            kind = seen.parsed
+            assert isinstance(kind, AcceleratorType)  # noqa: S101
+            wrong = implausible_prices(kind)
+            faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, str(one)) for one in wrong)
+            offer = offer_of(kind, shipped=self.shipped, implausible=bool(wrong))
+            mine = [node for node in nodes if matches(kind, node)]
+            resource = kind.spec.resource_name or ""
+            chips = sum(node.allocatable.get(resource, 0) for node in mine)
+            found[kind.name] = TypeSeen(seen, kind, offer, faults, len(mine), chips)
+        return found, bad
+
+    @staticmethod
+    def _offers(types: Mapping[str, TypeSeen]) -> tuple[tuple[Offer, ...], tuple[Offer, ...]]:
+        """What may be named, and what is a candidate where nothing is named: types with nodes, if any type has some.
+
+        A type without nodes is fine when somebody buys nodes for pending pods, but then somebody asked for it.
+        """
+        every = tuple(one.offer for one in types.values())
+        if not any(one.nodes for one in types.values()):
+            return every, every
+        absent = "no node of this type is in the cluster; name it in spec.accelerators to use it all the same"
+        here = tuple(
+            one.offer if one.nodes else replace(one.offer, plan_only=one.offer.plan_only or absent)
+            for one in types.values()
+        )
+        return every, here
+
+    def _classes(self) -> tuple[dict[PoolKey, list[WorkloadClass]], list[tuple[Seen, tuple[Fault, ...]]]]:
+        by_pool: dict[PoolKey, list[WorkloadClass]] = {}
+        rows: list[tuple[Seen, tuple[Fault, ...]]] = []
+        for seen in self.store.all(WORKLOAD_CLASS):
+            if isinstance(seen.parsed, Invalid):
+                rows.append((seen, (Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; ")),)))
+                continue
+            wclass = seen.parsed
+            assert isinstance(wclass, WorkloadClass)  # noqa: S101
+            key = (wclass.namespace, wclass.spec.pool_ref.name)
+            faults: tuple[Fault, ...] = ()
+            if self.store.get(INFERENCE_POOL, *key) is None:
+                expected = f"expected an InferencePool in namespace {key[0]}, e.g. chat"
+                message = f'{wclass}: spec.poolRef.name is "{key[1]}"; {expected}'
+                faults = (Fault(Reason.POOL_NOT_FOUND, message),)
+            elif not wclass.metadata.deletion_timestamp:
+                by_pool.setdefault(key, []).append(wclass)
+            rows.append((seen, faults))
+        return by_pool, rows
+
+    def _adopters(self) -> dict[tuple[str, str, str], str]:
+        """Which pool adopts a workload: (namespace, kind, name) to the first pool, by name, that lists it."""
+        owners: dict[tuple[str, str, str], str] = {}
+        for seen in self.store.all(INFERENCE_POOL):
+            if isinstance(seen.parsed, InferencePool):
+                for ref in seen.parsed.spec.serving.workloads or ():
+                    owners.setdefault((seen.parsed.namespace, str(ref.kind), ref.name), seen.parsed.name)
+        return owners
+
+    def _complete(
+        self, view: PoolView, workloads: Sequence[Workload], adopters: Mapping[tuple[str, str, str], str]
+    ) -> PoolView:
+        """The view with model, workloads, chips and faults."""
+        pool, faults = view.pool, list[Fault]()
+        try:
+            view = replace(view, architecture=architecture_of(pool, self.models))
+        except UnknownModel as error:
+            faults.append(Fault(Reason.UNKNOWN_MODEL, str(error)))
+        named = [(f"spec.accelerators[{i}].type", one.type) for i, one in enumerate(pool.spec.accelerators)]
+        named += [
+            (f"spec.serving.workloads[{i}].accelerator", one.accelerator)
+            for i, one in enumerate(pool.spec.serving.workloads or ())
+        ]
+        for path, name in named:
+            if name not in view.kinds:
+                near = ", ".join([each for each in view.kinds if each.split("-")[0] == name.split("-")[0]][:3])
+                message = f'{pool}: {path} is "{name}"; expected an AcceleratorType, e.g. {near or "h100-sxm"}'
+                faults.append(Fault(Reason.UNKNOWN_ACCELERATOR, message))
+        if pool.spec.serving.template is not None:
+            try:
+                check_template(pool)
+            except UnusableTemplate as error:
+                faults.append(Fault(error.reason, str(error)))
+            served = _own(pool, workloads)
+            pods = {one.name: self.inventory.pods(pool.namespace, _selector(one)) for one in served}
+            return replace(view, faults=tuple(faults), served=served, chips=_chips(view, served, pods))
+        served = self._adopted(view)
+        conflicts: dict[str, Fault] = {}
+        for ref, one in zip(pool.spec.serving.workloads or (), served, strict=True):
+            owner = adopters.get((pool.namespace, str(ref.kind), ref.name), pool.name)
+            if owner != pool.name:
+                message = f"{pool}: {ref.kind} {ref.name} is already adopted by InferencePool {pool.namespace}/{owner}"
+                conflicts[one.name] = Fault(Reason.ANOTHER_POOL, message)
+            else:
+                conflicts |= conflicts_of(pool, ref, one.name, self.autoscalers)
+        pods = {
+            one.name: self.inventory.pods(pool.namespace, one.workload.selector) if one.workload else []
+            for one in served
+        }
+        chips = _chips(view, served, pods)
+        return replace(view, faults=tuple(faults), served=served, conflicts=conflicts, chips=chips)
+
+    def _adopted(self, view: PoolView) -> tuple[Served, ...]:
+        pool, found = view.pool, []
+        wishes = {one.type: one for one in pool.spec.accelerators}
+        for ref in pool.spec.serving.workloads or ():
+            wish = wishes.get(ref.accelerator)
+            native = view.architecture.native_weights if view.architecture else "Bf16"
+            option = Option(
+                accelerator=ref.accelerator,
+                capacity_type=str(wish.capacity_types[0]) if wish else "OnDemand",
+                tensor_parallel=ref.chips_per_replica,
+                weights=stored_precision(wish.weights[0]) if wish and wish.weights else native,
+                kv=stored_precision(wish.kv[0]) if wish and wish.kv else "Bf16",
+                workload=ref.name,
+            )
+            workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
+            found.append(Served(ref.name, option, workload))
+        return tuple(found)
+
+    def _site(self, seen: Seen) -> tuple[Seen, tuple[Fault, ...], int]:
+        if isinstance(seen.parsed, Invalid):
+            return seen, (Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; ")),), 0
+        site = seen.parsed
+        assert isinstance(site, Site)  # noqa: S101
+        wanted = dict(site.spec.node_selector).items()
+        return seen, (), sum(1 for node in self.inventory.nodes() if wanted <= node.labels.items())
+
+    def targets(self) -> dict[PoolKey, tuple[Target, ...]]:
+        """The engines to read, by pool: every ready pod that has an address."""
+        found: dict[PoolKey, tuple[Target, ...]] = {}
+        for seen in self.store.all(INFERENCE_POOL):
+            pool = seen.parsed
+            if not isinstance(pool, InferencePool):
+                continue
+            if pool.spec.serving.workloads is None:
+                pods = self.inventory.pods_of_pool(pool.namespace, pool.name)
+            else:
+                pods = []
+                for ref in pool.spec.serving.workloads:
+                    workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
+                    pods += self.inventory.pods(pool.namespace, workload.selector) if workload else []
+            engine = pool.spec.serving.engine
+            found[pool.key] = tuple(
+                Target(
+                    pod.uid,
+                    f"{pod.namespace}/{pod.name}",
+                    f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
+                )
+                for pod in pods
+                if pod.ready and pod.pod_ip and not pod.deleting
+            )
+        return found
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def matches(kind: AcceleratorType, node: Node) -> bool:
+    """Whether a node is of an accelerator type: all labels of its selector, and at least one chip."""
+    selector = kind.spec.node_selector
+    if not selector or not kind.spec.resource_name or not node.allocatable.get(kind.spec.resource_name):
+        return False
+    return all(node.labels.get(key) == value for key, value in selector.items())
+
+
+def _selector(one: Served) -> Mapping[str, str]:
+    return one.workload.selector if one.workload else {}
+
+
+def _own(pool: InferencePool, workloads: Sequence[Workload]) -> tuple[Served, ...]:
+    """The pool's own Deployments: those whose name, label and annotation agree. Anything else is not ours."""
+    found = []
+    for workload in workloads:
+        option = marks.read_option(workload.annotations)
+        if option is None or workload.kind is not DEPLOYMENT or workload.name != deployment_name(pool.name, option):
+            continue
+        if workload.selector.get(marks.OPTION_LABEL) == option.key(pool.name):
+            found.append(Served(workload.name, option, workload))
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def _chips(view: PoolView, served: Sequence[Served], pods: Mapping[str, Sequence[Pod]]) -> dict[tuple[str, str], Chips]:
+    result: dict[tuple[str, str], Chips] = {}
+    for one in served:
+        kind = view.kinds.get(one.option.accelerator)
+        resource = (kind.spec.resource_name if kind else "") or ""
+        key = (one.option.accelerator, one.option.capacity_type)
+        for pod in pods.get(one.name, ()):
+            if pod.phase in ("Succeeded", "Failed"):
+                continue
+            before, held = result.get(key, Chips()), pod.chips.get(resource, 0)
+            if pod.node:
+                result[key] = replace(
+                    before, scheduled=before.scheduled + held, ready=before.ready + (held if pod.ready else 0)
+                )
+            elif pod.unschedulable_since is not None:
+                result[key] = replace(
+                    before,
+                    waiting=before.waiting + held,
+                    waiting_pods=before.waiting_pods + 1,
+                    why=pod.unschedulable_message,
+                )
+    return result

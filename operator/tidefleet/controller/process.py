@@ -1,0 +1,271 @@
+"""One operator process: everything is put together here, started in order, and ended in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidefleet import __version__, catalogue
+from tidefleet.api import AcceleratorType
+from tidefleet.api.validation import parse
+from tidefleet.cluster.clock import Clock
+from tidefleet.cluster.connection import connect
+from tidefleet.cluster.credentials import credentials
+from tidefleet.cluster.events import EventSink
+from tidefleet.cluster.inventory import Inventory
+from tidefleet.cluster.kinds import Kind
+from tidefleet.cluster.lease import Deposed as LeaseDeposed
+from tidefleet.cluster.lease import Leadership, unique_identity
+from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
+from tidefleet.cluster.transport import Unreachable
+from tidefleet.cluster.writes import Write, Writer
+from tidefleet.controller import marks
+from tidefleet.controller.accounting import Accountant
+from tidefleet.controller.act import Actor, Deposed
+from tidefleet.controller.adoption import list_autoscalers
+from tidefleet.controller.catalogue_sync import CatalogueSync
+from tidefleet.controller.collector import Collector
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.http import HttpEndpoints
+from tidefleet.controller.loop import FleetLoop, known_epochs
+from tidefleet.controller.observe import Observer
+from tidefleet.controller.store import KINDS, Store
+from tidefleet.controller.watch import Watch
+from tidefleet.planning.from_api import shipped_prices
+from tidefleet.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+RELIST_SECONDS = 300.0
+"""Real time between fresh lists of the custom resources, for deletions that a watch missed."""
+
+AUTOSCALER_SECONDS = 60.0
+STUCK_PERIODS = 8.0
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class CannotStart(Exception):
+    """The operator cannot run; the message says what to mend."""
+
+
+@dataclass(slots=True)
+class OperatorProcess:
+    """An operator from start to end."""
+
+    settings: OperatorConfiguration
+    clock: Clock
+    kubeconfig: str | None = None
+    identity: str = field(default_factory=unique_identity)
+    stop: threading.Event = field(default_factory=threading.Event)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    before_write: Callable[[Write], None] | None = None
+    _loop: FleetLoop | None = None
+    _watch: Watch | None = None
+    _inventory: Inventory | None = None
+    _leads: bool = False
+    _leads_since: float = 0.0
+
+    def run(self) -> int:
+        """Serve probes and metrics, wait for leadership, lead until stopped.
+
+        Returns:
+            The exit status: 0 when told to stop, 1 when leadership was lost.
+
+        Raises:
+            CannotStart: CRDs are missing, the API server cannot be used, or the port is taken.
+            NoConnection: there are no credentials.
+        """
+        api = connect(self.kubeconfig)
+        objects = Objects(api)
+        self.telemetry.set("build_info", 1, version=__version__)
+        self.telemetry.set("leader", 0)
+        try:
+            http = HttpEndpoints(
+                self.settings.metrics.bind_address,
+                self.settings.metrics.port,
+                telemetry=self.telemetry,
+                healthy=self._unhealthy,
+                ready=self._unready,
+            )
+        except OSError as error:
+            place = f"{self.settings.metrics.bind_address}:{self.settings.metrics.port}"
+            raise CannotStart(f"metrics.port: cannot listen on {place}: {error.strerror}") from error
+        log.info("serving", extra={"port": http.port, "identity": self.identity})
+        lease = Leadership(
+            api,
+            self.settings.leader_election.namespace or _own_namespace(),
+            self.settings.leader_election.name,
+            self.identity,
+            lease_seconds=self.settings.leader_election.lease_seconds,
+            renew_seconds=self.settings.leader_election.lease_seconds * 2 / 3,
+            retry_seconds=max(0.5, self.settings.leader_election.lease_seconds / 7.5),
+        )
+        try:
+            self._check_crds(objects)
+            if not lease.acquire(self.stop):
+                return 0
+            return self._lead(api, objects, lease)
+        finally:
+            lease.release()
+            http.close()
+
+    def _lead(self, api: object, objects: Objects, lease: Leadership) -> int:
+        wake = threading.Event()
+        store = Store(on_change=lambda *_: wake.set())
+        inventory = Inventory(
+            api,  # type: ignore[arg-type, unused-ignore]
+            self.settings.namespaces or None,
+            self.settings.node_selector or None,
+        )
+        self._inventory = inventory
+        shipped = tuple(
+            kind for raw in catalogue.accelerator_manifests() if isinstance(kind := parse(raw), AcceleratorType)
+        )
+        observer = Observer(store, inventory, catalogue.models(), shipped_prices(shipped))
+        collector = Collector(
+            observer.targets,
+            clock=self.clock,
+            period_seconds=max(self.settings.period_seconds, self.clock.scale),
+            telemetry=self.telemetry,
+            prometheus=self.settings.prometheus,
+        )
+        observer.collector = collector
+        events = EventSink(api)  # type: ignore[arg-type, unused-ignore]
+        watch = self._watch = Watch(store, lambda: credentials(api), self.settings.namespaces)  # type: ignore[arg-type, unused-ignore]
+        try:
+            watch.start()
+            inventory.start()
+            self._relist(store, objects)
+            while not inventory.wait_synced(1.0):
+                if self.stop.is_set() or lease.lost.is_set():
+                    return 0 if self.stop.is_set() else 1
+            epoch = lease.raise_epoch(known_epochs(observer))
+            writer = Writer(api, lease, marks.FIELD_MANAGER)  # type: ignore[arg-type, unused-ignore]
+            writer.before_write = self.before_write
+            actor = Actor(writer, objects, inventory, store, events, self.telemetry, epoch, hurry=wake.set)
+            path = Path(self.settings.catalogue_file) if self.settings.catalogue_file else None
+            sync = CatalogueSync(writer, store, events, catalogue.accelerator_manifests(path))
+            loop = self._loop = FleetLoop(
+                observer,
+                actor,
+                Accountant(self.telemetry, collector),
+                sync,
+                self.telemetry,
+                self.clock,
+                self.settings,
+                wake=wake,
+            )
+            self._leads, self._leads_since = True, time.monotonic()
+            self.telemetry.set("leader", 1)
+            log.info("leading", extra={"epoch": epoch, "identity": self.identity})
+            collector.start()
+            chores = threading.Thread(
+                target=self._chores, args=(store, objects, observer, lease), name="chores", daemon=True
+            )
+            chores.start()
+            loop.run(self.stop, may_go_on=lambda: not lease.lost.is_set() and watch.failed is None)
+            if self.stop.is_set():
+                return 0
+            log.error("stopped leading", extra={"why": lease.lost_because or str(watch.failed)})
+            return 1
+        except (Deposed, LeaseDeposed) as error:
+            log.error("deposed", extra={"why": str(error)})
+            return 1
+        finally:
+            self._leads = False
+            self.telemetry.set("leader", 0)
+            self.stop.set()
+            if collector.is_alive():
+                collector.stop()
+            watch.stop()
+            inventory.stop()
+            events.close()
+
+    def _chores(self, store: Store, objects: Objects, observer: Observer, lease: Leadership) -> None:
+        """What runs beside the loop on real time: fresh lists, autoscalers, ages of watches."""
+        next_relist = time.monotonic() + RELIST_SECONDS
+        next_autoscalers = 0.0
+        while not self.stop.wait(1.0) and not lease.lost.is_set():
+            assert self._inventory is not None  # noqa: S101 - set before this thread starts
+            for resource, at in self._inventory.last_sync().items():
+                self.telemetry.set("watch_last_sync_timestamp_seconds", at, resource=resource)
+            now = time.monotonic()
+            if now >= next_autoscalers:
+                found = list_autoscalers(objects, self.settings.namespaces)
+                if found is not None:
+                    observer.autoscalers = found
+                next_autoscalers = now + AUTOSCALER_SECONDS
+            if now >= next_relist:
+                try:
+                    self._relist(store, objects)
+                except CannotStart as error:
+                    log.warning("a fresh list failed", extra={"why": str(error)})
+                next_relist = now + RELIST_SECONDS
+
+    def _relist(self, store: Store, objects: Objects) -> None:
+        for kind in KINDS:
+            namespaces = self.settings.namespaces if kind.namespaced else ()
+            before = store.keys(kind)
+            try:
+                items = [raw for namespace in namespaces or (None,) for raw in objects.list(kind, namespace)]
+            except (ApiFailed, KindAbsent, Unreachable) as error:
+                raise CannotStart(f"cannot list {kind.plural}: {error}") from error
+            store.replace(kind, items, before)
+
+    def _check_crds(self, objects: Objects) -> None:
+        """Wait for the CRDs: a chart may install them after the Deployment."""
+        told = 0.0
+        while not self.stop.is_set():
+            missing = [kind.plural for kind in KINDS if not _exists(objects, kind)]
+            if not missing:
+                return
+            if time.monotonic() - told > 30.0:
+                log.warning("waiting for CRDs; install them with the chart, or apply crds/", extra={"missing": missing})
+                told = time.monotonic()
+            self.stop.wait(2.0)
+
+    def _unhealthy(self) -> str:
+        """What keeps the loops from turning. A replica that does not lead has none to turn."""
+        if not self._leads or self._loop is None:
+            return ""
+        if self._watch is not None and self._watch.failed is not None:
+            return f"the watch of custom resources ended: {self._watch.failed}"
+        last = self._loop.last_pass or self._leads_since
+        limit = max(60.0, STUCK_PERIODS * self.settings.period_seconds / self.clock.scale)
+        age = time.monotonic() - last
+        return f"the fleet loop's last pass ended {age:.0f} s ago; expected at most {limit:.0f}" if age > limit else ""
+
+    def _unready(self) -> str:
+        """What keeps it from serving; a replica that waits for leadership is ready."""
+        if self._leads and self._loop is not None and not self._loop.passes:
+            return "the first pass is not finished"
+        return ""
+
+
+def _exists(objects: Objects, kind: Kind) -> bool:
+    try:
+        return objects.exists(kind)
+    except (ApiFailed, Unreachable):
+        return False
+
+
+def _own_namespace() -> str:
+    if os.environ.get("POD_NAMESPACE"):
+        return os.environ["POD_NAMESPACE"]
+    try:
+        return OWN_NAMESPACE.read_text().strip() or "default"
+    except OSError:
+        return "default"
+
+
+def run_until_signalled(process: OperatorProcess) -> int:
+    """Run a process until SIGTERM or SIGINT; the exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.stop.set())
+    return process.run()

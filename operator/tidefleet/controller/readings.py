@@ -1,0 +1,190 @@
+"""From what engines report to what a pool is asked for. Pure: samples come in, readings go out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tidefleet.controller.metrics_page import EngineCounters
+from tidefleet.planning.demand import Empty, Known, Reading, Stale
+
+DRAIN_SECONDS = 60.0
+"""Waiting requests count as demand that is to be worked off within this time."""
+
+ANSWERING_SHARE = 0.5
+"""Below this share of engines that answer usably, the rest is not extrapolated from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one engine reported at ``at`` (seconds of the operator's clock)."""
+
+    at: float
+    counters: EngineCounters
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRates:
+    """One engine between two samples; rates per second, gauges as last seen."""
+
+    seconds: float
+    arrivals: float
+    finished: float
+    prompt_tokens: float
+    generation_tokens: float
+    hit_tokens: float
+    queried_tokens: float
+    mean_prompt: float | None
+    running: float
+    waiting: float
+
+
+def rates_between(before: Sample, after: Sample) -> EngineRates | None:
+    """Rates of an engine between two samples; ``None`` when the engine was restarted or no time has passed.
+
+    Arrivals are requests finished plus the growth of those inside: a full engine finishes less than arrives.
+    """
+    seconds = after.at - before.at
+    one, two = before.counters, after.counters
+    if seconds <= 0:
+        return None
+    rising = ("prompt_tokens", "generation_tokens", "finished", "hit_tokens", "queried_tokens")
+    if any(getattr(two, name) < getattr(one, name) for name in rising):
+        return None
+    inside = (two.running + two.waiting) - (one.running + one.waiting)
+    prompts = two.measured_prompts - one.measured_prompts
+    prompt_tokens = two.measured_prompt_tokens - one.measured_prompt_tokens
+    return EngineRates(
+        seconds=seconds,
+        arrivals=max(0.0, two.finished - one.finished + inside) / seconds,
+        finished=(two.finished - one.finished) / seconds,
+        prompt_tokens=(two.prompt_tokens - one.prompt_tokens) / seconds,
+        generation_tokens=(two.generation_tokens - one.generation_tokens) / seconds,
+        hit_tokens=(two.hit_tokens - one.hit_tokens) / seconds,
+        queried_tokens=(two.queried_tokens - one.queried_tokens) / seconds,
+        mean_prompt=prompt_tokens / prompts if prompts > 0 and prompt_tokens >= 0 else None,
+        running=two.running,
+        waiting=two.waiting,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEngines:
+    """How a pool's engines answered in one round.
+
+    Attributes:
+        rates: of engines with two usable samples; ``fresh`` those of them that were not counted before.
+        young: engines with their first usable sample (just started, or restarted).
+        faulty: engines that did not answer, or with something unusable; ``fault`` is one of their reasons.
+    """
+
+    rates: tuple[EngineRates, ...]
+    young: int
+    faulty: int
+    fault: str = ""
+    fresh: tuple[EngineRates, ...] = ()
+
+
+def pool_reading(
+    engines: PoolEngines, *, now: float, last: Reading | None, drain_seconds: float = DRAIN_SECONDS
+) -> Reading:
+    """A pool's demand from its engines.
+
+    Where some engines are faulty the others stand in for them; where most are, the reading is stale since the last good
+    one. A pool without engines gives an empty answer, which is not zero demand.
+    """
+    count = len(engines.rates)
+    if not count:
+        if engines.faulty:
+            since = last.at if isinstance(last, Known | Stale) else now
+            return Stale(
+                since, "Engines", f"none of {engines.faulty + engines.young} engines can be read: {engines.fault}"
+            )
+        return Empty(now, "Engines", "engines have just started" if engines.young else "no ready pod to measure")
+    if count < ANSWERING_SHARE * (count + engines.faulty):
+        since = last.at if isinstance(last, Known | Stale) else now
+        return Stale(
+            since, "Engines", f"{engines.faulty} of {count + engines.faulty} engines cannot be read: {engines.fault}"
+        )
+    scale = (count + engines.faulty) / count
+    arrivals = sum(one.arrivals for one in engines.rates) * scale
+    waiting = sum(one.waiting for one in engines.rates) * scale
+    finished = sum(one.finished for one in engines.rates)
+    prompts = [one.mean_prompt for one in engines.rates if one.mean_prompt is not None]
+    prompt_rate = sum(one.prompt_tokens for one in engines.rates)
+    queried = sum(one.queried_tokens for one in engines.rates)
+    return Known(
+        at=now,
+        requests_per_second=arrivals + waiting / drain_seconds,
+        source="Engines",
+        input_tokens=sum(prompts) / len(prompts) if prompts else (prompt_rate / finished if finished > 0 else None),
+        output_tokens=sum(one.generation_tokens for one in engines.rates) / finished if finished > 0 else None,
+        hit_share=sum(one.hit_tokens for one in engines.rates) / queried if queried > 0 else None,
+    )
+
+
+@dataclass(slots=True)
+class TokenTally:
+    """Tokens a pool processed since they were last taken, by direction."""
+
+    input: float = 0.0
+    cached: float = 0.0
+    output: float = 0.0
+
+    def add(self, rates: Iterable[EngineRates]) -> None:
+        """Count what engines did between two samples."""
+        for one in rates:
+            cached = min(one.hit_tokens, one.prompt_tokens)
+            self.input += (one.prompt_tokens - cached) * one.seconds
+            self.cached += cached * one.seconds
+            self.output += one.generation_tokens * one.seconds
+
+    def take(self) -> Mapping[str, float]:
+        """What was counted, and start again at zero."""
+        taken = {"input": self.input, "cached": self.cached, "output": self.output}
+        self.input = self.cached = self.output = 0.0
+        return taken
+
+
+@dataclass(slots=True)
+class EngineMemory:
+    """The last usable sample of each engine and the rates it gave, by pod uid."""
+
+    samples: dict[str, Sample] = field(default_factory=dict)
+    rates: dict[str, EngineRates] = field(default_factory=dict)
+
+    def step(self, answers: Mapping[str, Sample | str]) -> PoolEngines:
+        """Take in one round of answers (a sample, or what was wrong with it) and say how the pool's engines did.
+
+        A sample seen before (a Prometheus that has not scraped since) repeats its rates and is not counted again.
+        """
+        known: list[EngineRates] = []
+        fresh: list[EngineRates] = []
+        young = faulty = 0
+        fault = ""
+        for uid, answer in answers.items():
+            if isinstance(answer, str):
+                faulty += 1
+                fault = fault or answer
+                continue
+            before = self.samples.get(uid)
+            if before is not None and answer.at <= before.at and uid in self.rates:
+                known.append(self.rates[uid])
+                continue
+            between = rates_between(before, answer) if before else None
+            self.samples[uid] = answer
+            if between is None:
+                self.rates.pop(uid, None)
+                young += 1
+            else:
+                self.rates[uid] = between
+                known.append(between)
+                fresh.append(between)
+        return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh))
+
+    def forget_all_but(self, uids: Iterable[str]) -> None:
+        """Drop engines whose pods are gone."""
+        keep = set(uids)
+        for uid in [uid for uid in self.samples if uid not in keep]:
+            del self.samples[uid]
+            self.rates.pop(uid, None)

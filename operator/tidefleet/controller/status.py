@@ -1,0 +1,159 @@
+"""Statuses as they are written: from decisions to the API's shape, rounded so that noise writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tidefleet.api import ConditionType
+from tidefleet.controller import marks
+from tidefleet.controller.decision import Decision, Verdict
+from tidefleet.planning.demand import Known
+from tidefleet.planning.words import rounded
+
+LINE = 1024
+_UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
+
+
+def timestamp(now: float) -> str:
+    """Seconds as RFC 3339."""
+    return datetime.fromtimestamp(now, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def decimal(value: float) -> str:
+    """A value with two significant digits as a decimal string, e.g. ``0.42``, ``1200``."""
+    text = f"{rounded(value):.9f}".rstrip("0").rstrip(".")
+    return "0" if text in ("", "-0") else text
+
+
+def conditions(
+    verdicts: Iterable[Verdict], *, before: Mapping[str, Any], generation: int, now: float
+) -> list[dict[str, Any]]:
+    """Conditions in their wire form; ``lastTransitionTime`` moves only when the status of a condition changes."""
+    old = {one.get("type"): one for one in before.get("conditions") or () if isinstance(one, Mapping)}
+    result = []
+    for verdict in verdicts:
+        known = old.get(str(verdict.type), {})
+        same = known.get("status") == str(verdict.status) and known.get("lastTransitionTime")
+        result.append(
+            {
+                "type": str(verdict.type),
+                "status": str(verdict.status),
+                "reason": str(verdict.reason),
+                "message": verdict.message[:4096],
+                "observedGeneration": generation,
+                "lastTransitionTime": known["lastTransitionTime"] if same else timestamp(now),
+            }
+        )
+    return result
+
+
+def differs(one: Any, other: Any) -> bool:
+    """Whether two statuses differ in anything but times."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = (one.keys() | other.keys()) - _UNCOMPARED
+        return any(differs(one.get(key), other.get(key)) for key in keys)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) != len(other) or any(differs(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one != other)
+
+
+def pool_status(
+    decision: Decision, *, before: Mapping[str, Any], generation: int, decision_id: str, now: float
+) -> dict[str, Any]:
+    """The status of a pool after a decision. What an invalid pool said of its plan before stays."""
+    view = decision.view
+    status: dict[str, Any] = {
+        "conditions": conditions(decision.verdicts, before=before, generation=generation, now=now),
+        "observedGeneration": generation,
+        "decisionId": decision_id,
+        "replicas": sum(one.desired for one in view.served),
+        "selector": f"{marks.POOL_LABEL}={view.pool.name}",
+        "accelerators": decision.summary[:LINE],
+    }
+    if decision.plan is None:
+        for name in ("plan", "demand"):
+            if name in before:
+                status[name] = before[name]
+        return status
+    plan = decision.plan
+    by_option = {target.served.option: target for target in decision.targets}
+    candidates = {one.option: one for one in decision.market.candidates} if decision.market else {}
+    options: list[dict[str, Any]] = []
+    for target in decision.targets:
+        option = target.served.option
+        rent = candidates[option].usd_per_hour * target.planned if option in candidates else None
+        options.append(
+            {
+                "accelerator": option.accelerator,
+                "capacityType": option.capacity_type,
+                "tensorParallel": option.tensor_parallel,
+                "weights": option.weights,
+                "kv": option.kv,
+                "role": "Aggregated",
+                "replicas": target.planned,
+                "ready": target.served.ready,
+                "chips": target.planned * option.chips,
+                "workload": target.served.name,
+                **({"usdPerHour": decimal(rent)} if rent is not None else {}),
+            }
+        )
+    options.sort(key=lambda one: (-one["chips"], one["workload"]))
+    status["plan"] = {
+        "options": options[:64],
+        "usdPerHour": decimal(plan.usd_per_hour),
+        "lowerBoundUsdPerHour": decimal(plan.lower_bound_usd_per_hour),
+        "savingsUsdPerHour": decimal(plan.savings_usd_per_hour),
+        "reason": decision.reason[:LINE],
+        "runnersUp": [
+            {
+                "option": one.option[:LINE],
+                "lostBecause": one.lost_because[:LINE],
+                **(
+                    {"usdPerMillionTokens": decimal(one.usd_per_million_tokens)}
+                    if one.usd_per_million_tokens is not None
+                    else {}
+                ),
+            }
+            for one in plan.runners_up[:16]
+        ],
+        "breakEven": [{"what": one.what, "at": decimal(one.at)} for one in plan.break_even[:16]],
+    }
+    if plan.usd_per_million_tokens is not None:
+        status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
+    status["demand"] = _demand(decision, now)
+    ready = sum(
+        target.served.ready * candidates[option].requests_per_second
+        for option, target in by_option.items()
+        if option in candidates
+    )
+    if ready > 0:
+        status["utilization"] = decimal(min(1.0, _measured_rate(decision) / ready))
+    if view.busy_ratio is not None:
+        status["busyRatio"] = decimal(view.busy_ratio)
+    if isinstance(view.reading, Known) and view.reading.hit_share is not None:
+        status["kvHitRatio"] = decimal(view.reading.hit_share)
+    return status
+
+
+def _measured_rate(decision: Decision) -> float:
+    reading = decision.view.reading
+    return reading.requests_per_second if isinstance(reading, Known) else decision.rate
+
+
+def _demand(decision: Decision, now: float) -> dict[str, Any]:
+    reading = decision.view.reading
+    known = decision.verdict(ConditionType.DEMAND_KNOWN)
+    source = reading.source if isinstance(reading, Known) else str(known.reason if known else "")
+    if known and known.reason == "Declared":
+        source = "Declared"
+    at = reading.at if reading is not None else now
+    into = sum(one.share * one.shape.input_mean for one in decision.classes) * decision.rate
+    out = sum(one.share * one.shape.output_mean for one in decision.classes) * decision.rate
+    return {
+        "source": source,
+        "asOf": timestamp(at),
+        "inputTokensPerSecond": decimal(into),
+        "outputTokensPerSecond": decimal(out),
+    }

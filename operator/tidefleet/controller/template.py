@@ -1,0 +1,241 @@
+"""From a pool's pod template and an option to the Deployment that serves it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tidefleet.api import AcceleratorType, InferencePool, Reason
+from tidefleet.api.inference_pool import EngineType
+from tidefleet.controller import marks
+from tidefleet.planning.from_api import chosen_price
+from tidefleet.planning.options import Option
+
+TEMPLATE_LIMIT = 128 * 1024
+"""Bytes of a pod template, as JSON; larger ones are refused."""
+
+_PRECISION_OF_VALUE: Mapping[str, str] = {
+    "auto": "",
+    "bfloat16": "Bf16",
+    "float16": "Bf16",
+    "half": "Bf16",
+    "fp8": "Fp8",
+    "fp8_e4m3": "Fp8",
+    "fp8_e5m2": "Fp8",
+    "modelopt": "Fp8",
+    "w8a8_int8": "Fp8",
+    "awq": "Fp4",
+    "gptq": "Fp4",
+    "mxfp4": "Fp4",
+    "nvfp4": "Fp4",
+    "modelopt_fp4": "Fp4",
+}
+
+
+class UnusableTemplate(ValueError):
+    """A template cannot become a Deployment; ``reason`` is ``TemplateTooLarge`` or ``NoEngineContainer``."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def template_hash(template: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits of a template as the user wrote it."""
+    return hashlib.sha256(json.dumps(template, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def check_template(pool: InferencePool) -> None:
+    """Raises UnusableTemplate when the pool's template is too large or has no container to put the engine in."""
+    template = pool.spec.serving.template or {}
+    size = len(json.dumps(template))
+    if size > TEMPLATE_LIMIT:
+        raise UnusableTemplate(
+            Reason.TEMPLATE_TOO_LARGE,
+            f"{pool}: spec.serving.template is {size} bytes; expected at most {TEMPLATE_LIMIT}, e.g. by moving files "
+            "to a ConfigMap",
+        )
+    _engine_container(pool, template)
+
+
+def _engine_container(pool: InferencePool, template: Mapping[str, Any]) -> Mapping[str, Any]:
+    spec = template.get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    listed = [one for one in containers if isinstance(one, Mapping)] if isinstance(containers, list) else []
+    if len(listed) == 1:
+        return listed[0]
+    named = [one for one in listed if one.get("name") == "engine"]
+    if len(named) == 1:
+        return named[0]
+    names = ", ".join(str(one.get("name", "?"))[:40] for one in listed[:5]) or "none"
+    raise UnusableTemplate(
+        Reason.NO_ENGINE_CONTAINER,
+        f"{pool}: spec.serving.template.spec.containers is {names}; expected one container, or one named engine, "
+        "e.g. name: engine",
+    )
+
+
+def template_precisions(pool: InferencePool, native_weights: str) -> tuple[str, str]:
+    """Storage precision of weights and KV cache that the template's engine arguments ask for."""
+    weights, kv = native_weights, "Bf16"
+    try:
+        container = _engine_container(pool, pool.spec.serving.template or {})
+    except UnusableTemplate:
+        return weights, kv
+    arguments = _arguments(container)
+    weights = _PRECISION_OF_VALUE.get(_value(arguments, "--quantization", "-q"), "") or weights
+    kv = _PRECISION_OF_VALUE.get(_value(arguments, "--kv-cache-dtype"), "") or kv
+    return weights, kv
+
+
+def _arguments(container: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for field in ("command", "args"):
+        value = container.get(field)
+        if isinstance(value, list):
+            found += [one for one in value if isinstance(one, str)]
+    return found
+
+
+def _value(arguments: Sequence[str], *names: str) -> str:
+    for position, argument in enumerate(arguments):
+        for name in names:
+            if argument == name and position + 1 < len(arguments):
+                return arguments[position + 1]
+            if argument.startswith(f"{name}="):
+                return argument.removeprefix(f"{name}=")
+    return ""
+
+
+def _with_argument(arguments: Sequence[str], value: str, *names: str) -> list[str]:
+    """Arguments with ``names[0] value`` in place of whatever they said before."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in names:
+            skip = True
+        elif not any(argument.startswith(f"{name}=") for name in names):
+            kept.append(argument)
+    return [*kept, f"{names[0]}={value}"]
+
+
+def _engine_arguments(
+    pool: InferencePool, option: Option, arguments: list[str], defaults: tuple[str, str]
+) -> list[str]:
+    engine = pool.spec.serving.engine.type
+    if engine is EngineType.OTHER:
+        return arguments
+    width = ("--tensor-parallel-size", "-tp") if engine is EngineType.VLLM else ("--tp", "--tp-size")
+    if option.tensor_parallel > 1 or _value(arguments, *width):
+        arguments = _with_argument(arguments, str(option.tensor_parallel), *width)
+    if option.weights != defaults[0] and option.weights == "Fp8":
+        arguments = _with_argument(arguments, "fp8", "--quantization", "-q")
+    if option.kv != defaults[1]:
+        wide = "auto" if option.kv == "Bf16" else ("fp8" if engine is EngineType.VLLM else "fp8_e5m2")
+        arguments = _with_argument(arguments, wide, "--kv-cache-dtype")
+    return arguments
+
+
+def deployment_name(pool: str, option: Option) -> str:
+    """Name of the Deployment that serves an option of a pool."""
+    return f"{pool}-{option.key(pool)}"
+
+
+def deployment_for(
+    pool: InferencePool, option: Option, kind: AcceleratorType, *, native_weights: str, replicas: int
+) -> dict[str, Any]:
+    """The Deployment of one option, complete.
+
+    We add the node selector of the accelerator and of its price, a toleration for its resource, the resource itself,
+    and engine arguments; everything else is the user's template.
+
+    Raises:
+        UnusableTemplate: no container to put the engine in.
+    """
+    template = copy.deepcopy(dict(pool.spec.serving.template or {}))
+    defaults = template_precisions(pool, native_weights)
+    name, key = deployment_name(pool.name, option), option.key(pool.name)
+    selector = {marks.POOL_LABEL: pool.name, marks.OPTION_LABEL: key}
+
+    metadata = _mapping(template, "metadata")
+    metadata["labels"] = {**_mapping(metadata, "labels"), **selector, marks.ROUTABLE_LABEL: "true"}
+    metadata["annotations"] = {
+        **_mapping(metadata, "annotations"),
+        marks.ENGINE_ANNOTATION: json.dumps(
+            {
+                "model": pool.spec.model.name or pool.name,
+                "accelerator": option.accelerator,
+                "tensorParallel": option.tensor_parallel,
+                "weights": option.weights,
+                "kv": option.kv,
+                "port": pool.spec.serving.engine.port,
+            },
+            separators=(",", ":"),
+        ),
+    }
+    spec = _mapping(template, "spec")
+    price = chosen_price(kind, option.capacity_type)
+    spec["nodeSelector"] = {
+        **_mapping(spec, "nodeSelector"),
+        **dict(kind.spec.node_selector),
+        **(dict(price.node_selector) if price else {}),
+    }
+    resource = kind.spec.resource_name or ""
+    tolerations = list(spec.get("tolerations") or [])
+    if not any(isinstance(one, Mapping) and one.get("key") in (resource, None) for one in tolerations):
+        tolerations.append({"key": resource, "operator": "Exists", "effect": "NoSchedule"})
+    spec["tolerations"] = tolerations
+
+    chosen = _engine_container(pool, template)
+    containers = []
+    for container in spec["containers"]:
+        if container is not chosen:
+            containers.append(container)
+            continue
+        resources = _mapping(container, "resources")
+        amount = str(option.chips)
+        engine = {
+            **container,
+            "resources": {
+                **resources,
+                "limits": {**_mapping(resources, "limits"), resource: amount},
+                "requests": {**_mapping(resources, "requests"), resource: amount},
+            },
+        }
+        field = "args" if "args" in container or "command" not in container else "command"
+        arguments = [one for one in container.get(field) or [] if isinstance(one, str)]
+        if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
+            engine[field] = _engine_arguments(pool, option, arguments, defaults)
+        containers.append(engine)
+    spec["containers"] = containers
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": pool.namespace,
+            "labels": dict(selector),
+            "annotations": {
+                marks.OPTION_ANNOTATION: marks.write_option(option),
+                marks.TEMPLATE_ANNOTATION: template_hash(pool.spec.serving.template or {}),
+            },
+        },
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": selector},
+            "template": template,
+        },
+    }
+
+
+def _mapping(parent: Any, name: str) -> dict[str, Any]:
+    """The mapping under a name, made where it is missing."""
+    value = parent.get(name)
+    if not isinstance(value, dict):
+        value = {}
+        if isinstance(parent, dict):
+            parent[name] = value
+    return value

@@ -1,0 +1,100 @@
+"""What a decision about one pool is taken from: a frozen value, gathered from store and inventory by ``observe``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
+from tidefleet.cluster.records import Workload
+from tidefleet.economics.architecture import Architecture
+from tidefleet.planning.demand import DemandHistory, Known, Reading
+from tidefleet.planning.options import Offer, Option, Price
+from tidefleet.planning.spending import SpendingLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an object cannot be used: a reason of the condition Validated, and the whole story."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A workload that serves a pool, and the option it stands for. ``workload`` is ``None`` while it is missing."""
+
+    name: str
+    option: Option
+    workload: Workload | None
+
+    @property
+    def desired(self) -> int:
+        """Replicas asked for."""
+        return self.workload.replicas if self.workload else 0
+
+    @property
+    def ready(self) -> int:
+        """Replicas that serve."""
+        return self.workload.ready_replicas if self.workload else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chips:
+    """Chips that a pool's pods hold or wait for, of one accelerator type and capacity type.
+
+    ``scheduled`` are on a node (and paid for), ``ready`` of them serve; ``waiting`` belong to pods without a node;
+    ``why`` is the scheduler's message.
+    """
+
+    scheduled: int = 0
+    ready: int = 0
+    waiting: int = 0
+    waiting_pods: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """One pool as observed at ``now`` (seconds of the operator's clock).
+
+    Attributes:
+        faults: what makes the pool unusable; empty when it can be planned.
+        classes: the usable classes of demand that refer to it.
+        kinds: accelerator types by name; ``offers`` what they offer to this pool, in order of name.
+        served: workloads that serve it (adopted ones in the order of the spec).
+        conflicts: who else scales an adopted workload, by workload name.
+        chips: what its pods hold, by (accelerator, capacity type).
+        reading: newest reading of its engines; ``None`` before the first round.
+    """
+
+    pool: InferencePool
+    now: float
+    faults: tuple[Fault, ...] = ()
+    classes: tuple[WorkloadClass, ...] = ()
+    architecture: Architecture | None = None
+    kinds: Mapping[str, AcceleratorType] = field(default_factory=dict)
+    offers: tuple[Offer, ...] = ()
+    served: tuple[Served, ...] = ()
+    conflicts: Mapping[str, Fault] = field(default_factory=dict)
+    chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
+    reading: Reading | None = None
+    busy_ratio: float | None = None
+
+
+@dataclass(slots=True)
+class PoolMemory:
+    """What the operator remembers of a pool between two passes; all of it may be lost at any time.
+
+    A fresh memory never lowers capacity: its history is empty.
+    """
+
+    history: DemandHistory
+    ledger: SpendingLedger = field(default_factory=SpendingLedger)
+    last_known: Known | None = None
+    last_switch: float | None = None
+    pending_since: dict[str, float] = field(default_factory=dict)
+    refused_until: dict[str, float] = field(default_factory=dict)
+    prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    refused_writes: dict[str, tuple[str, str, float]] = field(default_factory=dict)

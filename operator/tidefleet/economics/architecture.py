@@ -1,0 +1,214 @@
+"""Model architectures: what the cost model must know of a model, read from a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class UnusableConfig(ValueError):
+    """A ``config.json`` lacks a field that the cost model needs, or holds an impossible value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Shape and size of one model.
+
+    Attributes:
+        name: catalogue name, e.g. ``llama-3.3-70b``.
+        layers: decoder layers.
+        hidden_size: model width d.
+        heads: query heads n_h.
+        kv_heads: key/value heads n_kv.
+        head_dim: size of one head d_h.
+        parameters: all parameters P.
+        active_parameters: parameters a token passes through, P_act (equals ``parameters`` for a dense model).
+        expert_parameters: parameters that belong to routed experts, P_exp (0 for a dense model).
+        embedding_parameters: input embedding and output head, which engines keep in 16 bits when weights are quantised.
+        experts: routed experts per layer, E (0 for a dense model).
+        experts_per_token: routed experts a token uses, k.
+        moe_layers: layers with routed experts.
+        mla_latent: latent KV width r + d_rope of multi-head latent attention; 0 for grouped-query attention.
+        windowed_layers: layers whose attention sees only the last ``window`` tokens.
+        window: size of that window in tokens; 0 when there is none.
+        context_tokens: longest context the model supports.
+        native_weights: precision of the published weights: ``Bf16``, ``Fp8`` or ``Fp4``.
+        multimodal: whether the model also holds a vision or audio tower.
+    """
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    parameters: float
+    active_parameters: float
+    expert_parameters: float = 0.0
+    embedding_parameters: float = 0.0
+    experts: int = 0
+    experts_per_token: int = 0
+    moe_layers: int = 0
+    mla_latent: int = 0
+    windowed_layers: int = 0
+    window: int = 0
+    context_tokens: int = 0
+    native_weights: str = "Bf16"
+    multimodal: bool = False
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether the model routes tokens to experts."""
+        return self.experts > 0
+
+    @property
+    def attention_flops(self) -> float:
+        """FLOP per (token, context token) pair over the whole model: a = 4 * L * n_h * d_h."""
+        return 4.0 * self.layers * self.heads * self.head_dim
+
+
+def _integer(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value) or value != int(value) or value < 0:
+            raise UnusableConfig(f"{name} is {value!r}; expected a whole number, e.g. 4096")
+        return int(value)
+    if default is not None:
+        return default
+    raise UnusableConfig(f"{names[0]} is missing; expected a whole number, e.g. {names[0]}: 4096")
+
+
+def _windowed_layers(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
+    """How many layers use a sliding window, and its size. (0, 0) without one."""
+    window = _integer(config, "sliding_window", "attention_chunk_size", default=0)
+    if not window or config.get("use_sliding_window") is False:
+        return 0, 0
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list | tuple) and kinds:
+        return sum(1 for kind in kinds if kind in ("sliding_attention", "chunked_attention")), window
+    pattern = _integer(config, "sliding_window_pattern", "interleaved_sliding_window_pattern", default=0)
+    if pattern > 1:  # every pattern-th layer is global (Gemma 3: 5 local to 1 global)
+        return layers - layers // pattern, window
+    no_rope = config.get("no_rope_layers")
+    if isinstance(no_rope, list | tuple) and no_rope:  # Llama 4: 0 marks a layer of global attention
+        return sum(1 for kind in no_rope if kind), window
+    if str(config.get("model_type", "")).startswith("gpt_oss"):
+        return layers // 2, window
+    return layers, window
+
+
+def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
+    listed = config.get("moe_layers")
+    if isinstance(listed, list | tuple) and listed:
+        return len(listed)
+    step = max(1, _integer(config, "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", default=1))
+    first_dense = _integer(config, "first_k_dense_replace", "moe_layer_start_index", default=0)
+    return (layers - first_dense) // step
+
+
+def architecture_from_config(
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    parameters: float | None = None,
+    active_parameters: float | None = None,
+    native_weights: str | None = None,
+) -> Architecture:
+    """The architecture that a Hugging Face ``config.json`` describes.
+
+    Parameter counts are computed from the configuration (attention, feed-forward, experts, embeddings) unless given.
+
+    Args:
+        name: catalogue name of the model.
+        config: the fields of its ``config.json``; a nested ``text_config`` is used when present.
+        parameters: published total count, in parameters.
+        active_parameters: published active count, in parameters.
+        native_weights: ``Bf16``, ``Fp8`` or ``Fp4``; by default what ``quantization_config`` says.
+
+    Raises:
+        UnusableConfig: a needed field is missing or impossible.
+    """
+    multimodal = "vision_config" in config or "audio_config" in config
+    quantisation = config.get("quantization_config")
+    inner = config.get("text_config")
+    if isinstance(inner, Mapping):
+        config = inner
+    layers = _integer(config, "num_hidden_layers", "n_layer")
+    hidden = _integer(config, "hidden_size", "n_embd")
+    heads = _integer(config, "num_attention_heads", "n_head")
+    if not (layers and hidden and heads):
+        raise UnusableConfig("num_hidden_layers, hidden_size or num_attention_heads is 0; expected e.g. 32, 4096, 32")
+    kv_heads = _integer(config, "num_key_value_heads", default=heads) or heads
+    head_dim = _integer(config, "head_dim", default=0) or hidden // heads
+    vocabulary = _integer(config, "vocab_size", default=0)
+    context = _integer(config, "max_position_embeddings", "n_positions", default=0)
+
+    latent = _integer(config, "kv_lora_rank", default=0)
+    if latent:
+        rope = _integer(config, "qk_rope_head_dim", default=64)
+        nope = _integer(config, "qk_nope_head_dim", default=128)
+        value = _integer(config, "v_head_dim", default=128)
+        rank = _integer(config, "q_lora_rank", default=0)
+        query = hidden * rank + rank * heads * (nope + rope) if rank else hidden * heads * (nope + rope)
+        attention = query + hidden * (latent + rope) + latent * heads * (nope + value) + heads * value * hidden
+        latent, head_dim = latent + rope, (nope + rope + value) // 2
+    else:
+        attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
+
+    experts = _integer(config, "num_experts", "n_routed_experts", "num_local_experts", default=0)
+    per_token = _integer(config, "num_experts_per_tok", "num_experts_per_token", "experts_per_token", default=0)
+    dense_width = _integer(config, "intermediate_size_mlp", "intermediate_size", "n_inner", default=4 * hidden)
+    if experts > 1 and per_token:
+        expert_width = _integer(config, "moe_intermediate_size", "intermediate_size", default=dense_width)
+        moe_layers = min(layers, _moe_layers(config, layers))
+        one_expert = 3 * hidden * expert_width
+        shared_width = _integer(config, "shared_expert_intermediate_size", default=0)
+        shared = _integer(config, "n_shared_experts", "num_shared_experts", default=0) * one_expert
+        if str(config.get("model_type", "")).startswith("llama4"):
+            shared = one_expert
+        shared = 3 * hidden * shared_width if shared_width else shared
+        expert_total = float(moe_layers * experts * one_expert)
+        expert_active = float(moe_layers * per_token * one_expert)
+        fixed_mlp = moe_layers * (shared + hidden * experts) + (layers - moe_layers) * 3 * hidden * dense_width
+    else:
+        experts = per_token = moe_layers = 0
+        expert_total = expert_active = 0.0
+        fixed_mlp = layers * 3 * hidden * dense_width
+
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    fixed = float(layers * attention + fixed_mlp + embeddings)
+    total = parameters or fixed + expert_total
+    active = active_parameters or (fixed + expert_active if experts else total)
+    windowed, window = _windowed_layers(config, layers)
+    return Architecture(
+        name=name,
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        parameters=float(total),
+        active_parameters=float(min(active, total)),
+        expert_parameters=min(expert_total, float(total)),
+        embedding_parameters=float(min(embeddings, total)),
+        experts=experts,
+        experts_per_token=per_token,
+        moe_layers=moe_layers,
+        mla_latent=latent,
+        windowed_layers=min(windowed, layers),
+        window=window,
+        context_tokens=context,
+        native_weights=native_weights or _published_precision(quantisation),
+        multimodal=multimodal,
+    )
+
+
+def _published_precision(quantisation: object) -> str:
+    method = str(quantisation.get("quant_method", "")).lower() if isinstance(quantisation, Mapping) else ""
+    if "fp4" in method:
+        return "Fp4"
+    return "Fp8" if "fp8" in method else "Bf16"

@@ -1,0 +1,170 @@
+"""How long prefill and decode take: a roofline of compute, memory bandwidth and communication.
+
+Symbols follow the design: P, P_act, P_exp parameters; B batch; K mean context; S uncached and C cached prompt tokens;
+G chips of the replica; W memory bandwidth; F peak at the compute precision, F16 at 16 bits (attention); kappa KV bytes
+per token; eta efficiencies. Times are seconds. ``batch`` may be an array: one call prices all batch sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidefleet.economics.accelerator import BYTES_PER_VALUE, Accelerator
+from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, weight_bytes
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """Share of each peak that an engine reaches, and its fixed costs.
+
+    Defaults are the uncalibrated starting values: no measurement of this model on this accelerator stands behind them.
+
+    Attributes:
+        compute: eta_f, of peak FLOP/s.
+        memory: eta_m, of HBM bandwidth.
+        network: eta_n, of link bandwidth.
+        layer_seconds: t_l, launch and synchronisation time per layer.
+        hop_seconds: alpha, latency of one communication step.
+        overlap: w in 0..1, share of communication hidden behind compute.
+    """
+
+    compute: float = 0.55
+    memory: float = 0.75
+    network: float = 0.5
+    layer_seconds: float = 20e-6
+    hop_seconds: float = 8e-6
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Work and time of one step; arrays when the batch was an array.
+
+    ``flops`` and ``bytes_moved`` are for the whole replica; ``compute_seconds`` and ``memory_seconds`` are what each
+    alone would take, so the larger one says what binds.
+    """
+
+    seconds: Floats
+    compute_seconds: Floats
+    memory_seconds: Floats
+    communication_seconds: Floats
+    flops: Floats
+    bytes_moved: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One copy of a model on a group of chips.
+
+    Attributes:
+        chips: G, the tensor-parallel width.
+        weights: storage precision of the weights; kv: of the KV cache.
+    """
+
+    model: Architecture
+    accelerator: Accelerator
+    chips: int
+    weights: str
+    kv: str
+    efficiency: Efficiency = Efficiency()
+
+    @property
+    def peak_flops(self) -> float:
+        """FLOP/s of all chips at the precision the linear layers compute in.
+
+        Raises:
+            KeyError: the accelerator has no figure for it.
+        """
+        precision = self.accelerator.compute_precision(self.weights)
+        if precision is None:
+            raise KeyError(self.weights)
+        return self.chips * self.accelerator.flops[precision]
+
+    @property
+    def attention_peak_flops(self) -> float:
+        """FLOP/s of all chips at 16 bits, in which attention is computed."""
+        return self.chips * self.accelerator.flops["Bf16"]
+
+    @property
+    def memory_bytes_per_second(self) -> float:
+        """HBM bandwidth of all chips."""
+        return self.chips * self.accelerator.memory_bytes_per_second
+
+
+def _weight_bytes_read(replica: Replica, tokens: Floats) -> Floats:
+    """Weight bytes that a step over this many tokens reads: all dense ones, and the experts that any token chose."""
+    model = replica.model
+    total = weight_bytes(model, replica.weights)
+    if not model.is_moe:
+        return np.full_like(tokens, total)
+    experts = BYTES_PER_VALUE[replica.weights] * model.expert_parameters
+    touched = 1.0 - (1.0 - model.experts_per_token / model.experts) ** tokens
+    return total - experts + experts * touched
+
+
+def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
+    """Two tensor-parallel all-reduces per layer: 2L * [2(G-1)/G * n*d*b / (beta*eta_n) + alpha*log2 G]."""
+    g = replica.chips
+    if g == 1:
+        return np.zeros_like(tokens)
+    beta = replica.accelerator.link_bytes_per_second(g)
+    if not beta:
+        return np.full_like(tokens, math.inf)
+    eff = replica.efficiency
+    per_layer = 2.0 * (g - 1) / g * tokens * replica.model.hidden_size * BYTES_PER_VALUE["Bf16"] / (beta * eff.network)
+    return 2.0 * replica.model.layers * (per_layer + eff.hop_seconds * math.log2(g))
+
+
+def _attended(model: Architecture, context: float) -> float:
+    """Context tokens that attention sees, averaged over full and windowed layers."""
+    if not model.windowed_layers:
+        return context
+    share = model.windowed_layers / model.layers
+    return (1.0 - share) * context + share * min(context, float(model.window))
+
+
+def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
+    """x (+) y = (1-w)(x+y) + w*max(x,y): communication that is partly hidden."""
+    return (1.0 - overlap) * (work + communication) + overlap * np.maximum(work, communication)
+
+
+def decode_step(replica: Replica, batch: Floats, context: float) -> Timing:
+    """Time of one decode step for each batch size, at mean context K tokens per sequence.
+
+    T_d = max{(W_r(B) + kappa*B*K)/(G*W*eta_m), 2*P_act*B/(G*F*eta_f) + a*B*K/(G*F16*eta_f)} (+) T_comm + L*t_l
+    """
+    model, eff = replica.model, replica.efficiency
+    moved = _weight_bytes_read(replica, batch) + batch * kv_bytes(model, replica.kv, replica.chips, context)
+    linear = 2.0 * model.active_parameters * batch
+    attention = model.attention_flops * batch * _attended(model, context)
+    compute = linear / (replica.peak_flops * eff.compute) + attention / (replica.attention_peak_flops * eff.compute)
+    memory = moved / (replica.memory_bytes_per_second * eff.memory)
+    communication = _communication_seconds(replica, batch)
+    seconds = _combine(np.maximum(compute, memory), communication, eff.overlap) + model.layers * eff.layer_seconds
+    return Timing(seconds, compute, memory, communication, linear + attention, moved)
+
+
+def prefill(replica: Replica, uncached: float, cached: float) -> Timing:
+    """Time to prefill S uncached prompt tokens of one request behind C cached ones.
+
+    T_p = max{2*P_act*S/(G*F*eta_f) + a*(S*C + S^2/2)/(G*F16*eta_f), (W_r(S) + kappa*C)/(G*W*eta_m)} (+) T_comm + L*t_l
+    """
+    model, eff = replica.model, replica.efficiency
+    tokens = np.array([max(uncached, 0.0)])
+    moved = _weight_bytes_read(replica, tokens)
+    moved = moved + kv_bytes_per_token(model, replica.kv, replica.chips) * _attended(model, cached)
+    linear = 2.0 * model.active_parameters * tokens
+    seen = _attended(model, cached) + _attended(model, uncached / 2.0)
+    attention = model.attention_flops * tokens * seen
+    compute = linear / (replica.peak_flops * eff.compute) + attention / (replica.attention_peak_flops * eff.compute)
+    memory = moved / (replica.memory_bytes_per_second * eff.memory)
+    communication = _communication_seconds(replica, tokens)
+    seconds = _combine(np.maximum(compute, memory), communication, eff.overlap) + model.layers * eff.layer_seconds
+    return Timing(seconds, compute, memory, communication, linear + attention, moved)

@@ -1,0 +1,157 @@
+"""The cheapest whole numbers of replicas that cover a demand: an exact branch and bound.
+
+Sets: options o. Parameters: c[o] USD per hour of a replica, f[o] demand it covers, m[o] most replicas (by chips of its
+type), D demand, N_min and N_max replicas in all, s spare replicas.
+Variables: n[o] >= 0, whole.
+Minimise   sum c[o] * n[o]
+Subject to sum f[o] * n[o] - s * max{f[o] : n[o] > 0} >= D      (any s replicas may be lost)
+           N_min <= sum n[o] <= N_max;  chips of a type <= its cap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_SLACK = 1e-9
+MAX_NODES = 200_000
+"""Branches tried before the search settles for the best cover found; it then says that it is not proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One option as the cover sees it: cost c, coverage f, the type whose chips it uses, and how many each replica."""
+
+    cost: float
+    coverage: float
+    type_name: str
+    chips: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Replicas per item in the order given; ``cost`` in USD per hour; ``proven`` when no cheaper cover exists."""
+
+    counts: tuple[int, ...]
+    cost: float
+    proven: bool
+
+
+def lower_bound(items: Sequence[Item], demand: float, spare: int = 0) -> float:
+    """USD per hour below which no cover can be: the demand at the lowest cost per unit of coverage, unrounded.
+
+    With spare replicas the demand grows by what the largest replica in use covers; whichever that is, only options up
+    to its size take part, and the cheapest case over all of them is a bound.
+    """
+    if demand <= 0 or not items:
+        return 0.0
+    if not spare:
+        return demand * min(item.cost / item.coverage for item in items)
+    return min(
+        (demand + spare * largest.coverage)
+        * min(item.cost / item.coverage for item in items if item.coverage <= largest.coverage + _SLACK)
+        for largest in items
+    )
+
+
+def cheapest_cover(
+    items: Sequence[Item],
+    demand: float,
+    *,
+    spare: int = 0,
+    minimum: int = 0,
+    maximum: int = 10_000,
+    type_caps: Mapping[str, int] | None = None,
+) -> Cover | None:
+    """The cheapest cover, or ``None`` when the limits allow none.
+
+    With spare replicas the largest replica in use sets what may be lost, so each possible largest one is tried.
+    """
+    caps = dict(type_caps or {})
+    best: Cover | None = None
+    tries = sorted({item.coverage for item in items}, reverse=True) if spare else [math.inf]
+    for largest in tries:
+        usable = [i for i, item in enumerate(items) if item.coverage <= largest + _SLACK]
+        need = demand + (spare * largest if spare and demand > 0 else 0.0)
+        limit = best.cost if best else math.inf
+        found = _search([items[i] for i in usable], need, replicas=(minimum, maximum), caps=caps, limit=limit)
+        if found is not None and (best is None or found.cost < best.cost - _SLACK):
+            counts = [0] * len(items)
+            for position, count in zip(usable, found.counts, strict=True):
+                counts[position] = count
+            best = Cover(tuple(counts), found.cost, found.proven)
+    return best
+
+
+def _search(
+    items: Sequence[Item], demand: float, *, replicas: tuple[int, int], caps: Mapping[str, int], limit: float
+) -> Cover | None:
+    minimum, maximum = replicas
+    order = _undominated(items, caps)
+    order.sort(key=lambda i: (items[i].cost / items[i].coverage, -items[i].coverage))
+    sorted_items = [items[i] for i in order]
+    count = len(sorted_items)
+    ratio_from = [math.inf] * (count + 1)  # best cost per coverage, cheapest replica, largest coverage from here on
+    cheapest_from = [math.inf] * (count + 1)
+    largest_from = [0.0] * (count + 1)
+    for i in range(count - 1, -1, -1):
+        item = sorted_items[i]
+        ratio_from[i] = min(ratio_from[i + 1], item.cost / item.coverage)
+        cheapest_from[i] = min(cheapest_from[i + 1], item.cost)
+        largest_from[i] = max(largest_from[i + 1], item.coverage)
+
+    best_cost, best_counts, visited = limit, None, 0
+    counts = [0] * count
+    used: dict[str, int] = {}
+
+    def descend(index: int, left: float, taken: int, cost: float) -> None:
+        nonlocal best_cost, best_counts, visited
+        visited += 1
+        if left <= _SLACK and taken >= minimum:
+            if cost < best_cost - _SLACK:
+                best_cost, best_counts = cost, list(counts)
+            return
+        if index == count or visited > MAX_NODES:
+            return
+        bound = max(max(left, 0.0) * ratio_from[index], max(0, minimum - taken) * cheapest_from[index])
+        if cost + bound >= best_cost - _SLACK:
+            return
+        if left > _SLACK and (maximum - taken) * largest_from[index] < left - _SLACK:
+            return
+        item = sorted_items[index]
+        most = max(0, math.ceil(left / item.coverage - _SLACK), minimum - taken)
+        most = min(most, maximum - taken)
+        if item.type_name in caps:
+            most = min(most, (caps[item.type_name] - used.get(item.type_name, 0)) // item.chips)
+        for n in range(max(most, 0), -1, -1):
+            counts[index] = n
+            used[item.type_name] = used.get(item.type_name, 0) + n * item.chips
+            descend(index + 1, left - n * item.coverage, taken + n, cost + n * item.cost)
+            used[item.type_name] -= n * item.chips
+        counts[index] = 0
+
+    descend(0, demand, 0, 0.0)
+    if best_counts is None:
+        return None
+    result = [0] * len(items)
+    for position, n in zip(order, best_counts, strict=True):
+        result[position] = n
+    return Cover(tuple(result), best_cost, visited <= MAX_NODES)
+
+
+def _undominated(items: Sequence[Item], caps: Mapping[str, int]) -> list[int]:
+    """Items that no other one beats in cost and coverage at once; a capped item never removes another."""
+    keep = []
+    for i, item in enumerate(items):
+        beaten = any(
+            other.type_name not in caps
+            and other.cost <= item.cost
+            and other.coverage >= item.coverage
+            and (other.cost < item.cost or other.coverage > item.coverage or j < i)
+            for j, other in enumerate(items)
+            if j != i
+        )
+        if not beaten:
+            keep.append(i)
+    return keep

@@ -1,0 +1,258 @@
+"""From API objects to what planning works with: units are converted and words become values here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
+from tidefleet.api.accelerator_type import Price as PriceEntry
+from tidefleet.api.accelerator_type import PriceState
+from tidefleet.api.vocabulary import Precision, Role
+from tidefleet.economics.accelerator import Accelerator
+from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
+from tidefleet.economics.serving import PLANNED_METRICS, Objective, TokenShape
+from tidefleet.planning.demand import with_shares
+from tidefleet.planning.options import Allowed, ClassDemand, Offer, Price
+
+NOMINAL_SHAPE = TokenShape(input_mean=1000.0, output_mean=250.0)
+"""Lengths of a class that states none, until its engines have been measured. An assumption, told as such."""
+
+SECONDS_PER_DAY = 86_400.0
+
+_STORED_AS: Mapping[Precision, str] = {
+    Precision.BF16: "Bf16",
+    Precision.FP16: "Bf16",
+    Precision.FP8: "Fp8",
+    Precision.INT8: "Fp8",
+    Precision.FP4: "Fp4",
+    Precision.MXFP4: "Fp4",
+    Precision.INT4: "Fp4",
+}
+
+
+class UnknownModel(ValueError):
+    """A pool names a model that is not in the catalogue and gives no architecture of its own."""
+
+
+def number(value: Decimal | None, default: float = 0.0) -> float:
+    """A decimal of the API as a float."""
+    return default if value is None else float(value)
+
+
+def architecture_of(pool: InferencePool, models: Mapping[str, Architecture]) -> Architecture:
+    """The architecture of a pool's model: its own ``architecture`` when given, else the catalogue's.
+
+    Raises:
+        UnknownModel: neither is usable; the message names field, value, expectation and example.
+    """
+    spec = pool.spec.model
+    if spec.architecture is not None:
+        try:
+            return architecture_from_config(spec.name or pool.name, spec.architecture)
+        except UnusableConfig as error:
+            raise UnknownModel(f"{pool}: spec.model.architecture: {error}") from error
+    if spec.name is not None and spec.name in models:
+        return models[spec.name]
+    near = [name for name in models if spec.name and name.split("-")[0] == spec.name.split("-")[0]]
+    example = ", ".join(near[:4]) or "llama-3.3-70b"
+    raise UnknownModel(
+        f'{pool}: spec.model.name is "{spec.name}"; expected a model of the catalogue, e.g. {example}, '
+        "or spec.model.architecture with the fields of its config.json"
+    )
+
+
+def accelerator_of(kind: AcceleratorType) -> Accelerator:
+    """The accelerator of an AcceleratorType; what is absent there stays unknown."""
+    spec = kind.spec
+    compute = spec.compute_flops
+    flops = {
+        name: float(value)
+        for name, value in (("Bf16", compute.bf16), ("Fp8", compute.fp8), ("Fp4", compute.fp4))
+        if value is not None
+    }
+    return Accelerator(
+        name=kind.name,
+        memory_bytes=float(spec.memory_bytes),
+        memory_bytes_per_second=float(spec.memory_bytes_per_second),
+        flops=flops,
+        tdp_watts=None if spec.tdp_watts is None else float(spec.tdp_watts),
+        idle_watts=None if spec.idle_watts is None else float(spec.idle_watts),
+        facility_watts=None if spec.facility_watts_per_chip is None else float(spec.facility_watts_per_chip),
+        scale_up_bytes_per_second=float(spec.scale_up.bytes_per_second or 0) if spec.scale_up else 0.0,
+        scale_up_domain=int(spec.scale_up.domain_chips or 1) if spec.scale_up else 1,
+        scale_out_bytes_per_second=float(spec.scale_out_bytes_per_second or 0),
+        chips_per_node=int(spec.chips_per_node or 0),
+    )
+
+
+def chosen_price(kind: AcceleratorType, capacity_type: str) -> PriceEntry | None:
+    """The price that plans use: one without provider and region (the owner's own) before any other, then the lowest."""
+    entries = [
+        one for one in kind.spec.prices if one.capacity_type == capacity_type and one.state is PriceState.ENABLED
+    ]
+    return min(entries, key=lambda one: (bool(one.provider or one.region), one.usd_per_chip_hour), default=None)
+
+
+def price_key(name: str, entry: PriceEntry) -> tuple[str, str, str, str, Decimal]:
+    """What makes a price the same as a shipped one."""
+    return name, str(entry.capacity_type), entry.provider, entry.region, entry.usd_per_chip_hour
+
+
+def shipped_prices(kinds: Iterable[AcceleratorType]) -> frozenset[tuple[str, str, str, str, Decimal]]:
+    """The prices of the shipped catalogue, to tell them from a user's own."""
+    return frozenset(price_key(kind.name, entry) for kind in kinds for entry in kind.spec.prices)
+
+
+def offer_of(
+    kind: AcceleratorType,
+    *,
+    shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset(),
+    implausible: bool = False,
+    placeable: bool = True,
+) -> Offer:
+    """What an AcceleratorType offers to pools.
+
+    Args:
+        shipped: prices of the shipped catalogue.
+        implausible: its prices failed the plausibility check; they are left out.
+        placeable: False for planning on paper, where a type without node labels may be chosen too.
+    """
+    prices: dict[str, Price] = {}
+    for capacity_type in () if implausible else sorted({str(one.capacity_type) for one in kind.spec.prices}):
+        entry = chosen_price(kind, capacity_type)
+        if entry is not None:
+            prices[capacity_type] = Price(
+                usd_per_chip_hour=float(entry.usd_per_chip_hour),
+                source=entry.source or "",
+                as_of=entry.as_of.isoformat() if entry.as_of else "",
+                catalogue=price_key(kind.name, entry) in shipped,
+            )
+    plan_only = ""
+    if placeable and not (kind.spec.resource_name and kind.spec.node_selector):
+        plan_only = "has no resourceName or nodeSelector, so it can be planned with but not scheduled on"
+    return Offer(
+        accelerator=accelerator_of(kind),
+        prices=prices,
+        plan_only=plan_only,
+        serves_aggregated=not kind.spec.roles or Role.AGGREGATED in kind.spec.roles,
+    )
+
+
+def shape_of(wclass: WorkloadClass) -> TokenShape:
+    """Token lengths of a class; reasoning tokens are output."""
+    tokens = wclass.spec.tokens
+    if tokens is None:
+        return NOMINAL_SHAPE
+    thinking = tokens.reasoning
+    mean = float(tokens.output.mean) + (float(thinking.mean) if thinking else 0.0)
+    p95 = float(tokens.output.p95 or tokens.output.mean) + (float(thinking.p95 or thinking.mean) if thinking else 0.0)
+    return TokenShape(
+        input_mean=float(tokens.input.mean),
+        input_p95=float(tokens.input.p95 or tokens.input.mean),
+        output_mean=mean,
+        output_p95=p95,
+        cached_share=number(tokens.cached_share),
+        reasoning_mean=float(thinking.mean) if thinking else 0.0,
+    )
+
+
+def objectives_of(wclass: WorkloadClass) -> tuple[Objective, ...]:
+    """The objectives that planning holds a class to."""
+    return tuple(
+        Objective(
+            metric=str(one.metric),
+            seconds=one.milliseconds / 1000.0,
+            percentile=float(one.percentile),
+            seconds_per_thousand_input_tokens=(one.per_thousand_input_tokens_milliseconds or 0) / 1000.0,
+        )
+        for one in wclass.spec.objectives
+        if one.metric in PLANNED_METRICS
+    )
+
+
+def declared_rate(wclass: WorkloadClass) -> float | None:
+    """Requests per second that a class declares, ``None`` when it is measured or deferrable."""
+    value = wclass.spec.demand.requests_per_second
+    return None if value is None else float(value)
+
+
+def is_deferrable(wclass: WorkloadClass) -> bool:
+    """Whether the class is a volume with a deadline."""
+    return wclass.spec.demand.volume_tokens_per_day is not None
+
+
+def deferred_rate(wclass: WorkloadClass) -> float:
+    """Requests per second that finish a deferrable class's daily volume when spread evenly over the day."""
+    shape = shape_of(wclass)
+    tokens = shape.input_mean + shape.output_mean
+    return float(wclass.spec.demand.volume_tokens_per_day or 0) / SECONDS_PER_DAY / max(1.0, tokens)
+
+
+def class_demands(
+    classes: Sequence[WorkloadClass], measured_requests_per_second: float = 0.0
+) -> tuple[ClassDemand, ...]:
+    """The mix of a pool's classes.
+
+    A declared rate counts as it is; what was measured beyond the declared rates is split among the classes that are
+    measured, by ``trafficShare`` (equally where none is given). Deferrable work fills slack: it takes part in the mix
+    only where a pool has nothing else.
+    """
+    steady = [one for one in classes if not is_deferrable(one)]
+    if not steady:
+        return with_shares((_demand(one), deferred_rate(one)) for one in classes)
+    declared = sum(declared_rate(one) or 0.0 for one in steady)
+    measured = [one for one in steady if declared_rate(one) is None]
+    weights = {one.name: number(one.spec.traffic_share) for one in measured}
+    if not any(weights.values()):
+        weights = dict.fromkeys(weights, 1.0)
+    rest = max(0.0, measured_requests_per_second - declared) if declared else max(measured_requests_per_second, 1.0)
+    total = sum(weights.values()) or 1.0
+    return with_shares(
+        (_demand(one), declared_rate(one) or 0.0)
+        if declared_rate(one) is not None
+        else (_demand(one), rest * weights[one.name] / total)
+        for one in steady
+    )
+
+
+def _demand(wclass: WorkloadClass) -> ClassDemand:
+    return ClassDemand(name=wclass.name, share=1.0, shape=shape_of(wclass), objectives=objectives_of(wclass))
+
+
+def stored_precision(precision: Precision) -> str:
+    """The storage precision that the cost model prices for a precision of the API."""
+    return _STORED_AS[precision]
+
+
+def allowed_of(pool: InferencePool, classes: Sequence[WorkloadClass], native_weights: str) -> dict[str, Allowed]:
+    """What the pool's owner allows by accelerator type.
+
+    Under a quality floor (of pool or class, the higher wins) a precision other than the model's own is a candidate only
+    where every class gives it a sourced score that meets the floor.
+    """
+    floors = [pool.spec.quality_floor, *(one.spec.quality.floor for one in classes)]
+    floor = max((float(one) for one in floors if one is not None), default=None)
+
+    def passes(lever: str, precision: Precision) -> bool:
+        own = native_weights if lever == "weights" else "Bf16"
+        if floor is None or stored_precision(precision) == own:
+            return True
+        word = f"{lever}:{precision}"
+        scores = [{one.lever: float(one.score) for one in wclass.spec.quality.scores} for wclass in classes]
+        return bool(scores) and all(given.get(word, -1.0) >= floor for given in scores)
+
+    return {
+        one.type: Allowed(
+            tensor_parallel=tuple(sorted(one.tensor_parallel)),
+            weights=_unique(stored_precision(p) for p in one.weights if passes("weights", p)),
+            kv=_unique(stored_precision(p) for p in one.kv if passes("kv", p)),
+            capacity_types=tuple(str(kind) for kind in one.capacity_types),
+            max_chips=one.max_chips,
+        )
+        for one in pool.spec.accelerators
+    }
+
+
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))

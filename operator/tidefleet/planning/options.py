@@ -1,0 +1,232 @@
+"""The options a pool has: every accelerator, width, precision and capacity type that can serve its classes, priced."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tidefleet.economics.accelerator import Accelerator
+from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.roofline import Efficiency, Replica
+from tidefleet.economics.serving import CannotServe, Estimate, Objective, TokenShape, estimate
+
+PLANNING_UTILISATION = 0.85
+"""Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Rent of one chip of an accelerator type.
+
+    ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set.
+    """
+
+    usd_per_chip_hour: float
+    source: str = ""
+    as_of: str = ""
+    catalogue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to serve a model: what a Deployment of its own is made for.
+
+    ``workload`` names an existing workload that this option scales (adopted pools), empty otherwise.
+    """
+
+    accelerator: str
+    capacity_type: str
+    tensor_parallel: int
+    weights: str
+    kv: str
+    workload: str = ""
+
+    @property
+    def chips(self) -> int:
+        """Chips of one replica."""
+        return self.tensor_parallel
+
+    def key(self, pool: str) -> str:
+        """Eight hexadecimal digits that name this option of a pool; stable across versions of the operator."""
+        parts = (
+            pool, self.accelerator, self.capacity_type, str(self.tensor_parallel), "1", "1",
+            self.weights, self.kv, "Aggregated", "",
+        )  # fmt: skip
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
+
+    def __str__(self) -> str:
+        traits = [self.weights.lower(), f"tp{self.tensor_parallel}"]
+        if self.capacity_type != "OnDemand":
+            traits.append(self.capacity_type.lower())
+        return f"{self.accelerator} ({', '.join(traits)})"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDemand:
+    """One class of demand on a pool: its share of requests, their lengths and their objectives."""
+
+    name: str
+    share: float
+    shape: TokenShape
+    objectives: tuple[Objective, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a pool's owner allows of one accelerator type; empty tuples mean the default choice."""
+
+    tensor_parallel: tuple[int, ...] = ()
+    weights: tuple[str, ...] = ()
+    kv: tuple[str, ...] = ()
+    capacity_types: tuple[str, ...] = ()
+    max_chips: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An option that meets every class's objectives.
+
+    Attributes:
+        requests_per_second: what one replica sustains of the pool's mix of classes.
+        usd_per_hour: rent of one replica.
+        estimates: the operating point for each class, in the order of the classes.
+    """
+
+    option: Option
+    price: Price
+    requests_per_second: float
+    usd_per_hour: float
+    estimates: tuple[Estimate, ...]
+
+    @property
+    def usd_per_request(self) -> float:
+        """Dollars per request when fully loaded."""
+        return self.usd_per_hour / 3600.0 / self.requests_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An accelerator type that cannot serve the pool, and why its best try failed.
+
+    ``cause``: ``Unprofiled``, ``PlanOnly``, ``Memory``, ``Context``, ``TTFT``, ``TPOT`` or ``Role``.
+    """
+
+    accelerator: str
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One accelerator type on the market: what it is, what it costs by capacity type, and whether it may serve."""
+
+    accelerator: Accelerator
+    prices: Mapping[str, Price]
+    plan_only: str = ""
+    serves_aggregated: bool = True
+
+
+@dataclass(slots=True)
+class EstimateMemo:
+    """Remembers estimates: the same replica, lengths and objectives always give the same operating point.
+
+    Bounded: the oldest tenth goes when ``limit`` entries are reached.
+    """
+
+    limit: int = 20_000
+    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...]], Estimate | CannotServe] = field(
+        default_factory=dict
+    )
+
+    def get(self, replica: Replica, shape: TokenShape, objectives: tuple[Objective, ...]) -> Estimate | CannotServe:
+        """The estimate for this replica and class, computed once."""
+        key = (replica, shape, objectives)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= self.limit:
+                for old in list(self._known)[: max(1, self.limit // 10)]:
+                    del self._known[old]
+            known = self._known[key] = estimate(replica, shape, objectives)
+        return known
+
+
+def default_widths(accelerator: Accelerator) -> tuple[int, ...]:
+    """Tensor-parallel widths worth trying: powers of two up to one node and the scale-up domain."""
+    widest = max(1, min(accelerator.chips_per_node or 1, max(1, accelerator.scale_up_domain)))
+    return tuple(2**i for i in range(widest.bit_length()) if 2**i <= widest)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What can serve a pool.
+
+    Attributes:
+        candidates: priced options that meet every class's objectives.
+        unpriced: options that would meet them but have no price, at a rent of 1 USD per chip-hour for comparison.
+        rejected: accelerator types that cannot serve, one reason each.
+    """
+
+    candidates: tuple[Candidate, ...]
+    unpriced: tuple[Candidate, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def find_candidates(
+    model: Architecture,
+    offers: Iterable[Offer],
+    classes: Sequence[ClassDemand],
+    allowed: Mapping[str, Allowed],
+    *,
+    default_weights: str,
+    default_kv: str,
+    memo: EstimateMemo,
+    efficiency: Efficiency | None = None,
+) -> Market:
+    """Every option that can serve all classes of a pool, and one reason for each accelerator type that cannot.
+
+    Args:
+        allowed: the accelerator types the owner names; empty means every type.
+        default_weights, default_kv: precisions where the owner names none (those of the pod template).
+    """
+    found: list[Candidate] = []
+    unpriced: list[Candidate] = []
+    rejected: list[Rejected] = []
+    for offer in offers:
+        name = offer.accelerator.name
+        if allowed and name not in allowed:
+            continue
+        wish = allowed.get(name, Allowed())
+        if not offer.serves_aggregated:
+            rejected.append(Rejected(name, "Role", "serves prefill only; this pool does not split prefill and decode"))
+            continue
+        if offer.plan_only:
+            rejected.append(Rejected(name, "PlanOnly", offer.plan_only))
+            continue
+        feasible: list[tuple[Option, tuple[Estimate, ...]]] = []
+        failures: list[CannotServe] = []
+        for width in wish.tensor_parallel or default_widths(offer.accelerator):
+            for weights in wish.weights or (default_weights,):
+                for kv in wish.kv or (default_kv,):
+                    replica = Replica(model, offer.accelerator, width, weights, kv, efficiency or Efficiency())
+                    results = [memo.get(replica, one.shape, one.objectives) for one in classes]
+                    estimates = tuple(value for value in results if isinstance(value, Estimate))
+                    if len(estimates) == len(results):
+                        feasible.append((Option(name, "OnDemand", width, weights, kv), estimates))
+                    else:
+                        failures.append(next(value for value in results if isinstance(value, CannotServe)))
+        if not feasible:
+            last = failures[-1]  # the widest try: what stands in the way even then
+            rejected.append(Rejected(name, last.cause, last.detail))
+            continue
+        wanted = wish.capacity_types or ("OnDemand",)
+        for option, estimates in feasible:
+            rate = 1.0 / sum(one.share / e.requests_per_second for one, e in zip(classes, estimates, strict=True))
+            for kind in wanted:
+                if kind in offer.prices:
+                    price = offer.prices[kind]
+                    rent = price.usd_per_chip_hour * option.chips
+                    found.append(Candidate(replace(option, capacity_type=kind), price, rate, rent, estimates))
+            if not any(kind in offer.prices for kind in wanted):
+                unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
+    return Market(tuple(found), tuple(unpriced), tuple(rejected))

@@ -1,0 +1,22 @@
+"""Numbers as people read them in a reason: few significant digits, no exponents."""
+
+from __future__ import annotations
+
+import math
+
+
+def rounded(value: float, digits: int = 2) -> float:
+    """The value with so many significant digits; 0, infinite and NaN stay as they are."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def brief(value: float, digits: int = 2) -> str:
+    """The value with so many significant digits and thousands separators, e.g. ``0.42``, ``7.3``, ``1,200``."""
+    short = rounded(value, digits)
+    if not math.isfinite(short):
+        return str(short)
+    places = 0 if short == 0 else max(0, digits - 1 - math.floor(math.log10(abs(short))))
+    text = f"{short:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,133 @@
+"""The table of metrics: name, kind, labels, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "tidefleet_"
+
+_POOL = ("namespace", "pool")
+_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One exported metric; ``name`` is without the prefix and as it appears in PromQL."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    stability: Literal["stable", "alpha"] = "alpha"
+    buckets: tuple[float, ...] = ()
+
+
+_TABLE = (
+    MetricSpec(
+        "pool_cost_usd_total",
+        "counter",
+        (*_POOL, "accelerator", "capacity_type"),
+        "Rent of the chips that a pool's pods hold, in USD, idle time included.",
+        "stable",
+    ),
+    MetricSpec(
+        "pool_tokens_total",
+        "counter",
+        (*_POOL, "workload_class", "direction"),
+        "Tokens by direction: input (uncached prompt), cached (prompt found in a prefix cache), output.",
+        "stable",
+    ),
+    MetricSpec("pool_cost_target_usd_per_token", "gauge", _POOL, "The pool's cost target, in USD per token.", "stable"),
+    MetricSpec("pool_monthly_budget_usd", "gauge", _POOL, "The pool's monthly budget, in USD.", "stable"),
+    MetricSpec("pool_replicas", "gauge", (*_POOL, "state"), "Replicas of a pool that are desired or ready.", "stable"),
+    MetricSpec(
+        "pool_option_replicas",
+        "gauge",
+        (*_POOL, "workload", "accelerator", "state"),
+        "Replicas of each workload of a pool, desired or ready; your own autoscaler can follow the desired ones.",
+    ),
+    MetricSpec(
+        "pool_accelerators",
+        "gauge",
+        (*_POOL, "accelerator", "state"),
+        "Chips a pool's pods hold, by state: serving (ready) or warming (not ready yet).",
+    ),
+    MetricSpec(
+        "pool_demand_requests_per_second", "gauge", _POOL, "Requests per second that the last plan was made for."
+    ),
+    MetricSpec(
+        "pool_utilization_ratio",
+        "gauge",
+        _POOL,
+        "Accelerator-seconds that the demand needs at the operating point of its classes / those that are paid.",
+    ),
+    MetricSpec("pool_busy_ratio", "gauge", _POOL, "Share of a pool's engines that were running at least one request."),
+    MetricSpec("plan_cost_usd_per_hour", "gauge", _POOL, "Rent of the pool's plan, in USD per hour."),
+    MetricSpec(
+        "plan_lower_bound_usd_per_hour",
+        "gauge",
+        _POOL,
+        "USD per hour below which no plan for the same demand can be (proven).",
+    ),
+    MetricSpec(
+        "plan_savings_usd_per_hour",
+        "gauge",
+        _POOL,
+        "What the plan saves against the best plan of one accelerator type, in USD per hour.",
+    ),
+    MetricSpec(
+        "accelerator_price_usd_per_hour",
+        "gauge",
+        ("accelerator", "capacity_type", "source"),
+        "Rent of one chip used in plans, in USD per hour; source is Catalogue or User.",
+        "stable",
+    ),
+    MetricSpec(
+        "price_last_update_timestamp_seconds",
+        "gauge",
+        ("accelerator", "capacity_type"),
+        "Unix time of the day a price is from.",
+    ),
+    MetricSpec(
+        "plan_duration_seconds",
+        "histogram",
+        ("kind",),
+        "Seconds spent planning in one pass of the fleet loop.",
+        buckets=_SECONDS,
+    ),
+    MetricSpec(
+        "reconcile_duration_seconds",
+        "histogram",
+        ("kind",),
+        "Seconds of one whole pass of the fleet loop, and of collecting engine metrics beside it.",
+        buckets=_SECONDS,
+    ),
+    MetricSpec("decisions_total", "counter", ("kind", "reason"), "Decisions taken that changed something."),
+    MetricSpec("reconcile_errors_total", "counter", ("kind", "reason"), "Failures while acting on a pool."),
+    MetricSpec("api_writes_total", "counter", ("kind", "outcome"), "Writes to the API server, by kind of object."),
+    MetricSpec(
+        "empty_answers_total",
+        "counter",
+        ("source",),
+        "Answers of a demand source that could not be used: nothing in them, NaN, infinite, negative or unreachable.",
+    ),
+    MetricSpec(
+        "condition_objects",
+        "gauge",
+        ("kind", "condition", "status"),
+        "Objects by condition and its status.",
+    ),
+    MetricSpec(
+        "watch_last_sync_timestamp_seconds", "gauge", ("resource",), "Unix time of the last sign of life of a watch."
+    ),
+    MetricSpec(
+        "pool_last_evaluation_timestamp_seconds", "gauge", _POOL, "Unix time of the last plan, by the operator's clock."
+    ),
+    MetricSpec("leader", "gauge", (), "1 on the replica that leads, 0 on the others."),
+    MetricSpec("build_info", "gauge", ("version",), "Always 1; the label tells the version."),
+)
+
+METRICS: Mapping[str, MetricSpec] = {PREFIX + spec.name: spec for spec in _TABLE}
+"""Every metric by its full name in PromQL."""
