@@ -22,12 +22,11 @@ _MARK = "<!-- values: generated from values.yaml by charts/generate.py -->"
 
 def generated() -> Mapping[Path, str]:
     """Every generated file of the chart, and what it should hold."""
-    rules = {CHART / "files" / "rules" / path.name: path for path in (ROOT / "policies" / "alerts").glob("*.rules.yaml")}
     copies = {
         CHART / "files" / "acceleratortypes.yaml": ROOT / "operator/tidefleet/catalogue/data/acceleratortypes.yaml",
         CHART / "files" / "sample.yaml": ROOT / "deploy/samples/10-chat.yaml",
         **{CHART / "files" / "crds" / path.name: path for path in (ROOT / "crds").glob("*.yaml")},
-        **rules,
+        **{CHART / "files" / "rules" / path.name: path for path in (ROOT / "policies/alerts").glob("*.rules.yaml")},
     }
     wanted = {target: source.read_text(encoding="utf-8") for target, source in copies.items()}
     readme = CHART / "README.md"

@@ -12,6 +12,7 @@ from kubernetes.client import CoreV1Api
 
 from tidefleet.cluster import connection, transport
 from tidefleet.cluster.connection import NoConnection, connect
+from tidefleet.cluster.credentials import credentials
 from tidefleet.cluster.kinds import POD
 from tidefleet.cluster.objects import Objects
 from tidefleet.cluster.transport import Unreachable
@@ -50,6 +51,13 @@ def test_a_given_file_wins_over_the_environment_and_the_environment_over_home(
     api = connect(str(given))
     assert api.configuration.host == "http://given"
     assert api.user_agent.startswith("tidefleet/")
+
+
+def test_the_credentials_of_a_connection_hold_its_token(tmp_path: Path) -> None:
+    given = a_kubeconfig(tmp_path / "given", "http://given")
+    found = credentials(connect(str(given)))
+    assert (found.server, found.token) == ("http://given", "secret")
+    assert "secret" not in repr(found)
 
 
 def test_no_credentials_say_where_they_were_looked_for() -> None:

@@ -22,9 +22,9 @@ class Credentials:
 def credentials(api: ApiClient) -> Credentials:
     """The credentials that a client uses now."""
     configuration = api.configuration
-    if configuration.refresh_api_key_hook is not None:
-        configuration.refresh_api_key_hook(configuration)
-    header = configuration.get_api_key_with_prefix("authorization") or ""
+    # The key's name differs between versions of the client library.
+    named = (configuration.get_api_key_with_prefix(name) for name in ("authorization", "BearerToken"))
+    header = next((value for value in named if value), "")
     return Credentials(
         server=configuration.host,
         ca_file=configuration.ssl_ca_cert or "",

@@ -95,7 +95,9 @@ class Actor:
                 case Written():
                     changes.append(words)
                     memory.refused_writes.pop(target.served.name, None)
-                    if isinstance(write, Create):
+                    if (
+                        isinstance(write, Create) and decision.rate > 0
+                    ):  # the first replicas, before demand, bind nobody
                         memory.last_switch = decision.view.now
                 case Invalid(message) | Denied(message):
                     memory.refused_writes[target.served.name] = (_fingerprint(write), message, decision.view.now)

@@ -53,9 +53,10 @@ class Watch(threading.Thread):
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._operate())
         except Exception as error:
-            if not self._stop_flag.is_set():
-                self.failed = error
-                log.exception("the watch of custom resources ended")
+            self.failed = error
+            log.exception("the watch of custom resources failed")
+        if self.failed is None and not self._stop_flag.is_set():
+            self.failed = RuntimeError("kopf ended by itself; its errors are in the log above")
 
     async def _operate(self) -> None:
         await kopf.operator(
@@ -103,7 +104,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.networking.request_timeout = 30.0
     settings.networking.connect_timeout = 5.0
-    settings.watching.server_timeout = 300.0
+    settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330.0
     settings.watching.inactivity_timeout = INACTIVITY_SECONDS
     return settings

@@ -241,9 +241,14 @@ def _explain(problem: PoolProblem, solution: _Solution, reason_kept: str) -> Poo
         runners_up=tuple(losers) + _without_price(problem, cost) + _rejections(problem),
         break_even=tuple(break_even),
         reason=_reason(
-            problem, chosen, cost=cost, per_million=per_million, outsiders=outsiders, shortfall=solution.shortfall
-        )
-        + reason_kept,
+            problem,
+            chosen,
+            cost=cost,
+            per_million=per_million,
+            outsiders=outsiders,
+            shortfall=solution.shortfall,
+            kept=reason_kept,
+        ),
         proven=solution.proven,
     )
 
@@ -336,6 +341,7 @@ def _reason(
     per_million: float | None,
     outsiders: Sequence[_Rival],
     shortfall: float,
+    kept: str,
 ) -> str:
     phrase = describe((one.option, one.replicas) for one in chosen)
     if problem.pinned is not None:
@@ -346,6 +352,8 @@ def _reason(
     text = f"{phrase}: cheapest for {brief(problem.requests_per_second)} requests/s{price}"
     if shortfall:
         text = f"{phrase}: the most that the limits allow for {brief(problem.requests_per_second)} requests/s{price}"
+    elif kept:
+        text = f"{phrase}: kept for {brief(problem.requests_per_second)} requests/s{price}{kept}"
     elif outsiders:
         rival = outsiders[0]
         share = rival.solution.cost / cost - 1.0 if cost else 0.0
