@@ -68,6 +68,6 @@ def render(helm: Helm) -> Render:
             *("template", "tidefleet", CHART, "--namespace", "tidefleet-system", "--values", "-", *chosen, *arguments),
             stdin=yaml.safe_dump(dict(values or {})),
         )
-        return [one for one in yaml.load_all(done.stdout, UniqueKeys) if one]  # noqa: S506 (a SafeLoader)
+        return [one for one in yaml.load_all(done.stdout, UniqueKeys) if one]
 
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from tidefleet.api import ConditionType, InferencePool, Reason
 from tidefleet.api.inference_pool import DeletionPolicy
 from tidefleet.cluster.events import EventSink
 from tidefleet.cluster.inventory import Inventory
-from tidefleet.cluster.kinds import DEPLOYMENT, INFERENCE_POOL
+from tidefleet.cluster.kinds import DEPLOYMENT, INFERENCE_POOL, PDB
 from tidefleet.cluster.objects import ApiFailed, Objects
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import (
@@ -34,6 +34,7 @@ from tidefleet.cluster.writes import (
 )
 from tidefleet.controller import marks
 from tidefleet.controller.decision import FALSE, Decision, Target, Verdict
+from tidefleet.controller.disruption import budget_name, missing_budget
 from tidefleet.controller.status import differs, pool_status
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, deployment_for, template_hash
@@ -355,6 +356,8 @@ class Actor:
             else:
                 continue
             done = done and isinstance(outcome, Written | Gone)
+        if pool is not None and policy is DeletionPolicy.DELETE:
+            done = self._delete_budget(pool) and done
         if not done:
             self.hurry()
             return
@@ -364,6 +367,33 @@ class Actor:
                 message="adopted workloads are never deleted; they keep the replicas they have",
             )  # fmt: skip
         self._set_finalizer(seen, present=False, why="the deletion policy is carried out")
+
+    def _delete_budget(self, pool: InferencePool) -> bool:
+        """Delete the PodDisruptionBudget that we made for a pool; whether it is gone."""
+        try:
+            raw = self.objects.get(PDB, pool.namespace, budget_name(pool))
+        except (ApiFailed, Unreachable):
+            return False
+        if raw is None or raw["metadata"].get("labels", {}).get(marks.POOL_LABEL) != pool.name:
+            return True
+        outcome = self._execute(
+            Delete(
+                kind=PDB,
+                namespace=pool.namespace,
+                name=budget_name(pool),
+                uid=raw["metadata"]["uid"],
+                resource_version=raw["metadata"]["resourceVersion"],
+                reason="deletionPolicy Delete",
+                decision_id="",
+            )
+        )
+        return isinstance(outcome, Written | Gone)
+
+    def guard(self, pool: InferencePool, budgets: Sequence[Mapping[str, Any]], decision_id: str) -> None:
+        """Make a PodDisruptionBudget for a pool that has none."""
+        write = missing_budget(pool, budgets, decision_id)
+        if write is not None:
+            self._execute(write)
 
     def claim(self, served: Served) -> bool:
         """Put this leader's epoch on a workload of ours, so that a write that another leader decided earlier fails."""

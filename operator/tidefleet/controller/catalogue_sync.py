@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tidefleet.api import Metadata
 from tidefleet.api.validation import Invalid, parse
 from tidefleet.cluster.events import EventSink
 from tidefleet.cluster.kinds import ACCELERATOR_TYPE
@@ -36,6 +37,8 @@ class CatalogueSync:
     events: EventSink
     manifests: Sequence[Mapping[str, Any]]
     _invalid: set[str] = field(default_factory=set)
+    _tried: dict[str, Metadata] = field(default_factory=dict)
+    """Each type as it was after its last apply: what it lacks even then is not asked for again."""
 
     def step(self) -> int:
         """Apply what is missing or older than the catalogue; returns how many objects were written.
@@ -75,7 +78,8 @@ class CatalogueSync:
                         "an AcceleratorType was not created", extra={"type": name, "outcome": str(outcome)[:500]}
                     )
                 return False
-        if seen.metadata.annotations.get(HASH_ANNOTATION) == digest:
+        current = seen.metadata.annotations.get(HASH_ANNOTATION) == digest
+        if current and (not lacks(seen.raw.get("spec"), manifest["spec"]) or self._tried.get(name) == seen.metadata):
             return False
         outcome = self._apply(name, body)
         if isinstance(outcome, Conflict) and outcome.fields:
@@ -90,6 +94,9 @@ class CatalogueSync:
                 )  # fmt: skip
         if isinstance(outcome, Written):
             self.store.put(ACCELERATOR_TYPE, outcome.object)
+            fresh = self.store.get(ACCELERATOR_TYPE, "", name)
+            if fresh is not None:
+                self._tried[name] = fresh.metadata
             return True
         log.info("an AcceleratorType was not applied", extra={"type": name, "outcome": str(outcome)[:500]})
         return False
@@ -109,6 +116,25 @@ class CatalogueSync:
                 decision_id="",
             )
         )
+
+
+def lacks(live: Any, wanted: Any) -> bool:
+    """Whether something of the catalogue is absent from a live object; other values than the catalogue's are not.
+
+    List items with the same keys (capacityType, provider, region) are the same item.
+    """
+    if isinstance(wanted, Mapping):
+        return not isinstance(live, Mapping) or any(
+            key not in live or lacks(live[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list) and wanted and isinstance(wanted[0], Mapping):
+        there = {_item_key(one): one for one in live if isinstance(one, Mapping)} if isinstance(live, list) else {}
+        return any(_item_key(one) not in there or lacks(there[_item_key(one)], one) for one in wanted)
+    return False
+
+
+def _item_key(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(item.get(name, "")) for name in ("capacityType", "provider", "region", "model", "type"))
 
 
 _STEP = re.compile(r"\.([A-Za-z0-9_/-]+)|\[((?:[^\]\"]|\"[^\"]*\")*)\]")

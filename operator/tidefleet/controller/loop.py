@@ -62,6 +62,7 @@ class FleetLoop:
     _memories: dict[PoolKey, PoolMemory] = field(default_factory=dict)
     _ids: dict[PoolKey, str] = field(default_factory=dict)
     _memo: EstimateMemo = field(default_factory=EstimateMemo)
+    _guarded: set[str] = field(default_factory=set)
     _claimed: bool = False
 
     def run(self, stop: threading.Event, *, may_go_on: Callable[[], bool] = lambda: True) -> None:
@@ -146,6 +147,10 @@ class FleetLoop:
             seen = self.observer.store.get(INFERENCE_POOL, *key) or seen
         decision_id = self.actor.new_decision_id()
         decision, changed = self.actor.act(decision, self._memories[key], decision_id=decision_id)
+        if decision.write and self.observer.budgets is not None and pool.metadata.uid not in self._guarded:
+            # Asked once per pool and term: a budget that its owner deletes later stays deleted.
+            self._guarded.add(pool.metadata.uid)
+            self.actor.guard(pool, self.observer.budgets, decision_id)
         current = self._ids.get(key)
         if changed or current is None:
             self._ids[key] = current = decision_id

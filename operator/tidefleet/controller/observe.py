@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
 from tidefleet.api.inference_pool import WorkloadKind
@@ -71,6 +72,8 @@ class Observer:
     models: Mapping[str, Architecture]
     shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset()
     autoscalers: Sequence[Autoscaler] = ()
+    budgets: Sequence[Mapping[str, Any]] | None = None
+    """PodDisruptionBudgets as last listed; ``None`` while they are not known."""
     collector: Collector | None = None
 
     def observe(self, now: float) -> Fleet:

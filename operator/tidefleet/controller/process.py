@@ -32,6 +32,7 @@ from tidefleet.controller.adoption import list_autoscalers
 from tidefleet.controller.catalogue_sync import CatalogueSync
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.disruption import list_budgets
 from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
@@ -188,7 +189,7 @@ class OperatorProcess:
             events.close()
 
     def _chores(self, store: Store, objects: Objects, observer: Observer, lease: Leadership) -> None:
-        """What runs beside the loop on real time: fresh lists, autoscalers, ages of watches."""
+        """What runs beside the loop on real time: fresh lists, autoscalers, disruption budgets, ages of watches."""
         next_relist = time.monotonic() + RELIST_SECONDS
         next_autoscalers = 0.0
         while not self.stop.wait(1.0) and not lease.lost.is_set():
@@ -200,6 +201,7 @@ class OperatorProcess:
                 found = list_autoscalers(objects, self.settings.namespaces)
                 if found is not None:
                     observer.autoscalers = found
+                observer.budgets = list_budgets(objects, self.settings.namespaces)
                 next_autoscalers = now + AUTOSCALER_SECONDS
             if now >= next_relist:
                 try:
