@@ -7,6 +7,9 @@ them over (`--take-ownership`).
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -364,6 +367,35 @@ def test_upgrade_and_reinstall_leave_users_objects_and_edits_alone(release):
     finally:
         release.api.delete(f"{types}/mine-{suffix}")
         release.api.delete(f"{pools.format(release.namespace)}/chat")
+
+
+def test_uninstall_hooks_command_lifts_the_finalizer_with_the_charts_account(release, cluster, render, tmp_path):
+    release.install("--set", f"scope.namespaces={{{release.namespace}}}")
+    pools = f"/apis/tidefleet.io/v1alpha1/namespaces/{release.namespace}/inferencepools"
+    served(release.api, pools)
+    samples = yaml.safe_load_all((ROOT / "deploy/samples/10-chat.yaml").read_text())
+    pool = next(one for one in samples if one["kind"] == "InferencePool")
+    finalizers = ["tidefleet.io/pool", "example.com/other"]
+    release.api.create(pools, {**pool, "metadata": {"name": "chat", "finalizers": finalizers}})
+    try:
+        job = next(one for one in render() if one["kind"] == "Job")
+        config = tmp_path / "config.yaml"
+        config.write_text(release.config_map("tidefleet-config")["data"]["config.yaml"])
+        words = job["spec"]["template"]["spec"]["containers"][0]["args"]
+        arguments = [str(config) if word == "/etc/tidefleet/config.yaml" else word for word in words]
+        account = cluster.service_account_kubeconfig(release.namespace, "tidefleet")
+        done = subprocess.run(
+            [sys.executable, "-c", "from tidefleet.cli.main import main; main()", *arguments],
+            env={**os.environ, "KUBECONFIG": str(account), "PYTHONPATH": str(ROOT / "operator")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        assert release.api.get(f"{pools}/chat")["metadata"]["finalizers"] == ["example.com/other"]
+    finally:
+        release.api.merge(f"{pools}/chat", {"metadata": {"finalizers": []}})
+        release.api.delete(f"{pools}/chat")
 
 
 def test_an_edit_of_the_charts_own_objects_is_named_by_the_upgrade_and_can_be_overruled(release):

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from tidefleet.api import validation
 from tidefleet.catalogue import accelerator_manifests
+from tidefleet.cli.main import app
 from tidefleet.controller.config import OperatorConfiguration, load_configuration
 
 pytestmark = pytest.mark.chart
@@ -314,7 +316,9 @@ def test_uninstall_hook_releases_finalizers_before_anything_is_deleted(render):
     job = one(render(), "Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
     spec = job["spec"]["template"]["spec"]
-    assert spec["containers"][0]["args"] == ["operator", "release-finalizers"]
+    assert spec["containers"][0]["args"] == [
+        *("operator", "release-finalizers", "--config", "/etc/tidefleet/config.yaml"),
+    ]
     assert spec["serviceAccountName"] == "tidefleet"
     assert not of(render({"uninstall": {"releaseFinalizers": False}}), "Job")
 
@@ -336,6 +340,16 @@ def test_the_operators_token_is_only_mounted_where_it_is_used(render):
         "Job": True,
         "Pod": False,
     }
+
+
+def test_commands_of_the_chart_exist(render):
+    runner = CliRunner()
+    for _, _, spec in pods(render()):
+        words = [word for word in spec["containers"][0]["args"] if not word.startswith("/")]
+        command = [word for word in words if not word.startswith("-")]
+        answer = runner.invoke(app, [*command, "--help"])
+        assert answer.exit_code == 0, answer.output
+        assert all(word in answer.output for word in words if word.startswith("--"))
 
 
 def test_notes_say_when_nothing_runs_or_watches(helm, chart):

@@ -166,17 +166,7 @@ def deployment_for(
     metadata["labels"] = {**_mapping(metadata, "labels"), **selector, marks.ROUTABLE_LABEL: "true"}
     metadata["annotations"] = {
         **_mapping(metadata, "annotations"),
-        marks.ENGINE_ANNOTATION: json.dumps(
-            {
-                "model": pool.spec.model.name or pool.name,
-                "accelerator": option.accelerator,
-                "tensorParallel": option.tensor_parallel,
-                "weights": option.weights,
-                "kv": option.kv,
-                "port": pool.spec.serving.engine.port,
-            },
-            separators=(",", ":"),
-        ),
+        marks.ENGINE_ANNOTATION: _engine_facts(pool, option),
     }
     spec = _mapping(template, "spec")
     price = chosen_price(kind, option.capacity_type)
@@ -229,6 +219,21 @@ def deployment_for(
             "template": template,
         },
     }
+
+
+def _engine_facts(pool: InferencePool, option: Option) -> str:
+    """What a pod serves, for whoever finds the pod: an emulator of engines, a router, a person."""
+    facts: dict[str, Any] = {
+        "model": pool.spec.model.name or pool.name,
+        "accelerator": option.accelerator,
+        "tensorParallel": option.tensor_parallel,
+        "weights": option.weights,
+        "kv": option.kv,
+        "port": pool.spec.serving.engine.port,
+    }
+    if pool.spec.model.architecture is not None:
+        facts["config"] = pool.spec.model.architecture
+    return json.dumps(facts, separators=(",", ":"))
 
 
 def _mapping(parent: Any, name: str) -> dict[str, Any]:

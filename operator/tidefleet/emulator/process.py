@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -173,8 +171,6 @@ def run(
         NoConnection: there is no cluster to connect to.
     """
     parent = os.getppid()
-    if exit_with_parent:
-        _die_with_parent()
     raise_file_limit()
     fleet = Fleet(accelerators, models, clock)
 
@@ -221,16 +217,10 @@ async def _follow(service: _Service, inventory: Inventory, changed: asyncio.Even
 
 
 async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
+    """End when the parent process does. (Linux's own signal for this comes when the parent's *thread* ends.)"""
     while os.getppid() == parent and not stop.is_set():  # noqa: ASYNC110  nothing tells of a parent's end
         await asyncio.sleep(0.5)
     stop.set()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent's thread ends; elsewhere only the watch on the parent's id is left."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
 def _runner() -> asyncio.Runner:

@@ -60,7 +60,7 @@ class _Site:
 
     async def close(self) -> None:
         self._listener.close()
-        await self._web.shutdown(timeout=0.0)
+        await self._web.shutdown(timeout=0.01)  # 0 would wait for ever
 
 
 class Sites:
@@ -105,7 +105,9 @@ class Sites:
 
     async def _open(self, address: Address, slot: Slot) -> None:
         host, port = address
-        server = web.Server(EngineHandler(self._fleet, slot), request_factory=_request, handler_cancellation=True)
+        server = web.Server(
+            EngineHandler(self._fleet, slot), request_factory=_request, handler_cancellation=True, access_log=None
+        )
         try:
             listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=256)
         except OSError as error:

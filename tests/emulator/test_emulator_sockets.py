@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -22,10 +23,11 @@ pytestmark = pytest.mark.needs_local_pods
 
 _hosts = itertools.count(2)
 SCALE = 50.0
+"""Simulated seconds per real one."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _addresses(worker_id: str = "master") -> None:
+def _addresses() -> None:
     problem = unbindable("127.77.0.2")
     if problem:
         pytest.skip(problem)
@@ -34,7 +36,8 @@ def _addresses(worker_id: str = "master") -> None:
 @pytest.fixture
 def pod() -> SimulatedPod:
     """A pod with an address and a port that nothing else has."""
-    host = f"127.77.1.{next(_hosts)}"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    host = f"127.77.{1 + int(worker)}.{next(_hosts)}"
     with socket.socket() as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]

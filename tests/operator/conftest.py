@@ -1,0 +1,99 @@
+"""A fleet of simulated nodes, operators in threads and as processes, engines that answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from operator_builders import DEPLOYMENT, FLEET, Engines, InProcess, Place
+
+from localcluster.cluster import Cluster
+from localcluster.nodes import apply_nodes, nodes_for
+from tidefleet import catalogue
+from tidefleet.cluster.clock import ManualClock
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = {"l40s": 12, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+@pytest.fixture(scope="session")
+def fleet(cluster: Cluster) -> Cluster:
+    """The cluster with our definitions and the nodes that all tests here share."""
+    api = cluster.api()
+    for file in sorted((ROOT / "crds").glob("*.yaml")):
+        definition = yaml.safe_load(file.read_text())
+        api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
+    nodes = nodes_for(NODES, labels={FLEET: "operator"})
+    for node in nodes:
+        node["metadata"]["name"] = f"operator-{node['metadata']['name']}"
+    apply_nodes(cluster.kubeconfig, nodes)
+    return cluster
+
+
+@pytest.fixture
+def place(fleet: Cluster, namespace: str) -> Iterator[Place]:
+    """A fresh namespace on that fleet; its workloads are gone after the test, so that their chips are free."""
+    one = Place(fleet, namespace)
+    yield one
+    fleet.api().delete(one._path(DEPLOYMENT))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Time that passes only when the test says so; it starts at the real one."""
+    return ManualClock(time.time())
+
+
+@pytest.fixture(scope="session")
+def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped facts about the accelerators of these tests, and no others."""
+    file = tmp_path_factory.mktemp("catalogue") / "acceleratortypes.yaml"
+    chosen = [dict(one) for one in catalogue.accelerator_manifests() if one["metadata"]["name"] in NODES]
+    file.write_text(yaml.safe_dump_all(chosen))
+    return file
+
+
+@pytest.fixture
+def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
+    """An operator's configuration: this namespace and these nodes only, and all waiting times in minutes."""
+    return {
+        "namespaces": [place.namespace],
+        "nodeSelector": f"{FLEET}=operator",
+        "periodSeconds": 1,
+        "scaleDownWindowSeconds": 300,
+        "dwellSeconds": 900,
+        "capacityWaitSeconds": 300,
+        "capacityRefusedSeconds": 1800,
+        "catalogueFile": str(small_catalogue),
+        "leaderElection": {"namespace": place.namespace},
+        "metrics": {"port": 0},
+    }
+
+
+@pytest.fixture
+def operator_in_process(
+    place: Place, clock: ManualClock, settings: dict[str, Any]
+) -> Iterator[Callable[..., InProcess]]:
+    """Starts operators in threads; keyword arguments in camelCase change the settings."""
+    started: list[InProcess] = []
+
+    def start(*, hooks: dict[str, Any] | None = None, **changes: Any) -> InProcess:
+        one = InProcess(place, clock, {**settings, **changes}, **(hooks or {}))
+        started.append(one)
+        return one.start()
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def engines(place: Place, clock: ManualClock) -> Iterator[Engines]:
+    """Engines on the pods of this test."""
+    with Engines(place, clock) as running:
+        yield running

@@ -1,0 +1,420 @@
+"""Objects for the operator's tests, and the hands that a test has on a namespace, an operator and its engines."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from localcluster.api import ApiError
+from localcluster.cluster import Cluster
+from tidefleet import catalogue
+from tidefleet.cluster.clock import ManualClock
+from tidefleet.cluster.connection import connect
+from tidefleet.cluster.inventory import Inventory
+from tidefleet.cluster.kinds import (
+    ACCELERATOR_TYPE,
+    DEPLOYMENT,
+    EVENT,
+    INFERENCE_POOL,
+    POD,
+    STATEFUL_SET,
+    WORKLOAD_CLASS,
+    Kind,
+    path,
+)
+from tidefleet.cluster.writes import Outcome, Write
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.process import OperatorProcess
+from tidefleet.economics.accelerator import Accelerator
+from tidefleet.emulator import Fleet, Running
+from tidefleet.planning.from_api import accelerator_of
+
+T = TypeVar("T")
+
+FLEET = "tidefleet.io/test-fleet"
+"""Label of the nodes that these tests share; the operators under test see no others."""
+
+MODEL = "llama-3.1-8b"
+DEADLINE = 60.0
+"""Real seconds after which something has not happened; far beyond what a loaded machine needs."""
+
+
+def eventually(check: Callable[[], T], what: str = "", *, seconds: float = DEADLINE, pause: float = 0.05) -> T:
+    """The first true answer of `check`; an assertion that fails counts as no answer and is shown at the end."""
+    deadline = time.monotonic() + seconds
+    while True:
+        last: AssertionError | None = None
+        try:
+            if answer := check():
+                return answer
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or last or check}") from last
+        time.sleep(pause)
+
+
+# --- objects -------------------------------------------------------------------------------------------------------
+
+
+def a_template(*arguments: str, containers: Sequence[str] = ("engine",), **pod: Any) -> dict[str, Any]:
+    """A pod template with an engine on port 8000."""
+    engine = {
+        "image": "vllm/vllm-openai:v0.32.0",
+        "args": [f"--model={MODEL}", *arguments],
+        "ports": [{"name": "http", "containerPort": 8000}],
+    }
+    return {
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "nodeSelector": {FLEET: "operator"},
+            "containers": [{"name": name, **engine} for name in containers],
+            **pod,
+        }
+    }
+
+
+def a_pool(name: str = "chat", **spec: Any) -> dict[str, Any]:
+    """An InferencePool of llama-3.1-8b on L40S or H100; `spec` replaces fields, and None takes one away."""
+    fields = {
+        "model": {"name": MODEL},
+        "serving": {"template": a_template(), "engine": {"type": "VLLM", "port": 8000}},
+        "accelerators": [{"type": "l40s"}, {"type": "h100-sxm"}],
+        "replicas": {"min": 1, "max": 16},
+        **spec,
+    }
+    kept = {key: value for key, value in fields.items() if value is not None}
+    return {"kind": "InferencePool", "metadata": {"name": name}, "spec": kept}
+
+
+def a_class(pool: str = "chat", rate: float | None = 4.0, **spec: Any) -> dict[str, Any]:
+    """A WorkloadClass of a pool: its declared requests per second, or measured ones with None."""
+    return {
+        "kind": "WorkloadClass",
+        "metadata": {"name": pool},
+        "spec": {
+            "poolRef": {"name": pool},
+            "demand": {"source": "Metrics"} if rate is None else {"requestsPerSecond": f"{rate:g}"},
+            "tokens": {"input": {"mean": 1000, "p95": 3000}, "output": {"mean": 200, "p95": 500}},
+            "objectives": [
+                {"metric": "TTFT", "percentile": 95, "milliseconds": 1500},
+                {"metric": "TPOT", "percentile": 95, "milliseconds": 60},
+            ],
+            **spec,
+        },
+    }
+
+
+def an_accelerator(name: str, price: str = "2.00", *, like: str = "l40s", **spec: Any) -> dict[str, Any]:
+    """An AcceleratorType that a user made, on the nodes of `like` unless `spec` says otherwise."""
+    shipped = next(one for one in catalogue.accelerator_manifests() if one["metadata"]["name"] == like)
+    return {
+        "kind": "AcceleratorType",
+        "metadata": {"name": name},
+        "spec": {
+            **copy.deepcopy(dict(shipped["spec"])),
+            "prices": [{"capacityType": "OnDemand", "usdPerChipHour": price}],
+            **spec,
+        },
+    }
+
+
+def a_workload(name: str, replicas: int = 2, *, kind: str = "Deployment", accelerator: str = "l40s") -> dict[str, Any]:
+    """What a user runs already: a Deployment or StatefulSet with one chip a replica."""
+    labels = {"app": name}
+    template = a_template()
+    shipped = next(one for one in catalogue.accelerator_manifests() if one["metadata"]["name"] == accelerator)
+    template["metadata"] = {"labels": labels}
+    template["spec"]["nodeSelector"] |= shipped["spec"]["nodeSelector"]
+    template["spec"]["containers"][0]["resources"] = {"limits": {shipped["spec"]["resourceName"]: 1}}
+    more = {"serviceName": name} if kind == "StatefulSet" else {}
+    return {
+        "kind": kind,
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template, **more},
+    }
+
+
+def adopting(*workloads: tuple[str, str], kind: str = "Deployment", **spec: Any) -> dict[str, Any]:
+    """The `serving` of a pool that adopts workloads, each with its accelerator."""
+    return {
+        "workloads": [
+            {"kind": kind, "name": name, "accelerator": accelerator, "chipsPerReplica": 1}
+            for name, accelerator in workloads
+        ],
+        "engine": {"type": "VLLM", "port": 8000},
+        **spec,
+    }
+
+
+_KINDS = {
+    one.kind: one for one in (INFERENCE_POOL, WORKLOAD_CLASS, ACCELERATOR_TYPE, DEPLOYMENT, STATEFUL_SET, POD, EVENT)
+}
+
+
+class Place:
+    """One namespace of the cluster, by hand."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster, self.namespace = cluster, namespace
+        self.api = cluster.api()
+
+    def _path(self, kind: Kind, name: str | None = None, subresource: str = "") -> str:
+        return path(kind, self.namespace if kind.namespaced else None, name, subresource)
+
+    def create(self, *manifests: Mapping[str, Any]) -> None:
+        """Create objects."""
+        for one in manifests:
+            kind = _KINDS[one["kind"]]
+            self.api.create(self._path(kind), {"apiVersion": kind.group_version, **one})
+
+    def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        """An object, or None."""
+        try:
+            found: dict[str, Any] = self.api.get(self._path(kind, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def list(self, kind: Kind) -> list[dict[str, Any]]:
+        """All objects of a kind here."""
+        found: list[dict[str, Any]] = self.api.get(self._path(kind))["items"]
+        return found
+
+    def merge(self, kind: Kind, name: str, body: Mapping[str, Any]) -> None:
+        """Merge-patch an object."""
+        self.api.merge(self._path(kind, name), body)
+
+    def set_spec(self, kind: Kind, name: str, **spec: Any) -> None:
+        """Replace fields of an object's spec."""
+        self.merge(kind, name, {"spec": spec})
+
+    def delete(self, kind: Kind, name: str) -> None:
+        """Delete an object."""
+        self.api.delete(self._path(kind, name))
+
+    def pool(self, name: str = "chat") -> dict[str, Any]:
+        """A pool that exists."""
+        found = self.get(INFERENCE_POOL, name)
+        assert found is not None, f"InferencePool {name} is gone"
+        return found
+
+    def status(self, pool: str = "chat") -> dict[str, Any]:
+        """A pool's status."""
+        found: dict[str, Any] = self.pool(pool).get("status") or {}
+        return found
+
+    def condition(self, kind: str, pool: str = "chat") -> tuple[str, str, str]:
+        """Status, reason and message of a condition of a pool; empty texts when it has none."""
+        for one in self.status(pool).get("conditions", ()):
+            if one["type"] == kind:
+                return one["status"], one["reason"], one["message"]
+        return "", "", ""
+
+    def has(self, kind: str, status: str, reason: str, pool: str = "chat") -> bool:
+        """Whether a condition of a pool has this status and reason."""
+        return self.condition(kind, pool)[:2] == (status, reason)
+
+    def deployments(self, pool: str = "chat") -> dict[str, dict[str, Any]]:
+        """The Deployments that the operator made for a pool, by accelerator; two of one accelerator by name too."""
+        found: dict[str, dict[str, Any]] = {}
+        for one in self.list(DEPLOYMENT):
+            if one["metadata"].get("labels", {}).get("tidefleet.io/pool") == pool:
+                accelerator = one["spec"]["template"]["metadata"]["annotations"]["tidefleet.io/engine"]
+                key = accelerator.split('"accelerator":"')[1].split('"')[0]
+                found[f"{key}/{one['metadata']['name']}" if key in found else key] = one
+        return found
+
+    def replicas(self, pool: str = "chat") -> dict[str, int]:
+        """Replicas asked for by accelerator."""
+        return {name: one["spec"]["replicas"] for name, one in self.deployments(pool).items()}
+
+    def ready_replicas(self, pool: str = "chat") -> dict[str, int]:
+        """Replicas that serve by accelerator."""
+        return {name: one.get("status", {}).get("readyReplicas", 0) for name, one in self.deployments(pool).items()}
+
+    def settled(self, pool: str = "chat") -> bool:
+        """Whether a pool is Ready at its newest generation and nothing moves."""
+        generation = self.pool(pool)["metadata"]["generation"]
+        return (
+            self.status(pool).get("observedGeneration") == generation
+            and self.condition("Ready", pool)[0] == "True"
+            and self.condition("Reconciling", pool)[0] == "False"
+        )
+
+    def events(self, reason: str = "", *, about: str = "chat") -> list[dict[str, Any]]:
+        """Events about an object of this name, in this namespace or (cluster-scoped kinds) in `default`."""
+        found = self.list(EVENT) + self.api.get(path(EVENT, "default"))["items"]
+        return [
+            one
+            for one in found
+            if one.get("regarding", {}).get("name") == about and one.get("reason") in (reason or one.get("reason"),)
+        ]
+
+
+# --- engines -------------------------------------------------------------------------------------------------------
+
+
+def accelerators(*made: Mapping[str, Any]) -> dict[str, Accelerator]:
+    """Every accelerator that the emulator knows: the shipped ones and those that a test made."""
+    from tidefleet.api import AcceleratorType
+    from tidefleet.api.validation import parse
+
+    found = {}
+    for raw in (*catalogue.accelerator_manifests(), *made):
+        kind = parse({"apiVersion": ACCELERATOR_TYPE.group_version, **raw})
+        assert isinstance(kind, AcceleratorType), kind
+        found[kind.name] = accelerator_of(kind)
+    return found
+
+
+class Engines:
+    """Emulated engines on the addresses of a namespace's pods, on the clock of the test."""
+
+    def __init__(self, place: Place, clock: ManualClock, made: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._namespace = place.namespace
+        self.running = Running(Fleet(accelerators(*made), catalogue.models(), clock))
+        self._changed, self._stop = threading.Event(), threading.Event()
+        self._inventory = Inventory(
+            connect(str(place.cluster.kubeconfig)), [place.namespace], None, lambda _: self._changed.set()
+        )
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Engines:
+        self.running.__enter__()
+        self._inventory.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._changed.set()
+        self._thread.join()
+        self._inventory.stop()
+        self.running.__exit__(None, None, None)
+
+    def load(self, rate: float, pool: str = "chat", *, into: float = 1000.0, out: float = 200.0) -> None:
+        """Offer requests to a pool."""
+        from tidefleet.emulator import Load
+
+        self.running.call(lambda fleet: fleet.set_load(self._namespace, pool, Load.constant(rate, into, out)))
+
+    def fault(self, kind: str, pool: str = "chat") -> None:
+        """Let all engines of a pool have a fault; an empty kind lifts it."""
+        from tidefleet.emulator import Fault, FaultKind
+
+        if kind:
+            self.running.call(lambda fleet: fleet.set_fault(self._namespace, pool, Fault(FaultKind(kind))))
+        else:
+            self.running.call(lambda fleet: fleet.drop_fault(self._namespace, pool))
+        self._changed.set()  # sockets of crashed engines close and open
+
+    def count(self) -> int:
+        """Engines that listen."""
+        return self.running.call(lambda fleet: len(fleet.listening()))
+
+    def _follow(self) -> None:
+        self._inventory.wait_synced(30.0)
+        while not self._stop.is_set():
+            self._changed.clear()
+            self.running.set_pods(self._inventory.pods(self._namespace))
+            self._changed.wait()
+
+
+# --- the operator --------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """What a hook raises to end an operator between two writes."""
+
+
+class InProcess:
+    """A whole operator in a thread, one pass for each time the clock is moved.
+
+    Its period is one second, so that every move of the manual clock, however long, is followed by exactly one pass.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        clock: ManualClock,
+        settings: Mapping[str, Any],
+        *,
+        before_write: Callable[[Write], None] | None = None,
+        after_write: Callable[[Write, Outcome], None] | None = None,
+        kubeconfig: str = "",
+    ) -> None:
+        self.clock, self.place = clock, place
+        self.process = OperatorProcess(
+            OperatorConfiguration.model_validate(settings),
+            clock,
+            kubeconfig or str(place.cluster.kubeconfig),
+            before_write=before_write,
+        )
+        self.after_write = after_write
+        self.died: BaseException | None = None
+        self.exit: int | None = None
+        self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
+
+    def start(self) -> InProcess:
+        """Start it, and wait for its first pass."""
+        self._thread.start()
+        eventually(lambda: self.passes or not self._thread.is_alive(), "a first pass")
+        return self
+
+    def _run(self) -> None:
+        try:
+            self.exit = self.process.run()
+        except BaseException as error:
+            self.died = error
+
+    @property
+    def loop(self) -> Any:
+        """Its fleet loop, once it leads."""
+        return self.process._loop
+
+    @property
+    def passes(self) -> int:
+        """Passes so far."""
+        return self.loop.passes if self.loop is not None else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A metric's value, 0 when it has none."""
+        return self.process.telemetry.value(name, **labels) or 0.0
+
+    def advance(self, seconds: float = 5.0) -> None:
+        """Let time pass and wait for a pass that has seen the new time."""
+        seen = self.passes
+        self.clock.advance(seconds)
+        eventually(lambda: self.passes > seen or not self.alive, "another pass", pause=0.01)
+
+    def until(self, check: Callable[[], T], what: str = "", *, step: float = 5.0) -> T:
+        """Advance until `check` holds; time stands still afterwards."""
+
+        def advanced() -> T:
+            if self.alive:
+                self.advance(step)
+            return check()
+
+        return eventually(advanced, what)
+
+    def settle(self, *pools: str, step: float = 5.0) -> None:
+        """Advance until these pools are ready and nothing moves."""
+        self.until(lambda: all(self.place.settled(one) for one in pools or ("chat",)), "settled", step=step)
+
+    def stop(self) -> None:
+        """End it as SIGTERM does."""
+        self.process.stop.set()
+        while self._thread.is_alive():
+            self.clock.advance(1.0)
+            self._thread.join(0.02)
