@@ -13,7 +13,7 @@ from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.planning.from_api import allowed_of, class_demands, offer_of
-from tidefleet.planning.options import PLANNING_UTILISATION, EstimateMemo, Offer, find_candidates
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, EstimateMemo, Offer, find_candidates
 
 CHIPS_PER_NODE = 8
 NODE_SHARES: Mapping[str, float] = {
@@ -44,6 +44,16 @@ MODELS: Mapping[str, float] = {
     "glm-4.5-air": 1,
 }
 """Models with how often each is drawn; all fit on one node."""
+
+VENDORS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80", "l40s"), 6),
+    (("h100-sxm", "h200-sxm", "a100-sxm-80"), 6),
+    (("l40s", "a100-sxm-80"), 3),
+    (("mi300x",), 1),
+    (("tpu-v6e",), 2),
+    ((), 2),
+)
+"""What owners name, with how often: an image runs on one vendor's devices; nothing named means every type competes."""
 
 POOLS_PER_NAMESPACE = 20
 STARTING_REPLICAS = (1.3, 2.4)
@@ -80,11 +90,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One pool with its classes as manifests, and the demand it starts with."""
+    """One pool with its classes as manifests, the demand it starts with, and the chips that its plan takes then."""
 
     manifest: dict[str, Any]
     classes: tuple[dict[str, Any], ...]
     demand: Demand
+    chips: Mapping[str, float]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -92,12 +103,31 @@ class Pool:
         return self.manifest["metadata"]["namespace"], self.manifest["metadata"]["name"]
 
 
-def node_counts(nodes: int) -> dict[str, int]:
-    """How many nodes of each accelerator type; they add up to ``nodes``."""
-    counts = {name: int(nodes * share) for name, share in NODE_SHARES.items()}
-    for name in list(counts)[: nodes - sum(counts.values())]:
-        counts[name] += 1
-    return {name: count for name, count in counts.items() if count}
+def node_types(nodes: int) -> list[str]:
+    """The accelerator types that so many nodes are dealt to."""
+    return list(NODE_SHARES)[:nodes]
+
+
+def node_counts(nodes: int, pools: Sequence[Pool], growth: float) -> dict[str, int]:
+    """How many nodes of each accelerator type; they add up to ``nodes``.
+
+    Each type first gets what the pools' plans take when their demand has grown so far, and a quarter more; what is left
+    is dealt by ``NODE_SHARES``.
+    """
+    needed = dict.fromkeys(node_types(nodes), 1.0)
+    for pool in pools:
+        for accelerator, chips in pool.chips.items():
+            needed[accelerator] += 1.25 * growth * chips / CHIPS_PER_NODE
+    scale = min(1.0, nodes / sum(needed.values()))
+    left = max(0.0, nodes - sum(needed.values())) / sum(NODE_SHARES[name] for name in needed)
+    exact = {name: scale * count + left * NODE_SHARES[name] for name, count in needed.items()}
+    counts = {name: max(1, int(count)) for name, count in exact.items()}
+    while (missing := nodes - sum(counts.values())) != 0:
+        step = 1 if missing > 0 else -1
+        names = [one for one in exact if step > 0 or counts[one] > 1]
+        name = max(names, key=lambda one: step * (exact[one] - counts[one]))
+        counts[name] += step
+    return counts
 
 
 def eight_chip_kinds() -> dict[str, NodeKind]:
@@ -121,11 +151,11 @@ def make_pools(count: int, accelerators: Sequence[str], *, seed: int = 20260) ->
 def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], offers: Sequence[Offer]) -> Pool | None:
     model = draw.choices(list(MODELS), list(MODELS.values()))[0]
     metadata = {"name": f"pool-{index:04d}", "namespace": f"fleet-{index // POOLS_PER_NAMESPACE:02d}"}
-    named = draw.random() < 0.75 and len(accelerators) > 1
-    candidates = [
-        {"type": one, **draw.choice([{}, {"weights": ["Fp8"]}, {"weights": ["Bf16", "Fp8"], "kv": ["Bf16", "Fp8"]}])}
-        for one in draw.sample(list(accelerators), draw.randint(2, min(6, len(accelerators))))
-    ]
+    named = draw.choices([names for names, _ in VENDORS], [weight for _, weight in VENDORS])[0]
+    precisions: list[dict[str, Any]] = [{}, {"weights": ["Fp8"]}, {"weights": ["Bf16", "Fp8"], "kv": ["Bf16", "Fp8"]}]
+    candidates = [{"type": one, **draw.choice(precisions)} for one in named if one in accelerators]
+    if named and not candidates:
+        return None
     manifest = {
         "apiVersion": "tidefleet.io/v1alpha1",
         "kind": "InferencePool",
@@ -133,25 +163,27 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
         "spec": {
             "model": {"name": model},
             "serving": {"template": _template(metadata["name"], model)},
-            **({"accelerators": candidates} if named else {}),
+            **({"accelerators": candidates} if candidates else {}),
             "replicas": {"min": 1, "max": 60, "spare": draw.choice([0, 0, 1])},
             "costTarget": {"usdPerMillionTokens": f"{draw.uniform(0.05, 1.5):.2f}"},
         },
     }
     classes = tuple(_class(draw, metadata, number) for number in range(draw.choice([1, 1, 2, 3])))
-    rate = _rate_of_one_replica(manifest, classes, offers)
-    if rate is None:
+    best = _cheapest(manifest, classes, offers)
+    if best is None:
         return None
     mean = {side: sum(c["spec"]["tokens"][side]["mean"] for c in classes) / len(classes) for side in ("input", "output")}
     cached = float(classes[0]["spec"]["tokens"]["cachedShare"])
     replicas = draw.uniform(*STARTING_REPLICAS)
-    return Pool(manifest, classes, Demand(rate * replicas, mean["input"], mean["output"], cached))
+    demand = Demand(best.requests_per_second * PLANNING_UTILISATION * replicas, mean["input"], mean["output"], cached)
+    needed = (replicas + manifest["spec"]["replicas"]["spare"]) * best.option.chips
+    return Pool(manifest, classes, demand, {best.option.accelerator: needed})
 
 
-def _rate_of_one_replica(
+def _cheapest(
     manifest: Mapping[str, Any], classes: Sequence[Mapping[str, Any]], offers: Sequence[Offer]
-) -> float | None:
-    """Planned requests per second of one replica of the cheapest option; ``None`` when nothing can serve the pool."""
+) -> Candidate | None:
+    """The option that serves the pool at the lowest cost per request; ``None`` when none can."""
     pool = parse(manifest)
     usable = [one for raw in classes if isinstance(one := parse(raw), WorkloadClass)]
     if not isinstance(pool, InferencePool) or len(usable) != len(classes):
@@ -166,8 +198,7 @@ def _rate_of_one_replica(
         default_kv="Bf16",
         memo=EstimateMemo(),
     )
-    best = min(market.candidates, key=lambda one: one.usd_per_request, default=None)
-    return best.requests_per_second * PLANNING_UTILISATION if best else None
+    return min(market.candidates, key=lambda one: one.usd_per_request, default=None)
 
 
 def _class(draw: random.Random, pool: Mapping[str, str], number: int) -> dict[str, Any]:

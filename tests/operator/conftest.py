@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from operator_builders import DEPLOYMENT, FLEET, Engines, InProcess, Place
+from operator_builders import FLEET, Engines, HandClock, InProcess, Place
 
 from localcluster.cluster import Cluster
-from localcluster.nodes import apply_nodes, nodes_for
+from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet import catalogue
-from tidefleet.cluster.clock import ManualClock
+from tidefleet.cluster.clock import Clock
+from tidefleet.cluster.writes import Write
 
 ROOT = Path(__file__).resolve().parents[2]
-NODES = {"l40s": 12, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
+NODES = {"l40s": 10, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -28,7 +29,8 @@ def fleet(cluster: Cluster) -> Cluster:
     for file in sorted((ROOT / "crds").glob("*.yaml")):
         definition = yaml.safe_load(file.read_text())
         api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
-    nodes = nodes_for(NODES, labels={FLEET: "operator"})
+    kinds = {name: dataclasses.replace(kind, chips_per_node=8) for name, kind in node_kinds().items()}
+    nodes = nodes_for(NODES, kinds=kinds, labels={FLEET: "operator"})
     for node in nodes:
         node["metadata"]["name"] = f"operator-{node['metadata']['name']}"
     apply_nodes(cluster.kubeconfig, nodes)
@@ -40,13 +42,13 @@ def place(fleet: Cluster, namespace: str) -> Iterator[Place]:
     """A fresh namespace on that fleet; its workloads are gone after the test, so that their chips are free."""
     one = Place(fleet, namespace)
     yield one
-    fleet.api().delete(one._path(DEPLOYMENT))
+    one.clean()
 
 
 @pytest.fixture
-def clock() -> ManualClock:
+def clock() -> HandClock:
     """Time that passes only when the test says so; it starts at the real one."""
-    return ManualClock(time.time())
+    return HandClock()
 
 
 @pytest.fixture(scope="session")
@@ -77,13 +79,15 @@ def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def operator_in_process(
-    place: Place, clock: ManualClock, settings: dict[str, Any]
+    place: Place, clock: HandClock, settings: dict[str, Any]
 ) -> Iterator[Callable[..., InProcess]]:
     """Starts operators in threads; keyword arguments in camelCase change the settings."""
     started: list[InProcess] = []
 
-    def start(*, hooks: dict[str, Any] | None = None, **changes: Any) -> InProcess:
-        one = InProcess(place, clock, {**settings, **changes}, **(hooks or {}))
+    def start(
+        *, before_write: Callable[[Write], None] | None = None, kubeconfig: str = "", on: Clock = clock, **changes: Any
+    ) -> InProcess:
+        one = InProcess(place, on, {**settings, **changes}, before_write=before_write, kubeconfig=kubeconfig)
         started.append(one)
         return one.start()
 
@@ -93,7 +97,7 @@ def operator_in_process(
 
 
 @pytest.fixture
-def engines(place: Place, clock: ManualClock) -> Iterator[Engines]:
+def engines(place: Place, clock: HandClock) -> Iterator[Engines]:
     """Engines on the pods of this test."""
     with Engines(place, clock) as running:
         yield running

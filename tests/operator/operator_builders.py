@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from typer.testing import CliRunner
+
+from localcluster import binaries
 from localcluster.api import ApiError
 from localcluster.cluster import Cluster
 from tidefleet import catalogue
-from tidefleet.cluster.clock import ManualClock
+from tidefleet.cli.main import app
+from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.connection import connect
 from tidefleet.cluster.inventory import Inventory
 from tidefleet.cluster.kinds import (
@@ -25,7 +31,7 @@ from tidefleet.cluster.kinds import (
     Kind,
     path,
 )
-from tidefleet.cluster.writes import Outcome, Write
+from tidefleet.cluster.writes import Write
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.process import OperatorProcess
 from tidefleet.economics.accelerator import Accelerator
@@ -90,7 +96,7 @@ def a_pool(name: str = "chat", **spec: Any) -> dict[str, Any]:
     return {"kind": "InferencePool", "metadata": {"name": name}, "spec": kept}
 
 
-def a_class(pool: str = "chat", rate: float | None = 4.0, **spec: Any) -> dict[str, Any]:
+def a_class(pool: str = "chat", rate: float | None = 2.0, **spec: Any) -> dict[str, Any]:
     """A WorkloadClass of a pool: its declared requests per second, or measured ones with None."""
     return {
         "kind": "WorkloadClass",
@@ -161,6 +167,23 @@ class Place:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace = cluster, namespace
         self.api = cluster.api()
+        self.made: list[Mapping[str, Any]] = []
+        """AcceleratorTypes of this test, for the emulator and to be deleted after it."""
+
+    def clean(self) -> None:
+        """Delete what would take chips from the next test or is not in the namespace."""
+        for pool in self.list(INFERENCE_POOL):
+            if pool["metadata"].get("finalizers"):
+                self.merge(INFERENCE_POOL, pool["metadata"]["name"], {"metadata": {"finalizers": None}})
+        for kind in (INFERENCE_POOL, DEPLOYMENT, STATEFUL_SET):
+            self.api.delete(self._path(kind))
+        for one in self.made:
+            with contextlib.suppress(ApiError):
+                self.delete(ACCELERATOR_TYPE, one["metadata"]["name"])
+
+    def unique(self, name: str) -> str:
+        """A name for something that is not in the namespace."""
+        return f"{name}-{self.namespace[-6:]}"
 
     def _path(self, kind: Kind, name: str | None = None, subresource: str = "") -> str:
         return path(kind, self.namespace if kind.namespaced else None, name, subresource)
@@ -169,6 +192,8 @@ class Place:
         """Create objects."""
         for one in manifests:
             kind = _KINDS[one["kind"]]
+            if kind is ACCELERATOR_TYPE:
+                self.made.append(one)
             self.api.create(self._path(kind), {"apiVersion": kind.group_version, **one})
 
     def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
@@ -276,9 +301,9 @@ def accelerators(*made: Mapping[str, Any]) -> dict[str, Accelerator]:
 class Engines:
     """Emulated engines on the addresses of a namespace's pods, on the clock of the test."""
 
-    def __init__(self, place: Place, clock: ManualClock, made: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, place: Place, clock: Clock) -> None:
         self._namespace = place.namespace
-        self.running = Running(Fleet(accelerators(*made), catalogue.models(), clock))
+        self.running = Running(Fleet(accelerators(*place.made), catalogue.models(), clock))
         self._changed, self._stop = threading.Event(), threading.Event()
         self._inventory = Inventory(
             connect(str(place.cluster.kubeconfig)), [place.namespace], None, lambda _: self._changed.set()
@@ -329,24 +354,61 @@ class Engines:
 # --- the operator --------------------------------------------------------------------------------------------------
 
 
+class HandClock:
+    """A clock on which time and passes are moved apart: sleepers wake at each `tick`, however little time has passed.
+
+    So pods start and watches deliver while time stands still, and time passes only where a test says so.
+    """
+
+    scale = 1.0
+
+    def __init__(self) -> None:
+        self._now = self._begun = time.time()
+        self._ticks = 0
+        self._moved = threading.Condition()
+
+    def now(self) -> float:
+        """Unix seconds; the real ones at first."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds passed."""
+        return self._now - self._begun
+
+    def sleep(self, seconds: float, wake: threading.Event | None = None) -> bool:
+        """Wait for a tick; no time at all is not waited for."""
+        with self._moved:
+            seen = self._ticks
+            while seconds > 0 and self._ticks == seen:
+                self._moved.wait()
+        return wake is not None and wake.is_set()
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """Let time pass and wake every sleeper."""
+        with self._moved:
+            self._now += seconds
+            self._ticks += 1
+            self._moved.notify_all()
+
+
 class Crash(BaseException):
     """What a hook raises to end an operator between two writes."""
 
 
 class InProcess:
-    """A whole operator in a thread, one pass for each time the clock is moved.
+    """A whole operator in a thread, one pass for each tick of a clock moved by hand.
 
-    Its period is one second, so that every move of the manual clock, however long, is followed by exactly one pass.
+    (Its period is one second, in which the loop sleeps once.) On another clock it runs by itself, and `advance` only
+    waits.
     """
 
     def __init__(
         self,
         place: Place,
-        clock: ManualClock,
+        clock: Clock,
         settings: Mapping[str, Any],
         *,
         before_write: Callable[[Write], None] | None = None,
-        after_write: Callable[[Write, Outcome], None] | None = None,
         kubeconfig: str = "",
     ) -> None:
         self.clock, self.place = clock, place
@@ -356,7 +418,6 @@ class InProcess:
             kubeconfig or str(place.cluster.kubeconfig),
             before_write=before_write,
         )
-        self.after_write = after_write
         self.died: BaseException | None = None
         self.exit: int | None = None
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
@@ -364,7 +425,9 @@ class InProcess:
     def start(self) -> InProcess:
         """Start it, and wait for its first pass."""
         self._thread.start()
-        eventually(lambda: self.passes or not self._thread.is_alive(), "a first pass")
+        eventually(lambda: self.passes or not self.alive, "a first pass")
+        if self.alive and isinstance(self.clock, HandClock):
+            self.loop.observer.collector._period = 0.1  # real seconds, while the clock stands still
         return self
 
     def _run(self) -> None:
@@ -388,18 +451,32 @@ class InProcess:
         """Whether it still runs."""
         return self._thread.is_alive()
 
+    @property
+    def writes(self) -> int:
+        """Requests that changed something, Events included."""
+        return self.loop.actor.writer.writes_total + self.loop.actor.events.written_total
+
     def metric(self, name: str, **labels: str) -> float:
         """A metric's value, 0 when it has none."""
         return self.process.telemetry.value(name, **labels) or 0.0
 
-    def advance(self, seconds: float = 5.0) -> None:
-        """Let time pass and wait for a pass that has seen the new time."""
+    def advance(self, seconds: float = 0.0) -> None:
+        """Let time pass, and wait for a pass that began after it."""
         seen = self.passes
-        self.clock.advance(seconds)
+        if isinstance(self.clock, HandClock):
+            self.clock.tick(seconds)
         eventually(lambda: self.passes > seen or not self.alive, "another pass", pause=0.01)
 
-    def until(self, check: Callable[[], T], what: str = "", *, step: float = 5.0) -> T:
-        """Advance until `check` holds; time stands still afterwards."""
+    def observe(self, seconds: float = 15.0) -> None:
+        """Let time pass, have the engines read after it, and wait for a pass that knows what they said."""
+        collector = self.loop.observer.collector
+        self.advance(seconds)
+        rounds = collector.rounds
+        eventually(lambda: collector.rounds >= rounds + 2, "another round of the collector", pause=0.01)
+        self.advance()
+
+    def until(self, check: Callable[[], T], what: str = "", *, step: float = 0.0) -> T:
+        """Pass after pass, `step` seconds apart, until `check` holds."""
 
         def advanced() -> T:
             if self.alive:
@@ -408,13 +485,29 @@ class InProcess:
 
         return eventually(advanced, what)
 
-    def settle(self, *pools: str, step: float = 5.0) -> None:
-        """Advance until these pools are ready and nothing moves."""
-        self.until(lambda: all(self.place.settled(one) for one in pools or ("chat",)), "settled", step=step)
+    def settle(self, *pools: str, step: float = 0.0) -> None:
+        """Pass after pass, `step` seconds apart, until these pools are ready and nothing moves."""
+        names = pools or ("chat",)
+        self.until(lambda: all(self.place.settled(one) for one in names), f"{', '.join(names)} settled", step=step)
 
     def stop(self) -> None:
         """End it as SIGTERM does."""
         self.process.stop.set()
         while self._thread.is_alive():
-            self.clock.advance(1.0)
+            if isinstance(self.clock, HandClock):
+                self.clock.tick()
             self._thread.join(0.02)
+
+
+def tidefleet(*arguments: object) -> tuple[int, str]:
+    """Run a `tidefleet` command in this process; its exit status and what it printed."""
+    done = CliRunner().invoke(app, [str(one) for one in arguments])
+    return done.exit_code, done.output
+
+
+def kubectl(place: Place, *arguments: str) -> str:
+    """Run kubectl in the namespace of a test; what it printed."""
+    command = [binaries.find("kubectl"), "--kubeconfig", place.cluster.kubeconfig, "-n", place.namespace, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

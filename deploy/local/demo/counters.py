@@ -64,7 +64,7 @@ class Totals:
                 added = 0.0 if fresh else one.value
             else:
                 added = one.value - before if one.value >= before else one.value
-            sums, series = self._sums.setdefault(one.name, {}), one.labels | labels.items()
+            sums, series = self._sums.setdefault(one.name, {}), one.labels | frozenset(labels.items())
             sums[series] = sums.get(series, 0.0) + added
 
     def sum(self, name: str, **labels: str) -> float:

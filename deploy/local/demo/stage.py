@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,29 +110,28 @@ class Stage:
         )  # fmt: skip
         return "CRDs, RBAC, catalogue and configuration; the operator runs as its ServiceAccount"
 
-    def start_engines(self, clock: Time) -> str:
-        """Start the emulator of the engines."""
-        (port,) = free_ports(1)
-        self.admin = f"http://127.0.0.1:{port}"
-        arguments = ["emulator", "run", "--kubeconfig", self.cluster.kubeconfig, "--admin", f"127.0.0.1:{port}"]
+    def start_processes(self, clock: Time) -> str:
+        """Start the emulator of the engines, and two operators with the chart's configuration and RBAC; one leads."""
+        admin, *ports = free_ports(1 + len(OPERATORS))
+        self.admin = f"http://127.0.0.1:{admin}"
+        arguments = ["emulator", "run", "--kubeconfig", self.cluster.kubeconfig, "--admin", f"127.0.0.1:{admin}"]
         self.cluster.run(ENGINES, [*_tidefleet(), *arguments, "--clock", clock.words])
-        self._until(lambda: _answers(f"{self.admin}/healthz"), ENGINES, "its admin server to answer")
-        return "one process answers for every serving pod, on the pod's own address"
-
-    def start_operators(self, clock: Time) -> str:
-        """Start two operators with the chart's configuration and RBAC; one leads."""
         access = self.cluster.service_account_kubeconfig(NAMESPACE, "tidefleet")
-        ports = dict(zip(OPERATORS, free_ports(len(OPERATORS)), strict=True))
-        for name, port in ports.items():
-            config = self._configuration(port)
+        for name, port in zip(OPERATORS, ports, strict=True):
             self.metrics[name] = f"http://127.0.0.1:{port}/metrics"
-            self.cluster.run(
-                name,
-                [*_tidefleet(), "operator", "run", "--config", config, "--kubeconfig", access, "--clock", clock.words],
-            )
-        for name in OPERATORS:
-            self._until(lambda name=name: _answers(self.metrics[name]), name, "its /metrics to answer")  # type: ignore[misc]
-        return f"{len(OPERATORS)} processes, one leads"
+            arguments = ["operator", "run", "--config", self._configuration(port), "--kubeconfig", access]
+            self.cluster.run(name, [*_tidefleet(), *arguments, "--clock", clock.words])
+        return f"{len(OPERATORS)} operators, of which one leads, and the engines of all serving pods"
+
+    def wait_for_engines(self) -> None:
+        """Wait until the emulator takes loads."""
+        self._until(lambda: _answers(f"{self.admin}/healthz"), ENGINES, "its admin server to answer")
+
+    def wait_for_operators(self) -> str:
+        """Wait until both operators serve their metrics."""
+        for name, url in self.metrics.items():
+            self._until(partial(_answers, url), name, "its /metrics to answer")
+        return "both serve /metrics"
 
     def apply_samples(self) -> str:
         """`kubectl apply -f deploy/samples/`."""
@@ -141,6 +141,7 @@ class Stage:
 
     def offer(self, namespace: str, loads: Mapping[str, Mapping[str, Any]]) -> str:
         """Give the emulator the demand of each pool."""
+        self.wait_for_engines()
         for pool, load in loads.items():
             answer = httpx.put(f"{self.admin}/load/{namespace}/{pool}", json=load, trust_env=False, timeout=10.0)
             if answer.status_code != 200:

@@ -137,7 +137,8 @@ def _item_key(item: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(item.get(name, "")) for name in ("capacityType", "provider", "region", "model", "type"))
 
 
-_STEP = re.compile(r"\.([A-Za-z0-9_/-]+)|\[((?:[^\]\"]|\"[^\"]*\")*)\]")
+_KEYS = re.compile(r"\[((?:[^\]\"]|\"[^\"]*\")*)\]")
+_KEY = re.compile(r'([A-Za-z]+)=(?:"([^"]*)"|([^",]+))')
 
 
 def leave_out(body: dict[str, Any], path: str) -> None:
@@ -146,27 +147,38 @@ def leave_out(body: dict[str, Any], path: str) -> None:
 
     A required field of a list item cannot be missing: the whole item is left out then. An unknown path changes nothing.
     """
-    steps = [(m.group(1), m.group(2)) for m in _STEP.finditer(path)]
     at: Any = body
-    parent: list[Any] | None = None
-    for position, (name, keys) in enumerate(steps):
-        last = position == len(steps) - 1
-        if name is not None:
-            if not isinstance(at, dict) or name not in at:
+    item: tuple[list[Any], Any] | None = None  # the innermost list passed, and its item
+    while path:
+        if path.startswith("."):
+            if not isinstance(at, dict):
                 return
-            if last:
-                if parent is not None:
-                    parent.remove(at)
-                else:
-                    del at[name]
+            # A label's key holds dots itself: the longest key that fits is the one meant.
+            fits = [k for k in at if path[1:] == k or path[1:].startswith((f"{k}.", f"{k}["))]
+            if not fits:
+                return
+            name = max(fits, key=len)
+            path = path[1 + len(name) :]
+            if not path and item is None:
+                del at[name]
                 return
             at = at[name]
         else:
-            wanted = dict(re.findall(r'([A-Za-z]+)="([^"]*)"', keys))
-            found = [one for one in at if all(str(one.get(k, "")) == v for k, v in wanted.items())] if at else []
-            if not isinstance(at, list) or len(found) != 1:
+            keys = _KEYS.match(path)
+            if keys is None or not isinstance(at, list):
                 return
-            if last:
-                at.remove(found[0])
+            wanted = {k: quoted or bare for k, quoted, bare in _KEY.findall(keys[1])}
+            found = [one for one in at if _is(one, wanted, keys[1])]
+            if len(found) != 1:
                 return
-            parent, at = at, found[0]
+            item, at, path = (at, found[0]), found[0], path[keys.end() :]
+    if item is not None:
+        items, gone = item
+        items[:] = [one for one in items if one is not gone]
+
+
+def _is(one: Any, wanted: Mapping[str, str], value: str) -> bool:
+    """Whether an item of a list is meant: by its keys, or as the value of a set, e.g. ``="Prefill"``."""
+    if not isinstance(one, dict):
+        return value == f'="{one}"'
+    return bool(wanted) and all(str(one.get(key, "")) == text for key, text in wanted.items())

@@ -76,7 +76,9 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
         target_usd_per_million_tokens=_optional(targets.usd_per_million_tokens),
         monthly_budget_usd=_optional(targets.monthly_budget_usd),
         running=running,
-        may_switch=memory.last_switch is None or view.now - memory.last_switch >= settings.dwell_seconds,
+        # A plan for demand that is not known says nothing about which accelerators are cheaper.
+        may_switch=demand_verdict.status is TRUE
+        and (memory.last_switch is None or view.now - memory.last_switch >= settings.dwell_seconds),
     )
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):

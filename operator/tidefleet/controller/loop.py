@@ -100,7 +100,8 @@ class FleetLoop:
         decisions = tuple(one for one in finished if one is not None)
         self._tell_others(fleet)
         self.accountant.account(decisions, fleet.now)
-        self.accountant.conditions(self._rows(decided, fleet))
+        told = [(seen, after or before) for (seen, before), after in zip(decided, finished, strict=True)]
+        self.accountant.conditions(self._rows(told, fleet))
         self._forget_gone(fleet)
         self.passes += 1
         self.last_pass_seconds = time.monotonic() - started

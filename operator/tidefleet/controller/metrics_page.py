@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,9 @@ _SGLANG: Mapping[str, str] = {
     "sglang:cached_tokens_total": "hit_tokens",
     "sglang:token_usage": "kv_usage",
 }
+_SAMPLE = re.compile(r'([^{\s]+)\s*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s*(\S*)')
+"""A line: name, labels in braces (quoted values may hold braces and escaped quotes), value; what follows is ignored."""
+
 _NEEDED = ("prompt_tokens", "generation_tokens", "finished", "running", "waiting")
 
 
@@ -62,28 +66,28 @@ def read_page(text: str) -> EngineCounters:
     Only lines of the metrics needed are looked at: parsing a whole page costs 5 ms, this 0.1.
 
     Raises:
-        Unusable: the page lacks a needed metric, or one of its values is not a finite number of at least 0.
+        Unusable: the page is cut off, lacks a needed metric, or one of its values is not a finite number of at least 0.
     """
+    if not text.endswith("\n"):  # the format asks for it; without it the last number may lack digits
+        raise Unusable("the page is cut off; expected a line feed at its end")
     found: dict[str, float] = {}
     names = _VLLM if "vllm:" in text else _SGLANG
     prefix = "vllm:" if names is _VLLM else "sglang:"
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.startswith(prefix):
             continue
-        brace = line.find("{")
-        end = line.rfind("}") if brace >= 0 else line.find(" ")
-        metric = line[: brace if brace >= 0 else end]
+        match = _SAMPLE.match(line)
+        metric = match[1] if match else ""
         field = names.get(metric)
-        if field is None:
+        if match is None or field is None:
             continue
-        parts = line[end + 1 :].split()
         try:
-            value = float(parts[0])
-        except (IndexError, ValueError):
+            value = float(match[2])
+        except ValueError:
             raise Unusable(f"{metric} has no value") from None
-        if not is_usable(value):
-            raise Unusable(f"{metric} is {parts[0][:20]}; expected a finite number of at least 0, e.g. 42")
         found[field] = found.get(field, 0.0) + value
+        if not (is_usable(value) and is_usable(found[field])):
+            raise Unusable(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
     missing = [name for name in _NEEDED if name not in found]
     if missing:
         wanted = [metric for metric, field in names.items() if field in missing]

@@ -13,6 +13,7 @@ from tidefleet.planning.demand import Known
 from tidefleet.planning.words import rounded
 
 LINE = 1024
+_LARGEST = 990_000_000.0
 _UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
 
 
@@ -22,8 +23,8 @@ def timestamp(now: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """A value with two significant digits as a decimal string, e.g. ``0.42``, ``1200``."""
-    text = f"{rounded(value):.9f}".rstrip("0").rstrip(".")
+    """A value with two significant digits as a decimal string, e.g. ``0.42``, ``1200``; at most what the API holds."""
+    text = f"{rounded(max(-_LARGEST, min(value, _LARGEST))):.9f}".rstrip("0").rstrip(".")
     return "0" if text in ("", "-0") else text
 
 

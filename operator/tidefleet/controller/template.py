@@ -96,8 +96,13 @@ def _arguments(container: Mapping[str, Any]) -> list[str]:
     for field in ("command", "args"):
         value = container.get(field)
         if isinstance(value, list):
-            found += [one for one in value if isinstance(one, str)]
+            found += _texts(value)
     return found
+
+
+def _texts(arguments: Sequence[Any]) -> list[str]:
+    """Arguments as texts: an unquoted number, e.g. ``- 8192``, is meant as one."""
+    return [str(one) for one in arguments if isinstance(one, str | int | float)]
 
 
 def _value(arguments: Sequence[str], *names: str) -> str:
@@ -125,16 +130,24 @@ def _with_argument(arguments: Sequence[str], value: str, *names: str) -> list[st
 
 
 def _engine_arguments(
-    pool: InferencePool, option: Option, arguments: list[str], defaults: tuple[str, str]
+    pool: InferencePool, option: Option, arguments: list[str], *, every: Sequence[str], native: str
 ) -> list[str]:
+    """Arguments for an option; ``every`` are those of command and args together, of which the last one counts."""
+    defaults = template_precisions(pool, native)
     engine = pool.spec.serving.engine.type
     if engine is EngineType.OTHER:
         return arguments
-    width = ("--tensor-parallel-size", "-tp") if engine is EngineType.VLLM else ("--tp", "--tp-size")
-    if option.tensor_parallel > 1 or _value(arguments, *width):
+    width = (
+        ("--tensor-parallel-size", "-tp")
+        if engine is EngineType.VLLM
+        else ("--tp", "--tp-size", "--tensor-parallel-size")
+    )
+    if option.tensor_parallel > 1 or _value(every, *width):
         arguments = _with_argument(arguments, str(option.tensor_parallel), *width)
     if option.weights != defaults[0] and option.weights == "Fp8":
         arguments = _with_argument(arguments, "fp8", "--quantization", "-q")
+    elif option.weights != defaults[0] and option.weights == native:
+        arguments = _with_argument(arguments, "", "--quantization", "-q")[:-1]
     if option.kv != defaults[1]:
         wide = "auto" if option.kv == "Bf16" else ("fp8" if engine is EngineType.VLLM else "fp8_e5m2")
         arguments = _with_argument(arguments, wide, "--kv-cache-dtype")
@@ -198,9 +211,11 @@ def deployment_for(
             },
         }
         field = "args" if "args" in container or "command" not in container else "command"
-        arguments = [one for one in container.get(field) or [] if isinstance(one, str)]
+        given = container.get(field)
+        arguments = _texts(given) if isinstance(given, list) else []
         if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
-            engine[field] = _engine_arguments(pool, option, arguments, defaults)
+            every = _arguments(container)
+            engine[field] = _engine_arguments(pool, option, arguments, every=every, native=native_weights)
         containers.append(engine)
     spec["containers"] = containers
     return {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_LARGEST = 10**9  # of any field of a configuration; beyond it products overflow
 
 
 class UnusableConfig(ValueError):
@@ -33,6 +34,7 @@ class Architecture:
         mla_latent: latent KV width r + d_rope of multi-head latent attention; 0 for grouped-query attention.
         windowed_layers: layers whose attention sees only the last ``window`` tokens.
         window: size of that window in tokens; 0 when there is none.
+        vocabulary: tokens in the vocabulary; 0 = unknown.
         context_tokens: longest context the model supports.
         native_weights: precision of the published weights: ``Bf16``, ``Fp8`` or ``Fp4``.
         multimodal: whether the model also holds a vision or audio tower.
@@ -54,6 +56,7 @@ class Architecture:
     mla_latent: int = 0
     windowed_layers: int = 0
     window: int = 0
+    vocabulary: int = 0
     context_tokens: int = 0
     native_weights: str = "Bf16"
     multimodal: bool = False
@@ -74,8 +77,8 @@ def _integer(config: Mapping[str, Any], *names: str, default: int | None = None)
         value = config.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if not math.isfinite(value) or value != int(value) or value < 0:
-            raise UnusableConfig(f"{name} is {value!r}; expected a whole number, e.g. 4096")
+        if not 0 <= value <= _LARGEST or value != int(value):
+            raise UnusableConfig(f"{name} is {str(value)[:40]}; expected a whole number, e.g. 4096")
         return int(value)
     if default is not None:
         return default
@@ -144,6 +147,8 @@ def architecture_from_config(
         raise UnusableConfig("num_hidden_layers, hidden_size or num_attention_heads is 0; expected e.g. 32, 4096, 32")
     kv_heads = _integer(config, "num_key_value_heads", default=heads) or heads
     head_dim = _integer(config, "head_dim", default=0) or hidden // heads
+    if not head_dim:
+        raise UnusableConfig(f"head_dim is 0 (hidden_size {hidden} / {heads} heads); expected e.g. 128")
     vocabulary = _integer(config, "vocab_size", default=0)
     context = _integer(config, "max_position_embeddings", "n_positions", default=0)
 
@@ -162,9 +167,13 @@ def architecture_from_config(
     experts = _integer(config, "num_experts", "n_routed_experts", "num_local_experts", default=0)
     per_token = _integer(config, "num_experts_per_tok", "num_experts_per_token", "experts_per_token", default=0)
     dense_width = _integer(config, "intermediate_size_mlp", "intermediate_size", "n_inner", default=4 * hidden)
+    if per_token > experts > 0:
+        raise UnusableConfig(
+            f"num_experts_per_tok is {per_token}; expected at most num_experts, e.g. {min(8, experts)}"
+        )
     if experts > 1 and per_token:
         expert_width = _integer(config, "moe_intermediate_size", "intermediate_size", default=dense_width)
-        moe_layers = min(layers, _moe_layers(config, layers))
+        moe_layers = max(0, min(layers, _moe_layers(config, layers)))
         one_expert = 3 * hidden * expert_width
         shared_width = _integer(config, "shared_expert_intermediate_size", default=0)
         shared = _integer(config, "n_shared_experts", "num_shared_experts", default=0) * one_expert
@@ -201,6 +210,7 @@ def architecture_from_config(
         mla_latent=latent,
         windowed_layers=min(windowed, layers),
         window=window,
+        vocabulary=vocabulary,
         context_tokens=context,
         native_weights=native_weights or _published_precision(quantisation),
         multimodal=multimodal,

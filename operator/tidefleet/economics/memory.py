@@ -12,9 +12,12 @@ GIB = 1024.0**3
 GPU_MEMORY_UTILISATION = 0.90
 """Share of device memory that vLLM takes by default (``--gpu-memory-utilization``)."""
 
-# Peak activation bytes by kind of model and non-torch bytes by tensor-parallel width, as measured with vLLM 0.11 on an
-# H100 (llm-d-planner, docs/empirical-vllm-memory-results.md): 4.8-5.6 GiB dense text, 7.4 MoE, 2.1 multimodal, whatever
-# the context length; 0.13 GiB at width 1, 0.55 at width 2 (communication buffers).
+# Peak activation bytes and non-torch bytes by tensor-parallel width, as measured with vLLM 0.11 on an H100
+# (llm-d-planner, docs/empirical-vllm-memory-results.md), whatever the context length: 4.8-5.6 GiB dense text, 7.4 MoE,
+# 2.1 multimodal; 0.13 GiB at width 1, 0.55 at width 2 (communication buffers). Among the
+# text models it follows the vocabulary, not the size: 39 bytes for each word and each of the 1,024 sequences that vLLM
+# warms its sampler up with give all five (0.6B to 70B, dense and MoE) within 2 %.
+_ACTIVATION_PER_WORD = 1024 * 38.9
 _ACTIVATION_DENSE = 5.2 * GIB
 _ACTIVATION_MOE = 7.4 * GIB
 _ACTIVATION_MULTIMODAL = 2.1 * GIB
@@ -94,6 +97,8 @@ def memory_fit(
     """
     if model.multimodal:
         activation = _ACTIVATION_MULTIMODAL
+    elif model.vocabulary:
+        activation = _ACTIVATION_PER_WORD * model.vocabulary
     elif model.is_moe:
         activation = _ACTIVATION_MOE
     else:

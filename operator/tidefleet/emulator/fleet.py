@@ -132,8 +132,9 @@ class Fleet:
 
     def set_load(self, namespace: str, pool: str, load: Load) -> None:
         """Offer this load from now on."""
-        self.tick()
-        self._pool((namespace, pool)).load = load
+        state = self._pool((namespace, pool))
+        self._tick_pool(state, self.clock.now())
+        state.load = load
 
     def drop_load(self, namespace: str, pool: str) -> bool:
         """Offer nothing from now on; False when there was no load."""

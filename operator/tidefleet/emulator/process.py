@@ -30,6 +30,9 @@ T = TypeVar("T")
 TICK_SECONDS = 0.2
 """Real time between two steps of all engines when nobody asks."""
 
+LEISURE = 4.0
+"""Pause after a step of all engines in multiples of what the step took: many engines leave time to answer in."""
+
 RETRY_SECONDS = 2.0
 """Real time between two tries of an address that could not be bound."""
 
@@ -69,9 +72,12 @@ class _Service:
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         retry_at = loop.time() + RETRY_SECONDS
+        took = 0.0
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(max(TICK_SECONDS, LEISURE * took))
+            began = loop.time()
             self.fleet.tick()
+            took = loop.time() - began
             if self.sites.problems and loop.time() >= retry_at:
                 await self.sites.sync()
                 retry_at = loop.time() + RETRY_SECONDS
@@ -209,11 +215,14 @@ async def _follow(service: _Service, inventory: Inventory, changed: asyncio.Even
     """Give the fleet the cluster's pods whenever they change, bursts taken together."""
     while not await asyncio.to_thread(inventory.wait_synced, 2.0):
         log.warning("still waiting for the list of pods")
+    loop = asyncio.get_running_loop()
     while True:
         changed.clear()
+        began = loop.time()
         await service.set_pods(inventory.pods())
+        took = loop.time() - began
         await changed.wait()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(max(0.02, took))
 
 
 async def _watch_parent(parent: int, stop: asyncio.Event) -> None:

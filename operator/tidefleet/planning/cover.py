@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _SLACK = 1e-9
 MAX_NODES = 200_000
@@ -70,23 +70,26 @@ def cheapest_cover(
     """
     caps = dict(type_caps or {})
     best: Cover | None = None
+    proven = True
     tries = sorted({item.coverage for item in items}, reverse=True) if spare else [math.inf]
     for largest in tries:
         usable = [i for i, item in enumerate(items) if item.coverage <= largest + _SLACK]
         need = demand + (spare * largest if spare and demand > 0 else 0.0)
         limit = best.cost if best else math.inf
-        found = _search([items[i] for i in usable], need, replicas=(minimum, maximum), caps=caps, limit=limit)
+        found, complete = _search([items[i] for i in usable], need, replicas=(minimum, maximum), caps=caps, limit=limit)
+        proven = proven and complete
         if found is not None and (best is None or found.cost < best.cost - _SLACK):
             counts = [0] * len(items)
             for position, count in zip(usable, found.counts, strict=True):
                 counts[position] = count
             best = Cover(tuple(counts), found.cost, found.proven)
-    return best
+    return best and replace(best, proven=proven)
 
 
 def _search(
     items: Sequence[Item], demand: float, *, replicas: tuple[int, int], caps: Mapping[str, int], limit: float
-) -> Cover | None:
+) -> tuple[Cover | None, bool]:
+    """The cheapest cover below ``limit``, and whether every branch was looked at."""
     minimum, maximum = replicas
     order = _undominated(items, caps)
     order.sort(key=lambda i: (items[i].cost / items[i].coverage, -items[i].coverage))
@@ -133,11 +136,11 @@ def _search(
 
     descend(0, demand, 0, 0.0)
     if best_counts is None:
-        return None
+        return None, visited <= MAX_NODES
     result = [0] * len(items)
     for position, n in zip(order, best_counts, strict=True):
         result[position] = n
-    return Cover(tuple(result), best_cost, visited <= MAX_NODES)
+    return Cover(tuple(result), best_cost, visited <= MAX_NODES), visited <= MAX_NODES
 
 
 def _undominated(items: Sequence[Item], caps: Mapping[str, int]) -> list[int]:

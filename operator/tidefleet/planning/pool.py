@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
 from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option
-from tidefleet.planning.words import brief
+from tidefleet.planning.words import brief, rounded_down
 
 SWITCH_SAVING = 0.10
 """Share of the present cost that a change of accelerators must save before replicas are moved for it."""
@@ -181,18 +181,29 @@ def _solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> _Solution:
     cover = cheapest_cover(items, demand, spare=spare, minimum=low, maximum=high, type_caps=problem.type_caps)
     if cover is not None:
         return _Solution(cover.counts, cover.cost, cover.proven)
+    # Where replicas are what is scarce, the largest first; where chips are, the most per chip first.
+    counts = max(
+        _filled(problem, items, high, key=lambda i: -items[i].coverage),
+        _filled(problem, items, high, key=lambda i: -items[i].coverage / items[i].chips),
+        key=lambda counts: sum(n * item.coverage for n, item in zip(counts, items, strict=True)),
+    )
+    covered = sum(n * item.coverage for n, item in zip(counts, items, strict=True))
+    shortfall = max(0.0, 1.0 - covered / demand) if demand > 0 else 0.0
+    return _Solution(tuple(counts), sum(n * i.cost for n, i in zip(counts, items, strict=True)), True, shortfall)
+
+
+def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Callable[[int], float]) -> list[int]:
+    """As many replicas as the limits allow, the items in this order, the cheaper of equal ones first."""
     counts = [0] * len(items)
     used: dict[str, int] = {}
-    for i in sorted(range(len(items)), key=lambda i: (-items[i].coverage, items[i].cost)):
+    for i in sorted(range(len(items)), key=lambda i: (key(i), items[i].cost)):
         item = items[i]
         n = high - sum(counts)
         if item.type_name in problem.type_caps:
             n = min(n, (problem.type_caps[item.type_name] - used.get(item.type_name, 0)) // item.chips)
         counts[i] = max(0, n)
         used[item.type_name] = used.get(item.type_name, 0) + counts[i] * item.chips
-    covered = sum(n * item.coverage for n, item in zip(counts, items, strict=True))
-    shortfall = max(0.0, 1.0 - covered / demand) if demand > 0 else 0.0
-    return _Solution(tuple(counts), sum(n * i.cost for n, i in zip(counts, items, strict=True)), True, shortfall)
+    return counts
 
 
 def _tokens_per_request(problem: PoolProblem) -> float:
@@ -304,7 +315,7 @@ def _without_price(problem: PoolProblem, cost: float | None) -> tuple[RunnerUp, 
         solution = _solve(problem, of_type)  # at 1 USD per chip-hour
         because = "has no price; set AcceleratorType spec.prices"
         if cost is not None and solution.cost > 0 and not solution.shortfall:
-            because = f"has no price; it would win below ${brief(cost / solution.cost)} per chip-hour"
+            because = f"has no price; it would win below ${brief(rounded_down(cost / solution.cost))} per chip-hour"
         losers.append(RunnerUp(str(of_type[0].option), None, because))
     return tuple(losers)
 

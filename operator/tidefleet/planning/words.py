@@ -12,6 +12,14 @@ def rounded(value: float, digits: int = 2) -> float:
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 
+def rounded_down(value: float, digits: int = 2) -> float:
+    """As ``rounded``, but never above a value of at least 0: for a limit that must hold as it is told."""
+    short = rounded(value, digits)
+    if short <= value or not math.isfinite(short):
+        return short
+    return rounded(short - 10.0 ** (math.floor(math.log10(value)) + 1 - digits), digits)
+
+
 def brief(value: float, digits: int = 2) -> str:
     """The value with so many significant digits and thousands separators, e.g. ``0.42``, ``7.3``, ``1,200``."""
     short = rounded(value, digits)

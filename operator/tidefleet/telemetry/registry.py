@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from tidefleet.telemetry.table import METRICS, PREFIX, MetricSpec
+
+# The library would add a `_created` series, which is in no table, to each counter and histogram.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Telemetry:

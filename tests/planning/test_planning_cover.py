@@ -1,0 +1,167 @@
+"""The cheapest cover against every cover there is, on instances small enough to try them all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidefleet.planning import cover
+from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
+
+
+@dataclass(frozen=True)
+class Instance:
+    items: Sequence[Item]
+    demand: float
+    spare: int = 0
+    minimum: int = 0
+    maximum: int = 6
+    caps: Mapping[str, int] = field(default_factory=dict)
+
+    def solved(self) -> cover.Cover | None:
+        return cheapest_cover(
+            self.items,
+            self.demand,
+            spare=self.spare,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            type_caps=self.caps,
+        )
+
+    def is_cover(self, counts: Sequence[int]) -> bool:
+        """The constraints as they are written in the module, one after the other."""
+        if not self.minimum <= sum(counts) <= self.maximum:
+            return False
+        for name, cap in self.caps.items():
+            if sum(n * i.chips for n, i in zip(counts, self.items, strict=True) if i.type_name == name) > cap:
+                return False
+        if self.demand <= 0:
+            return True
+        used = [i.coverage for n, i in zip(counts, self.items, strict=True) if n]
+        covered = sum(n * i.coverage for n, i in zip(counts, self.items, strict=True))
+        return covered - self.spare * max(used, default=0.0) >= self.demand - 1e-9
+
+    def cost(self, counts: Sequence[int]) -> float:
+        return sum(n * i.cost for n, i in zip(counts, self.items, strict=True))
+
+    def best_of_all(self) -> float | None:
+        every = itertools.product(range(self.maximum + 1), repeat=len(self.items))
+        return min((self.cost(one) for one in every if self.is_cover(one)), default=None)
+
+
+# Quarters are exact in binary, so that equal costs and coverages really are equal.
+quarters = st.integers(1, 40).map(lambda n: n / 4)
+items = st.lists(
+    st.builds(Item, quarters, quarters, st.sampled_from(["a", "b", "c"]), st.sampled_from([1, 2, 4])),
+    min_size=1,
+    max_size=4,
+)
+instances = st.builds(
+    Instance,
+    items,
+    st.integers(0, 120).map(lambda n: n / 4),
+    spare=st.integers(0, 2),
+    minimum=st.integers(0, 3),
+    maximum=st.integers(3, 5),
+    caps=st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 8), max_size=2),
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(instances)
+def test_no_cover_is_cheaper_than_the_one_found(instance: Instance) -> None:
+    found, best = instance.solved(), instance.best_of_all()
+    if best is None:
+        assert found is None
+        return
+    assert found is not None
+    assert instance.is_cover(found.counts)
+    assert found.cost == pytest.approx(instance.cost(found.counts))
+    assert found.cost == pytest.approx(best)
+    assert found.proven
+    assert lower_bound(instance.items, instance.demand, instance.spare) <= best + 1e-9
+
+
+many = st.lists(
+    st.builds(
+        Item,
+        st.floats(0.1, 100),
+        st.floats(0.1, 100),
+        st.sampled_from(["a", "b", "c", "d", "e"]),
+        st.sampled_from([1, 2, 4, 8]),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(many, st.floats(0, 2000), st.integers(0, 2))
+def test_the_lower_bound_is_below_every_cost(several: list[Item], demand: float, spare: int) -> None:
+    found = cheapest_cover(several, demand, spare=spare)
+    assert found is not None
+    assert lower_bound(several, demand, spare) <= found.cost * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=100)
+@given(many, st.floats(0.1, 500), st.floats(1, 3))
+def test_more_demand_never_costs_less_and_more_options_never_cost_more(
+    several: list[Item], demand: float, more: float
+) -> None:
+    cost = [cheapest_cover(several, rate) for rate in (demand, demand * more)]
+    assert cost[0] is not None
+    assert cost[1] is not None
+    if cost[0].proven:
+        assert cost[0].cost <= cost[1].cost * (1 + 1e-9)
+    fewer = cheapest_cover(several[: len(several) // 2 + 1], demand)
+    assert fewer is not None
+    if cost[0].proven:
+        assert cost[0].cost <= fewer.cost * (1 + 1e-9)
+
+
+def test_the_mix_of_a_published_example_is_found() -> None:
+    # A10G and A100 at $1.01 and $3.67: one of each carries what three A10G or two A100 would ($4.68, not 6.70 or 5.69).
+    cards = [Item(1.01, 10.0, "a10g", 1), Item(3.67, 46.0, "a100", 1)]
+    found = cheapest_cover(cards, 56.0)
+    assert found is not None
+    assert found.counts == (1, 1)
+    assert found.cost == pytest.approx(4.68)
+
+
+def test_spare_is_the_largest_replica_in_use() -> None:
+    small, large = Item(1.0, 10.0, "small", 1), Item(2.5, 30.0, "large", 1)
+    # 30 requests/s and one replica to lose: two large are $5; 30 + 10 by small ones are four, $4.
+    found = cheapest_cover([small, large], 30.0, spare=1)
+    assert found is not None
+    assert found.counts == (4, 0)
+
+
+def test_a_search_that_was_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = [Item(10 + i * 0.013, 10 + i * 0.0127, f"t{i}", 1) for i in range(12)]
+    whole = cheapest_cover(close, 97.0)
+    monkeypatch.setattr(cover, "MAX_NODES", 13)
+    cut = cheapest_cover(close, 97.0)
+    assert whole is not None
+    assert cut is not None
+    assert whole.proven
+    assert not cut.proven
+    assert whole.cost <= cut.cost
+
+
+def test_nothing_is_needed_for_no_demand() -> None:
+    one = Item(1.0, 1.0, "a", 1)
+    assert cheapest_cover([one], 0.0, spare=2) == cover.Cover((0,), 0.0, True)
+    assert cheapest_cover([one], 0.0, minimum=2) == cover.Cover((2,), 2.0, True)
+    assert lower_bound([one], 0.0) == 0.0
+
+
+def test_limits_that_allow_no_cover_give_none() -> None:
+    one = Item(1.0, 1.0, "a", 2)
+    assert cheapest_cover([one], 5.0, maximum=4) is None
+    assert cheapest_cover([one], 5.0, type_caps={"a": 9}) is None
+    assert cheapest_cover([one], 5.0, type_caps={"a": 10}) is not None
