@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from localcluster import NodeKind, node_kinds
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
-from tidefleet.planning.from_api import allowed_of, class_demands, offer_of
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, EstimateMemo, Offer, find_candidates
+from tidefleet.planning.from_api import class_demands, offer_of
+from tidefleet.planning.options import PLANNING_UTILISATION, Allowed, Candidate, EstimateMemo, Offer, find_candidates
 
 CHIPS_PER_NODE = 8
 NODE_SHARES: Mapping[str, float] = {
@@ -57,7 +58,7 @@ VENDORS: tuple[tuple[tuple[str, ...], float], ...] = (
 
 POOLS_PER_NAMESPACE = 20
 STARTING_REPLICAS = (1.3, 2.4)
-"""Demand at the start, in replicas of the option that is cheapest per request."""
+"""Demand at the start, in replicas of the option that is cheapest per request; ``replicas.min`` carries it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
     candidates = [{"type": one, **draw.choice(precisions)} for one in named if one in accelerators]
     if named and not candidates:
         return None
+    replicas = draw.uniform(*STARTING_REPLICAS)
     manifest = {
         "apiVersion": "tidefleet.io/v1alpha1",
         "kind": "InferencePool",
@@ -164,7 +166,7 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
             "model": {"name": model},
             "serving": {"template": _template(metadata["name"], model)},
             **({"accelerators": candidates} if candidates else {}),
-            "replicas": {"min": 1, "max": 60, "spare": draw.choice([0, 0, 1])},
+            "replicas": {"min": math.ceil(replicas), "max": 60, "spare": draw.choice([0, 0, 1])},
             "costTarget": {"usdPerMillionTokens": f"{draw.uniform(0.05, 1.5):.2f}"},
         },
     }
@@ -174,7 +176,6 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
         return None
     mean = {side: sum(c["spec"]["tokens"][side]["mean"] for c in classes) / len(classes) for side in ("input", "output")}
     cached = float(classes[0]["spec"]["tokens"]["cachedShare"])
-    replicas = draw.uniform(*STARTING_REPLICAS)
     demand = Demand(best.requests_per_second * PLANNING_UTILISATION * replicas, mean["input"], mean["output"], cached)
     needed = (replicas + manifest["spec"]["replicas"]["spare"]) * best.option.chips
     return Pool(manifest, classes, demand, {best.option.accelerator: needed})
@@ -193,7 +194,10 @@ def _cheapest(
         model,
         offers,
         class_demands(usable),
-        allowed_of(pool, usable, model.native_weights),
+        {
+            one.type: Allowed(weights=tuple(map(str, one.weights)), kv=tuple(map(str, one.kv)))
+            for one in pool.spec.accelerators
+        },
         default_weights=model.native_weights,
         default_kv="Bf16",
         memo=EstimateMemo(),

@@ -1,39 +1,42 @@
-"""Copies what the chart ships from where it is written, or checks that the copies are the same (``--check``)."""
+"""Writes every generated file but the CRDs (`tidefleet crds generate`), or checks them (``--check``).
+
+The chart's copies and its table of values come from `charts/generate.py`, the reference pages from `deploy/reference.py`.
+"""
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ROOT / "charts/tidefleet/files"
 
 
-def copies() -> dict[Path, Path]:
-    """Each copy and its original."""
-    found = {
-        FILES / "acceleratortypes.yaml": ROOT / "operator/tidefleet/catalogue/data/acceleratortypes.yaml",
-        FILES / "sample.yaml": ROOT / "deploy/samples/10-chat.yaml",
-    }
-    for rules in sorted((ROOT / "policies/alerts").glob("*.rules.yaml")):
-        found[FILES / "rules" / rules.name] = rules
-    return found
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"generate_{path.parent.name}", path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main() -> int:
-    """Copy, or check; the exit status."""
-    if "--check" not in sys.argv[1:]:
-        for copy, original in copies().items():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(original, copy)
-        return 0
-    drifted = [
-        copy for copy, original in copies().items() if not copy.is_file() or copy.read_bytes() != original.read_bytes()
-    ]
-    for copy in drifted:
-        print(f"{copy.relative_to(ROOT)} is not {copies()[copy].relative_to(ROOT)}; run make generate", file=sys.stderr)
-    return 1 if drifted else 0
+    """Write, or check; the exit status."""
+    wanted: dict[Path, str] = {
+        **_load(ROOT / "charts/generate.py").generated(),
+        **_load(ROOT / "deploy/reference.py").pages(),
+    }
+    drifted = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    for path in drifted:
+        if "--check" in sys.argv[1:]:
+            print(f"{path.relative_to(ROOT)} is out of date; run make generate", file=sys.stderr)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path])
+            print(f"wrote {path.relative_to(ROOT)}")
+    return 1 if drifted and "--check" in sys.argv[1:] else 0
 
 
 if __name__ == "__main__":

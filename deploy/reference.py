@@ -95,7 +95,7 @@ def _metrics() -> Iterator[str]:
     )
     yield from _table(("metric", "type", "labels", "stability", "meaning"), rows)
     yield from _text("""
-    A histogram has the series `_bucket`, `_sum` and `_count`; a counter also `_created`.
+    A histogram has the series `_bucket`, `_sum` and `_count`.
 
     ## Recording rules and alerts
 

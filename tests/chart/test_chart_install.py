@@ -1,7 +1,7 @@
 """The chart on a real API server: install, what the account may do, upgrade after edits, uninstall.
 
 Releases have a namespace of their own; definitions belong to the whole cluster and are left there, so installs take
-them over (`--take-ownership`).
+them over, from other releases (`--take-ownership`) and from other tests (`--force-conflicts`).
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class Release:
         )
 
     def install(self, *arguments: str, replicas: int = 0) -> None:
-        """Install, without waiting for pods."""
-        self.helm("install", self._chart, "--take-ownership", "--set", f"replicas={replicas}", *arguments)
+        """Install, without waiting for pods; definitions that other tests left or applied are taken over."""
+        taking = ("--take-ownership", "--force-conflicts")
+        self.helm("install", self._chart, *taking, "--set", f"replicas={replicas}", *arguments)
 
     def upgrade(self, *arguments: str, replicas: int = 0, check: bool = True) -> Any:
         """Upgrade with these values and no others."""
@@ -423,7 +424,7 @@ def test_definitions_left_by_another_release_can_be_taken_over_even_when_edited(
     path = f"{DEFINITIONS}/{OURS[0]}"
     names = {"spec": {"names": {"shortNames": ["taccel", "edited"]}}}
     release.api.merge(f"{path}?fieldManager=kubectl-edit", names)
-    release.install("--force-conflicts")
+    release.install()
     assert release.api.get(path)["spec"]["names"]["shortNames"] == ["taccel"]
 
 

@@ -425,7 +425,7 @@ class InProcess:
     def start(self) -> InProcess:
         """Start it, and wait for its first pass."""
         self._thread.start()
-        eventually(lambda: self.passes or not self.alive, "a first pass")
+        eventually(lambda: self.passes or self._is_over(), "a first pass")
         if self.alive and isinstance(self.clock, HandClock):
             self.loop.observer.collector._period = 0.1  # real seconds, while the clock stands still
         return self
@@ -456,6 +456,11 @@ class InProcess:
         """Requests that changed something, Events included."""
         return self.loop.actor.writer.writes_total + self.loop.actor.events.written_total
 
+    def _is_over(self) -> bool:
+        if self.metric("tidefleet_reconcile_errors_total", kind="Pass", reason="Exception"):
+            raise RuntimeError("a pass failed; its log has the exception")
+        return not self.alive
+
     def metric(self, name: str, **labels: str) -> float:
         """A metric's value, 0 when it has none."""
         return self.process.telemetry.value(name, **labels) or 0.0
@@ -465,7 +470,7 @@ class InProcess:
         seen = self.passes
         if isinstance(self.clock, HandClock):
             self.clock.tick(seconds)
-        eventually(lambda: self.passes > seen or not self.alive, "another pass", pause=0.01)
+        eventually(lambda: self.passes > seen or self._is_over(), "another pass", pause=0.01)
 
     def observe(self, seconds: float = 15.0) -> None:
         """Let time pass, have the engines read after it, and wait for a pass that knows what they said."""

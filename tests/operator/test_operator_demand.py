@@ -10,6 +10,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 WINDOW = 300.0
 """The scale-down window of the settings, in seconds of the test's clock."""
 
+L40S = [{"type": "l40s"}]
+
 FAULTS = {
     "empty-metrics": "Stale",
     "nan-metrics": "NotANumber",
@@ -43,7 +45,7 @@ def scaled_up(place: Place, op, engines, *pools: str, rate: float = 9.0) -> None
             total(place, one) for one in pools
         )
 
-    for seconds in (15, 15, 15, 15, WINDOW / 2, WINDOW / 2, WINDOW / 2):
+    for seconds in (15, 15, 15, 15, WINDOW / 2, WINDOW / 2, WINDOW / 2, WINDOW / 2):
         op.observe(seconds)
         op.until(serving, "every replica serves")
     for one in pools:
@@ -52,7 +54,7 @@ def scaled_up(place: Place, op, engines, *pools: str, rate: float = 9.0) -> None
 
 
 def test_more_load_brings_replicas_within_two_loops(place, operator_in_process, engines):
-    place.create(a_pool(), a_class(rate=None))
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()
     op.until(lambda: ready(place) == 1 and engines.count() == 1)
     engines.load(1.0)
@@ -70,7 +72,7 @@ def test_more_load_brings_replicas_within_two_loops(place, operator_in_process, 
 
 
 def test_less_load_takes_replicas_away_only_after_the_window(place, operator_in_process, engines):
-    place.create(a_pool(), a_class(rate=None))
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()
     op.until(lambda: engines.count() == 1)
     scaled_up(place, op, engines, "chat")
@@ -91,7 +93,7 @@ def test_less_load_takes_replicas_away_only_after_the_window(place, operator_in_
 def test_a_metrics_page_that_cannot_be_trusted_never_lowers_capacity(place, operator_in_process, engines):
     pools = list(FAULTS)
     for one in pools:
-        place.create(a_pool(one), a_class(one, rate=None))
+        place.create(a_pool(one, accelerators=L40S), a_class(one, rate=None))
     op = operator_in_process()
     op.until(lambda: engines.count() == len(pools))
     scaled_up(place, op, engines, *pools)
@@ -119,7 +121,7 @@ def test_a_metrics_page_that_cannot_be_trusted_never_lowers_capacity(place, oper
 
 
 def test_engines_that_count_from_zero_again_never_lower_capacity(place, operator_in_process, engines):
-    place.create(a_pool(), a_class(rate=None))
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()
     op.until(lambda: engines.count() == 1)
     scaled_up(place, op, engines, "chat")
@@ -136,7 +138,7 @@ def test_engines_that_count_from_zero_again_never_lower_capacity(place, operator
 
 
 def test_some_engines_that_fail_are_stood_in_for_by_the_others(place, operator_in_process, engines):
-    place.create(a_pool(), a_class(rate=None))
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()
     op.until(lambda: engines.count() == 1)
     scaled_up(place, op, engines, "chat")
@@ -151,7 +153,7 @@ def test_some_engines_that_fail_are_stood_in_for_by_the_others(place, operator_i
 
 
 def test_a_fresh_leader_keeps_replicas_until_it_has_seen_a_whole_window(place, operator_in_process, engines):
-    place.create(a_pool(), a_class(rate=None))
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()
     op.until(lambda: engines.count() == 1)
     scaled_up(place, op, engines, "chat")

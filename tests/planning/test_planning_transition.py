@@ -27,7 +27,7 @@ def ready_capacity(running: dict[str, Running], replicas: dict[str, int]) -> flo
     return sum(min(one.ready, replicas.get(key, 0)) * one.coverage for key, one in running.items())
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(targets, running_maps, st.floats(0, 100), st.booleans())
 def test_ready_capacity_that_is_needed_never_goes(
     target: dict[str, int], running: dict[str, Running], required: float, may_lower: bool

@@ -74,7 +74,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         "emulated engines and a day of real demand. Ctrl-C ends it at any time and leaves nothing behind.",
     )
     parser.add_argument(
-        "--seconds", type=float, default=150.0, metavar="N", help="real seconds that the day takes (default: %(default)g)"
+        "--seconds", type=float, default=150.0, metavar="N", help="real seconds of the day (default: %(default)g)"
     )
     parser.add_argument(
         "--start-hour", type=float, default=0.0, metavar="H", help="hour at which the day begins (default: %(default)g)"

@@ -40,7 +40,8 @@ def read_day(path: Path) -> dict[str, tuple[Bin, ...]]:
                 )
                 bins.setdefault(row["pool"], []).append(one)
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}:{line}: {row}: {error}; expected e.g. 600,chat,85.78,1737,117,0.35") from error
+                example = "600,chat,85.78,1737,117,0.35"
+                raise ValueError(f"{path}:{line}: {row}: {error!r}; expected e.g. {example}") from error
     return {pool: tuple(sorted(each, key=lambda one: one.second)) for pool, each in bins.items()}
 
 

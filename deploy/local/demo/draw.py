@@ -107,7 +107,8 @@ def ceiling(value: float, *, whole: bool = False) -> float:
         power *= 10
     while power > value:
         power /= 10
-    found = next(step * power for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9))
+    wanted = value * (1 - 1e-9)
+    found = next(step * power for step in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10) if step * power >= wanted)
     return max(2.0, float(round(found / 2 + 0.49) * 2)) if whole else found
 
 
@@ -144,7 +145,7 @@ def _hours(axes: _Axes) -> str:
 
 def _demand(chart: Chart, axes: _Axes, top: float) -> Iterable[str]:
     points = [(axes.x(one.at), axes.y(0, one.offered, top)) for one in chart.moments]
-    yield f'<path class="area" d="{_line(points)}L{points[-1][0]:.1f} {axes.y(0, 0, top):.1f}L{points[0][0]:.1f} {axes.y(0, 0, top):.1f}Z"/>'
+    yield f'<path class="area" d="{_line(points)}V{axes.y(0, 0, top):.1f}H{points[0][0]:.1f}Z"/>'
     yield f'<path class="ink" d="{_line(points)}"/>'
 
 
@@ -171,10 +172,14 @@ def _costs(chart: Chart, axes: _Axes, top: float) -> Iterable[str]:
         one = axes.geometry
         for begin, last in _stretches(known, target):
             x = axes.x(begin)
-            yield f'<rect class="over" x="{x:.1f}" y="{one.tops[2]:.1f}" width="{max(1.0, axes.x(last) - x):.1f}" height="{one.bands[2]:.1f}"/>'
-        yield f'<line class="target" x1="{one.left}" x2="{one.width - one.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            wide = max(1.0, axes.x(last) - x)
+            place = f'x="{x:.1f}" y="{one.tops[2]:.1f}" width="{wide:.1f}" height="{one.bands[2]:.1f}"'
+            yield f'<rect class="over" {place}/>'
+        right = one.width - one.right
+        yield f'<line class="target" x1="{one.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         if one.titles:
-            yield f'<text class="bad" x="{one.width - one.right}" y="{y - 4:.1f}" text-anchor="end">target {words.usd(target)}</text>'
+            aim = f"target {words.usd(target)}"
+            yield f'<text class="bad" x="{right}" y="{y - 4:.1f}" text-anchor="end">{aim}</text>'
     if points:
         yield f'<path class="ink" d="{_line(points)}"/>'
 
@@ -209,16 +214,18 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _steps(axes: _Axes, times: Sequence[float], values: Sequence[float], top: float) -> str:
-    path = [f"M{axes.x(times[0]):.1f} {axes.y(1, values[0], top):.1f}"]
-    for index in range(1, len(times)):
-        if values[index] != values[index - 1]:
-            path.append(f"H{axes.x(times[index]):.1f}V{axes.y(1, values[index], top):.1f}")
-    return "".join([*path, f"H{axes.x(times[-1]):.1f}"])
+    turns = "".join(
+        f"H{axes.x(times[index]):.1f}V{axes.y(1, values[index], top):.1f}"
+        for index in range(1, len(times))
+        if values[index] != values[index - 1]
+    )
+    return f"M{axes.x(times[0]):.1f} {axes.y(1, values[0], top):.1f}{turns}H{axes.x(times[-1]):.1f}"
 
 
 def _back(axes: _Axes, times: Sequence[float], values: Sequence[float], top: float) -> str:
-    path = [f"V{axes.y(1, values[-1], top):.1f}"]
-    for index in range(len(times) - 1, 0, -1):
-        if values[index] != values[index - 1]:
-            path.append(f"H{axes.x(times[index]):.1f}V{axes.y(1, values[index - 1], top):.1f}")
-    return "".join([*path, f"H{axes.x(times[0]):.1f}"])
+    turns = "".join(
+        f"H{axes.x(times[index]):.1f}V{axes.y(1, values[index - 1], top):.1f}"
+        for index in range(len(times) - 1, 0, -1)
+        if values[index] != values[index - 1]
+    )
+    return f"V{axes.y(1, values[-1], top):.1f}{turns}H{axes.x(times[0]):.1f}"

@@ -67,7 +67,9 @@ def charts(record: Record, summary: DaySummary, *, start: float, end: float) -> 
                 moments=moments,
                 costs=tuple(usd_per_million(all_moments, one.at) for one in moments),
                 marks=tuple(
-                    Mark(one, moved(one.change)) for one in record.told if one.pool == day.pool and start <= one.at <= end
+                    Mark(one, moved(one.change))
+                    for one in record.told
+                    if one.pool == day.pool and start <= one.at <= end
                 ),
                 colours=colours,
             )
@@ -112,8 +114,9 @@ def style() -> str:
     light = "".join(f"--a{index}:{colour};" for index, colour in enumerate(LIGHT))
     dark = "".join(f"--a{index}:{colour};" for index, colour in enumerate(DARK))
     hues = "".join(f".a{index}{{fill:var(--a{index})}}" for index in range(len(LIGHT)))
-    day = f"--ink:#15181c;--soft:#5c6370;--line:#dfe2e7;--page:#ffffff;--area:#8b95a5;--bad:#c93535;--good:#0f7b4f;{light}"
-    night = f"--ink:#f0f2f5;--soft:#a3abb8;--line:#333a45;--page:#14171c;--area:#7b8699;--bad:#f07b72;--good:#4cc38a;{dark}"
+    day = f"--ink:#15181c;--soft:#5c6370;--line:#dfe2e7;--page:#fff;--area:#8b95a5;--bad:#c93535;--good:#0f7b4f;{light}"
+    night = "--ink:#f0f2f5;--soft:#a3abb8;--line:#333a45;--page:#14171c;--area:#7b8699;--bad:#f07b72;--good:#4cc38a;"
+    night += dark
     return (
         f":root{{{day}}}@media (prefers-color-scheme:dark){{:root{{{night}}}}}@media print{{:root{{{day}}}}}"
         f"{hues}.ink{{stroke:var(--ink);fill:none;stroke-width:1.4;stroke-linejoin:round}}"
@@ -129,32 +132,33 @@ def style() -> str:
 
 def small(shown: Sequence[Chart], summary: DaySummary) -> str:
     """The picture for the README: three small charts side by side."""
-    width, column, gap, top = 960, 304, 24, 74
+    geometry = draw.Geometry(width=304, left=38, right=4, bands=(78, 96, 62), gap=26, hours=6)
+    width, gap, top = 960.0, 24.0, 74.0
     parts = []
     for index, chart in enumerate(shown):
-        x = index * (column + gap)
         day = chart.day
-        met = day.usd_per_million is not None and day.usd_per_million <= (day.target_usd_per_million or float("inf"))
-        cost = f"{words.usd(day.usd_per_million or 0.0)} per 1M tokens"
         aim = f"target {words.usd(day.target_usd_per_million)}" if day.target_usd_per_million else ""
-        drawn = draw.pool(chart, draw.Geometry(width=column, left=34, right=4, bands=(78, 96, 62), gap=26, hours=6), marks=False)
         parts.append(
-            f'<g transform="translate({x} {top})"><text class="title" x="0" y="0">{escape(day.pool)}</text>'
-            f'<text x="{len(day.pool) * 8.6 + 10:.0f}" y="0">{escape(day.model)}</text>'
-            f'<text class="{"good" if met else "bad"}" x="0" y="19">{cost}</text>'
-            f'<text x="{column - 4}" y="19" text-anchor="end">{aim}</text>'
-            f'<g transform="translate(0 28)">{drawn.svg}</g></g>'
+            f'<g transform="translate({index * (geometry.width + gap):.0f} {top:.0f})">'
+            f'<text class="title" x="0" y="0">{escape(day.pool)}'
+            f'<tspan class="plain" dx="8">{escape(day.model)}</tspan></text>'
+            f'<text class="{"good" if day.meets_target else "bad"}" x="0" y="19">'
+            f"{words.usd(day.usd_per_million or 0.0)} per 1M tokens</text>"
+            f'<text x="{geometry.width - 4:.0f}" y="19" text-anchor="end">{aim}</text>'
+            f'<g transform="translate(0 28)">{draw.pool(chart, geometry, marks=False).svg}</g></g>'
         )
-    height = top + 28 + draw.Geometry(width=column, left=34, right=4, bands=(78, 96, 62), gap=26, hours=6).height + 6
     keys, x = [], 0.0
     for name, hue in legend(shown):
-        keys.append(f'<rect class="a{hue}" x="{x:.0f}" y="33" width="11" height="11" rx="2"/><text x="{x + 16:.0f}" y="43">{escape(name)}</text>')
-        x += 16 + 7.2 * len(name) + 14
+        keys.append(f'<rect class="a{hue}" x="{x:.0f}" y="33" width="11" height="11" rx="2"/>')
+        keys.append(f'<text x="{x + 16:.0f}" y="43">{escape(name)}</text>')
+        x += 30 + 7.2 * len(name)
+    height = top + 28 + geometry.height + 18
+    box = f'x="-12" y="-8" width="{width + 24:.0f}" height="{height:.0f}"'
+    title, what = escape(headline(summary)), "requests/s · ready replicas by accelerator · $ per 1M tokens"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {width + 24} {height + 12}" role="img" '
-        f'aria-label="{escape(headline(summary))}"><style>{style()}.back{{fill:var(--page)}}</style>'
-        f'<rect class="back" x="-12" y="-8" width="{width + 24}" height="{height + 12}" rx="8"/>'
-        f'<text class="title" x="0" y="16">A day of three pools. {escape(headline(summary))}</text>'
-        f"{''.join(keys)}<text x=\"{width}\" y=\"43\" text-anchor=\"end\">requests/s · ready replicas by accelerator · $ per 1M tokens</text>"
-        f"{''.join(parts)}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {width + 24:.0f} {height:.0f}" role="img" '
+        f'aria-label="{title}"><style>{style()}.back{{fill:var(--page)}}'
+        "svg .plain{font-size:12px;font-weight:400;fill:var(--soft)}</style>"
+        f'<rect class="back" {box} rx="8"/><text class="title" x="0" y="16">A day of three pools. {title}</text>'
+        f'{"".join(keys)}<text x="{width:.0f}" y="43" text-anchor="end">{what}</text>{"".join(parts)}</svg>\n'
     )

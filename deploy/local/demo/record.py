@@ -115,9 +115,13 @@ class Record:
     streams: dict[str, Streams] = field(default_factory=dict)
     ready_since: dict[str, float] = field(default_factory=dict)
     ttft: dict[str, dict[float, float]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: dict[str, int] = field(default_factory=dict)
     leader: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def warn(self, told: str) -> None:
+        """Keep a warning, or count it when it has been told before."""
+        self.warnings[told] = self.warnings.get(told, 0) + 1
 
     def latest(self, pool: str) -> Moment | None:
         """The newest moment of a pool."""

@@ -1,4 +1,4 @@
-"""The live view of the day: what the fleet is doing, what it costs, and what was decided, in 100 columns and 30 rows."""
+"""The live view of the day: what the fleet does, what it costs, what was decided; 100 columns and 30 rows."""
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -6,11 +6,13 @@ from rich.table import Table
 from rich.text import Text
 
 from demo import words
+from demo.picture import moved
 from demo.record import Moment, PoolNow, Record, usd_per_hour, usd_per_million
 from demo.stage import Time
 
 WIDTH = 100
 _SPARK = 48
+_TOLD = 7
 _NEUTRAL = frozenset({"Reconciling", "Flipping", "PricingFresh"})
 COLOURS = {"chat": "cyan", "code": "magenta", "reasoning": "yellow"}
 
@@ -111,13 +113,17 @@ class Screen:
         rows = Table.grid(padding=(0, 1))
         rows.add_column(width=5, style="dim", no_wrap=True)
         rows.add_column(width=9, no_wrap=True)
-        rows.add_column(width=80, no_wrap=True, overflow="ellipsis")
-        for one in self._record.told[-7:]:
-            rows.add_row(words.clock(one.at), Text(one.pool, COLOURS.get(one.pool, "blue")), Text(one.why, overflow="ellipsis"))
-        return Panel(rows, title="last decisions", title_align="left", width=WIDTH, border_style="bright_black", height=9)
+        rows.add_column(width=3, justify="right", no_wrap=True)
+        rows.add_column(width=74, no_wrap=True, overflow="ellipsis")
+        for one in self._record.told[-_TOLD:]:
+            by = moved(one.change) or 0
+            sign = Text(f"{by:+d}" if by else "±0", "green" if by < 0 else "bold")
+            pool = Text(one.pool, COLOURS.get(one.pool, "blue"))
+            rows.add_row(words.clock(one.at), pool, sign, Text(one.why, overflow="ellipsis"))
+        title, height = "last decisions, replicas gained, and why", _TOLD + 2
+        return Panel(rows, title=title, title_align="left", width=WIDTH, border_style="bright_black", height=height)
 
-    @staticmethod
-    def _complaints(pools: list[PoolNow]) -> list[RenderableType]:
+    def _complaints(self, pools: list[PoolNow]) -> list[RenderableType]:
         lines: list[RenderableType] = [
             Text.assemble(
                 ("! ", "yellow"), (f"{pool.name} ", COLOURS.get(pool.name, "blue")),
@@ -128,7 +134,11 @@ class Screen:
             for one in pool.conditions
             if one.type not in _NEUTRAL and one.status != "True"
         ]  # fmt: skip
-        return lines[:3]
+        lines += [
+            Text.assemble(("! ", "red"), f"{told} ({count} x)", overflow="ellipsis", no_wrap=True)
+            for told, count in list(self._record.warnings.items())[-1:]
+        ]
+        return lines[-3:]
 
 
 def plain_line(record: Record, clock: Time, end: float) -> str:

@@ -106,7 +106,7 @@ class Show:
         self.timings["total"] = round(time.monotonic() - begun, 1)
         summary = summarise(
             self.record, start=start, end=end, real_seconds=options.seconds,
-            static=static, ttft_before=ttft_before, timings=self.timings,
+            static=static, ttft_before=ttft_before, timings=self.timings, pass_seconds=period,
         )  # fmt: skip
         self._tell(summary, clock, end, day)
         if options.keep:

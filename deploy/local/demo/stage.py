@@ -1,5 +1,6 @@
 """What the demo stands on: cluster, nodes, chart, engines and operators, started step by step and ended together."""
 
+import os
 import shutil
 import sys
 import threading
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = ROOT / "deploy" / "samples"
 CHART = ROOT / "charts" / "tidefleet"
 NAMESPACE = "tidefleet-system"
-POD_CIDR = "127.3.0.1/16"
-"""Apart from those of clusters started by hand (127.1) and of test workers (127.10 and up)."""
+POD_CIDR = f"127.{100 + os.getpid() % 150}.0.1/16"
+"""Apart from those of clusters started by hand (127.1), of test workers (127.10 and up), and of most other demos."""
 
 NODES: Mapping[str, int] = {
     "b200-sxm": 7, "h200-sxm": 6, "h100-sxm": 8, "a100-sxm-80": 4, "l40s": 4,
@@ -100,7 +101,7 @@ class Stage:
         return f"{nodes} nodes with {chips} chips of {len(NODES)} accelerator types from {len(vendors)} vendors"
 
     def install_chart(self, period_seconds: float) -> str:
-        """`helm install` with no operator pod: the processes run beside the cluster, with the chart's ServiceAccount."""
+        """`helm install` with no operator pod: processes beside the cluster run as the chart's ServiceAccount."""
         self._run_to_end(
             "helm",
             [binaries.find("helm", report=self.report), "install", "tidefleet", CHART,
@@ -114,7 +115,14 @@ class Stage:
         """Start the emulator of the engines, and two operators with the chart's configuration and RBAC; one leads."""
         admin, *ports = free_ports(1 + len(OPERATORS))
         self.admin = f"http://127.0.0.1:{admin}"
-        arguments = ["emulator", "run", "--kubeconfig", self.cluster.kubeconfig, "--admin", f"127.0.0.1:{admin}"]
+        arguments: list[str | Path] = [
+            "emulator",
+            "run",
+            "--kubeconfig",
+            self.cluster.kubeconfig,
+            "--admin",
+            f"127.0.0.1:{admin}",
+        ]
         self.cluster.run(ENGINES, [*_tidefleet(), *arguments, "--clock", clock.words])
         access = self.cluster.service_account_kubeconfig(NAMESPACE, "tidefleet")
         for name, port in zip(OPERATORS, ports, strict=True):
@@ -135,8 +143,9 @@ class Stage:
 
     def apply_samples(self) -> str:
         """`kubectl apply -f deploy/samples/`."""
-        arguments = ["apply", "-f", SAMPLES, "--kubeconfig", self.cluster.kubeconfig]
-        self._run_to_end("kubectl", [binaries.find("kubectl", report=self.report), *arguments], _KUBECTL_SECONDS)
+        arguments: list[str | Path] = ["apply", "-f", SAMPLES, "--kubeconfig", self.cluster.kubeconfig]
+        kubectl = binaries.find("kubectl", report=self.report)
+        self._run_to_end("kubectl", [kubectl, *arguments], _KUBECTL_SECONDS)
         return "three pools with their workload classes: chat, code, reasoning"
 
     def offer(self, namespace: str, loads: Mapping[str, Mapping[str, Any]]) -> str:
@@ -159,7 +168,7 @@ class Stage:
             raise Stopped
         for name, code in self.cluster.processes.exit_codes().items():
             if code is not None and name not in _SHORT:
-                raise StepFailed(f"{name} ended with exit code {code}; its last lines:\n{self.cluster.log(name)}")
+                raise StepFailed(f"{name} ended with exit code {code}; {self._last_lines(name)}")
 
     def wait(self, seconds: float) -> None:
         """Let real time pass.
@@ -172,7 +181,8 @@ class Stage:
 
     def _configuration(self, port: int) -> Path:
         """The chart's own configuration and catalogue as files, with addresses for a process on loopback."""
-        maps: Iterable[Mapping[str, Any]] = self.cluster.api().get(f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
+        path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+        maps: Iterable[Mapping[str, Any]] = self.cluster.api().get(path)["items"]
         data = {key: text for one in maps for key, text in (one.get("data") or {}).items()}
         try:
             config, catalogue = yaml.safe_load(data["config.yaml"]), data["acceleratortypes.yaml"]
@@ -181,9 +191,9 @@ class Stage:
         beside = self.cluster.directory / "acceleratortypes.yaml"
         beside.write_text(catalogue, encoding="utf-8")
         config |= {"catalogueFile": str(beside), "metrics": {"bindAddress": "127.0.0.1", "port": port}}
-        path = self.cluster.directory / f"operator-{port}.yaml"
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        return path
+        file = self.cluster.directory / f"operator-{port}.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return file
 
     def _run_to_end(self, name: str, argv: Sequence[str | Path], seconds: float) -> None:
         """Run a program that ends by itself; it dies with the cluster, too."""
@@ -191,17 +201,20 @@ class Stage:
         until = time.monotonic() + seconds
         while (code := self.cluster.processes.exit_codes().get(name)) is None:
             if time.monotonic() > until:
-                raise StepFailed(f"{name} has not ended after {seconds:.0f} s; its last lines:\n{self.cluster.log(name)}")
+                raise StepFailed(f"{name} has not ended after {seconds:.0f} s; {self._last_lines(name)}")
             self.wait(_POLL_SECONDS)
         if code:
-            raise StepFailed(f"{name} ended with exit code {code}; its last lines:\n{self.cluster.log(name)}")
+            raise StepFailed(f"{name} ended with exit code {code}; {self._last_lines(name)}")
+
+    def _last_lines(self, name: str) -> str:
+        return f"its last lines:\n{self.cluster.log(name, lines=20)}"
 
     def _until(self, is_done: Callable[[], bool], name: str, what: str) -> None:
         until = time.monotonic() + _START_SECONDS
         while not is_done():
             self.check()
             if time.monotonic() > until:
-                raise StepFailed(f"{name}: waited {_START_SECONDS:.0f} s for {what}; its last lines:\n{self.cluster.log(name)}")
+                raise StepFailed(f"{name}: waited {_START_SECONDS:.0f} s for {what}; {self._last_lines(name)}")
             self.wait(_POLL_SECONDS)
 
 

@@ -109,7 +109,8 @@ class Clients(threading.Thread):
         try:
             with self._http.stream("POST", f"http://{endpoint.address}/v1/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
-                    return f"{endpoint.pod} answered {answer.status_code}: {answer.read()[:200].decode(errors='replace')}"
+                    text = answer.read()[:200].decode(errors="replace")
+                    return f"{endpoint.pod} answered {answer.status_code}: {text}"
                 for line in answer.iter_lines():
                     if line == "data: [DONE]":
                         ended = True

@@ -44,6 +44,12 @@ class PoolDay:
     static: StaticFleet | None = None
     static_dollars: float | None = None
 
+    @property
+    def meets_target(self) -> bool:
+        """Whether the day's tokens cost no more than the target; true where there is none."""
+        cost, target = self.usd_per_million, self.target_usd_per_million
+        return target is None or (cost is not None and cost <= target)
+
 
 @dataclass(frozen=True, slots=True)
 class DaySummary:
@@ -55,15 +61,16 @@ class DaySummary:
     dollars: float = 0.0
     tokens: float = 0.0
     static_dollars: float | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: Mapping[str, int] = field(default_factory=dict)
     method: str = METHOD
     timings: Mapping[str, float] = field(default_factory=dict)
     decisions: tuple[Told, ...] = ()
+    pass_seconds: float = 15.0
 
     @property
     def saved_share(self) -> float | None:
         """Share of the fixed fleet's bill that was not paid."""
-        return 1.0 - self.dollars / self.static_dollars if self.static_dollars else None
+        return 1.0 - self.dollars / self.static_dollars if self.static_dollars and self.tokens > 0 else None
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON's types."""
@@ -79,12 +86,13 @@ def summarise(
     static: Mapping[str, StaticFleet],
     ttft_before: Mapping[str, Mapping[float, float]],
     timings: Mapping[str, float],
+    pass_seconds: float,
 ) -> DaySummary:
     """The summary of the time between two simulated moments."""
     hours = (end - start) / 3600.0
     with record.lock:
         pools = tuple(
-            _pool_day(record, name, start, end, static.get(name), ttft_before.get(name, {}))
+            _pool_day(record, name, start, end, static=static.get(name), ttft_before=ttft_before.get(name, {}))
             for name in sorted(record.pools)
         )
     fixed = [one.static_dollars for one in pools]
@@ -95,14 +103,21 @@ def summarise(
         dollars=sum(one.dollars for one in pools),
         tokens=sum(one.tokens for one in pools),
         static_dollars=sum(one or 0.0 for one in fixed) if fixed and all(fixed) else None,
-        warnings=tuple(record.warnings),
+        warnings=dict(record.warnings),
         timings=timings,
+        pass_seconds=pass_seconds,
         decisions=tuple(one for one in record.told if start <= one.at <= end),
     )
 
 
 def _pool_day(
-    record: Record, name: str, start: float, end: float, static: StaticFleet | None, before: Mapping[float, float]
+    record: Record,
+    name: str,
+    start: float,
+    end: float,
+    *,
+    static: StaticFleet | None,
+    ttft_before: Mapping[float, float],
 ) -> PoolDay:
     now, moments = record.pools[name], record.moments.get(name, [])
     day = [one for one in moments if start <= one.at <= end]
@@ -110,7 +125,7 @@ def _pool_day(
     tokens = tokens_at(moments, end) - tokens_at(moments, start) if moments else 0.0
     replicas = [one.replicas for one in day]
     streams = record.streams.get(name)
-    latencies = {bound: count - before.get(bound, 0.0) for bound, count in record.ttft.get(name, {}).items()}
+    latencies = {bound: count - ttft_before.get(bound, 0.0) for bound, count in record.ttft.get(name, {}).items()}
     return PoolDay(
         pool=name,
         model=now.model,
@@ -180,5 +195,6 @@ def render(summary: DaySummary) -> RenderableType:
         line.append(f" {'less' if summary.saved_share > 0 else 'more'} than fixed fleets would: {summary.method}.")
         parts.append(line)
     if summary.warnings:
-        parts.append(Text(f"\n{len(summary.warnings)} warnings in the operators' logs, the last: {summary.warnings[-1][:300]}", style="yellow"))
+        parts.append(Text("\nWarnings in the operators' logs:", style="yellow"))
+        parts += [Text(f"  {count} x {told}", style="yellow") for told, count in list(summary.warnings.items())[:5]]
     return Group(*parts)

@@ -47,7 +47,7 @@ class Watcher(threading.Thread):
                 self.look()
             except (httpx.TransportError, ApiError, ValueError, KeyError) as error:
                 if not self._stage.stopping.is_set():
-                    self._record.warnings.append(f"the demo could not look: {type(error).__name__}: {error}")
+                    self._record.warn(f"the demo could not look: {type(error).__name__}: {error}")
 
     def look(self) -> None:
         """Look once at everything."""
@@ -132,8 +132,10 @@ class Watcher(threading.Thread):
             pool = str(said["pool"]).rpartition("/")[2]
             change = tuple(str(one) for one in said.get("change") or ())
             self._record.told.append(Told(at, pool, change, str(said.get("why", "")), str(said.get("decisionId", ""))))
-        elif said.get("level") in ("warning", "error", "critical"):
-            self._record.warnings.append(f"{name}: {line[:500]}")
+        elif said.get("level") in ("warning", "error", "critical") and str(said.get("logger")).startswith("tidefleet"):
+            cause = str(said.get("exception") or said.get("why") or said.get("outcome") or "").strip()
+            last = cause.splitlines()[-1] if cause else ""
+            self._record.warn(f"{name}: {said['message']}{f': {last}' if last else ''}"[:300])
 
 
 def _pool_now(raw: Mapping[str, Any]) -> PoolNow:

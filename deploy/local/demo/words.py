@@ -14,7 +14,9 @@ def usd(value: float) -> str:
         return f"${value:.0f}"
     if abs(value) >= 10:
         return f"${value:.1f}"
-    return f"${value:.2f}" if abs(value) >= 1 else f"${value:.3f}"
+    if abs(value) >= 1 or value == 0:
+        return f"${value:.2f}"
+    return f"${value:.3f}".removesuffix("0")
 
 
 def rate(value: float) -> str:

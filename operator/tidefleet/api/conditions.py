@@ -25,7 +25,7 @@ class Condition(Model):
     """What the condition speaks of, e.g. Ready."""
     status: ConditionStatus
     """Whether it holds: True, False or Unknown."""
-    observed_generation: Annotated[int, Integer(minimum=0, maximum=2**62)] | None = None
+    observed_generation: Annotated[int, Integer(minimum=0, maximum=2**53 - 1)] | None = None
     """The `metadata.generation` that this was observed on."""
     last_transition_time: datetime.datetime
     """When `status` last changed, e.g. 2026-11-21T08:30:00Z."""
@@ -36,7 +36,7 @@ class Condition(Model):
 
 
 Conditions = Annotated[tuple[Condition, ...], Many(maximum=16, keys=("type",))]
-Generation = Annotated[int, Integer(minimum=0, maximum=2**62)]
+Generation = Annotated[int, Integer(minimum=0, maximum=2**53 - 1)]
 
 
 def find(conditions: tuple[Condition, ...], kind: str) -> Condition | None:

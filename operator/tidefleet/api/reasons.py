@@ -252,6 +252,8 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.SCALED_OBJECT_ON_TARGET,
         Reason.FOREIGN_OWNER,
         Reason.ANOTHER_POOL,
+        Reason.INVALID_FIELD,
+        Reason.HELD,
     ),
 }
 """Which reasons go with which condition type; nothing else is ever written."""

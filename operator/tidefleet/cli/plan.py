@@ -13,9 +13,13 @@ from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.cli.validate import complaints
+from tidefleet.cluster.kinds import DEPLOYMENT
+from tidefleet.cluster.records import Workload
+from tidefleet.cluster.records import workload as workload_record
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
+from tidefleet.controller.observe import adopted_workloads
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory, Known
@@ -105,9 +109,15 @@ def _decide(
         classes=tuple(one for one in classes if (one.namespace, one.spec.pool_ref.name) == pool.key),
         kinds=kinds,
         offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
+        served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),
         reading=None if rate is None else Known(now, rate, "--demand"),
     )
     return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), EstimateMemo())
+
+
+def _imagined(namespace: str, name: str) -> Workload:
+    """A workload to adopt that nothing is known of but its name."""
+    return workload_record(DEPLOYMENT, {"metadata": {"namespace": namespace, "name": name}, "spec": {"replicas": 0}})
 
 
 def _as_json(decision: Decision) -> dict[str, Any]:
@@ -129,7 +139,11 @@ def print_decision(decision: Decision) -> None:
     """One decision as tables."""
     pool = decision.view.pool
     status = pool_status(decision, before={}, generation=0, decision_id="", now=decision.view.now)
+    paper = ("Ready", "Reconciling")  # nothing runs on paper
+    status["conditions"] = [one for one in status["conditions"] if decision.plan is None or one["type"] not in paper]
     print_status(f"{pool.namespace}/{pool.name}", status, decision.reason)
+    if decision.plan is not None and not decision.rate:
+        typer.echo(f"  its demand is measured; to plan for some: --demand {pool.namespace}/{pool.name}=20\n")
 
 
 def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:

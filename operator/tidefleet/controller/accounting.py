@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
-from tidefleet.planning.demand import Known
+from tidefleet.controller.status import utilization
 from tidefleet.planning.options import ClassDemand
 from tidefleet.telemetry import Telemetry
 
 HOUR = 3600.0
-_POOL_GAUGES = ("pool_accelerators", "pool_option_replicas")
 
 
 @dataclass(slots=True)
@@ -68,7 +67,7 @@ class Accountant:
         if self.collector is None:
             return
         pool = decision.view.pool
-        tokens = self.collector.take_tokens(pool.key)
+        tokens = {"input": 0.0, "cached": 0.0, "output": 0.0, **self.collector.take_tokens(pool.key)}
         weights = {
             direction: {one.name: one.share * _per_request(one, direction) for one in decision.classes}
             for direction in tokens
@@ -91,44 +90,37 @@ class Accountant:
                 )  # fmt: skip
 
     def _gauges(self, decision: Decision, now: float) -> None:
-        view, plan, set_ = decision.view, decision.plan, self.telemetry.set
+        view, plan, show = decision.view, decision.plan, self.telemetry.show
         labels = {"namespace": view.pool.namespace, "pool": view.pool.name}
-        self.telemetry.forget_gauges(_POOL_GAUGES, **labels)
-        for (accelerator, _), chips in view.chips.items():
-            ready = {**labels, "accelerator": accelerator, "state": "serving"}
-            set_("pool_accelerators", chips.ready, **ready)
-            set_("pool_accelerators", chips.scheduled - chips.ready, **{**ready, "state": "warming"})
+        chips: Counter[tuple[str, ...]] = Counter()
+        for (accelerator, _), one in view.chips.items():
+            chips[accelerator, "serving"] += one.ready
+            chips[accelerator, "warming"] += one.scheduled - one.ready
+        show("pool_accelerators", chips, **labels)
+        options: dict[tuple[str, ...], float] = {}
         for target in decision.targets:
-            one = {**labels, "workload": target.served.name, "accelerator": target.served.option.accelerator}
-            set_("pool_option_replicas", target.planned, **one, state="desired")
-            set_("pool_option_replicas", target.served.ready, **one, state="ready")
+            name, accelerator = target.served.name, target.served.option.accelerator
+            options[name, accelerator, "desired"] = target.planned
+            options[name, accelerator, "ready"] = target.served.ready
+        show("pool_option_replicas", options, **labels)
         planned = sum(t.planned for t in decision.targets) if decision.targets else sum(s.desired for s in view.served)
-        set_("pool_replicas", planned, **labels, state="desired")
-        set_("pool_replicas", sum(one.ready for one in view.served), **labels, state="ready")
+        ready = sum(one.ready for one in view.served)
+        show("pool_replicas", {("desired",): planned, ("ready",): ready}, **labels)
         target_usd = view.pool.spec.cost_target.usd_per_million_tokens
-        if target_usd is not None:
-            set_("pool_cost_target_usd_per_token", float(target_usd) / 1e6, **labels)
-        else:
-            self.telemetry.forget_gauges(["pool_cost_target_usd_per_token"], **labels)
         budget = view.pool.spec.cost_target.monthly_budget_usd
-        if budget is not None:
-            set_("pool_monthly_budget_usd", float(budget), **labels)
-        else:
-            self.telemetry.forget_gauges(["pool_monthly_budget_usd"], **labels)
-        set_("pool_demand_requests_per_second", decision.rate, **labels)
-        set_("pool_last_evaluation_timestamp_seconds", now, **labels)
-        if view.busy_ratio is not None:
-            set_("pool_busy_ratio", view.busy_ratio, **labels)
-        if plan is None:
-            return
-        set_("plan_cost_usd_per_hour", plan.usd_per_hour, **labels)
-        set_("plan_lower_bound_usd_per_hour", plan.lower_bound_usd_per_hour, **labels)
-        set_("plan_savings_usd_per_hour", plan.savings_usd_per_hour, **labels)
-        rates = {c.option: c.requests_per_second for c in decision.market.candidates} if decision.market else {}
-        carried = sum(one.ready * rates.get(one.option, 0.0) for one in view.served)
-        asked = view.reading.requests_per_second if isinstance(view.reading, Known) else decision.rate
-        if carried > 0:
-            set_("pool_utilization_ratio", min(1.0, asked / carried), **labels)
+        single: dict[str, float | None] = {
+            "pool_cost_target_usd_per_token": float(target_usd) / 1e6 if target_usd is not None else None,
+            "pool_monthly_budget_usd": float(budget) if budget is not None else None,
+            "pool_demand_requests_per_second": decision.rate,
+            "pool_last_evaluation_timestamp_seconds": now,
+            "pool_busy_ratio": view.busy_ratio,
+            "plan_cost_usd_per_hour": plan.usd_per_hour if plan else None,
+            "plan_lower_bound_usd_per_hour": plan.lower_bound_usd_per_hour if plan else None,
+            "plan_savings_usd_per_hour": plan.savings_usd_per_hour if plan else None,
+            "pool_utilization_ratio": utilization(decision),
+        }
+        for name, value in single.items():
+            show(name, {(): value} if value is not None else {}, **labels)
 
     def conditions(self, rows: Iterable[tuple[str, Iterable[Verdict]]]) -> None:
         """Count objects by kind, condition and status."""

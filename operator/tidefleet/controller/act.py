@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tidefleet.api import ConditionType, InferencePool, Reason
-from tidefleet.api.inference_pool import DeletionPolicy
+from tidefleet.api import ConditionType, Reason
 from tidefleet.cluster.events import EventSink
 from tidefleet.cluster.inventory import Inventory
-from tidefleet.cluster.kinds import DEPLOYMENT, INFERENCE_POOL, PDB
+from tidefleet.cluster.kinds import DEPLOYMENT, INFERENCE_POOL
 from tidefleet.cluster.objects import ApiFailed, Objects
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import (
@@ -34,8 +33,7 @@ from tidefleet.cluster.writes import (
 )
 from tidefleet.controller import marks
 from tidefleet.controller.decision import FALSE, Decision, Target, Verdict
-from tidefleet.controller.disruption import budget_name, missing_budget
-from tidefleet.controller.status import differs, pool_status
+from tidefleet.controller.status import differs, pool_status, steady
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, deployment_for, template_hash
 from tidefleet.controller.view import PoolMemory, PoolView, Served
@@ -46,6 +44,10 @@ log = logging.getLogger(__name__)
 
 REFUSED_AGAIN_SECONDS = 120.0
 """A write that the API server refused is tried again after this long, since quota, policy or RBAC may have changed."""
+
+
+VOLATILE_SECONDS = 60.0
+"""Measured values alone (utilisation, hit ratio, demand, words of messages) are written at most this often."""
 
 
 class Deposed(Exception):
@@ -82,53 +84,63 @@ class Actor:
             The decision, with conditions that tell of a refused write, and whether anything was changed.
         """
         if not decision.write:
-            return decision, False
+            return decision, self._recommend(decision, memory, decision_id)
         changes: list[str] = []
         refused: list[Verdict] = []
         # What is new or grows goes first: replicas that leave are only missed once the others are asked for.
         for target in sorted(decision.targets, key=lambda t: t.desired <= t.served.desired):
-            write = self._write_for(decision, target, memory, decision_id)
+            name = target.served.name
+            write = self._write_for(decision, target, decision_id)
             if write is None:
+                memory.refused_writes.pop(name, None)
                 continue
-            outcome = self._execute(write)
-            words = f"{target.served.name} {target.served.desired} -> {target.desired}"
+            known = memory.refused_writes.get(name)
+            if known and known[0] == _fingerprint(write) and decision.view.now - known[2] < REFUSED_AGAIN_SECONDS:
+                refused.append(known[1])
+                continue
+            outcome = self.execute(write)
+            words = f"{name} {target.served.desired} -> {target.desired}"
             match outcome:
                 case Written():
                     changes.append(words)
-                    memory.refused_writes.pop(target.served.name, None)
-                    if (
-                        isinstance(write, Create) and decision.rate > 0
-                    ):  # the first replicas, before demand, bind nobody
-                        memory.last_switch = decision.view.now
-                case Invalid(message) | Denied(message):
-                    memory.refused_writes[target.served.name] = (_fingerprint(write), message, decision.view.now)
-                    refused.append(_refusal(decision, target.served, message))
-                case Failed(message):
+                    memory.refused_writes.pop(name, None)
+                    self._note_switch(decision, target, memory)
+                case Failed(message) if outcome.retriable:
                     told = f"{words}: {message[:500]}"
                     refused.append(Verdict(ConditionType.READY, FALSE, Reason.APPLY_FAILED, told))
                     self.hurry()
+                case Invalid(message) | Denied(message) | AlreadyExists(message) | Failed(message):
+                    verdict = _refusal(decision, target.served, outcome, message)
+                    memory.refused_writes[name] = (_fingerprint(write), verdict, decision.view.now)
+                    refused.append(verdict)
                 case _:
                     self.hurry()
-        for name, (_, message, _) in memory.refused_writes.items():
-            if not refused and any(t.served.name == name for t in decision.targets):
-                refused.append(_refusal(decision, Served(name, decision.targets[0].served.option, None), message))
         if changes:
             self._tell(decision, changes, decision_id)
         return _with_verdicts(decision, refused), bool(changes)
 
-    def _write_for(self, decision: Decision, target: Target, memory: PoolMemory, decision_id: str) -> Write | None:
-        view, served = decision.view, target.served
-        write: Write | None
+    def _recommend(self, decision: Decision, memory: PoolMemory, decision_id: str) -> bool:
+        """Say what would be done, when that is something new; whether it is."""
+        advice = tuple((t.served.name, t.planned) for t in decision.targets if t.planned != t.served.desired)
+        if decision.plan is None or advice == memory.advice:
+            return False
+        memory.advice = advice
+        changes = [f"{t.served.name} {t.served.desired} -> {t.planned}" for t in decision.targets]
+        if advice:
+            self._tell(decision, changes, decision_id, reason="Recommended")
+        return bool(advice)
+
+    @staticmethod
+    def _note_switch(decision: Decision, target: Target, memory: PoolMemory) -> None:
+        """Another accelerator came into use: the dwell begins. The first replicas, before demand, bind nobody."""
+        if decision.rate > 0 and target.desired and not target.served.desired:
+            memory.last_switch = decision.view.now
+
+    def _write_for(self, decision: Decision, target: Target, decision_id: str) -> Write | None:
+        served = target.served
         if served.workload is None:
-            write = self._creation(decision, target, decision_id) if target.desired else None
-        else:
-            write = self._change(view, served, target.desired, decision, decision_id)
-        if write is None:
-            return None
-        known = memory.refused_writes.get(served.name)
-        if known and known[0] == _fingerprint(write) and view.now - known[2] < REFUSED_AGAIN_SECONDS:
-            return None
-        return write
+            return self._creation(decision, target, decision_id) if target.desired else None
+        return self._change(decision.view, served, target.desired, decision, decision_id)
 
     def _creation(self, decision: Decision, target: Target, decision_id: str) -> Write | None:
         view = decision.view
@@ -152,19 +164,23 @@ class Actor:
         if served.name in view.conflicts:
             return None
         body: dict[str, Any] = {}
+        annotations: dict[str, str] = {}
         if desired != workload.replicas:
             body["spec"] = {"replicas": desired}
-        annotations: dict[str, str] = {}
-        if view.pool.spec.serving.template is not None:
+            adopted = marks.read_adopted(workload.annotations)
+            if view.pool.spec.serving.workloads is not None and (adopted or ("", 0))[0] != view.pool.metadata.uid:
+                pool = f"{view.pool.namespace}/{view.pool.name}"
+                annotations[marks.ADOPTED_ANNOTATION] = marks.write_adopted(
+                    pool, view.pool.metadata.uid, workload.replicas
+                )
+        elif view.pool.spec.serving.template is not None:
+            # A patch of its own: a template that the API server refuses must not keep replicas from growing.
             wanted = template_hash(view.pool.spec.serving.template)
             if workload.annotations.get(marks.TEMPLATE_ANNOTATION) != wanted:
                 template = self._template_change(view, served)
                 if template is not None:
-                    body.setdefault("spec", {})["template"] = template
+                    body["spec"] = {"template": template}
                     annotations[marks.TEMPLATE_ANNOTATION] = wanted
-        elif desired != workload.replicas and marks.read_adopted(workload.annotations) is None:
-            pool = f"{view.pool.namespace}/{view.pool.name}"
-            annotations[marks.ADOPTED_ANNOTATION] = marks.write_adopted(pool, workload.replicas)
         if not body:
             return None
         body["metadata"] = {"annotations": {**annotations, **self._stamp(decision_id)}}
@@ -198,7 +214,12 @@ class Actor:
     def _stamp(self, decision_id: str) -> dict[str, str]:
         return {marks.EPOCH_ANNOTATION: str(self.epoch), marks.DECISION_ANNOTATION: decision_id}
 
-    def _execute(self, write: Write) -> Outcome:
+    def execute(self, write: Write) -> Outcome:
+        """Carry out one write; what it leaves is known at once.
+
+        Raises:
+            Deposed: another process leads.
+        """
         outcome = self.writer.execute(write)
         self.telemetry.count("api_writes_total", kind=write.kind.kind, outcome=type(outcome).__name__)
         match outcome:
@@ -226,10 +247,10 @@ class Actor:
         """Kinds whose newest version goes to the store."""
         return frozenset({INFERENCE_POOL})
 
-    def _tell(self, decision: Decision, changes: list[str], decision_id: str) -> None:
+    def _tell(self, decision: Decision, changes: list[str], decision_id: str, reason: str = "Scaled") -> None:
         pool = decision.view.pool
         message = f"{', '.join(changes)}: {decision.reason}"
-        self.telemetry.count("decisions_total", kind="Plan", reason="Scaled")
+        self.telemetry.count("decisions_total", kind="Plan", reason=reason)
         log.info(
             "decision",
             extra={
@@ -245,15 +266,15 @@ class Actor:
             pool.name,
             pool.metadata.uid,
             type_="Normal",
-            reason="Scaled",
+            reason=reason,
             message=message,
             annotations={marks.DECISION_ANNOTATION: decision_id},
         )
 
     # --- status ------------------------------------------------------------------------------------------------
 
-    def write_pool_status(self, seen: Seen, decision: Decision, *, decision_id: str) -> bool:
-        """Write a pool's status when it says something new."""
+    def write_pool_status(self, seen: Seen, decision: Decision, memory: PoolMemory, *, decision_id: str) -> bool:
+        """Write a pool's status when it says something new; what moves all the time at most once a minute."""
         status = pool_status(
             decision,
             before=seen.status,
@@ -261,7 +282,14 @@ class Actor:
             decision_id=decision_id,
             now=decision.view.now,
         )
-        return self.write_status(seen, status, decision_id=decision_id, reason=decision.reason)
+        now = decision.view.now
+        lately = memory.told_at is not None and now - memory.told_at < VOLATILE_SECONDS
+        if lately and not differs(steady(seen.status), steady(status)):
+            return False
+        written = self.write_status(seen, status, decision_id=decision_id, reason=decision.reason)
+        if written:
+            memory.told_at = now
+        return written
 
     def write_status(self, seen: Seen, status: Mapping[str, Any], *, decision_id: str = "", reason: str = "") -> bool:
         """Write a status when it differs from the one in the cluster in anything but times."""
@@ -297,123 +325,6 @@ class Actor:
                 log.warning("a status was not written", extra=extra)
         return False
 
-    # --- the life of a pool -------------------------------------------------------------------------------------
-
-    def keep_finalizer(self, seen: Seen, pool: InferencePool) -> bool:
-        """Put our finalizer on a pool whose deletion will have work for us, and take it off where it will not."""
-        wanted = pool.spec.deletion_policy is not DeletionPolicy.KEEP
-        has = marks.FINALIZER in seen.metadata.finalizers
-        if wanted == has or seen.metadata.deletion_timestamp:
-            return False
-        return self._set_finalizer(seen, present=wanted, why="deletionPolicy")
-
-    def _set_finalizer(self, seen: Seen, *, present: bool, why: str) -> bool:
-        others = [one for one in seen.metadata.finalizers if one != marks.FINALIZER]
-        outcome = self._execute(
-            MergePatch(
-                kind=INFERENCE_POOL,
-                namespace=seen.metadata.namespace,
-                name=seen.metadata.name,
-                body={"metadata": {"finalizers": [*others, marks.FINALIZER] if present else others}},
-                uid=seen.metadata.uid,
-                resource_version=seen.metadata.resource_version,
-                reason=why,
-                decision_id="",
-            )
-        )
-        if not isinstance(outcome, Written):
-            self.hurry()
-        return isinstance(outcome, Written)
-
-    def finish(self, seen: Seen, pool: InferencePool | None, served: tuple[Served, ...]) -> None:
-        """Carry out the deletion policy of a pool that is being deleted, then lift our finalizer."""
-        if marks.FINALIZER not in seen.metadata.finalizers:
-            return
-        done = True
-        policy = pool.spec.deletion_policy if pool is not None else DeletionPolicy.KEEP
-        for one in served:
-            workload = one.workload
-            if workload is None or workload.deleting:
-                continue
-            adopted = marks.read_adopted(workload.annotations)
-            common: dict[str, Any] = {
-                "kind": workload.kind,
-                "namespace": workload.namespace,
-                "name": workload.name,
-                "uid": workload.uid,
-                "resource_version": workload.resource_version,
-                "reason": f"deletionPolicy {policy}",
-                "decision_id": self.new_decision_id(),
-            }
-            own = pool is not None and pool.spec.serving.template is not None
-            if own and policy is DeletionPolicy.DELETE:
-                outcome = self._execute(Delete(**common))
-            elif not own and adopted is not None and adopted[0] == f"{seen.metadata.namespace}/{seen.metadata.name}":
-                body: dict[str, Any] = {"metadata": {"annotations": {marks.ADOPTED_ANNOTATION: None}}}
-                if policy is DeletionPolicy.RESTORE:
-                    body["spec"] = {"replicas": adopted[1]}
-                outcome = self._execute(MergePatch(body=body, **common))
-            else:
-                continue
-            done = done and isinstance(outcome, Written | Gone)
-        if pool is not None and policy is DeletionPolicy.DELETE:
-            done = self._delete_budget(pool) and done
-        if not done:
-            self.hurry()
-            return
-        if pool is not None and pool.spec.serving.workloads is not None and policy is DeletionPolicy.DELETE:
-            self.events.emit(
-                INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid, type_="Warning", reason="Kept",
-                message="adopted workloads are never deleted; they keep the replicas they have",
-            )  # fmt: skip
-        self._set_finalizer(seen, present=False, why="the deletion policy is carried out")
-
-    def _delete_budget(self, pool: InferencePool) -> bool:
-        """Delete the PodDisruptionBudget that we made for a pool; whether it is gone."""
-        try:
-            raw = self.objects.get(PDB, pool.namespace, budget_name(pool))
-        except (ApiFailed, Unreachable):
-            return False
-        if raw is None or raw["metadata"].get("labels", {}).get(marks.POOL_LABEL) != pool.name:
-            return True
-        outcome = self._execute(
-            Delete(
-                kind=PDB,
-                namespace=pool.namespace,
-                name=budget_name(pool),
-                uid=raw["metadata"]["uid"],
-                resource_version=raw["metadata"]["resourceVersion"],
-                reason="deletionPolicy Delete",
-                decision_id="",
-            )
-        )
-        return isinstance(outcome, Written | Gone)
-
-    def guard(self, pool: InferencePool, budgets: Sequence[Mapping[str, Any]], decision_id: str) -> None:
-        """Make a PodDisruptionBudget for a pool that has none."""
-        write = missing_budget(pool, budgets, decision_id)
-        if write is not None:
-            self._execute(write)
-
-    def claim(self, served: Served) -> bool:
-        """Put this leader's epoch on a workload of ours, so that a write that another leader decided earlier fails."""
-        workload = served.workload
-        if workload is None or marks.read_epoch(workload.annotations) >= self.epoch:
-            return False
-        outcome = self._execute(
-            MergePatch(
-                kind=workload.kind,
-                namespace=workload.namespace,
-                name=workload.name,
-                body={"metadata": {"annotations": {marks.EPOCH_ANNOTATION: str(self.epoch)}}},
-                uid=workload.uid,
-                resource_version=workload.resource_version,
-                reason="a new leader takes over",
-                decision_id="",
-            )
-        )
-        return isinstance(outcome, Written)
-
 
 def _fingerprint(write: Write) -> str:
     """What a write asks for, without the stamps that differ each time."""
@@ -421,10 +332,20 @@ def _fingerprint(write: Write) -> str:
     return template_hash(body)
 
 
-def _refusal(decision: Decision, served: Served, message: str) -> Verdict:
+def _refusal(decision: Decision, served: Served, outcome: Outcome, message: str) -> Verdict:
+    """What a refused write says of the pool: a bad template is the user's to mend, anything else is told as it is."""
     pool = decision.view.pool
-    text = f"{pool}: the API server refuses {served.name}: {message}"
-    return Verdict(ConditionType.VALIDATED, FALSE, Reason.TEMPLATE_REJECTED, text[:2000])
+    if isinstance(outcome, Invalid):
+        text = f"{pool}: the API server refuses {served.name}: {message}"
+        return Verdict(ConditionType.VALIDATED, FALSE, Reason.TEMPLATE_REJECTED, text[:2000])
+    if isinstance(outcome, AlreadyExists):
+        text = (
+            f"{pool}: Deployment {served.name} exists and is not ours: its label {marks.OPTION_LABEL} or annotation "
+            f"{marks.OPTION_ANNOTATION} is missing; delete it or give it back what it had"
+        )
+    else:
+        text = f"{pool}: {served.name} cannot be written: {message}"
+    return Verdict(ConditionType.READY, FALSE, Reason.APPLY_FAILED, text[:2000])
 
 
 def _with_verdicts(decision: Decision, extra: list[Verdict]) -> Decision:

@@ -10,6 +10,7 @@ from tidefleet.api import InferencePool, Reason
 from tidefleet.api.inference_pool import WorkloadRef
 from tidefleet.cluster.kinds import HPA, SCALED_OBJECT, Kind
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
+from tidefleet.cluster.records import Workload
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.controller.view import Fault
 
@@ -60,16 +61,21 @@ def _read(kind: Kind, raw: Mapping[str, Any]) -> Autoscaler | None:
 
 
 def conflicts_of(
-    pool: InferencePool, ref: WorkloadRef, key: str, autoscalers: Sequence[Autoscaler]
+    pool: InferencePool, ref: WorkloadRef, key: str, workload: Workload | None, autoscalers: Sequence[Autoscaler] | None
 ) -> dict[str, Fault]:
-    """Who else scales one workload of a pool, as a fault under ``key``; empty when nobody does."""
+    """Why one workload of a pool must not be scaled, as a fault under ``key``; empty when it may be."""
+    name = f"{pool}: {ref.kind} {ref.name}"
+    if workload is not None and (workload.match_expressions_present or not workload.selector):
+        message = f"{name} selects its pods by matchExpressions; expected matchLabels alone, e.g. app: chat"
+        return {key: Fault(Reason.INVALID_FIELD, message)}
+    if autoscalers is None:
+        return {key: Fault(Reason.HELD, f"{name} is held: the autoscalers of its namespace are not known yet")}
     for one in autoscalers:
         if (one.namespace, one.target_kind, one.target_name) == (pool.namespace, str(ref.kind), ref.name):
             reason = Reason.HPA_ON_TARGET if one.kind == HPA.kind else Reason.SCALED_OBJECT_ON_TARGET
             message = (
-                f"{pool}: {ref.kind} {ref.name} is also scaled by {one.kind} {one.namespace}/{one.name}; "
-                "expected no other autoscaler: delete it, or keep it and set spec.mode to Recommend and follow "
-                "tidefleet_pool_option_replicas"
+                f"{name} is also scaled by {one.kind} {one.namespace}/{one.name}; expected no other autoscaler: delete "
+                "it, or keep it, set spec.mode to Recommend and follow tidefleet_pool_option_replicas"
             )
             return {key: Fault(reason, message)}
     return {}

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from tidefleet.cluster.writes import AlreadyExists, Apply, Conflict, Create, Out
 from tidefleet.controller.store import Store
 
 log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 60.0
+"""Real time after which a refused type is tried again."""
 
 MANAGER = "tidefleet-catalogue"
 HASH_ANNOTATION = "tidefleet.io/catalogue"
@@ -37,6 +41,7 @@ class CatalogueSync:
     events: EventSink
     manifests: Sequence[Mapping[str, Any]]
     _invalid: set[str] = field(default_factory=set)
+    _later: dict[str, float] = field(default_factory=dict)
     _tried: dict[str, Metadata] = field(default_factory=dict)
     """Each type as it was after its last apply: what it lacks even then is not asked for again."""
 
@@ -79,6 +84,8 @@ class CatalogueSync:
                     )
                 return False
         current = seen.metadata.annotations.get(HASH_ANNOTATION) == digest
+        if self._later.get(name, 0.0) > time.monotonic():
+            return False
         if current and (not lacks(seen.raw.get("spec"), manifest["spec"]) or self._tried.get(name) == seen.metadata):
             return False
         outcome = self._apply(name, body)
@@ -98,6 +105,7 @@ class CatalogueSync:
             if fresh is not None:
                 self._tried[name] = fresh.metadata
             return True
+        self._later[name] = time.monotonic() + AGAIN_SECONDS
         log.info("an AcceleratorType was not applied", extra={"type": name, "outcome": str(outcome)[:500]})
         return False
 

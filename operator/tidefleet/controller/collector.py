@@ -8,44 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import aiohttp
 import uvloop
 
 from tidefleet.cluster.clock import Clock
 from tidefleet.controller.config import Prometheus
-from tidefleet.controller.metrics_page import PAGE_LIMIT, EngineCounters, Unusable, read_page
-from tidefleet.controller.readings import DRAIN_SECONDS, EngineMemory, PoolEngines, Sample, TokenTally, pool_reading
-from tidefleet.planning.demand import Empty, Reading, Stale, is_usable
+from tidefleet.controller.metrics_page import PAGE_LIMIT, Unusable, read_page
+from tidefleet.controller.prometheus import ask, read_all
+from tidefleet.controller.readings import DRAIN_SECONDS, EngineMemory, LengthWindow, Sample, TokenTally, pool_reading
+from tidefleet.planning.demand import Reading
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 64
+AT_ONCE_PER_POOL = 16
 SCRAPE_SECONDS = 5.0
 PoolKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine to read: its pod and the address of its metrics page."""
+    """One engine: its pod (``namespace/name``), the address of its metrics page, and whether the pod is ready."""
 
     uid: str
     pod: str
     url: str
+    ready: bool = True
 
 
 @dataclass(slots=True)
 class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
+    lengths: LengthWindow = field(default_factory=LengthWindow)
     reading: Reading | None = None
     busy: float | None = None
 
@@ -82,7 +83,7 @@ class Collector(threading.Thread):
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self.rounds = 0
-        self.last_round_seconds = 0.0
+        self.last_round: float | None = None
 
     @property
     def drain_seconds(self) -> float:
@@ -128,8 +129,8 @@ class Collector(threading.Thread):
                 except Exception:
                     log.exception("a round of collecting failed")
                 self.rounds += 1
-                self.last_round_seconds = time.monotonic() - began
-                self._telemetry.observe("reconcile_duration_seconds", self.last_round_seconds, kind="collect")
+                self.last_round = time.monotonic()
+                self._telemetry.observe("reconcile_duration_seconds", self.last_round - began, kind="collect")
                 if self._on_round is not None:
                     self._on_round()
                 wait = self._period / self._clock.scale - (time.monotonic() - began)
@@ -140,38 +141,58 @@ class Collector(threading.Thread):
         with self._lock:
             for gone in set(self._pools) - set(targets):
                 del self._pools[gone]
-        flat = [target for each in targets.values() for target in each]
+        wanted = {pool: self._worth_reading(pool, engines) for pool, engines in targets.items()}
         if self._prometheus is not None:
-            answers = await self._ask_prometheus(session, flat)
+            pods = [target.pod for engines in wanted.values() for target in engines if target.ready]
+            answers = await ask(session, self._prometheus, pods) if pods else {}
+            for pool, engines in wanted.items():
+                self._take_in(pool, {t.uid: answers[t.pod] if t.ready else _unready(t) for t in engines})
         else:
             gate = asyncio.Semaphore(AT_ONCE)
-            got = await asyncio.gather(*(self._scrape(session, gate, target) for target in flat))
-            answers = dict(zip((target.uid for target in flat), got, strict=True))
-        for pool, engines in targets.items():
-            self._take_in(pool, {target.uid: answers[target.uid] for target in engines})
+            await asyncio.gather(*(self._scrape_pool(session, gate, *one) for one in wanted.items()))
+
+    def _worth_reading(self, pool: PoolKey, engines: tuple[Target, ...]) -> tuple[Target, ...]:
+        """Engines that are ready, and those that are not but were read before: they count as faulty, not as gone."""
+        with self._lock:
+            state = self._pools.get(pool)
+            known = set(state.memory.samples) if state else set()
+            return tuple(target for target in engines if target.ready or target.uid in known)
+
+    async def _scrape_pool(
+        self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, pool: PoolKey, engines: tuple[Target, ...]
+    ) -> None:
+        """Read one pool's engines, so many at a time that pools with dead ones do not hold up the others."""
+        own = asyncio.Semaphore(AT_ONCE_PER_POOL)
+        found = await asyncio.gather(*(self._scrape(session, gate, own, target) for target in engines))
+        self._take_in(pool, {target.uid: answer for target, answer in zip(engines, found, strict=True)})
 
     def _take_in(self, pool: PoolKey, answers: Mapping[str, Sample | str]) -> None:
         now = self._clock.now()
         with self._lock:
             state = self._pools.setdefault(pool, _PoolState())
-            engines: PoolEngines = state.memory.step(answers)
+            engines = state.memory.step(answers)
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
-            state.reading = pool_reading(engines, now=now, last=state.reading, drain_seconds=self.drain_seconds)
+            state.lengths.add(now, engines.fresh)
+            state.reading = pool_reading(
+                engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
+            )
             count = len(engines.rates)
             state.busy = sum(one.running > 0 for one in engines.rates) / count if count else None
         source = "prometheus" if self._prometheus else "engines"
         self._telemetry.count("empty_answers_total", float(engines.faulty), source=source)
-        if isinstance(state.reading, Empty | Stale):
-            log.debug("demand of %s/%s: %s", *pool, state.reading.why)
 
-    async def _scrape(self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, target: Target) -> Sample | str:
-        async with gate:
+    async def _scrape(
+        self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, own: asyncio.Semaphore, target: Target
+    ) -> Sample | str:
+        if not target.ready:
+            return _unready(target)
+        async with own, gate:
             try:
                 async with session.get(target.url, allow_redirects=False) as response:
                     if response.status != 200:
                         return f"{target.pod} answered {response.status}"
-                    page = await response.content.read(PAGE_LIMIT)
+                    page = await read_all(response.content, PAGE_LIMIT)
                     at = self._clock.now()
                 return Sample(at, read_page(page.decode("utf-8", "replace")))
             except Unusable as error:
@@ -181,68 +202,6 @@ class Collector(threading.Thread):
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 return f"{target.pod} cannot be reached: {type(error).__name__}"
 
-    async def _ask_prometheus(self, session: aiohttp.ClientSession, targets: list[Target]) -> dict[str, Sample | str]:
-        """One query per metric for all pods; a pod without an answer is faulty, never zero.
 
-        Raw samples are asked for, with their own times: an instant query repeats the last value until the next scrape,
-        so that rates between two of its answers would be nothing and then twice too much.
-        """
-        config = self._prometheus
-        assert config is not None  # noqa: S101 - the caller checked
-        headers = {}
-        if config.token_file:
-            token = await asyncio.to_thread(Path(config.token_file).read_text)
-            headers["Authorization"] = f"Bearer {token.strip()}"
-        tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=config.ca_file) if config.ca_file else True
-        by_pod: dict[str, dict[str, tuple[float, float]]] = {}
-        try:
-            for name in _PROMETHEUS_METRICS:
-                query = f"{name}[{config.window_seconds}s]"
-                url = f"{config.url.rstrip('/')}/api/v1/query"
-                async with session.post(url, data={"query": query}, headers=headers, ssl=tls) as response:
-                    body = await response.json()
-                    if response.status != 200 or body.get("status") != "success":
-                        raise ValueError(f"Prometheus answered {response.status}: {str(body.get('error', ''))[:200]}")
-                    _read_matrix(body, name, by_pod)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
-            return dict.fromkeys((target.uid for target in targets), f"Prometheus: {error or type(error).__name__}")
-        return {target.uid: _sample(by_pod.get(target.pod), target.pod) for target in targets}
-
-
-_PROMETHEUS_METRICS: Mapping[str, str] = {
-    "vllm:prompt_tokens_total": "prompt_tokens",
-    "vllm:generation_tokens_total": "generation_tokens",
-    "vllm:request_success_total": "finished",
-    "vllm:num_requests_running": "running",
-    "vllm:num_requests_waiting": "waiting",
-    "vllm:prefix_cache_hits_total": "hit_tokens",
-    "vllm:prefix_cache_queries_total": "queried_tokens",
-    "vllm:request_prompt_tokens_count": "measured_prompts",
-    "vllm:request_prompt_tokens_sum": "measured_prompt_tokens",
-    "vllm:kv_cache_usage_perc": "kv_usage",
-}
-_NEEDED = ("prompt_tokens", "generation_tokens", "finished", "running", "waiting")
-
-
-def _read_matrix(body: Mapping[str, Any], metric: str, by_pod: dict[str, dict[str, tuple[float, float]]]) -> None:
-    """Add the newest sample of each series to its pod's sum: name of the counter -> (time, value)."""
-    for one in body["data"]["result"]:
-        labels = one["metric"]
-        pod = by_pod.setdefault(f"{labels.get('namespace', '')}/{labels.get('pod', '')}", {})
-        at, value = float(one["values"][-1][0]), float(one["values"][-1][1])
-        before = pod.get(_PROMETHEUS_METRICS[metric], (at, 0.0))
-        pod[_PROMETHEUS_METRICS[metric]] = (max(at, before[0]), value + before[1])
-
-
-def _sample(found: Mapping[str, tuple[float, float]] | None, pod: str) -> Sample | str:
-    if not found:
-        return f"Prometheus has nothing about {pod}"
-    missing = [name for name in _NEEDED if name not in found]
-    if missing:
-        return f"Prometheus has no {missing[0]} of {pod}"
-    values = {name: value for name, (_, value) in found.items()}
-    bad = [name for name, value in values.items() if not is_usable(value)]
-    if bad:
-        return f"{bad[0]} of {pod} is {values[bad[0]]}; expected a finite number of at least 0, e.g. 42"
-    at = found["prompt_tokens"][0]
-    return Sample(at, EngineCounters(**{name: values.get(name, 0.0) for name in EngineCounters.__dataclass_fields__}))
+def _unready(target: Target) -> str:
+    return f"{target.pod} is not ready"

@@ -66,6 +66,8 @@ class OperatorConfiguration(_Part):
     """How long replicas may wait for nodes before that capacity counts as refused."""
     capacity_refused_seconds: Annotated[float, Field(ge=0, le=604800)] = 1800.0
     """How long refused capacity is planned around."""
+    start_timeout_seconds: Annotated[float, Field(ge=0, le=86400)] = 1800.0
+    """How long the first replicas on an accelerator may take to become ready before it is planned around."""
     price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 90
     """Age from which a price is stale."""
     leader_election: LeaderElection = LeaderElection()

@@ -26,6 +26,15 @@ def budget_name(pool: InferencePool) -> str:
     return f"{pool.name}-tidefleet"
 
 
+def is_ours(raw: Mapping[str, Any], pool: InferencePool) -> bool:
+    """Whether a budget is the one that we made for a pool."""
+    meta = raw.get("metadata") or {}
+    return bool(
+        (meta.get("namespace"), meta.get("name")) == (pool.namespace, budget_name(pool))
+        and (meta.get("labels") or {}).get(marks.POOL_LABEL) == pool.name
+    )
+
+
 def missing_budget(pool: InferencePool, budgets: Sequence[Mapping[str, Any]], decision_id: str) -> Create | None:
     """The budget to create for a pool made from a template; ``None`` where one covers its pods already.
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import calendar
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
-from tidefleet.api import ConditionType, Reason
+from tidefleet.api import ConditionType, InferencePool, Reason
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.kinds import INFERENCE_POOL
 from tidefleet.controller import marks
 from tidefleet.controller.accounting import Accountant
-from tidefleet.controller.act import Actor
+from tidefleet.controller.act import Actor, Deposed
+from tidefleet.controller.asked import freshness_seconds
 from tidefleet.controller.catalogue_sync import CatalogueSync
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
+from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
@@ -44,11 +48,12 @@ class FleetLoop:
 
     Attributes:
         on_pass: called after each pass with the fleet's decisions.
-        passes: finished passes; ``last_pass`` the real (monotonic) time the newest one ended.
+        passes: finished passes; ``heartbeat`` the real (monotonic) time at which a pass last moved on.
     """
 
     observer: Observer
     actor: Actor
+    lifecycle: Lifecycle
     accountant: Accountant
     catalogue: CatalogueSync
     telemetry: Telemetry
@@ -57,7 +62,7 @@ class FleetLoop:
     wake: threading.Event = field(default_factory=threading.Event)
     on_pass: Callable[[tuple[Decision, ...]], None] | None = None
     passes: int = 0
-    last_pass: float | None = None
+    heartbeat: float | None = None
     last_pass_seconds: float = 0.0
     _memories: dict[PoolKey, PoolMemory] = field(default_factory=dict)
     _ids: dict[PoolKey, str] = field(default_factory=dict)
@@ -76,39 +81,39 @@ class FleetLoop:
             self.wake.clear()
             try:
                 self.run_once()
-            except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError, OSError):
+            except Deposed:
+                raise
+            except Exception:  # a surprise must not end the process: the next one would meet it too
                 log.exception("a pass failed")
                 self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
             left = self.settings.period_seconds - (self.clock.monotonic() - began)
             floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
-            self.clock.sleep(floor)
+            stop.wait(floor / self.clock.scale)
             self.clock.sleep(max(0.0, left - floor), self.wake)
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
-        started = time.monotonic()
+        started = self.heartbeat = time.monotonic()
         self.catalogue.step()
         fleet = self.observer.observe(self.clock.now())
-        if not self._claimed:
-            self._claim(fleet)
+        if not self._claim(fleet):
+            self.wake.set()
+            return ()
         planning = time.monotonic()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
-        acting = time.monotonic()
-        self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
+        self.telemetry.observe("plan_duration_seconds", time.monotonic() - planning, kind="fleet")
         with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="act") as workers:
-            finished = list(workers.map(lambda pair: self._act(*pair), decided))
-        decisions = tuple(one for one in finished if one is not None)
+            finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
+        decisions = tuple(one for one in finished if isinstance(one, Decision))
         self._tell_others(fleet)
         self.accountant.account(decisions, fleet.now)
-        told = [(seen, after or before) for (seen, before), after in zip(decided, finished, strict=True)]
+        told = [(seen, after) for (seen, _), after in zip(decided, finished, strict=True)]
         self.accountant.conditions(self._rows(told, fleet))
         self._forget_gone(fleet)
         self.passes += 1
         self.last_pass_seconds = time.monotonic() - started
-        self.last_pass = time.monotonic()
+        self.heartbeat = time.monotonic()
         self.telemetry.observe("reconcile_duration_seconds", self.last_pass_seconds, kind="pass")
-        seconds = {"observe": planning - started, "plan": acting - planning, "act": self.last_pass - acting}
-        log.debug("pass", extra={"pools": len(decided), "seconds": self.last_pass_seconds, "of_which": seconds})
         if self.on_pass is not None:
             self.on_pass(decisions)
         return decisions
@@ -118,48 +123,74 @@ class FleetLoop:
         key = view.pool.key
         known = self._memories.get(key)
         if known is None:
-            known = PoolMemory(DemandHistory(self.settings.scale_down_window_seconds))
+            settings = self.settings
+            known = PoolMemory(DemandHistory(settings.scale_down_window_seconds, freshness_seconds(settings)))
             if any(one.desired for one in view.served):
                 known.last_switch = view.now
             self._memories[key] = known
         return known
 
     def _decide(self, seen: Seen, view: PoolView | Fault) -> Decision | Fault:
+        self.heartbeat = time.monotonic()
         if isinstance(view, Fault):
             return view
+        memory = self.memory(view)
+        if seen.metadata.deletion_timestamp:
+            return Decision(view=view, verdicts=())
         try:
-            return decide(view, self.memory(view), self.settings, self._memo)
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
-            # One pool's surprise must not stop the others.
+            return decide(view, memory, self.settings, self._memo)
+        except Exception as error:  # one pool's surprise must not stop the others
             log.exception("deciding failed", extra={"pool": f"{seen.metadata.namespace}/{seen.metadata.name}"})
             self.telemetry.count("reconcile_errors_total", kind="InferencePool", reason=type(error).__name__)
             return Fault(Reason.INVALID_FIELD, f"internal error while deciding: {type(error).__name__}: {error}")
 
-    def _act(self, seen: Seen, decision: Decision | Fault) -> Decision | None:
-        """Act on one pool; the decision as it came out, ``None`` for one that could not be read."""
+    def _guarded_act(self, seen: Seen, decision: Decision | Fault) -> Decision | Fault:
+        self.heartbeat = time.monotonic()
+        try:
+            return self._act(seen, decision)
+        except Deposed:
+            raise
+        except Exception as error:  # as above
+            log.exception("acting failed", extra={"pool": f"{seen.metadata.namespace}/{seen.metadata.name}"})
+            self.telemetry.count("reconcile_errors_total", kind="InferencePool", reason=type(error).__name__)
+            fault = Fault(Reason.INVALID_FIELD, f"internal error while acting: {type(error).__name__}: {error}")
+            self._tell_fault(seen, fault)
+            return fault
+
+    def _act(self, seen: Seen, decision: Decision | Fault) -> Decision | Fault:
+        """Act on one pool; the decision as it came out."""
         key = (seen.metadata.namespace, seen.metadata.name)
         if isinstance(decision, Fault):
-            if seen.metadata.deletion_timestamp:
-                self.actor.finish(seen, None, ())
+            if seen.metadata.deletion_timestamp and not isinstance(seen.parsed, InferencePool):
+                self.lifecycle.finish(seen, None, ())
             self._tell_fault(seen, decision)
-            return None
+            return decision
         pool = decision.view.pool
         if seen.metadata.deletion_timestamp:
-            self.actor.finish(seen, pool, decision.view.served)
+            self.lifecycle.finish(seen, pool, decision.view.served)
             return decision
-        if self.actor.keep_finalizer(seen, pool):
+        if self.lifecycle.keep_finalizer(seen, pool):
             seen = self.observer.store.get(INFERENCE_POOL, *key) or seen
         decision_id = self.actor.new_decision_id()
-        decision, changed = self.actor.act(decision, self._memories[key], decision_id=decision_id)
-        if decision.write and self.observer.budgets is not None and pool.metadata.uid not in self._guarded:
-            # Asked once per pool and term: a budget that its owner deletes later stays deleted.
-            self._guarded.add(pool.metadata.uid)
-            self.actor.guard(pool, self.observer.budgets, decision_id)
+        memory = self._memories[key]
+        decision, changed = self.actor.act(decision, memory, decision_id=decision_id)
+        if decision.write:
+            self._guard(pool, decision_id)
         current = self._ids.get(key)
         if changed or current is None:
             self._ids[key] = current = decision_id
-        self.actor.write_pool_status(seen, decision, decision_id=current)
+        self.actor.write_pool_status(seen, decision, memory, decision_id=current)
         return decision
+
+    def _guard(self, pool: InferencePool, decision_id: str) -> None:
+        """A disruption budget where there is none, once per pool and term: one that is deleted later stays deleted."""
+        uid = pool.metadata.uid
+        if uid not in self._guarded:
+            if self.lifecycle.guard(pool, decision_id):
+                self._guarded.add(uid)
+        elif self.observer.budgets is not None:
+            here = [raw for raw in self.observer.budgets if raw["metadata"].get("namespace") == pool.namespace]
+            self.lifecycle.unguard(pool, here)
 
     def _tell_fault(self, seen: Seen, fault: Fault) -> None:
         verdicts = (
@@ -171,13 +202,24 @@ class FleetLoop:
             seen, verdicts, keep=("plan", "demand", "accelerators", "decisionId", "replicas", "selector")
         )
 
-    def _claim(self, fleet: Fleet) -> None:
-        """Take over: everything we own gets our epoch before the first decision is carried out."""
-        for _, view in fleet.pools:
-            if isinstance(view, PoolView) and view.pool.spec.serving.template is not None:
-                for served in view.served:
-                    self.actor.claim(served)
-        self._claimed = True
+    def _claim(self, fleet: Fleet) -> bool:
+        """Take over: everything we own gets our epoch before the first decision is carried out.
+
+        Returns:
+            Whether all of it has our epoch; until then nothing else is written.
+
+        Raises:
+            Deposed: something already has the epoch of a later leader.
+        """
+        own = [served for _, view in fleet.pools if isinstance(view, PoolView) for served in view.served]
+        newest = max((marks.read_epoch(one.workload.annotations) for one in own if one.workload), default=0)
+        if newest > self.actor.epoch:
+            raise Deposed(f"a leader of epoch {newest} has written; ours is {self.actor.epoch}")
+        if not self._claimed:
+            mine = [one for one in own if one.workload and marks.EPOCH_ANNOTATION in one.workload.annotations]
+            with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="claim") as workers:
+                self._claimed = all(workers.map(self.lifecycle.claim, mine))
+        return self._claimed
 
     # --- the other kinds -------------------------------------------------------------------------------------------
 
@@ -200,18 +242,12 @@ class FleetLoop:
             self._write_simple(seen, verdicts, keep=(), nodes=nodes)
 
     def _tell_type(self, one: TypeSeen, in_use: int) -> None:
-        set_ = self.telemetry.set
-        for capacity_type, price in one.offer.prices.items():
-            source = "Catalogue" if price.catalogue else "User"
-            labels = {"accelerator": one.kind.name, "capacity_type": capacity_type}
-            other = {"Catalogue": "User", "User": "Catalogue"}[source]
-            self.telemetry.forget_gauges(["accelerator_price_usd_per_hour"], **labels, source=other)
-            set_("accelerator_price_usd_per_hour", price.usd_per_chip_hour, **labels, source=source)
-            entry = chosen_price(one.kind, capacity_type)
-            if entry is not None and entry.as_of is not None:
-                day = entry.as_of
-                stamp = time.mktime((day.year, day.month, day.day, 0, 0, 0, 0, 0, 0))
-                set_("price_last_update_timestamp_seconds", stamp, **labels)
+        name, prices = one.kind.name, one.offer.prices
+        shown = {(kind, "Catalogue" if p.catalogue else "User"): p.usd_per_chip_hour for kind, p in prices.items()}
+        self.telemetry.show("accelerator_price_usd_per_hour", shown, accelerator=name)
+        days = {(kind,): date.fromisoformat(p.as_of) for kind, p in prices.items() if p.as_of}
+        stamps = {key: float(calendar.timegm(day.timetuple())) for key, day in days.items()}
+        self.telemetry.show("price_last_update_timestamp_seconds", stamps, accelerator=name)
         if one.faults:
             verdicts: tuple[Verdict, ...] = _invalid(one.faults[0].reason, "; ".join(f.message for f in one.faults))
         elif one.offer.plan_only:
@@ -281,7 +317,10 @@ def _class_verdicts(faults: tuple[Fault, ...], pools: Mapping[str, Seen]) -> tup
 
 
 def known_epochs(observer: Observer) -> list[int]:
-    """Every epoch that a leader left on an object: on workloads we own and in the decision ids of pools."""
-    found = [marks.read_epoch(one.annotations) for one in observer.inventory.workloads()]
-    pools = observer.store.all(INFERENCE_POOL)
-    return found + [marks.decision_epoch(seen.status.get("decisionId")) for seen in pools]
+    """Every epoch that a leader left on an object of ours: on workloads and in the decision ids of pools."""
+    fleet = observer.observe(0.0)
+    found = [marks.decision_epoch(seen.status.get("decisionId")) for seen, _ in fleet.pools]
+    for _, view in fleet.pools:
+        if isinstance(view, PoolView):
+            found += [marks.read_epoch(one.workload.annotations) for one in view.served if one.workload]
+    return found

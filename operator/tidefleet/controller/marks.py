@@ -18,7 +18,11 @@ DECISION_ANNOTATION = "tidefleet.io/decision-id"
 ENGINE_ANNOTATION = "tidefleet.io/engine"
 ADOPTED_ANNOTATION = "tidefleet.io/adopted"
 FINALIZER = "tidefleet.io/pool"
+RELEASED_ANNOTATION = "tidefleet.io/released-at"
 FIELD_MANAGER = "tidefleet"
+
+RELEASED_SECONDS = 3600.0
+"""A finalizer that was lifted for an uninstall is not put back for this long."""
 
 
 def write_option(option: Option) -> str:
@@ -57,10 +61,10 @@ def read_epoch(annotations: Mapping[str, str]) -> int:
 
 
 def read_adopted(annotations: Mapping[str, str]) -> tuple[str, int] | None:
-    """The pool (``namespace/name``) that adopted a workload and the replicas it had then; ``None`` when none."""
+    """The uid of the pool that adopted a workload and the replicas it had then; ``None`` when none."""
     try:
         raw: Any = json.loads(annotations.get(ADOPTED_ANNOTATION, ""))
-        pool, replicas = raw["pool"], raw["replicas"]
+        pool, replicas = raw["poolUid"], raw["replicas"]
     except (ValueError, TypeError, KeyError):
         return None
     if not isinstance(pool, str) or isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
@@ -68,9 +72,15 @@ def read_adopted(annotations: Mapping[str, str]) -> tuple[str, int] | None:
     return pool, replicas
 
 
-def write_adopted(pool: str, replicas: int) -> str:
-    """The annotation that remembers what a workload was when a pool adopted it."""
-    return json.dumps({"pool": pool, "replicas": replicas}, separators=(",", ":"))
+def write_adopted(pool: str, uid: str, replicas: int) -> str:
+    """The annotation that remembers what a workload was when a pool adopted it; the uid, since names come back."""
+    return json.dumps({"pool": pool, "poolUid": uid, "replicas": replicas}, separators=(",", ":"))
+
+
+def was_released(annotations: Mapping[str, str], now: float) -> bool:
+    """Whether the finalizer was lifted for an uninstall a short while ago (``now`` in real unix seconds)."""
+    text = annotations.get(RELEASED_ANNOTATION, "")
+    return text.isdigit() and len(text) < 12 and 0 <= now - int(text) < RELEASED_SECONDS
 
 
 def decision_epoch(decision_id: object) -> int:

@@ -32,7 +32,7 @@ class EngineCounters:
     kv_usage: float
 
 
-_VLLM: Mapping[str, str] = {
+VLLM: Mapping[str, str] = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
     "vllm:request_success_total": "finished",
@@ -45,7 +45,7 @@ _VLLM: Mapping[str, str] = {
     "vllm:kv_cache_usage_perc": "kv_usage",
     "vllm:gpu_cache_usage_perc": "kv_usage",
 }
-_SGLANG: Mapping[str, str] = {
+SGLANG: Mapping[str, str] = {
     "sglang:prompt_tokens_total": "prompt_tokens",
     "sglang:generation_tokens_total": "generation_tokens",
     "sglang:num_requests_total": "finished",
@@ -57,7 +57,7 @@ _SGLANG: Mapping[str, str] = {
 _SAMPLE = re.compile(r'([^{\s]+)\s*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s*(\S*)')
 """A line: name, labels in braces (quoted values may hold braces and escaped quotes), value; what follows is ignored."""
 
-_NEEDED = ("prompt_tokens", "generation_tokens", "finished", "running", "waiting")
+NEEDED = ("prompt_tokens", "generation_tokens", "finished", "running", "waiting")
 
 
 def read_page(text: str) -> EngineCounters:
@@ -71,8 +71,8 @@ def read_page(text: str) -> EngineCounters:
     if not text.endswith("\n"):  # the format asks for it; without it the last number may lack digits
         raise Unusable("the page is cut off; expected a line feed at its end")
     found: dict[str, float] = {}
-    names = _VLLM if "vllm:" in text else _SGLANG
-    prefix = "vllm:" if names is _VLLM else "sglang:"
+    names = VLLM if "vllm:" in text else SGLANG
+    prefix = "vllm:" if names is VLLM else "sglang:"
     for line in text.split("\n"):
         if not line.startswith(prefix):
             continue
@@ -88,10 +88,10 @@ def read_page(text: str) -> EngineCounters:
         found[field] = found.get(field, 0.0) + value
         if not (is_usable(value) and is_usable(found[field])):
             raise Unusable(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
-    missing = [name for name in _NEEDED if name not in found]
+    missing = [name for name in NEEDED if name not in found]
     if missing:
         wanted = [metric for metric, field in names.items() if field in missing]
         raise Unusable(f"{wanted[0]} is missing from the page")
-    if names is _SGLANG:
+    if names is SGLANG:
         found.setdefault("queried_tokens", found["prompt_tokens"])
     return EngineCounters(**{name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -31,6 +32,8 @@ from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
+
+log = logging.getLogger(__name__)
 
 WORKLOAD_KINDS: Mapping[WorkloadKind, Kind] = {
     WorkloadKind.DEPLOYMENT: DEPLOYMENT,
@@ -71,7 +74,8 @@ class Observer:
     inventory: Inventory
     models: Mapping[str, Architecture]
     shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset()
-    autoscalers: Sequence[Autoscaler] = ()
+    autoscalers: Sequence[Autoscaler] | None = None
+    """Autoscalers as last listed; ``None`` while they are not known, and then no adopted workload is scaled."""
     budgets: Sequence[Mapping[str, Any]] | None = None
     """PodDisruptionBudgets as last listed; ``None`` while they are not known."""
     collector: Collector | None = None
@@ -80,7 +84,7 @@ class Observer:
         """The fleet as it is known at ``now``."""
         types, bad_types = self._types()
         offers, offers_here = self._offers(types)
-        classes_of, class_rows = self._classes()
+        classes_of, unreadable, class_rows = self._classes()
         workloads: dict[PoolKey, list[Workload]] = {}
         for workload in self.inventory.workloads():
             name = workload.labels.get(marks.POOL_LABEL)
@@ -95,16 +99,24 @@ class Observer:
                 continue
             pool = seen.parsed
             assert isinstance(pool, InferencePool)  # noqa: S101 - the store parses by kind
+            own = workloads.get(pool.key, [])
+            named = bool(pool.spec.accelerators or pool.spec.serving.workloads)
             view = PoolView(
                 pool=pool,
                 now=now,
                 classes=tuple(classes_of.get(pool.key, ())),
+                unreadable_classes=tuple(unreadable.get(pool.key, ())),
                 kinds=kinds,
-                offers=offers if pool.spec.accelerators or pool.spec.serving.workloads else offers_here,
+                offers=offers if named else _with_running(offers_here, offers, own),
                 reading=self.collector.reading(pool.key) if self.collector else None,
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
             )
-            pools.append((seen, self._complete(view, workloads.get(pool.key, []), adopters)))
+            try:
+                pools.append((seen, self._complete(view, own, adopters)))
+            except Exception as error:  # whatever one user's object holds must not stop the others
+                log.exception("observing failed", extra={"pool": str(pool)})
+                fault = Fault(Reason.INVALID_FIELD, f"{pool} cannot be read: {type(error).__name__}: {error}")
+                pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
         return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types))
 
@@ -143,12 +155,21 @@ class Observer:
         )
         return every, here
 
-    def _classes(self) -> tuple[dict[PoolKey, list[WorkloadClass]], list[tuple[Seen, tuple[Fault, ...]]]]:
+    def _classes(
+        self,
+    ) -> tuple[dict[PoolKey, list[WorkloadClass]], dict[PoolKey, list[str]], list[tuple[Seen, tuple[Fault, ...]]]]:
+        """Usable classes by pool, names of unusable ones by pool, and all of them with what is wrong."""
         by_pool: dict[PoolKey, list[WorkloadClass]] = {}
+        unreadable: dict[PoolKey, list[str]] = {}
         rows: list[tuple[Seen, tuple[Fault, ...]]] = []
         for seen in self.store.all(WORKLOAD_CLASS):
             if isinstance(seen.parsed, Invalid):
                 rows.append((seen, (Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; ")),)))
+                spec = seen.raw.get("spec")
+                ref = spec.get("poolRef") if isinstance(spec, Mapping) else None
+                if isinstance(ref, Mapping):
+                    key = (seen.metadata.namespace, str(ref.get("name")))
+                    unreadable.setdefault(key, []).append(seen.metadata.name)
                 continue
             wclass = seen.parsed
             assert isinstance(wclass, WorkloadClass)  # noqa: S101
@@ -161,7 +182,7 @@ class Observer:
             elif not wclass.metadata.deletion_timestamp:
                 by_pool.setdefault(key, []).append(wclass)
             rows.append((seen, faults))
-        return by_pool, rows
+        return by_pool, unreadable, rows
 
     def _adopters(self) -> dict[tuple[str, str, str], str]:
         """Which pool adopts a workload: (namespace, kind, name) to the first pool, by name, that lists it."""
@@ -199,7 +220,11 @@ class Observer:
             served = _own(pool, workloads)
             pods = {one.name: self.inventory.pods(pool.namespace, _selector(one)) for one in served}
             return replace(view, faults=tuple(faults), served=served, chips=_chips(view, served, pods))
-        served = self._adopted(view)
+        served = adopted_workloads(
+            pool,
+            view.architecture,
+            lambda kind, name: self.inventory.workload(WORKLOAD_KINDS[kind], pool.namespace, name),
+        )
         conflicts: dict[str, Fault] = {}
         for ref, one in zip(pool.spec.serving.workloads or (), served, strict=True):
             owner = adopters.get((pool.namespace, str(ref.kind), ref.name), pool.name)
@@ -207,31 +232,14 @@ class Observer:
                 message = f"{pool}: {ref.kind} {ref.name} is already adopted by InferencePool {pool.namespace}/{owner}"
                 conflicts[one.name] = Fault(Reason.ANOTHER_POOL, message)
             else:
-                conflicts |= conflicts_of(pool, ref, one.name, self.autoscalers)
+                conflicts |= conflicts_of(pool, ref, one.name, one.workload, self.autoscalers)
         pods = {
-            one.name: self.inventory.pods(pool.namespace, one.workload.selector) if one.workload else []
+            one.name: self.inventory.pods(pool.namespace, one.workload.selector)
             for one in served
+            if one.workload and one.workload.selector and not one.workload.match_expressions_present
         }
         chips = _chips(view, served, pods)
         return replace(view, faults=tuple(faults), served=served, conflicts=conflicts, chips=chips)
-
-    def _adopted(self, view: PoolView) -> tuple[Served, ...]:
-        pool, found = view.pool, []
-        wishes = {one.type: one for one in pool.spec.accelerators}
-        for ref in pool.spec.serving.workloads or ():
-            wish = wishes.get(ref.accelerator)
-            native = view.architecture.native_weights if view.architecture else "Bf16"
-            option = Option(
-                accelerator=ref.accelerator,
-                capacity_type=str(wish.capacity_types[0]) if wish else "OnDemand",
-                tensor_parallel=ref.chips_per_replica,
-                weights=stored_precision(wish.weights[0]) if wish and wish.weights else native,
-                kv=stored_precision(wish.kv[0]) if wish and wish.kv else "Bf16",
-                workload=ref.name,
-            )
-            workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
-            found.append(Served(ref.name, option, workload))
-        return tuple(found)
 
     def _site(self, seen: Seen) -> tuple[Seen, tuple[Fault, ...], int]:
         if isinstance(seen.parsed, Invalid):
@@ -241,6 +249,23 @@ class Observer:
         wanted = dict(site.spec.node_selector).items()
         return seen, (), sum(1 for node in self.inventory.nodes() if wanted <= node.labels.items())
 
+    def _pods(self, pool: InferencePool) -> list[Pod]:
+        """The pods that serve a pool: those of its workloads, not whatever carries a label of ours."""
+        if pool.spec.serving.workloads is None:
+            options = {one.name.rsplit("-", 1)[-1] for one in _own(pool, self._workloads_of(pool))}
+            pods = self.inventory.pods_of_pool(pool.namespace, pool.name)
+            return [pod for pod in pods if pod.labels.get(marks.OPTION_LABEL) in options and pod.owner_uid]
+        found: list[Pod] = []
+        for ref in pool.spec.serving.workloads:
+            workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
+            if workload and workload.selector and not workload.match_expressions_present:
+                found += self.inventory.pods(pool.namespace, workload.selector)
+        return found
+
+    def _workloads_of(self, pool: InferencePool) -> list[Workload]:
+        here = self.inventory.workloads(pool.namespace)
+        return [one for one in here if one.labels.get(marks.POOL_LABEL) == pool.name]
+
     def targets(self) -> dict[PoolKey, tuple[Target, ...]]:
         """The engines to read, by pool: every ready pod that has an address."""
         found: dict[PoolKey, tuple[Target, ...]] = {}
@@ -248,24 +273,51 @@ class Observer:
             pool = seen.parsed
             if not isinstance(pool, InferencePool):
                 continue
-            if pool.spec.serving.workloads is None:
-                pods = self.inventory.pods_of_pool(pool.namespace, pool.name)
-            else:
-                pods = []
-                for ref in pool.spec.serving.workloads:
-                    workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
-                    pods += self.inventory.pods(pool.namespace, workload.selector) if workload else []
+            pods = self._pods(pool)
             engine = pool.spec.serving.engine
             found[pool.key] = tuple(
                 Target(
                     pod.uid,
                     f"{pod.namespace}/{pod.name}",
                     f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
+                    pod.ready,
                 )
                 for pod in pods
-                if pod.ready and pod.pod_ip and not pod.deleting
+                if pod.pod_ip and not pod.deleting and pod.phase == "Running"
             )
         return found
+
+
+def adopted_workloads(
+    pool: InferencePool, architecture: Architecture | None, find: Callable[[WorkloadKind, str], Workload | None]
+) -> tuple[Served, ...]:
+    """The workloads that a pool adopts, in the order of its spec; none for a pool with a template.
+
+    Capacity type and precisions are the first that the pool's entry for the accelerator lists.
+    """
+    found = []
+    wishes = {one.type: one for one in pool.spec.accelerators}
+    native = architecture.native_weights if architecture else "Bf16"
+    for ref in pool.spec.serving.workloads or ():
+        wish = wishes.get(ref.accelerator)
+        name = f"{ref.kind}/{ref.name}"
+        option = Option(
+            accelerator=ref.accelerator,
+            capacity_type=str(wish.capacity_types[0]) if wish else "OnDemand",
+            tensor_parallel=ref.chips_per_replica,
+            weights=stored_precision(wish.weights[0]) if wish and wish.weights else native,
+            kv=stored_precision(wish.kv[0]) if wish and wish.kv else "Bf16",
+            workload=name,
+        )
+        found.append(Served(name, option, find(ref.kind, ref.name)))
+    return tuple(found)
+
+
+def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[Workload]) -> tuple[Offer, ...]:
+    """Offers of types with nodes, and of types that a pool runs on already: their nodes may be back in a minute."""
+    options = (marks.read_option(one.annotations) for one in own)
+    running = {option.accelerator for option in options if option is not None}
+    return tuple(whole if whole.accelerator.name in running else one for one, whole in zip(here, every, strict=True))
 
 
 def _host(address: str) -> str:
@@ -273,9 +325,9 @@ def _host(address: str) -> str:
 
 
 def matches(kind: AcceleratorType, node: Node) -> bool:
-    """Whether a node is of an accelerator type: all labels of its selector, and at least one chip."""
+    """Whether a node is of an accelerator type: all labels of its selector (its device plugin may be restarting)."""
     selector = kind.spec.node_selector
-    if not selector or not kind.spec.resource_name or not node.allocatable.get(kind.spec.resource_name):
+    if not selector or not kind.spec.resource_name:
         return False
     return all(node.labels.get(key) == value for key, value in selector.items())
 

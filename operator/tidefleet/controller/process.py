@@ -25,7 +25,7 @@ from tidefleet.cluster.lease import Leadership, unique_identity
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Write, Writer
-from tidefleet.controller import marks
+from tidefleet.controller import catalogue_sync, marks
 from tidefleet.controller.accounting import Accountant
 from tidefleet.controller.act import Actor, Deposed
 from tidefleet.controller.adoption import list_autoscalers
@@ -34,6 +34,7 @@ from tidefleet.controller.collector import Collector
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.disruption import list_budgets
 from tidefleet.controller.http import HttpEndpoints
+from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
 from tidefleet.controller.store import KINDS, Store
@@ -46,7 +47,8 @@ log = logging.getLogger(__name__)
 RELIST_SECONDS = 300.0
 """Real time between fresh lists of the custom resources, for deletions that a watch missed."""
 
-AUTOSCALER_SECONDS = 60.0
+LOOK_AROUND_SECONDS = 30.0
+SYNC_SECONDS = 90.0
 STUCK_PERIODS = 8.0
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -64,11 +66,13 @@ class OperatorProcess:
     kubeconfig: str | None = None
     identity: str = field(default_factory=unique_identity)
     stop: threading.Event = field(default_factory=threading.Event)
+    wake: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
     before_write: Callable[[Write], None] | None = None
     _loop: FleetLoop | None = None
     _watch: Watch | None = None
     _inventory: Inventory | None = None
+    _collector: Collector | None = None
     _leads: bool = False
     _leads_since: float = 0.0
 
@@ -117,7 +121,7 @@ class OperatorProcess:
             http.close()
 
     def _lead(self, api: object, objects: Objects, lease: Leadership) -> int:
-        wake = threading.Event()
+        wake = self.wake
         store = Store(on_change=lambda *_: wake.set())
         inventory = Inventory(
             api,  # type: ignore[arg-type, unused-ignore]
@@ -135,26 +139,33 @@ class OperatorProcess:
             period_seconds=max(self.settings.period_seconds, self.clock.scale),
             telemetry=self.telemetry,
             prometheus=self.settings.prometheus,
+            on_round=wake.set,
         )
-        observer.collector = collector
+        self._collector = observer.collector = collector
         events = EventSink(api)  # type: ignore[arg-type, unused-ignore]
         watch = self._watch = Watch(store, lambda: credentials(api), self.settings.namespaces)  # type: ignore[arg-type, unused-ignore]
         try:
             watch.start()
             inventory.start()
             self._relist(store, objects)
+            deadline = time.monotonic() + SYNC_SECONDS
             while not inventory.wait_synced(1.0):
                 if self.stop.is_set() or lease.lost.is_set():
                     return 0 if self.stop.is_set() else 1
+                if time.monotonic() > deadline:  # holding the Lease without leading helps nobody
+                    raise CannotStart(f"the fleet cannot be watched: {inventory.errors() or 'no answer'}")
+            self._look_around(observer, objects)
             epoch = lease.raise_epoch(known_epochs(observer))
             writer = Writer(api, lease, marks.FIELD_MANAGER)  # type: ignore[arg-type, unused-ignore]
             writer.before_write = self.before_write
+            catalogue_writer = Writer(api, lease, catalogue_sync.MANAGER)  # type: ignore[arg-type, unused-ignore]
             actor = Actor(writer, objects, inventory, store, events, self.telemetry, epoch, hurry=wake.set)
             path = Path(self.settings.catalogue_file) if self.settings.catalogue_file else None
-            sync = CatalogueSync(writer, store, events, catalogue.accelerator_manifests(path))
+            sync = CatalogueSync(catalogue_writer, store, events, catalogue.accelerator_manifests(path))
             loop = self._loop = FleetLoop(
                 observer,
                 actor,
+                Lifecycle(actor),
                 Accountant(self.telemetry, collector),
                 sync,
                 self.telemetry,
@@ -191,24 +202,31 @@ class OperatorProcess:
     def _chores(self, store: Store, objects: Objects, observer: Observer, lease: Leadership) -> None:
         """What runs beside the loop on real time: fresh lists, autoscalers, disruption budgets, ages of watches."""
         next_relist = time.monotonic() + RELIST_SECONDS
-        next_autoscalers = 0.0
+        next_look = time.monotonic() + LOOK_AROUND_SECONDS
         while not self.stop.wait(1.0) and not lease.lost.is_set():
             assert self._inventory is not None  # noqa: S101 - set before this thread starts
             for resource, at in self._inventory.last_sync().items():
                 self.telemetry.set("watch_last_sync_timestamp_seconds", at, resource=resource)
             now = time.monotonic()
-            if now >= next_autoscalers:
-                found = list_autoscalers(objects, self.settings.namespaces)
-                if found is not None:
-                    observer.autoscalers = found
-                observer.budgets = list_budgets(objects, self.settings.namespaces)
-                next_autoscalers = now + AUTOSCALER_SECONDS
+            if now >= next_look:
+                self._look_around(observer, objects)
+                next_look = now + LOOK_AROUND_SECONDS
             if now >= next_relist:
                 try:
                     self._relist(store, objects)
                 except CannotStart as error:
                     log.warning("a fresh list failed", extra={"why": str(error)})
                 next_relist = now + RELIST_SECONDS
+
+    def end(self) -> None:
+        """Stop as soon as the present pass is over."""
+        self.stop.set()
+        self.wake.set()
+
+    def _look_around(self, observer: Observer, objects: Objects) -> None:
+        """Who else scales workloads or guards pods; while autoscalers cannot be listed, adopted workloads are held."""
+        observer.autoscalers = list_autoscalers(objects, self.settings.namespaces)
+        observer.budgets = list_budgets(objects, self.settings.namespaces)
 
     def _relist(self, store: Store, objects: Objects) -> None:
         for kind in KINDS:
@@ -238,10 +256,12 @@ class OperatorProcess:
             return ""
         if self._watch is not None and self._watch.failed is not None:
             return f"the watch of custom resources ended: {self._watch.failed}"
-        last = self._loop.last_pass or self._leads_since
+        if self._collector is not None and not self._collector.is_alive():
+            return "the thread that reads engines has ended"
+        last = self._loop.heartbeat or self._leads_since
         limit = max(60.0, STUCK_PERIODS * self.settings.period_seconds / self.clock.scale)
         age = time.monotonic() - last
-        return f"the fleet loop's last pass ended {age:.0f} s ago; expected at most {limit:.0f}" if age > limit else ""
+        return f"the fleet loop last moved {age:.0f} s ago; expected at most {limit:.0f}" if age > limit else ""
 
     def _unready(self) -> str:
         """What keeps it from serving; a replica that waits for leadership is ready."""
@@ -269,5 +289,5 @@ def _own_namespace() -> str:
 def run_until_signalled(process: OperatorProcess) -> int:
     """Run a process until SIGTERM or SIGINT; the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: process.stop.set())
+        signal.signal(number, lambda *_: process.end())
     return process.run()

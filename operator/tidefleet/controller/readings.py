@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -68,6 +69,40 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
     )
 
 
+LENGTH_SECONDS = 600.0
+"""Mean lengths are taken over this time: those of one round are a handful of requests."""
+
+
+@dataclass(slots=True)
+class LengthWindow:
+    """What a pool's engines processed lately, to take mean lengths from."""
+
+    _rounds: deque[tuple[float, ...]] = field(default_factory=deque)
+
+    def add(self, at: float, rates: Iterable[EngineRates]) -> None:
+        """Count one round."""
+        sums = [0.0] * 5
+        for one in rates:
+            sums[0] += one.finished * one.seconds
+            sums[1] += one.generation_tokens * one.seconds
+            prompt = one.prompt_tokens if one.mean_prompt is None else one.mean_prompt * one.finished
+            sums[2] += prompt * one.seconds
+            sums[3] += one.hit_tokens * one.seconds
+            sums[4] += one.queried_tokens * one.seconds
+        self._rounds.append((at, *sums))
+        while self._rounds and self._rounds[0][0] < at - LENGTH_SECONDS:
+            self._rounds.popleft()
+
+    def means(self) -> tuple[float | None, float | None, float | None]:
+        """Mean prompt tokens, mean generated tokens, share of prompt tokens found in caches."""
+        finished, generated, prompt, hits, queried = (sum(one[i] for one in self._rounds) for i in range(1, 6))
+        return (
+            prompt / finished if finished > 0 and prompt > 0 else None,
+            generated / finished if finished > 0 and generated > 0 else None,
+            min(1.0, hits / queried) if queried > 0 else None,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PoolEngines:
     """How a pool's engines answered in one round.
@@ -86,7 +121,12 @@ class PoolEngines:
 
 
 def pool_reading(
-    engines: PoolEngines, *, now: float, last: Reading | None, drain_seconds: float = DRAIN_SECONDS
+    engines: PoolEngines,
+    *,
+    now: float,
+    last: Reading | None,
+    lengths: LengthWindow | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> Reading:
     """A pool's demand from its engines.
 
@@ -107,19 +147,18 @@ def pool_reading(
             since, "Engines", f"{engines.faulty} of {count + engines.faulty} engines cannot be read: {engines.fault}"
         )
     scale = (count + engines.faulty) / count
-    arrivals = sum(one.arrivals for one in engines.rates) * scale
-    waiting = sum(one.waiting for one in engines.rates) * scale
-    finished = sum(one.finished for one in engines.rates)
-    prompts = [one.mean_prompt for one in engines.rates if one.mean_prompt is not None]
-    prompt_rate = sum(one.prompt_tokens for one in engines.rates)
-    queried = sum(one.queried_tokens for one in engines.rates)
+    into, out, hits = lengths.means() if lengths is not None else (None, None, None)
     return Known(
         at=now,
-        requests_per_second=arrivals + waiting / drain_seconds,
+        requests_per_second=(
+            sum(one.arrivals for one in engines.rates) + sum(one.waiting for one in engines.rates) / drain_seconds
+        )
+        * scale,
         source="Engines",
-        input_tokens=sum(prompts) / len(prompts) if prompts else (prompt_rate / finished if finished > 0 else None),
-        output_tokens=sum(one.generation_tokens for one in engines.rates) / finished if finished > 0 else None,
-        hit_share=sum(one.hit_tokens for one in engines.rates) / queried if queried > 0 else None,
+        input_tokens=into,
+        output_tokens=out,
+        hit_share=hits,
+        seconds=min(one.seconds for one in engines.rates),
     )
 
 

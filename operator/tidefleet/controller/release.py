@@ -60,7 +60,13 @@ def _release(objects: Objects, writer: Writer, meta: Metadata) -> str:
                 kind=INFERENCE_POOL,
                 namespace=meta.namespace,
                 name=meta.name,
-                body={"metadata": {"finalizers": [one for one in meta.finalizers if one != marks.FINALIZER]}},
+                body={
+                    "metadata": {
+                        "finalizers": [one for one in meta.finalizers if one != marks.FINALIZER],
+                        # An operator that still runs must not put it back.
+                        "annotations": {marks.RELEASED_ANNOTATION: str(int(time.time()))},
+                    }
+                },
                 uid=meta.uid,
                 resource_version=meta.resource_version,
                 reason="uninstall",

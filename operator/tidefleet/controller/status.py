@@ -14,6 +14,7 @@ from tidefleet.planning.words import rounded
 
 LINE = 1024
 _LARGEST = 990_000_000.0
+_VOLATILE = frozenset({"utilization", "busyRatio", "kvHitRatio", "demand", "plan"})
 _UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
 
 
@@ -60,6 +61,19 @@ def differs(one: Any, other: Any) -> bool:
     return bool(one != other)
 
 
+def steady(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status without what moves all the time: measured values, and words that repeat them."""
+    plan = dict(status.get("plan") or {})
+    kept = {key: value for key, value in status.items() if key not in _VOLATILE}
+    kept["conditions"] = [
+        {name: value for name, value in one.items() if name != "message"} for one in status.get("conditions") or ()
+    ]
+    kept["plan"] = [
+        {name: one.get(name) for name in ("workload", "replicas", "ready")} for one in plan.get("options") or ()
+    ]
+    return kept
+
+
 def pool_status(
     decision: Decision, *, before: Mapping[str, Any], generation: int, decision_id: str, now: float
 ) -> dict[str, Any]:
@@ -79,7 +93,6 @@ def pool_status(
                 status[name] = before[name]
         return status
     plan = decision.plan
-    by_option = {target.served.option: target for target in decision.targets}
     candidates = {one.option: one for one in decision.market.candidates} if decision.market else {}
     options: list[dict[str, Any]] = []
     for target in decision.targets:
@@ -96,7 +109,7 @@ def pool_status(
                 "replicas": target.planned,
                 "ready": target.served.ready,
                 "chips": target.planned * option.chips,
-                "workload": target.served.name,
+                "workload": target.served.name if "/" in target.served.name else f"Deployment/{target.served.name}",
                 **({"usdPerHour": decimal(rent)} if rent is not None else {}),
             }
         )
@@ -124,13 +137,9 @@ def pool_status(
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
     status["demand"] = _demand(decision, now)
-    ready = sum(
-        target.served.ready * candidates[option].requests_per_second
-        for option, target in by_option.items()
-        if option in candidates
-    )
-    if ready > 0:
-        status["utilization"] = decimal(min(1.0, _measured_rate(decision) / ready))
+    used = utilization(decision)
+    if used is not None:
+        status["utilization"] = decimal(used)
     if view.busy_ratio is not None:
         status["busyRatio"] = decimal(view.busy_ratio)
     if isinstance(view.reading, Known) and view.reading.hit_share is not None:
@@ -138,9 +147,18 @@ def pool_status(
     return status
 
 
-def _measured_rate(decision: Decision) -> float:
+def utilization(decision: Decision) -> float | None:
+    """Accelerator-seconds needed over those paid for, 0..1; ``None`` while nothing serves or the need is not known.
+
+    Needed: the measured requests at each option's operating point. Paid: every replica that serves.
+    """
+    if decision.market is None:
+        return None
+    rates = {one.option: one.requests_per_second for one in decision.market.candidates}
+    carried = sum(one.ready * rates.get(one.option, 0.0) for one in decision.view.served)
     reading = decision.view.reading
-    return reading.requests_per_second if isinstance(reading, Known) else decision.rate
+    asked = reading.requests_per_second if isinstance(reading, Known) else decision.rate
+    return min(1.0, asked / carried) if carried > 0 else None
 
 
 def _demand(decision: Decision, now: float) -> dict[str, Any]:

@@ -15,6 +15,9 @@ KINDS = (INFERENCE_POOL, WORKLOAD_CLASS, ACCELERATOR_TYPE, SITE)
 Parsed = InferencePool | WorkloadClass | AcceleratorType | Site | Invalid
 Key = tuple[str, str]
 
+REMEMBERED_DELETIONS = 1024
+"""Uids of deleted objects: a late answer about one of them must not bring it back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -43,6 +46,7 @@ class Store:
 
     def __init__(self, on_change: Callable[[Kind, Key], None] | None = None) -> None:
         self._objects: dict[Kind, dict[Key, Seen]] = {kind: {} for kind in KINDS}
+        self._gone: dict[str, None] = {}
         self._lock = threading.Lock()
         self._on_change = on_change
 
@@ -61,6 +65,9 @@ class Store:
         body = {"apiVersion": kind.group_version, "kind": kind.kind, **raw}
         seen = Seen(kind, metadata, body, parse(body))
         with self._lock:
+            now = self._objects[kind].get(key)
+            if now is not known or metadata.uid in self._gone:
+                return  # somebody was faster, with something newer or a deletion; the next event settles it
             self._objects[kind][key] = seen
         if known is None or known.metadata.uid != metadata.uid or _differs(known, seen):
             self._tell(kind, key)
@@ -73,6 +80,9 @@ class Store:
             if known is None or (uid and known.metadata.uid != uid):
                 return
             del self._objects[kind][key]
+            self._gone[known.metadata.uid] = None
+            while len(self._gone) > REMEMBERED_DELETIONS:
+                self._gone.pop(next(iter(self._gone)))
         self._tell(kind, key)
 
     def replace(self, kind: Kind, items: Iterable[Mapping[str, Any]], known_before: Iterable[Key]) -> None:

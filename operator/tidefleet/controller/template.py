@@ -17,6 +17,17 @@ from tidefleet.planning.options import Option
 TEMPLATE_LIMIT = 128 * 1024
 """Bytes of a pod template, as JSON; larger ones are refused."""
 
+DEPTH_LIMIT = 48
+_SHAPE: Mapping[str, type] = {
+    "metadata": dict,
+    "metadata.labels": dict,
+    "metadata.annotations": dict,
+    "spec": dict,
+    "spec.nodeSelector": dict,
+    "spec.tolerations": list,
+}
+"""Fields that we add to, and what they must be when they are there."""
+
 _PRECISION_OF_VALUE: Mapping[str, str] = {
     "auto": "",
     "bfloat16": "Bf16",
@@ -58,7 +69,42 @@ def check_template(pool: InferencePool) -> None:
             f"{pool}: spec.serving.template is {size} bytes; expected at most {TEMPLATE_LIMIT}, e.g. by moving files "
             "to a ConfigMap",
         )
-    _engine_container(pool, template)
+    _check_shape(pool, template)
+    container = _engine_container(pool, template)
+    command = container.get("command")
+    if isinstance(command, list) and command and str(command[0]).rsplit("/", 1)[-1] in ("sh", "bash"):
+        raise UnusableTemplate(
+            Reason.INVALID_FIELD,
+            f"{pool}: spec.serving.template: the engine's command is a shell; expected the engine itself, so that "
+            "arguments can be added, e.g. command: [vllm, serve]",
+        )
+
+
+def _check_shape(pool: InferencePool, template: Mapping[str, Any]) -> None:
+    """Refuse what could not be copied or read on: nesting without end, and fields of another type than a pod's."""
+    level: list[Any] = [template]
+    for _ in range(DEPTH_LIMIT):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, Mapping) else one)
+            if isinstance(inner, Mapping | list)
+        ]
+    if level:
+        raise UnusableTemplate(
+            Reason.INVALID_FIELD,
+            f"{pool}: spec.serving.template is nested deeper than {DEPTH_LIMIT} levels; expected a pod template",
+        )
+    for path, wanted in _SHAPE.items():
+        value: Any = template
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None and not isinstance(value, wanted):
+            expected = "a list" if wanted is list else "an object"
+            raise UnusableTemplate(
+                Reason.INVALID_FIELD,
+                f"{pool}: spec.serving.template.{path} is {str(value)[:40]!r}; expected {expected}, as in a pod",
+            )
 
 
 def _engine_container(pool: InferencePool, template: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -89,6 +135,21 @@ def template_precisions(pool: InferencePool, native_weights: str) -> tuple[str, 
     weights = _PRECISION_OF_VALUE.get(_value(arguments, "--quantization", "-q"), "") or weights
     kv = _PRECISION_OF_VALUE.get(_value(arguments, "--kv-cache-dtype"), "") or kv
     return weights, kv
+
+
+def can_ask(pool: InferencePool, native_weights: str, weights: str, kv: str) -> bool:
+    """Whether arguments of ours can make the engine use these precisions.
+
+    Weights: as the template has them, the model's own, or 16-bit weights quantised to 8 bits on load. The KV cache: as
+    the template has it, 16 bits, or 8. Of an engine that we do not know nothing can be asked.
+    """
+    own_weights, own_kv = template_precisions(pool, native_weights)
+    if (weights, kv) == (own_weights, own_kv):
+        return True
+    if pool.spec.serving.engine.type is EngineType.OTHER:
+        return False
+    weights_ok = weights in (own_weights, native_weights) or (weights == "Fp8" and native_weights == "Bf16")
+    return weights_ok and kv in (own_kv, "Bf16", "Fp8")
 
 
 def _arguments(container: Mapping[str, Any]) -> list[str]:
@@ -189,10 +250,11 @@ def deployment_for(
         **(dict(price.node_selector) if price else {}),
     }
     resource = kind.spec.resource_name or ""
-    tolerations = list(spec.get("tolerations") or [])
-    if not any(isinstance(one, Mapping) and one.get("key") in (resource, None) for one in tolerations):
-        tolerations.append({"key": resource, "operator": "Exists", "effect": "NoSchedule"})
-    spec["tolerations"] = tolerations
+    tolerations = spec.get("tolerations") or []
+    if isinstance(tolerations, list):  # anything else is the API server's to refuse
+        if not any(isinstance(one, Mapping) and one.get("key") in (resource, None) for one in tolerations):
+            tolerations = [*tolerations, {"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
+        spec["tolerations"] = tolerations
 
     chosen = _engine_container(pool, template)
     containers = []

@@ -8,6 +8,7 @@ from tidefleet.api import ConditionType, Reason
 from tidefleet.api.inference_pool import Mode
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Target, Verdict
+from tidefleet.controller.shortage import chips_by_type
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.planning.from_api import number
 from tidefleet.planning.options import Price
@@ -44,7 +45,7 @@ def reconciling(view: PoolView, targets: tuple[Target, ...], plan: PoolPlan, hel
     if moving:
         words = ", ".join(f"{t.served.name} {t.served.ready} -> {t.planned}" for t in moving[:4])
         return Verdict(kind, TRUE, Reason.SCALING, words)
-    if "would save" in plan.reason:
+    if plan.kept:
         return Verdict(kind, FALSE, Reason.DWELLING, plan.reason)
     if held:
         return Verdict(kind, FALSE, Reason.HELD, held)
@@ -93,7 +94,7 @@ def capacity(view: PoolView, memory: PoolMemory) -> Verdict:
     def since(moment: float) -> str:
         return datetime.fromtimestamp(moment, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    waiting = {name: chips for (name, _), chips in view.chips.items() if chips.waiting}
+    waiting = {name: chips for name, chips in chips_by_type(view).items() if chips.waiting}
     if waiting:
         words = ", ".join(
             f"{chips.waiting} chips of {name} since {since(memory.pending_since.get(name, view.now))}"
@@ -102,8 +103,11 @@ def capacity(view: PoolView, memory: PoolMemory) -> Verdict:
         why = next((chips.why for chips in waiting.values() if chips.why), "")
         return Verdict(kind, FALSE, Reason.PENDING, f"waiting for {words}{': ' + why[:300] if why else ''}")
     if memory.refused_until:
-        words = ", ".join(f"{name} until {since(until)}" for name, until in sorted(memory.refused_until.items()))
-        return Verdict(kind, FALSE, Reason.REFUSED, f"planned around, since it could not be had: {words}")
+        words = ", ".join(
+            f"{name} until {since(until)} ({memory.refused_why.get(name, 'refused')})"
+            for name, until in sorted(memory.refused_until.items())
+        )
+        return Verdict(kind, FALSE, Reason.REFUSED, f"planned around: {words}")
     return Verdict(kind, TRUE, Reason.AVAILABLE, "nodes for all replicas exist")
 
 
@@ -113,14 +117,11 @@ def targets_met(view: PoolView, plan: PoolPlan, capped: str) -> Verdict:
     if capped:
         return Verdict(kind, FALSE, Reason.SPEND_CAP_REACHED, capped)
     if plan.missed:
-        first = plan.missed[0]
-        if "per 1M tokens" in first:
-            reason = Reason.COST_TARGET_MISSED
-        elif "budget" in first:
-            reason = Reason.BUDGET_EXCEEDED
-        else:
-            reason = Reason.REPLICA_BOUND_REACHED
-        return Verdict(kind, FALSE, reason, "; ".join(plan.missed))
+        reason = {
+            "CostTarget": Reason.COST_TARGET_MISSED,
+            "Budget": Reason.BUDGET_EXCEEDED,
+        }.get(plan.missed[0].what, Reason.REPLICA_BOUND_REACHED)
+        return Verdict(kind, FALSE, reason, "; ".join(one.why for one in plan.missed))
     target = view.pool.spec.cost_target
     if target.usd_per_million_tokens is None and target.monthly_budget_usd is None:
         return Verdict(kind, TRUE, Reason.NO_TARGET, "no cost target is set")

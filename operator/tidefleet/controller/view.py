@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.records import Workload
 from tidefleet.economics.architecture import Architecture
-from tidefleet.planning.demand import DemandHistory, Known, Reading
+from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
 from tidefleet.planning.options import Offer, Option, Price
 from tidefleet.planning.spending import SpendingLedger
 
@@ -61,7 +62,7 @@ class PoolView:
 
     Attributes:
         faults: what makes the pool unusable; empty when it can be planned.
-        classes: the usable classes of demand that refer to it.
+        classes: the usable classes of demand that refer to it; ``unreadable_classes`` the names of the others.
         kinds: accelerator types by name; ``offers`` what they offer to this pool, in order of name.
         served: workloads that serve it (adopted ones in the order of the spec).
         conflicts: who else scales an adopted workload, by workload name.
@@ -73,6 +74,7 @@ class PoolView:
     now: float
     faults: tuple[Fault, ...] = ()
     classes: tuple[WorkloadClass, ...] = ()
+    unreadable_classes: tuple[str, ...] = ()
     architecture: Architecture | None = None
     kinds: Mapping[str, AcceleratorType] = field(default_factory=dict)
     offers: tuple[Offer, ...] = ()
@@ -93,8 +95,13 @@ class PoolMemory:
     history: DemandHistory
     ledger: SpendingLedger = field(default_factory=SpendingLedger)
     last_known: Known | None = None
+    lengths: Lengths = field(default_factory=Lengths)
     last_switch: float | None = None
     pending_since: dict[str, float] = field(default_factory=dict)
+    starting_since: dict[str, float] = field(default_factory=dict)
+    refused_why: dict[str, str] = field(default_factory=dict)
+    told_at: float | None = None
+    advice: tuple[tuple[str, int], ...] = ()
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
-    refused_writes: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_MOST_PARAMETERS = 1e15
 _LARGEST = 10**9  # of any field of a configuration; beyond it products overflow
 
 
@@ -191,6 +192,8 @@ def architecture_from_config(
     embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
     fixed = float(layers * attention + fixed_mlp + embeddings)
     total = parameters or fixed + expert_total
+    if not 0 < total < _MOST_PARAMETERS:
+        raise UnusableConfig(f"the fields give {total:.3g} parameters; expected a model of e.g. 7e10")
     active = active_parameters or (fixed + expert_active if experts else total)
     windowed, window = _windowed_layers(config, layers)
     return Architecture(

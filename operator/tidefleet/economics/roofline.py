@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, weight_bytes
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, NDArray[np.float64])
+"""One value or an array of them: numpy takes 20 times as long for a single one as plain arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +101,25 @@ class Replica:
         return self.chips * self.accelerator.memory_bytes_per_second
 
 
-def _weight_bytes_read(replica: Replica, tokens: Floats) -> Floats:
+def _weight_bytes_read(replica: Replica, tokens: Number) -> Number:
     """Weight bytes that a step over this many tokens reads: all dense ones, and the experts that any token chose."""
     model = replica.model
     total = weight_bytes(model, replica.weights)
     if not model.is_moe:
-        return np.full_like(tokens, total)
+        return total + 0.0 * tokens
     experts = BYTES_PER_VALUE[replica.weights] * model.expert_parameters
-    touched = 1.0 - (1.0 - model.experts_per_token / model.experts) ** tokens
+    touched: Number = 1.0 - (1.0 - model.experts_per_token / model.experts) ** tokens
     return total - experts + experts * touched
 
 
-def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
+def _communication_seconds(replica: Replica, tokens: Number) -> Number:
     """Two tensor-parallel all-reduces per layer: 2L * [2(G-1)/G * n*d*b / (beta*eta_n) + alpha*log2 G]."""
     g = replica.chips
     if g == 1:
-        return np.zeros_like(tokens)
+        return 0.0 * tokens
     beta = replica.accelerator.link_bytes_per_second(g)
     if not beta:
-        return np.full_like(tokens, math.inf)
+        return math.inf + 0.0 * tokens
     eff = replica.efficiency
     per_layer = 2.0 * (g - 1) / g * tokens * replica.model.hidden_size * BYTES_PER_VALUE["Bf16"] / (beta * eff.network)
     return 2.0 * replica.model.layers * (per_layer + eff.hop_seconds * math.log2(g))
@@ -130,9 +133,12 @@ def _attended(model: Architecture, context: float) -> float:
     return (1.0 - share) * context + share * min(context, float(model.window))
 
 
-def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
-    """x (+) y = (1-w)(x+y) + w*max(x,y): communication that is partly hidden."""
-    return (1.0 - overlap) * (work + communication) + overlap * np.maximum(work, communication)
+def _combine(work: Number, communication: Number, overlap: float) -> Number:
+    """x (+) y = (1-w)(x+y) + w*max(x,y), which is x + y - w*min(x,y): communication that is partly hidden."""
+    if not overlap:
+        return work + communication
+    hidden: Number = overlap * np.minimum(work, communication)
+    return work + communication - hidden
 
 
 def decode_step(replica: Replica, batch: Floats, context: float) -> Timing:
@@ -157,7 +163,7 @@ def prefill(replica: Replica, uncached: float, cached: float) -> Timing:
     T_p = max{2*P_act*S/(G*F*eta_f) + a*(S*C + S^2/2)/(G*F16*eta_f), (W_r(S) + kappa*C)/(G*W*eta_m)} (+) T_comm + L*t_l
     """
     model, eff = replica.model, replica.efficiency
-    tokens = np.array([max(uncached, 0.0)])
+    tokens = max(uncached, 0.0)
     moved = _weight_bytes_read(replica, tokens)
     moved = moved + kv_bytes_per_token(model, replica.kv, replica.chips) * _attended(model, cached)
     linear = 2.0 * model.active_parameters * tokens
@@ -166,5 +172,5 @@ def prefill(replica: Replica, uncached: float, cached: float) -> Timing:
     compute = linear / (replica.peak_flops * eff.compute) + attention / (replica.attention_peak_flops * eff.compute)
     memory = moved / (replica.memory_bytes_per_second * eff.memory)
     communication = _communication_seconds(replica, tokens)
-    seconds = _combine(np.maximum(compute, memory), communication, eff.overlap) + model.layers * eff.layer_seconds
-    return Timing(seconds, compute, memory, communication, linear + attention, moved)
+    seconds = _combine(max(compute, memory), communication, eff.overlap) + model.layers * eff.layer_seconds
+    return Timing(*(np.array([one]) for one in (seconds, compute, memory, communication, linear + attention, moved)))

@@ -123,7 +123,7 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class CannotServe:
     """Why a replica cannot serve a class at all. ``cause`` is one of ``Memory``, ``Unprofiled``, ``TTFT``, ``TPOT``,
-    ``Context``; ``detail`` is a sentence with the figures."""
+    ``Context``, ``Unphysical``; ``detail`` is a sentence with the figures."""
 
     cause: str
     detail: str
@@ -136,7 +136,7 @@ def ttft_at(percentile: float, *, prefill_seconds: Floats, decode_seconds: Float
     P(wait > t) = rho * exp(-(1 - rho) t / T_p). Bare prefill time is 13 % (median) of the TTFT measured in 2,095
     public runs, so leaving the queue out is not an option.
     """
-    rho = np.clip(prefill_share, 1e-9, 0.999)
+    rho = np.minimum(np.maximum(prefill_share, 1e-9), 0.999)  # np.clip takes three times as long
     tail = np.maximum(0.0, np.log(rho / max(1e-6, 1.0 - percentile / 100.0)))
     return prefill_seconds + decode_seconds + tail * prefill_seconds / (1.0 - rho)
 
@@ -214,7 +214,7 @@ def estimate(replica: Replica, shape: TokenShape, objectives: Sequence[Objective
 
     b, t = float(batch[chosen]), float(tpot[chosen])
     rate = b / output / t
-    uncached_only = float(prefill(replica, shape.uncached, 0.0).seconds[0])
+    uncached_only = float(prefill(replica, shape.uncached, 0.0).seconds[0]) if shape.cached > 0 else prefill_seconds
     flops = (float(step.flops[chosen]) + b / output * float(one.flops[0])) / t / replica.peak_flops
     moved = (float(step.bytes_moved[chosen]) + b / output * float(one.bytes_moved[0])) / t
     mbu = moved / replica.memory_bytes_per_second
@@ -230,7 +230,7 @@ def estimate(replica: Replica, shape: TokenShape, objectives: Sequence[Objective
         decode_seconds=step.seconds[chosen : chosen + 1],
         prefill_share=share[chosen : chosen + 1],
     )
-    return Estimate(
+    found = Estimate(
         replica=replica,
         shape=shape,
         memory=fit,
@@ -249,6 +249,9 @@ def estimate(replica: Replica, shape: TokenShape, objectives: Sequence[Objective
         limited_by=limited,
         watts_per_chip=chip_watts(accelerator, batch=b, memory_use=min(1.0, mbu), compute_use=min(1.0, flops)),
     )
+    if not is_physical(found):
+        return CannotServe("Unphysical", f"the estimate exceeds a peak: MFU {flops:.0%}, MBU {mbu:.0%}")
+    return found
 
 
 def is_physical(value: Estimate) -> bool:

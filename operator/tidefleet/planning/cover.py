@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 _SLACK = 1e-9
-MAX_NODES = 200_000
-"""Branches tried before the search settles for the best cover found; it then says that it is not proven."""
+MAX_NODES = 50_000
+"""Branches tried, over all sizes of the largest replica, before the search settles for the best found and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,14 @@ def cheapest_cover(
         usable = [i for i, item in enumerate(items) if item.coverage <= largest + _SLACK]
         need = demand + (spare * largest if spare and demand > 0 else 0.0)
         limit = best.cost if best else math.inf
-        found, complete = _search([items[i] for i in usable], need, replicas=(minimum, maximum), caps=caps, limit=limit)
+        found, complete = _search(
+            [items[i] for i in usable],
+            need,
+            replicas=(minimum, maximum),
+            caps=caps,
+            limit=limit,
+            most_visits=max(2_000, MAX_NODES // len(tries)),
+        )
         proven = proven and complete
         if found is not None and (best is None or found.cost < best.cost - _SLACK):
             counts = [0] * len(items)
@@ -87,7 +94,13 @@ def cheapest_cover(
 
 
 def _search(
-    items: Sequence[Item], demand: float, *, replicas: tuple[int, int], caps: Mapping[str, int], limit: float
+    items: Sequence[Item],
+    demand: float,
+    *,
+    replicas: tuple[int, int],
+    caps: Mapping[str, int],
+    limit: float,
+    most_visits: int,
 ) -> tuple[Cover | None, bool]:
     """The cheapest cover below ``limit``, and whether every branch was looked at."""
     minimum, maximum = replicas
@@ -115,7 +128,7 @@ def _search(
             if cost < best_cost - _SLACK:
                 best_cost, best_counts = cost, list(counts)
             return
-        if index == count or visited > MAX_NODES:
+        if index == count or visited > most_visits:
             return
         bound = max(max(left, 0.0) * ratio_from[index], max(0, minimum - taken) * cheapest_from[index])
         if cost + bound >= best_cost - _SLACK:
@@ -136,11 +149,11 @@ def _search(
 
     descend(0, demand, 0, 0.0)
     if best_counts is None:
-        return None, visited <= MAX_NODES
+        return None, visited <= most_visits
     result = [0] * len(items)
     for position, n in zip(order, best_counts, strict=True):
         result[position] = n
-    return Cover(tuple(result), best_cost, visited <= MAX_NODES), visited <= MAX_NODES
+    return Cover(tuple(result), best_cost, visited <= most_visits), visited <= most_visits
 
 
 def _undominated(items: Sequence[Item], caps: Mapping[str, int]) -> list[int]:

@@ -15,7 +15,8 @@ from tidefleet.planning.options import ClassDemand
 class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
-    ``hit_share`` is the share of prompt tokens found in prefix caches.
+    ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
+    0 for a rate that was not counted.
     """
 
     at: float
@@ -24,6 +25,7 @@ class Known:
     input_tokens: float | None = None
     output_tokens: float | None = None
     hit_share: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,54 +54,106 @@ def is_usable(value: float) -> bool:
     return math.isfinite(value) and value >= 0.0
 
 
+MEAN_SECONDS = 300.0
+"""Readings are averaged over this time; a single one counts only as far as it is above what chance explains."""
+
+CHANCE = 1.5
+"""Standard deviations of a count that are put down to chance."""
+
+
 @dataclass(slots=True)
 class DemandHistory:
     """Recent known rates of one pool; decides the rate to plan for.
 
-    Scaling up follows the newest reading at once; scaling down follows the highest of the last ``window_seconds``,
-    and not at all before the history spans that window (a new leader knows nothing of the past).
+    Scaling up follows the newest reading at once, less what chance explains (requests arrive at random: a count of n
+    has a standard deviation of its square root), or the mean of five minutes if that is higher. Scaling down follows
+    the highest of that over ``window_seconds``, and not at all before readings span the window without a gap: a new
+    leader knows nothing of the past, and nobody knows what happened in a gap.
     """
 
     window_seconds: float
-    _rates: deque[tuple[float, float]] = field(default_factory=deque)
+    max_gap_seconds: float = math.inf
+    _rates: deque[tuple[float, float, float]] = field(default_factory=deque)
+    _since: float | None = None
 
     def add(self, reading: Known) -> None:
         """Remember a reading; readings that go back in time are ignored."""
         if self._rates and reading.at <= self._rates[-1][0]:
             return
-        self._rates.append((reading.at, reading.requests_per_second))
-        while len(self._rates) > 2 and self._rates[1][0] <= reading.at - self.window_seconds:
+        if self._since is None or reading.at - self._rates[-1][0] > self.max_gap_seconds:
+            self._since = reading.at
+        rate = reading.requests_per_second
+        sure = rate - CHANCE * math.sqrt(rate / reading.seconds) if reading.seconds > 0 else rate
+        mean = self._mean(reading.at, rate)
+        self._rates.append((reading.at, rate, max(sure, mean)))
+        reach = max(self.window_seconds, MEAN_SECONDS)
+        while len(self._rates) > 2 and self._rates[1][0] <= reading.at - reach:
             self._rates.popleft()
 
+    def _mean(self, now: float, newest: float) -> float:
+        recent = [rate for at, rate, _ in self._rates if at > now - MEAN_SECONDS] + [newest]
+        return sum(recent) / len(recent)
+
     def spans_window(self, now: float) -> bool:
-        """Whether readings reach back over the whole window, so that replicas may go down."""
-        return bool(self._rates) and self._rates[0][0] <= now - self.window_seconds
+        """Whether readings reach back over the whole window without a gap, so that replicas may go down."""
+        if self._since is None or now - self._rates[-1][0] > self.max_gap_seconds:
+            return False
+        return self._since <= now - self.window_seconds
 
     def planned_rate(self, now: float) -> float:
-        """Requests per second to plan for: the highest reading within the window."""
-        recent = [rate for at, rate in self._rates if at > now - self.window_seconds]
-        return max(recent, default=self._rates[-1][1] if self._rates else 0.0)
+        """Requests per second to plan for: the highest within the window."""
+        recent = [rate for at, _, rate in self._rates if at > now - self.window_seconds]
+        return max(recent, default=self._rates[-1][2] if self._rates else 0.0)
 
 
-def _rounded(value: float) -> float:
-    """A value on a grid of 5 % steps, so that measured noise does not make a new estimate each loop."""
-    if value <= 0:
-        return 0.0
-    step = math.log(1.05)
-    return float(f"{math.exp(round(math.log(value) / step) * step):.4g}")
+LENGTH_STEP = 0.07
+"""Measured lengths replace the ones in use once they differ by this share: noise must not make a new plan each loop."""
 
 
-def observed_shapes(classes: Sequence[ClassDemand], reading: Known) -> tuple[ClassDemand, ...]:
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Mean token lengths and cache hits that estimates are made with; ``None`` = not measured."""
+
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+    hit_share: float | None = None
+
+    def follow(self, reading: Known) -> Lengths:
+        """These lengths, or the measured ones where they have moved away from them."""
+        return Lengths(
+            _moved(self.input_tokens, reading.input_tokens),
+            _moved(self.output_tokens, reading.output_tokens),
+            _moved_share(self.hit_share, reading.hit_share),
+        )
+
+
+def _moved(used: float | None, measured: float | None) -> float | None:
+    if measured is None or measured <= 0:
+        return used
+    if used is not None and abs(measured / used - 1.0) <= LENGTH_STEP:
+        return used
+    return float(f"{measured:.3g}")
+
+
+def _moved_share(used: float | None, measured: float | None) -> float | None:
+    if measured is None:
+        return used
+    measured = min(0.98, max(0.0, measured))
+    if used is not None and abs(measured - used) <= LENGTH_STEP / 2:
+        return used
+    return round(measured, 2)
+
+
+def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[ClassDemand, ...]:
     """Classes with the lengths that were measured in place of those that were stated.
 
     A pool's engines report one mean over all its classes: every class is scaled by the same factor, so that the mix has
-    the measured mean. The hit share replaces the stated one. Measured values are rounded to steps of 5 %.
+    the measured mean. The hit share replaces the stated one.
     """
     stated_input = sum(one.share * one.shape.input_mean for one in classes)
     stated_output = sum(one.share * one.shape.output_mean for one in classes)
-    into = _rounded(reading.input_tokens / stated_input) if reading.input_tokens and stated_input else 1.0
-    out = _rounded(reading.output_tokens / stated_output) if reading.output_tokens and stated_output else 1.0
-    hits = None if reading.hit_share is None else min(0.98, round(reading.hit_share * 20.0) / 20.0)
+    into = lengths.input_tokens / stated_input if lengths.input_tokens and stated_input else 1.0
+    out = lengths.output_tokens / stated_output if lengths.output_tokens and stated_output else 1.0
 
     def scaled(shape: TokenShape) -> TokenShape:
         return replace(
@@ -108,7 +162,8 @@ def observed_shapes(classes: Sequence[ClassDemand], reading: Known) -> tuple[Cla
             input_p95=shape.input_p95 * into,
             output_mean=shape.output_mean * out,
             output_p95=shape.output_p95 * out,
-            cached_share=shape.cached_share if hits is None else hits,
+            reasoning_mean=shape.reasoning_mean * out,
+            cached_share=shape.cached_share if lengths.hit_share is None else lengths.hit_share,
         )
 
     return tuple(replace(one, shape=scaled(one.shape)) for one in classes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.accelerator_type import Price as PriceEntry
@@ -13,7 +14,7 @@ from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.serving import PLANNED_METRICS, Objective, TokenShape
 from tidefleet.planning.demand import with_shares
-from tidefleet.planning.options import Allowed, ClassDemand, Offer, Price
+from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, Offer, Price
 
 NOMINAL_SHAPE = TokenShape(input_mean=1000.0, output_mean=250.0)
 """Lengths of a class that states none, until its engines have been measured. An assumption, told as such."""
@@ -127,6 +128,7 @@ def offer_of(
                 source=entry.source or "",
                 as_of=entry.as_of.isoformat() if entry.as_of else "",
                 catalogue=price_key(kind.name, entry) in shipped,
+                selector=frozenset(entry.node_selector.items()),
             )
     plan_only = ""
     if placeable and not (kind.spec.resource_name and kind.spec.node_selector):
@@ -225,34 +227,68 @@ def stored_precision(precision: Precision) -> str:
     return _STORED_AS[precision]
 
 
-def allowed_of(pool: InferencePool, classes: Sequence[WorkloadClass], native_weights: str) -> dict[str, Allowed]:
-    """What the pool's owner allows by accelerator type.
+def allowed_of(
+    pool: InferencePool,
+    classes: Sequence[WorkloadClass],
+    *,
+    native_weights: str,
+    defaults: tuple[str, str],
+    can_ask: Callable[[str, str], bool] = lambda _weights, _kv: True,
+) -> dict[str, Allowed]:
+    """What the pool's owner allows by accelerator type, and of any type where none is named.
 
     Under a quality floor (of pool or class, the higher wins) a precision other than the model's own is a candidate only
-    where every class gives it a sourced score that meets the floor.
+    where every class gives it a sourced score that meets the floor; that of the pod template is no exception.
+
+    Args:
+        defaults: precisions of weights and KV cache where the owner names none.
+        can_ask: whether the engine can be asked for these (weights, KV).
     """
     floors = [pool.spec.quality_floor, *(one.spec.quality.floor for one in classes)]
     floor = max((float(one) for one in floors if one is not None), default=None)
 
-    def passes(lever: str, precision: Precision) -> bool:
-        own = native_weights if lever == "weights" else "Bf16"
-        if floor is None or stored_precision(precision) == own:
+    def passes(lever: str, words: Sequence[str]) -> bool:
+        if floor is None:
             return True
-        word = f"{lever}:{precision}"
         scores = [{one.lever: float(one.score) for one in wclass.spec.quality.scores} for wclass in classes]
-        return bool(scores) and all(given.get(word, -1.0) >= floor for given in scores)
+        return bool(scores) and all(
+            max(given.get(f"{lever}:{word}", -1.0) for word in words) >= floor for given in scores
+        )
 
+    def kept(lever: str, named: Sequence[Precision], default: str) -> tuple[str, ...]:
+        own = native_weights if lever == "weights" else "Bf16"
+        words: dict[str, list[str]] = {}
+        for one in named:
+            words.setdefault(stored_precision(one), []).append(str(one))
+        if not words:
+            words = {default: [str(one) for one, stored in _STORED_AS.items() if stored == default]}
+        return tuple(one for one, said in words.items() if one == own or passes(lever, said))
+
+    def allowed(
+        weights: Sequence[Precision], kv: Sequence[Precision], more: Callable[..., Allowed] = Allowed
+    ) -> Allowed:
+        good_weights, good_kv = kept("weights", weights, defaults[0]), kept("kv", kv, defaults[1])
+        if not good_weights or not good_kv:
+            return more(refused=f"no precision has a sourced quality score of at least {floor:g} (spec.quality.scores)")
+        asked = [one for one in good_weights if any(can_ask(one, other) for other in good_kv)]
+        if not asked:
+            wanted = ", ".join(good_weights)
+            return more(refused=f"the engine cannot be asked for {wanted} weights; give them in the pod template")
+        good_kv = tuple(one for one in good_kv if any(can_ask(other, one) for other in asked))
+        return more(weights=tuple(asked), kv=good_kv)
+
+    if not pool.spec.accelerators:
+        return {ANY_TYPE: allowed((), ())}
     return {
-        one.type: Allowed(
-            tensor_parallel=tuple(sorted(one.tensor_parallel)),
-            weights=_unique(stored_precision(p) for p in one.weights if passes("weights", p)),
-            kv=_unique(stored_precision(p) for p in one.kv if passes("kv", p)),
-            capacity_types=tuple(str(kind) for kind in one.capacity_types),
-            max_chips=one.max_chips,
+        one.type: allowed(
+            one.weights,
+            one.kv,
+            partial(
+                Allowed,
+                tensor_parallel=tuple(sorted(one.tensor_parallel)),
+                capacity_types=tuple(str(kind) for kind in one.capacity_types),
+                max_chips=one.max_chips,
+            ),
         )
         for one in pool.spec.accelerators
     }
-
-
-def _unique(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))

@@ -19,13 +19,15 @@ PLANNING_UTILISATION = 0.85
 class Price:
     """Rent of one chip of an accelerator type.
 
-    ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set.
+    ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set;
+    ``selector`` are the labels of the nodes that cost this.
     """
 
     usd_per_chip_hour: float
     source: str = ""
     as_of: str = ""
     catalogue: bool = False
+    selector: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,21 @@ class ClassDemand:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a pool's owner allows of one accelerator type; empty tuples mean the default choice."""
+    """What a pool's owner allows of one accelerator type; empty tuples mean the default choice.
+
+    ``refused`` says why nothing is allowed at all (a quality floor, an engine that cannot be asked for a precision).
+    """
 
     tensor_parallel: tuple[int, ...] = ()
     weights: tuple[str, ...] = ()
     kv: tuple[str, ...] = ()
     capacity_types: tuple[str, ...] = ()
     max_chips: int | None = None
+    refused: str = ""
+
+
+ANY_TYPE = ""
+"""Key of what is allowed of every type, where the owner names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class Candidate:
 class Rejected:
     """An accelerator type that cannot serve the pool, and why its best try failed.
 
-    ``cause``: ``Unprofiled``, ``PlanOnly``, ``Memory``, ``Context``, ``TTFT``, ``TPOT`` or ``Role``.
+    ``cause``: ``Unprofiled``, ``PlanOnly``, ``Memory``, ``Context``, ``Width``, ``Precision``, ``Role``, an objective.
     """
 
     accelerator: str
@@ -186,7 +196,7 @@ def find_candidates(
     """Every option that can serve all classes of a pool, and one reason for each accelerator type that cannot.
 
     Args:
-        allowed: the accelerator types the owner names; empty means every type.
+        allowed: the accelerator types the owner names; none (but ``ANY_TYPE``) means every type.
         default_weights, default_kv: precisions where the owner names none (those of the pod template).
     """
     found: list[Candidate] = []
@@ -194,9 +204,12 @@ def find_candidates(
     rejected: list[Rejected] = []
     for offer in offers:
         name = offer.accelerator.name
-        if allowed and name not in allowed:
+        if name not in allowed and allowed.keys() - {ANY_TYPE}:
             continue
-        wish = allowed.get(name, Allowed())
+        wish = allowed.get(name, allowed.get(ANY_TYPE, Allowed()))
+        if wish.refused:
+            rejected.append(Rejected(name, "Precision", wish.refused))
+            continue
         if not offer.serves_aggregated:
             rejected.append(Rejected(name, "Role", "serves prefill only; this pool does not split prefill and decode"))
             continue
@@ -206,6 +219,10 @@ def find_candidates(
         feasible: list[tuple[Option, tuple[Estimate, ...]]] = []
         failures: list[CannotServe] = []
         for width in wish.tensor_parallel or default_widths(offer.accelerator):
+            if 0 < offer.accelerator.chips_per_node < width:
+                per_node = offer.accelerator.chips_per_node
+                failures.append(CannotServe("Width", f"{width} chips a replica do not fit a node of {per_node}"))
+                continue
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
                     replica = Replica(model, offer.accelerator, width, weights, kv, efficiency or Efficiency())
@@ -222,11 +239,25 @@ def find_candidates(
         wanted = wish.capacity_types or ("OnDemand",)
         for option, estimates in feasible:
             rate = 1.0 / sum(one.share / e.requests_per_second for one, e in zip(classes, estimates, strict=True))
-            for kind in wanted:
-                if kind in offer.prices:
-                    price = offer.prices[kind]
-                    rent = price.usd_per_chip_hour * option.chips
-                    found.append(Candidate(replace(option, capacity_type=kind), price, rate, rent, estimates))
+            for kind in _distinct(wanted, offer.prices):
+                price = offer.prices[kind]
+                rent = price.usd_per_chip_hour * option.chips
+                found.append(Candidate(replace(option, capacity_type=kind), price, rate, rent, estimates))
             if not any(kind in offer.prices for kind in wanted):
                 unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
     return Market(tuple(found), tuple(unpriced), tuple(rejected))
+
+
+def _distinct(wanted: Sequence[str], prices: Mapping[str, Price]) -> list[str]:
+    """Capacity types that can be told apart by their nodes; of those that cannot, the dearest.
+
+    A spot price without a node selector of its own would be counted on nodes that are paid on demand.
+    """
+    dearest: dict[frozenset[tuple[str, str]], str] = {}
+    for kind in wanted:
+        if kind in prices:
+            selector = prices[kind].selector
+            other = dearest.get(selector)
+            if other is None or prices[kind].usd_per_chip_hour > prices[other].usd_per_chip_hour:
+                dearest[selector] = kind
+    return [kind for kind in wanted if kind in dearest.values()]

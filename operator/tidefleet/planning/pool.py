@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
 from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option
@@ -78,6 +78,14 @@ class BreakEven:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """A target that a plan misses: ``what`` is ``CostTarget``, ``Budget``, ``Capacity`` or ``Spare``."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     """What serves a pool, at what cost, and why.
 
@@ -88,8 +96,10 @@ class PoolPlan:
         usd_per_million_tokens: rent over planned tokens, idle included; ``None`` without demand.
         savings_usd_per_hour: against the best plan of one accelerator type.
         shortfall: share of demand that the limits leave without capacity, 0..1.
-        missed: targets that the plan misses, one sentence each.
+        missed: targets that the plan misses.
         reason: one sentence; the status, the Event, the log and the CLI show it.
+        proven: no cheaper plan exists under the limits; False when the search was cut short.
+        kept: why the present accelerators were kept although others are cheaper: ``Saving`` (too small) or ``Dwell``.
     """
 
     pool: str
@@ -102,11 +112,12 @@ class PoolPlan:
     usd_per_million_tokens: float | None
     savings_usd_per_hour: float
     shortfall: float
-    missed: tuple[str, ...]
+    missed: tuple[Missed, ...]
     runners_up: tuple[RunnerUp, ...]
     break_even: tuple[BreakEven, ...]
     reason: str
     proven: bool = True
+    kept: str = ""
 
     @property
     def replicas(self) -> int:
@@ -129,6 +140,7 @@ class _Solution:
     cost: float
     proven: bool
     shortfall: float = 0.0
+    spare_missing: int = 0
 
 
 def describe(chosen: Iterable[tuple[Option, int]]) -> str:
@@ -143,7 +155,7 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
         losers = _without_price(problem, None) + _rejections(problem)
         return NothingFits(problem.pool, _nothing_fits(problem, losers), losers)
     best = _solve(problem, candidates)
-    reason_kept = ""
+    reason_kept = kept_for = ""
     in_use = [c for c in candidates if problem.running.get(c.option)]
     if in_use and any(n and not problem.running.get(c.option) for c, n in zip(candidates, best.counts, strict=True)):
         kept = _solve(problem, in_use)
@@ -152,16 +164,17 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
         if kept.shortfall <= best.shortfall and not (worth_it and problem.may_switch):
             better = describe((c.option, n) for c, n in zip(candidates, best.counts, strict=True))
             share = saving / kept.cost if kept.cost else 0.0
+            kept_for = "Dwell" if worth_it else "Saving"
             why = (
-                f"below the {SWITCH_SAVING:.0%} that moving must save"
-                if not worth_it
-                else "held until the dwell since the last change has passed"
+                "held until the dwell since the last change has passed"
+                if worth_it
+                else f"below the {SWITCH_SAVING:.0%} that moving must save"
             )
             reason_kept = f"; {better} would save ${brief(saving)}/h ({share:.0%}), {why}"
             by_option = dict(zip((c.option for c in in_use), kept.counts, strict=True))
             counts = tuple(by_option.get(c.option, 0) for c in candidates)
-            best = _Solution(counts, kept.cost, kept.proven, kept.shortfall)
-    return _explain(problem, best, reason_kept)
+            best = replace(kept, counts=counts)
+    return _explain(problem, best, reason_kept, kept_for)
 
 
 def _items(candidates: Sequence[Candidate]) -> list[Item]:
@@ -178,18 +191,41 @@ def _solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> _Solution:
     if problem.pinned is not None:
         low = high = problem.pinned
         spare = 0
-    cover = cheapest_cover(items, demand, spare=spare, minimum=low, maximum=high, type_caps=problem.type_caps)
-    if cover is not None:
-        return _Solution(cover.counts, cover.cost, cover.proven)
+    for less in range(spare + 1):
+        cover = cheapest_cover(
+            items, demand, spare=spare - less, minimum=low, maximum=high, type_caps=problem.type_caps
+        )
+        if cover is not None:
+            counts = _as_running(problem, candidates, items, cover.counts)
+            return _Solution(counts, cover.cost, cover.proven, spare_missing=less)
     # Where replicas are what is scarce, the largest first; where chips are, the most per chip first.
-    counts = max(
+    filled = max(
         _filled(problem, items, high, key=lambda i: -items[i].coverage),
         _filled(problem, items, high, key=lambda i: -items[i].coverage / items[i].chips),
         key=lambda counts: sum(n * item.coverage for n, item in zip(counts, items, strict=True)),
     )
-    covered = sum(n * item.coverage for n, item in zip(counts, items, strict=True))
+    covered = sum(n * item.coverage for n, item in zip(filled, items, strict=True))
     shortfall = max(0.0, 1.0 - covered / demand) if demand > 0 else 0.0
-    return _Solution(tuple(counts), sum(n * i.cost for n, i in zip(counts, items, strict=True)), True, shortfall)
+    return _Solution(tuple(filled), sum(n * i.cost for n, i in zip(filled, items, strict=True)), True, shortfall)
+
+
+def _as_running(
+    problem: PoolProblem, candidates: Sequence[Candidate], items: Sequence[Item], counts: Sequence[int]
+) -> tuple[int, ...]:
+    """The same plan with replicas of equal options where they run already (adopted workloads can be alike)."""
+    result = list(counts)
+    alike: dict[Item, list[int]] = {}
+    for i, item in enumerate(items):
+        alike.setdefault(item, []).append(i)
+    for group in alike.values():
+        left = sum(counts[i] for i in group)
+        if len(group) < 2 or not left:
+            continue
+        for i in group:
+            result[i] = min(left, problem.running.get(candidates[i].option, 0))
+            left -= result[i]
+        result[group[0]] += left
+    return tuple(result)
 
 
 def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Callable[[int], float]) -> list[int]:
@@ -210,7 +246,7 @@ def _tokens_per_request(problem: PoolProblem) -> float:
     return sum(one.share * (one.shape.input_mean + one.shape.output_mean) for one in problem.classes)
 
 
-def _explain(problem: PoolProblem, solution: _Solution, reason_kept: str) -> PoolPlan:
+def _explain(problem: PoolProblem, solution: _Solution, reason_kept: str, kept_for: str) -> PoolPlan:
     candidates = problem.market.candidates
     chosen = tuple(
         sorted(
@@ -236,7 +272,7 @@ def _explain(problem: PoolProblem, solution: _Solution, reason_kept: str) -> Poo
         limit = chosen[0].candidate.price.usd_per_chip_hour * min(one.solution.cost for one in outsiders) / cost
         break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
     capacity = sum(one.replicas * one.candidate.requests_per_second for one in chosen) * PLANNING_UTILISATION
-    missed = _missed(problem, cost, per_million, solution.shortfall)
+    missed = _missed(problem, solution, per_million)
     return PoolPlan(
         pool=problem.pool,
         chosen=chosen,
@@ -259,14 +295,17 @@ def _explain(problem: PoolProblem, solution: _Solution, reason_kept: str) -> Poo
             outsiders=outsiders,
             shortfall=solution.shortfall,
             kept=reason_kept,
+            proven=solution.proven,
         ),
         proven=solution.proven,
+        kept=kept_for,
     )
 
 
 def _bound(problem: PoolProblem) -> float:
-    spare = problem.spare if problem.pinned is None else 0
-    return lower_bound(_items(problem.market.candidates), problem.requests_per_second, spare)
+    items = _items(problem.market.candidates)
+    spare, least = (problem.spare, problem.minimum) if problem.pinned is None else (0, problem.pinned)
+    return max(lower_bound(items, problem.requests_per_second, spare), least * min(item.cost for item in items))
 
 
 def _per_million(usd_per_hour: float, tokens_per_second: float) -> float | None:
@@ -330,18 +369,29 @@ def _nothing_fits(problem: PoolProblem, losers: Sequence[RunnerUp]) -> str:
     return f"no accelerator can serve this pool ({shown}{more})" if losers else "no AcceleratorType exists"
 
 
-def _missed(problem: PoolProblem, cost: float, per_million: float | None, shortfall: float) -> tuple[str, ...]:
+def _missed(problem: PoolProblem, solution: _Solution, per_million: float | None) -> tuple[Missed, ...]:
     missed = []
+    cost, shortfall = solution.cost, solution.shortfall
     target, budget = problem.target_usd_per_million_tokens, problem.monthly_budget_usd
     if target is not None and per_million is not None and per_million > target:
-        missed.append(f"${brief(per_million, 3)} per 1M tokens is above the target of ${target:g}")
+        why = f"${brief(per_million, 3)} per 1M tokens is above the target of ${target:g}"
+        missed.append(Missed("CostTarget", why))
     if budget is not None and cost * HOURS_PER_MONTH > budget:
-        missed.append(f"${brief(cost * HOURS_PER_MONTH)} a month is above the budget of ${budget:,.0f}")
+        why = f"${brief(cost * HOURS_PER_MONTH)} a month is above the budget of ${budget:,.0f}"
+        missed.append(Missed("Budget", why))
     if shortfall > 0:
-        limits = [problem.cap_reasons[name] for name in sorted(problem.cap_reasons)]
-        held_by = "; ".join(limits) or f"at most {problem.pinned or problem.maximum} replicas are allowed"
-        missed.append(f"{shortfall:.0%} of the demand has no capacity: {held_by}")
+        missed.append(Missed("Capacity", f"{shortfall:.0%} of the demand has no capacity: {_limits(problem)}"))
+    if solution.spare_missing:
+        why = f"{solution.spare_missing} of {problem.spare} spare replicas cannot be had: {_limits(problem)}"
+        missed.append(Missed("Spare", why))
     return tuple(missed)
+
+
+def _limits(problem: PoolProblem) -> str:
+    if problem.pinned is not None:
+        return f"pinned to {problem.pinned} replicas"
+    limits = [problem.cap_reasons[name] for name in sorted(problem.cap_reasons)]
+    return "; ".join(limits) or f"at most {problem.maximum} replicas are allowed"
 
 
 def _reason(
@@ -353,6 +403,7 @@ def _reason(
     outsiders: Sequence[_Rival],
     shortfall: float,
     kept: str,
+    proven: bool,
 ) -> str:
     phrase = describe((one.option, one.replicas) for one in chosen)
     if problem.pinned is not None:
@@ -360,7 +411,8 @@ def _reason(
     if problem.requests_per_second <= 0:
         return f"{phrase}: no demand, held at {problem.minimum} replicas"
     price = f" at ${brief(per_million)} per 1M tokens" if per_million is not None else ""
-    text = f"{phrase}: cheapest for {brief(problem.requests_per_second)} requests/s{price}"
+    best = "cheapest" if proven else "cheapest found"
+    text = f"{phrase}: {best} for {brief(problem.requests_per_second)} requests/s{price}"
     if shortfall:
         text = f"{phrase}: the most that the limits allow for {brief(problem.requests_per_second)} requests/s{price}"
     elif kept:

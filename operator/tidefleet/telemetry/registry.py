@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -24,6 +25,7 @@ class Telemetry:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._shown: dict[tuple[str, tuple[tuple[str, str], ...]], frozenset[tuple[str, ...]]] = {}
         for spec in METRICS.values():
             self._make(spec)
 
@@ -39,9 +41,9 @@ class Telemetry:
             )
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter; amounts that are not above 0 are left out."""
+        """Add to a counter; 0 makes its series appear, so that ``rate`` sees the first increase; less is left out."""
         metric = self._counters[name]
-        if amount > 0:
+        if amount >= 0:
             (metric.labels(**labels) if labels else metric).inc(amount)
 
     def set(self, name: str, value: float, **labels: str) -> None:
@@ -57,10 +59,23 @@ class Telemetry:
     def forget(self, **labels: str) -> None:
         """Drop every series of gauges and counters whose labels match, e.g. those of a deleted pool."""
         self._drop([*self._gauges.values(), *self._counters.values()], labels)
+        gone = set(labels.items())
+        for key in [key for key in self._shown if gone <= set(key[1])]:
+            del self._shown[key]
 
-    def forget_gauges(self, names: Iterable[str], **labels: str) -> None:
-        """Drop the series of these gauges whose labels match, before they are set anew."""
-        self._drop([self._gauges[name] for name in names], labels)
+    def show(self, name: str, series: Mapping[Any, float], **labels: str) -> None:
+        """Set a gauge's series below these labels: values by tuples of the remaining labels, in the table's order.
+
+        What was shown below the same labels before and is not in ``series`` is removed; nothing disappears in between.
+        """
+        metric, own = self._gauges[name], tuple(sorted(labels.items()))
+        free = [label for label in metric._labelnames if label not in labels]
+        for values, value in series.items():
+            metric.labels(**labels, **dict(zip(free, values, strict=True))).set(value)
+        for values in self._shown.get((name, own), frozenset()) - series.keys():
+            whole = {**labels, **dict(zip(free, values, strict=True))}
+            metric.remove(*(whole[label] for label in metric._labelnames))
+        self._shown[name, own] = frozenset(series)
 
     @staticmethod
     def _drop(metrics: Iterable[Counter | Gauge], labels: dict[str, str]) -> None:

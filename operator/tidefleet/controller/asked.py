@@ -1,0 +1,150 @@
+"""What a pool is asked for: the condition DemandKnown, the rate and mix to plan for, and whether capacity may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tidefleet.api import ConditionType, Reason, WorkloadClass
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
+from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.planning.demand import Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
+from tidefleet.planning.options import ClassDemand
+from tidefleet.planning.words import brief
+
+KIND = ConditionType.DEMAND_KNOWN
+FRESH_PERIODS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Demand as planned for.
+
+    Attributes:
+        known: it was measured or declared just now; otherwise only what runs may be planned.
+        may_lower: readings span the scale-down window and nothing is missing.
+        at_least: replicas that must stay whatever the plan says.
+        held: why replicas are held, empty when they are not.
+    """
+
+    verdict: Verdict
+    rate: float
+    classes: tuple[ClassDemand, ...]
+    known: bool
+    may_lower: bool
+    at_least: int = 0
+    held: str = ""
+
+
+def freshness_seconds(settings: OperatorConfiguration) -> float:
+    """Age from which a reading is stale, and a gap from which the past is not known."""
+    return max(60.0, FRESH_PERIODS * settings.period_seconds)
+
+
+def asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) -> Asked:
+    """The demand of a pool, from its classes and the newest reading of its engines."""
+    found = _asked(view, memory, settings)
+    if view.unreadable_classes and found.may_lower:
+        names = ", ".join(view.unreadable_classes)
+        return replace(found, may_lower=False, held=f"held: WorkloadClass {names} cannot be read")
+    return found
+
+
+def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) -> Asked:
+    if not view.classes:
+        message = "no usable WorkloadClass refers to this pool; it holds spec.replicas.min"
+        nominal = (ClassDemand(name="unknown", share=1.0, shape=NOMINAL_SHAPE),)
+        return Asked(Verdict(KIND, FALSE, Reason.NO_CLASSES, message), 0.0, nominal, False, False, held=message)
+    steady = [one for one in view.classes if not is_deferrable(one)]
+    declared = sum(declared_rate(one) or 0.0 for one in steady)
+    if all(declared_rate(one) is not None for one in steady):
+        return _declared(view, memory, steady, declared)
+    reading = _aged(view.reading, view.now, freshness_seconds(settings))
+    if isinstance(reading, Known):
+        return _measured(view, memory, steady, replace_rate(reading, declared))
+    rate = memory.history.planned_rate(memory.last_known.at) if memory.last_known else declared
+    classes = observed_shapes(class_demands(view.classes, rate), memory.lengths)
+    if reading is None:
+        return Asked(
+            Verdict(KIND, UNKNOWN, Reason.EMPTY, "not measured yet"), rate, classes, False, False, _waker(view)
+        )
+    running = any(one.desired for one in view.served)
+    held = f"held: demand is not known ({reading.why})" if running else ""
+    verdict = Verdict(KIND, FALSE, _reason(reading), f"{reading.why}; replicas are not lowered")
+    return Asked(verdict, rate, classes, False, False, _waker(view), held)
+
+
+def replace_rate(reading: Known, declared: float) -> Known:
+    """The reading, with at least the declared rate."""
+    return replace(reading, requests_per_second=max(reading.requests_per_second, declared))
+
+
+def _waker(view: PoolView) -> int:
+    """Replicas that measured demand needs to be seen at all: without any, nothing would tell that it is back."""
+    return 1 if view.pool.spec.replicas.min == 0 and view.pool.spec.pinned_replicas is None else 0
+
+
+def _aged(reading: Reading | None, now: float, limit: float) -> Reading | None:
+    if isinstance(reading, Known) and now - reading.at > limit:
+        return Stale(reading.at, reading.source, f"the engines were last read {now - reading.at:.0f} s ago")
+    return reading
+
+
+def _declared(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], declared: float) -> Asked:
+    rate = declared if steady else sum(deferred_rate(one) for one in view.classes)
+    reading = Known(view.now, rate, "Declared")
+    memory.history.add(reading)
+    memory.last_known = reading
+    count = len(view.classes)
+    message = (
+        f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}{_deferred(view, steady)}"
+    )
+    return Asked(
+        verdict=Verdict(KIND, TRUE, Reason.DECLARED, message),
+        rate=max(rate, memory.history.planned_rate(view.now)),
+        classes=class_demands(view.classes, rate),
+        known=True,
+        may_lower=memory.history.spans_window(view.now),
+    )
+
+
+def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], reading: Known) -> Asked:
+    memory.history.add(reading)
+    memory.last_known = reading
+    memory.lengths = memory.lengths.follow(reading)
+    split = len(steady) > 1
+    message = f"measured by {reading.source}" + ("; split between classes by trafficShare" if split else "")
+    ignored = sorted({str(o.metric) for one in steady for o in one.spec.objectives} & {"Task", "Stall"})
+    if ignored:
+        message += f"; objectives not planned for: {', '.join(ignored)}"
+    message += _deferred(view, steady)
+    rate = memory.history.planned_rate(view.now)
+    classes = class_demands(view.classes, rate)
+    if all(one.spec.demand.source is not None for one in steady):
+        classes = observed_shapes(classes, memory.lengths)
+    if _waker(view):
+        message += "; one replica stays although spec.replicas.min is 0, since nothing else would see demand come back"
+    return Asked(
+        verdict=Verdict(KIND, TRUE, Reason.ASSUMED if split else Reason.KNOWN, message),
+        rate=rate,
+        classes=classes,
+        known=True,
+        may_lower=memory.history.spans_window(view.now),
+        at_least=_waker(view),
+    )
+
+
+def _deferred(view: PoolView, steady: list[WorkloadClass]) -> str:
+    names = [one.name for one in view.classes if is_deferrable(one)]
+    if not names or not steady:
+        return ""
+    return f"; {', '.join(names)} may wait and uses what is idle, so nothing is planned for it"
+
+
+def _reason(reading: Empty | Stale) -> Reason:
+    if isinstance(reading, Empty):
+        return Reason.EMPTY
+    if "expected a finite number" in reading.why:
+        return Reason.NOT_A_NUMBER
+    return Reason.UNREACHABLE if "reach" in reading.why or "answer" in reading.why else Reason.STALE

@@ -1,0 +1,130 @@
+"""Engine counters from a Prometheus: raw samples with their own times, one query for all pods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tidefleet.controller.config import Prometheus
+from tidefleet.controller.metrics_page import NEEDED, SGLANG, VLLM, EngineCounters
+from tidefleet.controller.readings import Sample
+from tidefleet.planning.demand import is_usable
+
+ANSWER_LIMIT = 256 * 1024 * 1024
+"""Bytes of an answer that are read: 5,000 engines with 8 samples of 10 metrics each take about 40 MB."""
+
+SECONDS = 30.0
+
+_SCRAPERS = frozenset(
+    [
+        "job",
+        "instance",
+        "endpoint",
+        "service",
+        "container",
+        "prometheus",
+        "prometheus_replica",
+        "replica",
+        "node",
+        "cluster",
+    ]
+)
+"""Labels that tell who scraped. Two scrapes of one engine (PodMonitor and ServiceMonitor, two replicas of Prometheus)
+differ in nothing else and are one series."""
+
+METRICS: Mapping[str, str] = {**VLLM, **SGLANG}
+
+
+async def ask(session: aiohttp.ClientSession, config: Prometheus, pods: Iterable[str]) -> dict[str, Sample | str]:
+    """The newest sample of each pod (``namespace/name``), or what is wrong with it.
+
+    Raw samples are asked for, not an instant value: that repeats the last one until the next scrape, so that rates
+    between two of its answers would be nothing and then twice too much. A pod without an answer is faulty, never zero.
+    """
+    pods = list(pods)
+    try:
+        body = await _query(session, config, {pod.split("/", 1)[0] for pod in pods})
+        by_pod = read_matrix(body)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return dict.fromkeys(pods, f"Prometheus cannot be reached or understood: {error or type(error).__name__}")
+    return {pod: _sample(by_pod.get(pod), pod) for pod in pods}
+
+
+async def _query(session: aiohttp.ClientSession, config: Prometheus, namespaces: set[str]) -> Any:
+    headers = {}
+    if config.token_file:
+        token = await asyncio.to_thread(Path(config.token_file).read_text)
+        headers["Authorization"] = f"Bearer {token.strip()}"
+    tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=config.ca_file) if config.ca_file else True
+    names = "|".join(METRICS)
+    places = "|".join(sorted(namespaces))  # names of namespaces hold nothing that a pattern would read
+    query = f'{{__name__=~"{names}",namespace=~"{places}"}}[{config.window_seconds}s]'
+    url = f"{config.url.rstrip('/')}/api/v1/query"
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    async with session.post(url, data={"query": query}, headers=headers, ssl=tls, timeout=timeout) as response:
+        text = await read_all(response.content, ANSWER_LIMIT)
+        if response.status != 200:
+            raise ValueError(f"it answered {response.status}: {text[:200].decode('utf-8', 'replace')}")
+        body = await asyncio.to_thread(json.loads, text)
+        if body.get("status") != "success":
+            raise ValueError(f"it answered {str(body.get('error', ''))[:200]}")
+        return body
+
+
+async def read_all(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """A whole body.
+
+    Raises:
+        ValueError: it is longer than ``limit`` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in content.iter_any():
+        size += len(part)
+        if size > limit:
+            raise ValueError(f"the answer is longer than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
+    """Counters of each pod: name to (time, value), summed over its engines; series that differ in scraper are one."""
+    newest: dict[tuple[str, str, frozenset[tuple[str, str]]], tuple[float, float]] = {}
+    for one in body["data"]["result"]:
+        labels: Mapping[str, str] = one["metric"]
+        field = METRICS.get(labels.get("__name__", ""))
+        if field is None or not one["values"]:
+            continue
+        pod = f"{labels.get('namespace', '')}/{labels.get('pod', '')}"
+        own = frozenset((key, value) for key, value in labels.items() if key not in _SCRAPERS)
+        at, value = float(one["values"][-1][0]), float(one["values"][-1][1])
+        before = newest.get((pod, field, own))
+        if before is None or at > before[0]:
+            newest[pod, field, own] = (at, value)
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for (pod, field, _), (at, value) in newest.items():
+        counters = found.setdefault(pod, {})
+        time, total = counters.get(field, (math.inf, 0.0))
+        counters[field] = (min(at, time), total + value)
+    return found
+
+
+def _sample(found: Mapping[str, tuple[float, float]] | None, pod: str) -> Sample | str:
+    if not found:
+        return f"Prometheus has nothing about {pod}"
+    missing = [name for name in NEEDED if name not in found]
+    if missing:
+        return f"Prometheus has no {missing[0]} of {pod}"
+    values = {name: value for name, (_, value) in found.items()}
+    bad = [name for name, value in values.items() if not is_usable(value)]
+    if bad:
+        return f"{bad[0]} of {pod} is {values[bad[0]]}; expected a finite number of at least 0, e.g. 42"
+    at = found["prompt_tokens"][0]
+    return Sample(at, EngineCounters(**{name: values.get(name, 0.0) for name in EngineCounters.__dataclass_fields__}))

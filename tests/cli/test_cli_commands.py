@@ -1,0 +1,284 @@
+"""The commands that plan, price and configure: what they print, and what they say of a wrong option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tidefleet import catalogue
+from tidefleet.api.inference_pool_status import PlanStatus
+from tidefleet.api.reasons import REASONS
+from tidefleet.cli.main import app
+from tidefleet.controller.config import BadConfiguration, OperatorConfiguration, load_configuration
+
+SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
+POOL = """
+apiVersion: tidefleet.io/v1alpha1
+kind: InferencePool
+metadata: {name: chat, namespace: prod}
+spec:
+  model: {name: llama-3.1-8b}
+  serving: {template: {spec: {containers: [{name: engine, image: vllm}]}}}
+"""
+CLASS = """
+apiVersion: tidefleet.io/v1alpha1
+kind: WorkloadClass
+metadata: {name: web, namespace: prod}
+spec:
+  poolRef: {name: chat}
+  demand: {requestsPerSecond: "12"}
+  tokens: {input: {mean: 1000}, output: {mean: 250}}
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> str:
+    (tmp_path / "pool.yaml").write_text(f"{POOL}---{CLASS}")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["plan"], ["cost"], ["explain"], ["validate"], ["operator", "run"], ["crds", "generate"], ["emulator", "run"], []],
+)
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.startswith("tidefleet 0.")
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_samples_are_planned_with_the_shape_of_a_status() -> None:
+    demands = ["chat=20", "tidefleet-samples/code=30", "reasoning=5", "assistant=3"]
+    options = [word for one in demands for word in ("--demand", one)]
+    result = run("plan", "-f", str(SAMPLES), *options, "-o", "json")
+    plans: list[dict[str, Any]] = json.loads(result.stdout)
+    assert [one["pool"].split("/")[1] for one in plans][:3] == ["chat", "code", "reasoning"]
+    assert {one["pool"]: one["requestsPerSecond"] for one in plans}["tidefleet-samples/chat"] == 20.0
+    for one in plans[:3]:
+        assert set(one) == {"pool", "accelerators", "reason", "requestsPerSecond", "plan", "conditions"}
+        plan = PlanStatus.model_validate(one["plan"], by_alias=True, by_name=False, extra="forbid")
+        assert plan.options
+        assert plan.usd_per_hour is not None
+        assert plan.lower_bound_usd_per_hour is not None
+        assert plan.lower_bound_usd_per_hour <= plan.usd_per_hour
+        assert all(loser.lost_because for loser in plan.runners_up)
+        assert one["reason"].startswith(one["accelerators"])
+        for kind, condition in one["conditions"].items():
+            assert condition["reason"] in REASONS[kind]
+
+
+def test_a_declared_rate_is_planned_for_without_being_given(manifests: str) -> None:
+    (plan,) = json.loads(run("plan", "-f", manifests, "-o", "json").stdout)
+    assert plan["requestsPerSecond"] == 12.0
+    assert plan["conditions"]["DemandKnown"]["reason"] == "Declared"
+
+
+def test_a_plan_is_told_in_words(manifests: str) -> None:
+    result = run("plan", "-f", manifests)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("prod/chat: ")
+    assert "cheapest for 12 requests/s" in result.stdout
+    assert "no plan can cost less than" in result.stdout
+    assert "the choice changes at" in result.stdout
+
+
+def test_more_demand_costs_more(manifests: str) -> None:
+    costs = []
+    for rate in ("1", "100", "1000"):
+        text = Path(manifests, "pool.yaml").read_text().replace('"12"', f'"{rate}"')
+        Path(manifests, "pool.yaml").write_text(text)
+        (plan,) = json.loads(run("plan", "-f", manifests, "-o", "json").stdout)
+        costs.append(float(plan["plan"]["usdPerHour"]))
+        Path(manifests, "pool.yaml").write_text(text.replace(f'"{rate}"', '"12"'))
+    assert costs == sorted(costs)
+    assert costs[0] < costs[2]
+
+
+@pytest.mark.parametrize(
+    ("demand", "words"),
+    [
+        ("chat", "--demand is 'chat'; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20"),
+        ("chat=many", "--demand is 'chat=many'; expected POOL=REQUESTS_PER_SECOND"),
+        ("chat=-1", "--demand chat is -1; expected a number of at least 0"),
+        ("chat=nan", "--demand chat is nan; expected a number of at least 0"),
+        ("chat=inf", "--demand chat is inf; expected a number of at least 0"),
+        ("chta=20", "--demand names chta; expected a pool of these files, e.g. prod/chat=20"),
+    ],
+)
+def test_a_bad_demand_is_told_with_an_example(manifests: str, demand: str, words: str) -> None:
+    result = run("plan", "-f", manifests, "--demand", demand)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_plan_needs_a_pool(tmp_path: Path) -> None:
+    (tmp_path / "class.yaml").write_text(CLASS)
+    result = run("plan", "-f", str(tmp_path / "class.yaml"))
+    assert result.exit_code == 1
+    assert "expected" in result.stderr
+
+
+def test_an_invalid_manifest_is_told_with_its_place(manifests: str) -> None:
+    path = Path(manifests, "pool.yaml")
+    path.write_text(path.read_text().replace("mean: 1000", "mean: 0"))
+    result = run("plan", "-f", manifests)
+    assert result.exit_code == 1
+    assert f"{path}:" in result.stderr
+    assert "spec.tokens.input.mean is 0; expected" in result.stderr
+
+
+def test_an_unknown_model_is_told_with_names_like_it(manifests: str) -> None:
+    path = Path(manifests, "pool.yaml")
+    path.write_text(path.read_text().replace("llama-3.1-8b", "llama-3.1-9b"))
+    result = run("plan", "-f", manifests)
+    assert result.exit_code == 1
+    said = result.stdout + result.stderr
+    assert 'spec.model.name is "llama-3.1-9b"' in said
+    assert "llama-3" in said.split("expected", 1)[1]
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+COST = ("cost", "--model", "llama-3.1-8b", "--accelerator", "h100-sxm")
+
+
+def test_the_cost_of_a_configuration_has_all_its_figures() -> None:
+    answer = json.loads(run(*COST, "--cached", "0.4", "--tpot", "0.05", "-o", "json").stdout)
+    assert set(answer) == {
+        "model", "accelerator", "chips", "weights", "kv", "usd_per_chip_hour", "fits", "kv_room_bytes",
+        "max_context_tokens", "usd_per_million_input_tokens", "usd_per_million_cached_input_tokens",
+        "usd_per_million_output_tokens", "usd_per_million_tokens", "output_tokens_per_second_per_chip", "batch",
+        "ttft_seconds", "tpot_seconds", "watts_per_chip", "joules_per_output_token", "mfu", "mbu", "bound_by",
+        "limited_by", "provenance", "sigma",
+    }  # fmt: skip
+    assert answer["tpot_seconds"] <= 0.05
+    assert 0 < answer["mfu"] <= 1
+    assert 0 < answer["mbu"] <= 1
+    # 600 uncached, 400 cached and 250 output tokens a request: the parts are the whole.
+    parts = (
+        600 * answer["usd_per_million_input_tokens"]
+        + 400 * answer["usd_per_million_cached_input_tokens"]
+        + 250 * answer["usd_per_million_output_tokens"]
+    )
+    assert parts == pytest.approx(1250 * answer["usd_per_million_tokens"])
+
+
+def test_a_price_and_a_load_of_ones_own_are_used() -> None:
+    base, dear, idle = (
+        json.loads(run(*COST, "--price-per-hour", price, "--utilisation", load, "-o", "json").stdout)
+        for price, load in (("2", "1"), ("4", "1"), ("2", "0.5"))
+    )
+    assert dear["usd_per_million_tokens"] == pytest.approx(2 * base["usd_per_million_tokens"])
+    assert idle["usd_per_million_tokens"] == pytest.approx(2 * base["usd_per_million_tokens"])
+
+
+def test_what_cannot_be_served_says_why_and_fails() -> None:
+    result = run("cost", "--model", "llama-3.1-405b", "--accelerator", "l4", "--price-per-hour", "1", "-o", "json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["cannot_serve"] == "Memory"
+    assert "usable per chip" in answer["because"]
+    assert not answer["fits"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "llama-9"), "--model is 'llama-9'; expected one of"),
+        (("--accelerator", "h1000"), "--accelerator is 'h1000'; expected one of"),
+        (("--weights", "fp7"), "--weights is 'fp7'; expected bf16, fp8 or fp4"),
+        (("--kv", "int2"), "--kv is 'int2'; expected"),
+        (("--utilisation", "0"), "--utilisation is 0; expected a share above 0"),
+        (("--tp", "0"), "0 is not in the range"),
+        (("--cached", "1.5"), "1.5 is not in the range"),
+    ],
+)
+def test_a_wrong_option_of_cost_is_told_with_what_is_expected(options: tuple[str, str], words: str) -> None:
+    result = run(*COST, *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_an_unknown_model_of_cost_names_those_there_are() -> None:
+    said = run(*COST, "--model", "llama-9").stderr
+    assert all(name in said for name in catalogue.models())
+
+
+# --- the operator's configuration ------------------------------------------------------------------------------------
+
+
+def configured(tmp_path: Path, text: str) -> OperatorConfiguration:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_configuration(path)
+
+
+def test_a_configuration_is_read_and_the_rest_is_default(tmp_path: Path) -> None:
+    text = "apiVersion: config.tidefleet.io/v1alpha1\nkind: OperatorConfiguration\nperiodSeconds: 5\n"
+    found = configured(tmp_path, text + "leaderElection: {leaseSeconds: 30}\n")
+    assert found.period_seconds == 5
+    assert found.leader_election.lease_seconds == 30
+    assert found.leader_election.name == OperatorConfiguration().leader_election.name
+    assert load_configuration(None) == OperatorConfiguration()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("perSeconds: 5", "perSeconds is 5"),
+        ("periodSeconds: 0", "periodSeconds is 0"),
+        ("periodSeconds: fast", "periodSeconds is 'fast'"),
+        ("metrics: {port: 70000}", r"metrics\.port is 70000"),
+        ("leaderElection: {leaseSeconds: 1}", r"leaderElection\.leaseSeconds is 1"),
+        ("apiVersion: v2", "apiVersion is 'v2'"),
+        ("periodSeconds: .nan", "periodSeconds is nan"),
+        ("a: [", "cannot be read"),
+        ("- a", "is not a mapping; expected apiVersion, kind and settings"),
+        ("", "is not a mapping"),
+    ],
+)
+def test_a_bad_configuration_names_the_field(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(BadConfiguration, match=words):
+        configured(tmp_path, text)
+
+
+def test_every_fault_of_a_configuration_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match=r"periodSeconds is 0.*; dwellSeconds is -1"):
+        configured(tmp_path, "periodSeconds: 0\ndwellSeconds: -1\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--log-format", "xml"), "logFormat"),
+        (("--log-level", "loud"), "logLevel"),
+        (("--metrics-port", "70000"), "70000"),
+        (("--clock", "scale=0"), "scale"),
+    ],
+)
+def test_a_wrong_option_of_the_operator_is_told_before_it_runs(options: tuple[str, str], words: str) -> None:
+    result = run("operator", "run", "--kubeconfig", "/nonexistent", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_configuration_that_cannot_be_read_ends_the_operator(tmp_path: Path) -> None:
+    result = run("operator", "run", "--config", str(tmp_path / "none.yaml"))
+    assert result.exit_code == 2
+    assert "none.yaml: cannot be read" in result.stderr
