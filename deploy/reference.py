@@ -364,6 +364,9 @@ def _option(one: Any) -> tuple[str, str, str, str]:
 # --- Events --------------------------------------------------------------------------------------------------------
 
 EVENTS: Mapping[str, str] = {
+    "Recommended": "In mode Recommend: what would be changed, and why. Nothing was.",
+    "Degraded": "A condition turned False: Validated, DemandKnown, CapacityAvailable, TargetsMet or Adopted, with its words.",
+    "Recovered": "A condition that was False is True again.",
     "Scaled": (
         "Replicas were changed, a Deployment was made, or a changed template was rolled out. The message lists each "
         "workload with its replicas before and after, then the decision's sentence. The annotation "
@@ -393,6 +396,8 @@ def emitted() -> list[tuple[str, str, str]]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "emit":
                 given = {each.arg: each.value for each in node.keywords}
                 kind, type_, reason = node.args[0], given.get("type_"), given.get("reason")
+                if isinstance(kind, ast.Starred):  # emit(*about, ...): about a pool
+                    kind = ast.Name("INFERENCE_POOL")
                 if not (
                     isinstance(kind, ast.Name) and isinstance(type_, ast.Constant) and isinstance(reason, ast.Constant)
                 ):

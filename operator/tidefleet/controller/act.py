@@ -50,6 +50,18 @@ VOLATILE_SECONDS = 60.0
 """Measured values alone (utilisation, hit ratio, demand, words of messages) are written at most this often."""
 
 
+_TOLD = frozenset(
+    {
+        ConditionType.VALIDATED,
+        ConditionType.DEMAND_KNOWN,
+        ConditionType.CAPACITY_AVAILABLE,
+        ConditionType.TARGETS_MET,
+        ConditionType.ADOPTED,
+    }
+)
+"""Conditions whose turns are told as Events."""
+
+
 class Deposed(Exception):
     """Another process leads; this one must write nothing more."""
 
@@ -127,7 +139,7 @@ class Actor:
         memory.advice = advice
         changes = [f"{t.served.name} {t.served.desired} -> {t.planned}" for t in decision.targets]
         if advice:
-            self._tell(decision, changes, decision_id, reason="Recommended")
+            self._tell(decision, changes, decision_id, recommended=True)
         return bool(advice)
 
     @staticmethod
@@ -247,10 +259,10 @@ class Actor:
         """Kinds whose newest version goes to the store."""
         return frozenset({INFERENCE_POOL})
 
-    def _tell(self, decision: Decision, changes: list[str], decision_id: str, reason: str = "Scaled") -> None:
+    def _tell(self, decision: Decision, changes: list[str], decision_id: str, *, recommended: bool = False) -> None:
         pool = decision.view.pool
         message = f"{', '.join(changes)}: {decision.reason}"
-        self.telemetry.count("decisions_total", kind="Plan", reason=reason)
+        self.telemetry.count("decisions_total", kind="Plan", reason="Recommended" if recommended else "Scaled")
         log.info(
             "decision",
             extra={
@@ -260,16 +272,31 @@ class Actor:
                 "why": decision.reason,
             },
         )
-        self.events.emit(
-            INFERENCE_POOL,
-            pool.namespace,
-            pool.name,
-            pool.metadata.uid,
-            type_="Normal",
-            reason=reason,
-            message=message,
-            annotations={marks.DECISION_ANNOTATION: decision_id},
-        )
+        if recommended:
+            self.events.emit(
+                INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid, type_="Normal", reason="Recommended",
+                message=message, annotations={marks.DECISION_ANNOTATION: decision_id},
+            )  # fmt: skip
+        else:
+            self.events.emit(
+                INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid, type_="Normal", reason="Scaled",
+                message=message, annotations={marks.DECISION_ANNOTATION: decision_id},
+            )  # fmt: skip
+
+    def _tell_turns(self, decision: Decision, before: Mapping[str, Any], decision_id: str) -> None:
+        """An Event for each condition that turned bad, or good again."""
+        pool = decision.view.pool
+        was = {one.get("type"): one.get("status") for one in before.get("conditions") or ()}
+        about = (INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid)
+        note = {marks.DECISION_ANNOTATION: decision_id}
+        for one in decision.verdicts:
+            if one.type not in _TOLD or str(one.status) == was.get(str(one.type)):
+                continue
+            message = f"{one.type}={one.status} ({one.reason}): {one.message}"
+            if one.status is FALSE:
+                self.events.emit(*about, type_="Warning", reason="Degraded", message=message, annotations=note)
+            elif was.get(str(one.type)) == "False":
+                self.events.emit(*about, type_="Normal", reason="Recovered", message=message, annotations=note)
 
     # --- status ------------------------------------------------------------------------------------------------
 
@@ -289,6 +316,7 @@ class Actor:
         written = self.write_status(seen, status, decision_id=decision_id, reason=decision.reason)
         if written:
             memory.told_at = now
+            self._tell_turns(decision, seen.status, decision_id)
         return written
 
     def write_status(self, seen: Seen, status: Mapping[str, Any], *, decision_id: str = "", reason: str = "") -> bool:
