@@ -98,16 +98,13 @@ def test_a_plan_is_told_in_words(manifests: str) -> None:
     assert "the choice changes at" in result.stdout
 
 
-def test_more_demand_costs_more(manifests: str) -> None:
+def test_more_demand_costs_more(tmp_path: Path) -> None:
     costs = []
-    for rate in ("1", "100", "1000"):
-        text = Path(manifests, "pool.yaml").read_text().replace('"12"', f'"{rate}"')
-        Path(manifests, "pool.yaml").write_text(text)
-        (plan,) = json.loads(run("plan", "-f", manifests, "-o", "json").stdout)
+    for rate in ("1", "1000"):
+        (tmp_path / "pool.yaml").write_text(f"{POOL}---{CLASS}".replace('"12"', f'"{rate}"'))
+        (plan,) = json.loads(run("plan", "-f", str(tmp_path), "-o", "json").stdout)
         costs.append(float(plan["plan"]["usdPerHour"]))
-        Path(manifests, "pool.yaml").write_text(text.replace(f'"{rate}"', '"12"'))
-    assert costs == sorted(costs)
-    assert costs[0] < costs[2]
+    assert costs[0] < costs[1]
 
 
 @pytest.mark.parametrize(

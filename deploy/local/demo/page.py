@@ -18,7 +18,7 @@ body{margin:0 auto;max-width:1040px;padding:28px 24px 56px;background:var(--page
 h1{font-size:30px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em;text-wrap:balance}
 h2{font-size:20px;margin:0}
 p{margin:0;color:var(--soft);max-width:75ch}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:24px 0 8px;padding:0}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(148px,1fr));gap:12px;margin:24px 0 8px;padding:0}
 .facts div{border:1px solid var(--line);border-radius:10px;padding:12px 14px}
 .facts dt{font-size:13px;color:var(--soft)}
 .facts dd{margin:0;font-size:22px;font-weight:650;white-space:nowrap;font-variant-numeric:tabular-nums}
@@ -128,7 +128,7 @@ def _facts(summary: DaySummary) -> str:
         ("fixed fleets", words.usd(summary.static_dollars) if summary.static_dollars else "-"),
         ("requests lost", f"{100 * lost / (asked + lost):.2f} %" if asked + lost else "-"),
         ("decisions", str(decisions)),
-        ("real streams served", f"{streams} of {streams + failed}"),
+        ("real streams", f"{streams} of {streams + failed}"),
     ]
     return f'<dl class="facts">{"".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)}</dl>'
 

@@ -114,7 +114,7 @@ class Screen:
         rows.add_column(width=5, style="dim", no_wrap=True)
         rows.add_column(width=9, no_wrap=True)
         rows.add_column(width=3, justify="right", no_wrap=True)
-        rows.add_column(width=74, no_wrap=True, overflow="ellipsis")
+        rows.add_column(width=75, no_wrap=True, overflow="ellipsis")
         for one in self._record.told[-_TOLD:]:
             by = moved(one.change) or 0
             sign = Text(f"{by:+d}" if by else "±0", "green" if by < 0 else "bold")

@@ -262,7 +262,8 @@ class Actor:
     def _tell(self, decision: Decision, changes: list[str], decision_id: str, *, recommended: bool = False) -> None:
         pool = decision.view.pool
         message = f"{', '.join(changes)}: {decision.reason}"
-        self.telemetry.count("decisions_total", kind="Plan", reason="Recommended" if recommended else "Scaled")
+        why = "Recommended" if recommended else "Scaled"
+        self.telemetry.count("decisions_total", decision_id=decision_id, kind="Plan", reason=why)
         log.info(
             "decision",
             extra={

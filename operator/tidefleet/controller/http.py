@@ -27,7 +27,8 @@ class HttpEndpoints:
 
             def do_GET(self) -> None:
                 if self.path == "/metrics":
-                    self._answer(200, telemetry.render(), "text/plain; version=0.0.4; charset=utf-8")
+                    kind, page = telemetry.render(self.headers.get("Accept", ""))
+                    self._answer(200, page, kind)
                 elif self.path in ("/healthz", "/readyz"):
                     wrong = (healthy if self.path == "/healthz" else ready)()
                     self._answer(503 if wrong else 200, (wrong or "ok").encode() + b"\n", "text/plain")

@@ -101,7 +101,8 @@ class FleetLoop:
             return ()
         planning = time.monotonic()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
-        self.telemetry.observe("plan_duration_seconds", time.monotonic() - planning, kind="fleet")
+        acting = time.monotonic()
+        self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
         with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="act") as workers:
             finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
         decisions = tuple(one for one in finished if isinstance(one, Decision))
@@ -114,6 +115,8 @@ class FleetLoop:
         self.last_pass_seconds = time.monotonic() - started
         self.heartbeat = time.monotonic()
         self.telemetry.observe("reconcile_duration_seconds", self.last_pass_seconds, kind="pass")
+        parts = {"observe": planning - started, "plan": acting - planning, "act": self.heartbeat - acting}
+        log.debug("pass", extra={"pools": len(decided), "seconds": self.last_pass_seconds, "of_which": parts})
         if self.on_pass is not None:
             self.on_pass(decisions)
         return decisions

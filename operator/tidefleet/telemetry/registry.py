@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
 
 from tidefleet.telemetry.table import METRICS, PREFIX, MetricSpec
 
@@ -40,11 +41,16 @@ class Telemetry:
                 name, spec.help, spec.labels, buckets=spec.buckets, registry=self.registry
             )
 
-    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter; 0 makes its series appear, so that ``rate`` sees the first increase; less is left out."""
+    def count(self, name: str, amount: float = 1.0, *, decision_id: str = "", **labels: str) -> None:
+        """Add to a counter; 0 makes its series appear, so that ``rate`` sees the first increase; less is left out.
+
+        Args:
+            decision_id: told as the series' exemplar (OpenMetrics), the same id as in log, Event and status.
+        """
         metric = self._counters[name]
         if amount >= 0:
-            (metric.labels(**labels) if labels else metric).inc(amount)
+            exemplar = {"decision_id": decision_id} if decision_id else None
+            (metric.labels(**labels) if labels else metric).inc(amount, exemplar)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
@@ -87,6 +93,7 @@ class Telemetry:
         """The current value of a series by its name with prefix, ``None`` when it does not exist."""
         return self.registry.get_sample_value(name, labels)
 
-    def render(self) -> bytes:
-        """The metrics page in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[str, bytes]:
+        """The metrics page and its content type: OpenMetrics, with exemplars, for a reader that accepts it."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self.registry)
