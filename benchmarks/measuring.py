@@ -34,7 +34,9 @@ class Pass:
 
 def passes(log: Path) -> list[Pass]:
     """Every pass in an operator's JSON log at level debug."""
-    found = []
+    found: list[Pass] = []
+    if not log.exists():
+        return found
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if '"message": "pass"' not in line:
             continue

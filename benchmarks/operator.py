@@ -4,7 +4,7 @@
 
 Starts a local cluster with simulated nodes, installs the chart (the operator runs with its ServiceAccount), creates
 pools that differ in model, classes, lengths and objectives, runs the operator and an engine for every pod, steps the
-demand of all pools several times, and then leaves everything alone for some loops.
+demand of all pools several times. Between start and steps it leaves everything alone for some loops.
 
 full_pass_seconds     the longest pass after a step, in which rate and token lengths of every pool changed, so nothing is
                       remembered of its estimates; writes of the new replicas and statuses are in it. Median of the steps.
@@ -48,12 +48,16 @@ from benchmarks.measuring import (  # noqa: E402
     samples,
     wait_for,
 )
-from benchmarks.pools import Demand, Pool, eight_chip_kinds, make_pools, node_counts, node_types  # noqa: E402
+from benchmarks.pools import MEASURED, Demand, Pool, eight_chip_kinds, make_pools, node_counts, node_types  # noqa: E402
 from localcluster import ControlPlane, LocalClusterError, apply_nodes, binaries, nodes_for  # noqa: E402
 
 ROOT = Path(_ROOT).resolve()
+TIDEFLEET = (sys.executable, "-m", "tidefleet")
 NAMESPACE = "tidefleet-system"
 PARALLEL_REQUESTS = 16
+
+MOST_LOOPS_TO_SETTLE = 6
+"""Loops waited for one without a write before the quiet ones are counted."""
 
 LIMITS = {"full_pass_seconds": 5.0, "rss_mb": 300.0, "quiet_writes": 0.0, "cluster_start_seconds": 15.0}
 """At 200 pools x 500 nodes; the limit of reaction_seconds follows from the period."""
@@ -146,16 +150,15 @@ class Bench:
 
     def start(self) -> None:
         """The emulator and the operator; returns after the first pass."""
-        tidefleet = [sys.executable, "-m", "tidefleet"]
-        self.cluster.run("emulator", [*tidefleet, "emulator", "run", "--kubeconfig", self.cluster.kubeconfig])
+        self.cluster.run("emulator", [*TIDEFLEET, "emulator", "run", "--kubeconfig", self.cluster.kubeconfig])
         access = self.cluster.service_account_kubeconfig(NAMESPACE, "tidefleet")
         began = time.time()
         self.pid = self.cluster.run(
             "operator",
-            [*tidefleet, "operator", "run", "--kubeconfig", access, "--period", f"{self.options.period:g}",
+            [*TIDEFLEET, "operator", "run", "--kubeconfig", access, "--period", f"{self.options.period:g}",
              "--metrics-port", "0", "--lease-namespace", NAMESPACE, "--log-format", "json", "--log-level", "debug"],
         )  # fmt: skip
-        if not wait_for(lambda: self.log.exists() and self.passes(), seconds=120):
+        if not wait_for(self.passes, seconds=120):
             raise LocalClusterError("the operator finished no pass")
         first = self.passes()[0]
         port = re.findall(r'"port": (\d+)', self.log.read_text(encoding="utf-8"))[0]
@@ -168,6 +171,33 @@ class Bench:
             "first_pass_plan_seconds": round(first.plan_seconds, 3),
             "operator_start_to_first_pass_seconds": round(first.ended - began, 2),
         }
+
+    def measure_demand(self) -> None:
+        """Offer the declared demand as load and then have it measured, so that plans and history begin with it."""
+        self.offer()
+        time.sleep(2 * self.options.period)
+        api = self.cluster.api()
+        root = "/apis/tidefleet.io/v1alpha1/namespaces"
+        names = [one["metadata"]["name"] for pool in self.pools for one in pool.classes]
+        spaces = [one["metadata"]["namespace"] for pool in self.pools for one in pool.classes]
+        patch = {"spec": {"demand": MEASURED}}
+        paths = [f"{root}/{space}/workloadclasses/{name}" for space, name in zip(spaces, names, strict=True)]
+        self._at_once(paths, lambda path: api.merge(path, patch))
+
+    def _run_operator(self) -> tuple[Pass, float]:
+        """Start the process; its first pass, and seconds until that was over."""
+        began = time.time()
+        self.pid = self.cluster.run(
+            "operator",
+            [*TIDEFLEET, "operator", "run", "--kubeconfig", self.access, "--period", f"{self.options.period:g}",
+             "--metrics-port", "0", "--lease-namespace", NAMESPACE, "--log-format", "json", "--log-level", "debug"],
+        )  # fmt: skip
+        if not wait_for(lambda: self.passes(began), seconds=120):
+            raise LocalClusterError("the operator finished no pass")
+        port = re.findall(r'"port": (\d+)', self.log.read_text(encoding="utf-8"))[-1]
+        self.metrics_url = f"http://127.0.0.1:{port}/metrics"
+        first = self.passes(began)[0]
+        return first, first.ended - began
 
     def settle(self, log: ReplicaLog, *, seconds: float) -> None:
         """Wait until what is asked for runs, at most so long."""
@@ -232,8 +262,9 @@ class Bench:
     def quiet(self) -> None:
         """Leave everything alone and count what the operator writes all the same."""
         period = self.options.period
-        before, told = self.server.writes()[0], -1
-        for _ in range(6):  # until one whole loop wrote nothing, at most six
+        time.sleep(2 * period)
+        before = self.server.writes()[0]
+        for _ in range(MOST_LOOPS_TO_SETTLE):
             time.sleep(period)
             now = self.server.writes()[0]
             if now == before:
@@ -314,13 +345,10 @@ def measure(options: argparse.Namespace) -> Figures:
             bench.prepare()
             with ReplicaLog(Server(cluster.kubeconfig)) as log:
                 bench.start()
-                bench.settle(log, seconds=90)
-                bench.offer()
-                time.sleep(2 * options.period)
                 bench.settle(log, seconds=60)
-                bench.steps(log)
-                bench.settle(log, seconds=30)
+                bench.measure_demand()
                 bench.quiet()
+                bench.steps(log)
                 bench.sizes()
                 if log.failed:
                     say(f"the watch of Deployments broke off: {log.failed}")

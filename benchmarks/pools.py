@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,9 +55,12 @@ VENDORS: tuple[tuple[tuple[str, ...], float], ...] = (
 )
 """What owners name, with how often: an image runs on one vendor's devices; nothing named means every type competes."""
 
+MEASURED = {"requestsPerSecond": None, "source": "Metrics"}
+"""What turns a declared demand into a measured one, as a merge patch."""
+
 POOLS_PER_NAMESPACE = 20
 STARTING_REPLICAS = (1.3, 2.4)
-"""Demand at the start, in replicas of the option that is cheapest per request; ``replicas.min`` carries it."""
+"""Demand at the start, in replicas of the option that is cheapest per request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One pool with its classes as manifests, the demand it starts with, and the chips that its plan takes then."""
+    """One pool with its classes as manifests, the demand they declare, and the chips that its plan takes then."""
 
     manifest: dict[str, Any]
     classes: tuple[dict[str, Any], ...]
@@ -157,7 +159,6 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
     candidates = [{"type": one, **draw.choice(precisions)} for one in named if one in accelerators]
     if named and not candidates:
         return None
-    replicas = draw.uniform(*STARTING_REPLICAS)
     manifest = {
         "apiVersion": "tidefleet.io/v1alpha1",
         "kind": "InferencePool",
@@ -166,7 +167,7 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
             "model": {"name": model},
             "serving": {"template": _template(metadata["name"], model)},
             **({"accelerators": candidates} if candidates else {}),
-            "replicas": {"min": math.ceil(replicas), "max": 60, "spare": draw.choice([0, 0, 1])},
+            "replicas": {"min": 1, "max": 60, "spare": draw.choice([0, 0, 1])},
             "costTarget": {"usdPerMillionTokens": f"{draw.uniform(0.05, 1.5):.2f}"},
         },
     }
@@ -176,7 +177,10 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
         return None
     mean = {side: sum(c["spec"]["tokens"][side]["mean"] for c in classes) / len(classes) for side in ("input", "output")}
     cached = float(classes[0]["spec"]["tokens"]["cachedShare"])
+    replicas = draw.uniform(*STARTING_REPLICAS)
     demand = Demand(best.requests_per_second * PLANNING_UTILISATION * replicas, mean["input"], mean["output"], cached)
+    for one in classes:
+        one["spec"]["demand"] = {"requestsPerSecond": f"{demand.requests_per_second / len(classes):.6f}"}
     needed = (replicas + manifest["spec"]["replicas"]["spare"]) * best.option.chips
     return Pool(manifest, classes, demand, {best.option.accelerator: needed})
 

@@ -291,6 +291,6 @@ def test_forged_marks_are_ignored(value: Any) -> None:
 def test_marks_are_read_as_they_were_written() -> None:
     option = Option("h200-sxm", "Spot", 4, "Fp8", "Bf16")
     assert marks.read_option({marks.OPTION_ANNOTATION: marks.write_option(option)}) == option
-    assert marks.read_adopted({marks.ADOPTED_ANNOTATION: marks.write_adopted("prod/chat", 3)}) == ("prod/chat", 3)
+    assert marks.read_adopted({marks.ADOPTED_ANNOTATION: marks.write_adopted("prod/chat", "uid-1", 3)}) == ("uid-1", 3)
     assert marks.read_epoch({marks.EPOCH_ANNOTATION: "17"}) == 17
     assert marks.decision_epoch("e7-00001c") == 7

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_builders import FLEET, Engines, HandClock, InProcess, Place
+from operator_builders import FLEET, Engines, HandClock, InProcess, Place, eventually
 
 from localcluster.cluster import Cluster
 from localcluster.nodes import apply_nodes, node_kinds, nodes_for
@@ -29,6 +29,8 @@ def fleet(cluster: Cluster) -> Cluster:
     for file in sorted((ROOT / "crds").glob("*.yaml")):
         definition = yaml.safe_load(file.read_text())
         api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
+        plural = definition["spec"]["names"]["plural"]
+        eventually(lambda plural=plural: api.is_ok(f"/apis/tidefleet.io/v1alpha1/{plural}"), f"{plural} to be served")
     kinds = {name: dataclasses.replace(kind, chips_per_node=8) for name, kind in node_kinds().items()}
     nodes = nodes_for(NODES, kinds=kinds, labels={FLEET: "operator"})
     for node in nodes:
@@ -66,7 +68,7 @@ def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
     return {
         "namespaces": [place.namespace],
         "nodeSelector": f"{FLEET}=operator",
-        "periodSeconds": 1,
+        "periodSeconds": 0.02,
         "scaleDownWindowSeconds": 300,
         "dwellSeconds": 900,
         "capacityWaitSeconds": 300,

@@ -44,6 +44,9 @@ FLEET = "tidefleet.io/test-fleet"
 """Label of the nodes that these tests share; the operators under test see no others."""
 
 MODEL = "llama-3.1-8b"
+STEP = 50.0
+"""Seconds of the test's clock between two passes at most: after a minute without a reading the past counts as unknown."""
+
 DEADLINE = 60.0
 """Real seconds after which something has not happened; far beyond what a loaded machine needs."""
 
@@ -355,7 +358,7 @@ class Engines:
 
 
 class HandClock:
-    """A clock on which time and passes are moved apart: sleepers wake at each `tick`, however little time has passed.
+    """A clock on which time and passes are moved apart: the loop wakes at each `tick`, however little time has passed.
 
     So pods start and watches deliver while time stands still, and time passes only where a test says so.
     """
@@ -364,7 +367,7 @@ class HandClock:
 
     def __init__(self) -> None:
         self._now = self._begun = time.time()
-        self._ticks = 0
+        self._ticks = self._taken = 0
         self._moved = threading.Condition()
 
     def now(self) -> float:
@@ -376,15 +379,15 @@ class HandClock:
         return self._now - self._begun
 
     def sleep(self, seconds: float, wake: threading.Event | None = None) -> bool:
-        """Wait for a tick; no time at all is not waited for."""
+        """Wait for a tick that no sleep has taken yet."""
         with self._moved:
-            seen = self._ticks
-            while seconds > 0 and self._ticks == seen:
+            while self._ticks == self._taken:
                 self._moved.wait()
+            self._taken = self._ticks
         return wake is not None and wake.is_set()
 
     def tick(self, seconds: float = 0.0) -> None:
-        """Let time pass and wake every sleeper."""
+        """Let time pass and wake the sleeper, or the next one."""
         with self._moved:
             self._now += seconds
             self._ticks += 1
@@ -398,8 +401,7 @@ class Crash(BaseException):
 class InProcess:
     """A whole operator in a thread, one pass for each tick of a clock moved by hand.
 
-    (Its period is one second, in which the loop sleeps once.) On another clock it runs by itself, and `advance` only
-    waits.
+    On another clock it runs by itself, and `advance` only waits.
     """
 
     def __init__(
@@ -427,7 +429,7 @@ class InProcess:
         self._thread.start()
         eventually(lambda: self.passes or self._is_over(), "a first pass")
         if self.alive and isinstance(self.clock, HandClock):
-            self.loop.observer.collector._period = 0.1  # real seconds, while the clock stands still
+            self.loop.observer.collector._period = 0.05  # real seconds, while the clock stands still
         return self
 
     def _run(self) -> None:
@@ -466,19 +468,27 @@ class InProcess:
         return self.process.telemetry.value(name, **labels) or 0.0
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let time pass, and wait for a pass that began after it."""
-        seen = self.passes
-        if isinstance(self.clock, HandClock):
-            self.clock.tick(seconds)
-        eventually(lambda: self.passes > seen or self._is_over(), "another pass", pause=0.01)
+        """Let time pass, in steps without a gap, and wait for a pass after each."""
+        while True:
+            now = min(seconds, STEP)
+            seen = self.passes
+            if isinstance(self.clock, HandClock):
+                self.clock.tick(now)
+            eventually(lambda seen=seen: self.passes > seen or self._is_over(), "another pass", pause=0.005)
+            seconds -= now
+            if seconds <= 0:
+                return
 
     def observe(self, seconds: float = 15.0) -> None:
-        """Let time pass, have the engines read after it, and wait for a pass that knows what they said."""
+        """Let time pass, and after each step have the engines read and wait for a pass that knows what they said."""
         collector = self.loop.observer.collector
-        self.advance(seconds)
-        rounds = collector.rounds
-        eventually(lambda: collector.rounds >= rounds + 2, "another round of the collector", pause=0.01)
-        self.advance()
+        while seconds > 0:
+            now = min(seconds, STEP)
+            self.advance(now)
+            rounds = collector.rounds
+            eventually(lambda rounds=rounds: collector.rounds >= rounds + 2, "a round of the collector", pause=0.005)
+            self.advance()
+            seconds -= now
 
     def until(self, check: Callable[[], T], what: str = "", *, step: float = 0.0) -> T:
         """Pass after pass, `step` seconds apart, until `check` holds."""
@@ -497,7 +507,7 @@ class InProcess:
 
     def stop(self) -> None:
         """End it as SIGTERM does."""
-        self.process.stop.set()
+        self.process.end()
         while self._thread.is_alive():
             if isinstance(self.clock, HandClock):
                 self.clock.tick()

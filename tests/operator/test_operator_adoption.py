@@ -53,7 +53,7 @@ def test_an_adopted_workload_is_only_scaled(place, operator_in_process, kind):
         "tidefleet.io/adopted", "tidefleet.io/epoch", "tidefleet.io/decision-id",
     }  # fmt: skip
     assert place.has("Adopted", "True", "Adopted")
-    labels = {"namespace": place.namespace, "pool": "chat", "workload": "mine", "accelerator": "l40s"}
+    labels = {"namespace": place.namespace, "pool": "chat", "workload": f"{kind}/mine", "accelerator": "l40s"}
     assert op.metric("tidefleet_pool_option_replicas", **labels, state="desired") == wanted
     assert op.metric("tidefleet_pool_option_replicas", **labels, state="ready") == wanted
 
@@ -64,13 +64,13 @@ def test_the_cheaper_of_two_adopted_workloads_grows(place, operator_in_process):
     op = operator_in_process()
     op.settle()
     op.advance(1000)
-    op.settle(step=400)
+    op.settle(step=20)
     assert place.get(DEPLOYMENT, "small")["spec"]["replicas"] == 2
     assert place.get(DEPLOYMENT, "big")["spec"]["replicas"] == 0
 
 
 def test_an_autoscaler_on_the_target_is_named_and_nothing_is_scaled(place, operator_in_process, monkeypatch):
-    monkeypatch.setattr(process, "AUTOSCALER_SECONDS", 1.0)
+    monkeypatch.setattr(process, "LOOK_AROUND_SECONDS", 1.0)
     place.create(a_workload("mine", 1), an_adopter(), a_class(rate=6))
     place.api.create(hpas(place), an_hpa("theirs", "mine"))
     op = operator_in_process()
@@ -94,7 +94,7 @@ def test_in_mode_recommend_an_autoscaler_is_no_hindrance_and_can_follow_the_metr
     op = operator_in_process()
     op.settle()
     assert place.get(DEPLOYMENT, "mine")["metadata"]["generation"] == 1
-    labels = {"namespace": place.namespace, "pool": "chat", "workload": "mine", "accelerator": "l40s"}
+    labels = {"namespace": place.namespace, "pool": "chat", "workload": "Deployment/mine", "accelerator": "l40s"}
     assert op.metric("tidefleet_pool_option_replicas", **labels, state="desired") > 1
     assert op.metric("tidefleet_pool_option_replicas", **labels, state="ready") == 1
 

@@ -35,7 +35,7 @@ def test_mode_recommend_writes_only_status(place, operator_in_process):
     running = place.replicas()
     place.set_spec(INFERENCE_POOL, "chat", mode="Recommend")
     place.set_spec(WORKLOAD_CLASS, "chat", demand={"requestsPerSecond": "60"})
-    op.until(lambda: "60 requests/s" in place.status()["plan"]["reason"])
+    op.until(lambda: "60 requests/s" in place.status()["plan"]["reason"], step=20)
     op.advance(2000)
     assert place.replicas() == running
 
@@ -52,7 +52,7 @@ def test_kubectl_scale_pins_a_pool_and_null_unpins_it(place, operator_in_process
     op.until(lambda: sum(place.replicas().values()) == 2)
 
     place.set_spec(INFERENCE_POOL, "chat", pinnedReplicas=None)
-    op.until(lambda: sum(place.replicas().values()) == 1, step=200)
+    op.until(lambda: sum(place.replicas().values()) == 1, step=20)
 
 
 def test_a_changed_template_rolls_out_and_keeps_replicas(place, operator_in_process):

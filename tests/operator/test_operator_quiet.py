@@ -21,13 +21,11 @@ def test_a_quiet_fleet_is_written_to_by_nobody(place, operator_in_process, engin
     op = operator_in_process()
     op.settle("measured", "declared", "adopter")
     op.until(lambda: place.has("DemandKnown", "False", "NotANumber", "held"))
-    for _ in range(10):
-        op.observe(60)
+    op.observe(900)
     op.settle("measured", "declared", "adopter")
 
     writes, passes = op.writes, op.passes
-    for _ in range(20):
-        op.observe(60)
+    op.observe(1500)
     assert op.passes >= passes + 20
     assert op.writes == writes
     assert op.loop.actor.events.flush()

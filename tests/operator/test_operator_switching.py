@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from operator_builders import (
     ACCELERATOR_TYPE,
@@ -58,7 +60,7 @@ def test_a_cheaper_accelerator_takes_over_after_the_dwell_and_before_the_old_one
     began = op.clock.now()
 
     set_price(place, one, "9.00")
-    op.until(lambda: "dwell" in place.status()["plan"]["reason"], "waiting for the dwell")
+    op.until(lambda: "dwell" in place.status()["plan"]["reason"], "waiting for the dwell", step=20)
     assert place.has("Reconciling", "False", "Dwelling")
     op.advance(began + DWELL - 30 - op.clock.now())
     op.advance()
@@ -79,9 +81,8 @@ def test_a_small_saving_moves_nobody(place, operator_in_process):
     op.settle()
     (first,) = place.replicas()
     set_price(place, first, "3.20")
-    op.until(lambda: "below the 10% that moving must save" in place.status()["plan"]["reason"])
-    for _ in range(3):
-        op.advance(DWELL)
+    op.until(lambda: "below the 10% that moving must save" in place.status()["plan"]["reason"], step=20)
+    op.advance(3 * DWELL)
     assert list(place.replicas()) == [first]
 
 
@@ -103,7 +104,7 @@ def scarce(place):
     kind = node_kinds()["l40s"]
     label = {"test-accelerator": name}
     (node,) = nodes_for(
-        {"l40s": 1}, kinds={"l40s": __import__("dataclasses").replace(kind, labels=label, chips_per_node=2)},
+        {"l40s": 1}, kinds={"l40s": dataclasses.replace(kind, labels=label, chips_per_node=2)},
         labels={FLEET: "operator"},
     )  # fmt: skip
     node["metadata"]["name"] = name
@@ -136,7 +137,7 @@ def test_capacity_that_is_not_there_is_waited_for_then_planned_around_then_asked
     assert place.replicas()[scarce] == 2
     assert place.has("CapacityAvailable", "False", "Refused")
     assert scarce in place.condition("CapacityAvailable")[2]
-    assert any("could be had" in one["lostBecause"] for one in place.status()["plan"]["runnersUp"])
+    assert any("no more nodes came" in one["lostBecause"] for one in place.status()["plan"]["runnersUp"])
 
     op.advance(REFUSED)
     op.advance(DWELL)
@@ -168,8 +169,9 @@ def test_the_spending_limit_slows_growth_and_says_so(place, operator_in_process)
     op.settle()
     place.set_spec(WORKLOAD_CLASS, "chat", demand={"requestsPerSecond": "20"})
     op.until(lambda: place.has("TargetsMet", "False", "SpendCapReached"))
-    assert place.replicas() == {"l40s": 3}
-    op.until(lambda: place.replicas()["l40s"] > 3, "an hour later", step=600)
+    limited = place.replicas()["l40s"]
+    assert 1 < limited < 7
+    op.until(lambda: place.replicas()["l40s"] > limited, "an hour later", step=50)
     place.set_spec(INFERENCE_POOL, "chat", costTarget={})
     place.merge(INFERENCE_POOL, "chat", {"spec": {"costTarget": None}})
     op.settle(step=60)

@@ -57,7 +57,7 @@ def read_option(annotations: Mapping[str, str]) -> Option | None:
 def read_epoch(annotations: Mapping[str, str]) -> int:
     """The epoch of the leader that last wrote an object; 0 when none or nonsense."""
     text = annotations.get(EPOCH_ANNOTATION, "")
-    return int(text) if text.isdigit() and len(text) < 12 else 0
+    return int(text) if text.isdecimal() and len(text) < 12 else 0
 
 
 def read_adopted(annotations: Mapping[str, str]) -> tuple[str, int] | None:
@@ -80,10 +80,10 @@ def write_adopted(pool: str, uid: str, replicas: int) -> str:
 def was_released(annotations: Mapping[str, str], now: float) -> bool:
     """Whether the finalizer was lifted for an uninstall a short while ago (``now`` in real unix seconds)."""
     text = annotations.get(RELEASED_ANNOTATION, "")
-    return text.isdigit() and len(text) < 12 and 0 <= now - int(text) < RELEASED_SECONDS
+    return text.isdecimal() and len(text) < 12 and 0 <= now - int(text) < RELEASED_SECONDS
 
 
 def decision_epoch(decision_id: object) -> int:
     """The epoch inside a decision id such as ``e7-00001c``; 0 when there is none."""
     head = decision_id.split("-", 1)[0] if isinstance(decision_id, str) else ""
-    return int(head[1:]) if head.startswith("e") and head[1:].isdigit() and len(head) < 13 else 0
+    return int(head[1:]) if head.startswith("e") and head[1:].isdecimal() and len(head) < 13 else 0

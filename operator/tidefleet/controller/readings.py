@@ -12,6 +12,13 @@ from tidefleet.planning.demand import Empty, Known, Reading, Stale
 DRAIN_SECONDS = 60.0
 """Waiting requests count as demand that is to be worked off within this time."""
 
+NOTHING_YET = EngineCounters(**dict.fromkeys(EngineCounters.__dataclass_fields__, 0.0))
+
+MOST_BY_NEW = 2.0
+"""An engine that did more than this many times what all others did since the last round is older than it seems."""
+
+SEEN_ENGINES = 10_000
+
 ANSWERING_SHARE = 0.5
 """Below this share of engines that answer usably, the rest is not extrapolated from them."""
 
@@ -187,10 +194,16 @@ class TokenTally:
 
 @dataclass(slots=True)
 class EngineMemory:
-    """The last usable sample of each engine and the rates it gave, by pod uid."""
+    """The last usable sample of each engine and the rates it gave, by pod uid.
+
+    An engine that appears after the first round counted from zero since the round before: it took load off the others,
+    and without it a pool that has just grown would look as if demand had fallen.
+    """
 
     samples: dict[str, Sample] = field(default_factory=dict)
     rates: dict[str, EngineRates] = field(default_factory=dict)
+    _seen: dict[str, None] = field(default_factory=dict)
+    _last_round: float | None = None
 
     def step(self, answers: Mapping[str, Sample | str]) -> PoolEngines:
         """Take in one round of answers (a sample, or what was wrong with it) and say how the pool's engines did.
@@ -199,7 +212,8 @@ class EngineMemory:
         """
         known: list[EngineRates] = []
         fresh: list[EngineRates] = []
-        young = faulty = 0
+        first: list[tuple[str, Sample]] = []
+        faulty = 0
         fault = ""
         for uid, answer in answers.items():
             if isinstance(answer, str):
@@ -214,11 +228,22 @@ class EngineMemory:
             self.samples[uid] = answer
             if between is None:
                 self.rates.pop(uid, None)
-                young += 1
+                first.append((uid, answer))
             else:
                 self.rates[uid] = between
                 known.append(between)
                 fresh.append(between)
+        most = MOST_BY_NEW * sum(one.arrivals * one.seconds for one in known)
+        for uid, sample in first:
+            began = None if uid in self._seen or self._last_round is None else Sample(self._last_round, NOTHING_YET)
+            between = rates_between(began, sample) if began else None
+            if between is not None and between.arrivals * between.seconds <= most:
+                self.rates[uid] = between
+                known.append(between)
+                fresh.append(between)
+        young = sum(uid not in self.rates for uid, _ in first)
+        self._seen = dict.fromkeys([*self._seen, *answers][-SEEN_ENGINES:])
+        self._last_round = max((one.at for one in self.samples.values()), default=self._last_round)
         return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh))
 
     def forget_all_but(self, uids: Iterable[str]) -> None:

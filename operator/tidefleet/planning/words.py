@@ -6,8 +6,8 @@ import math
 
 
 def rounded(value: float, digits: int = 2) -> float:
-    """The value with so many significant digits; 0, infinite and NaN stay as they are."""
-    if value == 0 or not math.isfinite(value):
+    """The value with so many significant digits; 0, infinite (or nearly so) and NaN stay as they are."""
+    if value == 0 or not abs(value) < 1e300:
         return value
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 

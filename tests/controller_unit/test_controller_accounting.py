@@ -1,0 +1,167 @@
+"""Dollars and tokens as they are counted, and how many series a leader exports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from controller_builders import NOW, SHIPPED, a_class, a_pool, a_served, a_view, an_option
+
+from tidefleet.controller.accounting import Accountant
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.decide import decide
+from tidefleet.controller.decision import Decision
+from tidefleet.controller.view import Chips, Fault, PoolMemory, Reason
+from tidefleet.planning.demand import DemandHistory, Known
+from tidefleet.planning.options import EstimateMemo
+from tidefleet.telemetry import METRICS, Telemetry
+
+SIX = ("h100-sxm", "h200-sxm", "b200-sxm", "l40s", "a100-sxm-80", "mi300x")
+
+
+@dataclass
+class Tallies:
+    """What a collector would have counted since it was last asked."""
+
+    tokens: Mapping[str, float] = field(default_factory=lambda: {"input": 600.0, "cached": 400.0, "output": 250.0})
+
+    def take_tokens(self, _pool: tuple[str, str]) -> Mapping[str, float]:
+        return self.tokens
+
+
+def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int = 3, **changes: Any) -> Decision:
+    """A pool that runs on all these types at once, with a target and a budget."""
+    pool = a_pool(name, costTarget={"usdPerMillionTokens": "0.60", "monthlyBudgetUsd": "9000"})
+    options = [an_option(one) for one in types]
+    facts: dict[str, Any] = {
+        "served": tuple(a_served(pool, one, replicas=2) for one in options),
+        "chips": {(one, "OnDemand"): Chips(scheduled=2, ready=2) for one in types},
+        "classes": tuple(a_class(f"class-{i}", pool=name) for i in range(classes)),
+        "reading": Known(NOW, 20.0, "Engines"),
+        "busy_ratio": 0.5,
+        **changes,
+    }
+    view = a_view(pool, *(SHIPPED[one] for one in types), **facts)
+    return decide(view, PoolMemory(DemandHistory(600.0)), OperatorConfiguration(), EstimateMemo())
+
+
+def an_accountant(telemetry: Telemetry) -> Accountant:
+    return Accountant(telemetry, collector=Tallies())  # type: ignore[arg-type]
+
+
+def cost(telemetry: Telemetry, accelerator: str) -> float | None:
+    labels = {"namespace": "prod", "pool": "chat", "accelerator": accelerator, "capacity_type": "OnDemand"}
+    return telemetry.value("tidefleet_pool_cost_usd_total", **labels)
+
+
+def test_the_rent_of_the_time_between_two_passes_is_counted() -> None:
+    telemetry, one = Telemetry(), a_decision(types=("l40s",))
+    accountant = an_accountant(telemetry)
+    accountant.account([one], NOW)
+    assert not cost(telemetry, "l40s")  # nothing is known of the time before
+    accountant.account([one], NOW + 1800)
+    assert one.market is not None
+    price = next(c.price.usd_per_chip_hour for c in one.market.candidates)
+    assert cost(telemetry, "l40s") == pytest.approx(2 * price * 0.5)
+    accountant.account([one], NOW + 1000)  # a clock that goes back takes nothing away
+    assert cost(telemetry, "l40s") == pytest.approx(2 * price * 0.5)
+
+
+def test_an_invalid_pool_is_paid_for_too() -> None:
+    telemetry, fault = Telemetry(), Fault(Reason.UNKNOWN_MODEL, "x")
+    accountant, invalid = an_accountant(telemetry), a_decision(types=("l40s",), faults=(fault,))
+    accountant.account([invalid], NOW)
+    accountant.account([invalid], NOW + 3600)
+    assert (cost(telemetry, "l40s") or 0) > 0
+
+
+def test_the_tokens_of_the_classes_are_the_tokens_of_the_pool() -> None:
+    telemetry = Telemetry()
+    an_accountant(telemetry).account([a_decision()], NOW)
+    for direction, amount in Tallies().tokens.items():
+        of_classes = [
+            telemetry.value(
+                "tidefleet_pool_tokens_total",
+                namespace="prod",
+                pool="chat",
+                workload_class=f"class-{i}",
+                direction=direction,
+            )
+            for i in range(3)
+        ]
+        assert sum(one or 0.0 for one in of_classes) == pytest.approx(amount)
+
+
+def series(telemetry: Telemetry, **labels: str) -> list[str]:
+    """Samples of the page that carry these labels."""
+    page = telemetry.render()[1].decode().splitlines()
+    return [
+        line
+        for line in page
+        if not line.startswith("#") and all(f'{name}="{value}"' in line for name, value in labels.items())
+    ]
+
+
+def test_a_pool_exports_no_more_series_than_its_budget() -> None:
+    """At most 40 a pool, 12 more per accelerator type and 60 per class."""
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    for passed in range(3):
+        accountant.account([a_decision(), a_decision("code")], NOW + 15 * passed)
+    mine = series(telemetry, namespace="prod", pool="chat")
+    of_types = [line for line in mine if "accelerator=" in line]
+    of_classes = [line for line in mine if "workload_class=" in line]
+    assert len(of_types) <= 12 * len(SIX)
+    assert len(of_classes) <= 60 * 3
+    assert len(mine) - len(of_types) - len(of_classes) <= 40
+    assert len(mine) == len(series(telemetry, namespace="prod", pool="code"))
+    assert len(mine) > 30  # it is a leader's registry that is looked at
+
+
+def test_the_series_of_a_pool_do_not_grow_as_time_passes() -> None:
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    counts = []
+    for passed in range(5):
+        types = SIX[passed % 3 : passed % 3 + 3]
+        accountant.account([a_decision(types=types)], NOW + 15 * passed)
+        counts.append(len(series(telemetry, pool="chat")))
+    stayed = len([line for line in series(telemetry, pool="chat") if "accelerator=" in line])
+    assert stayed <= 12 * len(SIX)
+    assert counts[-1] <= counts[2] + 3 * 3
+
+
+def test_a_deleted_pool_leaves_nothing() -> None:
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    accountant.account([a_decision(), a_decision("code")], NOW)
+    accountant.account([a_decision(), a_decision("code")], NOW + 15)
+    accountant.forget("prod", "chat")
+    assert not series(telemetry, pool="chat")
+    assert series(telemetry, pool="code")
+
+
+def test_conditions_are_counted_by_status_and_old_counts_go_to_zero() -> None:
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    labels = {"kind": "InferencePool", "condition": "Validated"}
+
+    def counted(status: str) -> float | None:
+        return telemetry.value("tidefleet_condition_objects", **labels, status=status)
+
+    accountant.conditions([("InferencePool", a_decision().verdicts), ("InferencePool", a_decision("b").verdicts)])
+    assert counted("True") == 2.0
+    invalid = a_decision(faults=(Fault(Reason.UNKNOWN_MODEL, "x"),))
+    accountant.conditions([("InferencePool", invalid.verdicts)])
+    assert (counted("True"), counted("False")) == (0.0, 1.0)
+
+
+def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
+    telemetry = Telemetry()
+    an_accountant(telemetry).account([a_decision()], NOW)
+    page = telemetry.render()[1].decode()
+    for name, spec in METRICS.items():
+        if spec.kind == "gauge" and spec.labels[:2] == ("namespace", "pool"):
+            assert f"{name}{{" in page, name

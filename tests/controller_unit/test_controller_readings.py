@@ -1,0 +1,227 @@
+"""From samples of engines to a pool's demand: restarts, faults, backlogs and silence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidefleet.controller.metrics_page import EngineCounters
+from tidefleet.controller.readings import (
+    EngineMemory,
+    EngineRates,
+    LengthWindow,
+    PoolEngines,
+    Sample,
+    TokenTally,
+    pool_reading,
+    rates_between,
+)
+from tidefleet.planning.demand import Empty, Known, Reading, Stale
+
+NONE = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def a_sample(at: float, **counters: float) -> Sample:
+    return Sample(at, replace(NONE, **counters))
+
+
+def an_engine(**changes: float | None) -> EngineRates:
+    """Two requests a second of 1,000 tokens in and 250 out, 40 % of them cached."""
+    facts: dict[str, float | None] = {
+        "seconds": 15.0,
+        "arrivals": 2.0,
+        "finished": 2.0,
+        "prompt_tokens": 2000.0,
+        "generation_tokens": 500.0,
+        "hit_tokens": 800.0,
+        "queried_tokens": 2000.0,
+        "mean_prompt": 1000.0,
+        "running": 3.0,
+        "waiting": 0.0,
+    }
+    return EngineRates(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def engines(*rates: EngineRates, young: int = 0, faulty: int = 0, fault: str = "") -> PoolEngines:
+    return PoolEngines(rates, young, faulty, fault)
+
+
+def read(found: PoolEngines, *, last: Reading | None = None, now: float = 100.0) -> Reading:
+    return pool_reading(found, now=now, last=last)
+
+
+# --- one engine ------------------------------------------------------------------------------------------------------
+
+
+def test_arrivals_are_what_finished_and_what_came_to_stay() -> None:
+    before = a_sample(0.0, finished=100, running=8, waiting=0, prompt_tokens=1000, generation_tokens=100)
+    after = a_sample(10.0, finished=120, running=16, waiting=22, prompt_tokens=5000, generation_tokens=600)
+    rates = rates_between(before, after)
+    assert rates is not None
+    assert rates.finished == 2.0
+    assert rates.arrivals == 5.0  # 20 finished and 30 more are inside
+    assert rates.prompt_tokens == 400.0
+
+
+def test_a_backlog_that_drains_is_not_negative_demand() -> None:
+    rates = rates_between(a_sample(0.0, waiting=50), a_sample(10.0, waiting=0, finished=10))
+    assert rates is not None
+    assert rates.arrivals == 0.0
+
+
+def test_a_counter_that_falls_is_a_restart() -> None:
+    before = a_sample(0.0, finished=100, prompt_tokens=9000, generation_tokens=10)
+    assert rates_between(before, a_sample(10.0, finished=3, prompt_tokens=300, generation_tokens=1)) is None
+    assert rates_between(before, before) is None
+    assert rates_between(a_sample(10.0), a_sample(0.0)) is None
+
+
+def test_a_mean_prompt_is_that_of_the_time_between() -> None:
+    before = a_sample(0.0, measured_prompts=10, measured_prompt_tokens=50_000)
+    after = a_sample(10.0, measured_prompts=30, measured_prompt_tokens=70_000)
+    rates = rates_between(before, after)
+    assert rates is not None
+    assert rates.mean_prompt == 1000.0
+    idle = rates_between(after, replace(after, at=20.0))
+    assert idle is not None
+    assert idle.mean_prompt is None
+
+
+# --- a pool ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pools_demand_is_the_sum_of_its_engines() -> None:
+    found = read(engines(an_engine(), an_engine(arrivals=3.0)))
+    assert isinstance(found, Known)
+    assert found.requests_per_second == 5.0
+    assert found.at == 100.0
+    assert found.seconds == 15.0
+
+
+def test_no_load_is_known_to_be_no_load() -> None:
+    idle = an_engine(arrivals=0.0, finished=0.0, prompt_tokens=0.0, generation_tokens=0.0)
+    found = read(engines(idle))
+    assert isinstance(found, Known)
+    assert found.requests_per_second == 0.0
+
+
+def test_requests_that_wait_are_demand_that_is_to_be_worked_off() -> None:
+    found = read(engines(an_engine(waiting=120.0)))
+    assert isinstance(found, Known)
+    assert found.requests_per_second == 2.0 + 120 / 60
+
+
+def test_engines_that_answer_stand_in_for_those_that_do_not() -> None:
+    found = read(engines(an_engine(), an_engine(), an_engine(), faulty=1, fault="p: timeout"))
+    assert isinstance(found, Known)
+    assert found.requests_per_second == pytest.approx(8.0)
+
+
+def test_when_most_engines_fail_the_reading_is_stale_since_the_last_good_one() -> None:
+    last = Known(40.0, 6.0, "Engines")
+    found = read(engines(an_engine(), faulty=2, fault="prod/p-0 did not answer within 5 s"), last=last)
+    assert found == Stale(40.0, "Engines", "2 of 3 engines cannot be read: prod/p-0 did not answer within 5 s")
+    later = read(engines(faulty=3, fault="x"), last=found, now=200.0)
+    assert isinstance(later, Stale)
+    assert later.at == 40.0
+
+
+def test_nobody_to_ask_is_empty_and_not_zero() -> None:
+    assert read(engines()) == Empty(100.0, "Engines", "no ready pod to measure")
+    assert read(engines(young=2)) == Empty(100.0, "Engines", "engines have just started")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([None, Known(1.0, 5.0, "Engines")]))
+def test_a_fault_never_reads_as_less_demand(good: int, young: int, faulty: int, last: Known | None) -> None:
+    found = read(engines(*[an_engine()] * good, young=young, faulty=faulty, fault="x"), last=last)
+    if isinstance(found, Known):
+        assert good
+        assert found.requests_per_second >= 2.0 * good
+    if not good:
+        assert isinstance(found, Stale if faulty else Empty)
+
+
+# --- rounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_is_measured_from_its_second_sample_on() -> None:
+    memory = EngineMemory()
+    assert memory.step({"a": a_sample(0.0)}).young == 1
+    second = memory.step({"a": a_sample(10.0, finished=20)})
+    assert [one.arrivals for one in second.rates] == [2.0]
+    restarted = memory.step({"a": a_sample(20.0, finished=1)})
+    assert (restarted.young, restarted.rates) == (1, ())
+    assert [one.arrivals for one in memory.step({"a": a_sample(30.0, finished=11)}).rates] == [1.0]
+
+
+def test_a_repeated_sample_repeats_its_rates_and_is_counted_once() -> None:
+    memory = EngineMemory()
+    memory.step({"a": a_sample(0.0)})
+    sample = a_sample(10.0, finished=20, generation_tokens=50)
+    first, again = memory.step({"a": sample}), memory.step({"a": sample})
+    assert first.rates == again.rates
+    assert len(first.fresh) == 1
+    assert again.fresh == ()
+    assert memory.step({"a": a_sample(20.0, finished=50, generation_tokens=50)}).rates[0].arrivals == 3.0
+
+
+def test_an_engine_that_fails_for_a_while_is_measured_over_the_gap() -> None:
+    memory = EngineMemory()
+    memory.step({"a": a_sample(0.0)})
+    found = memory.step({"a": "prod/a cannot be reached: ClientError"})
+    assert (found.faulty, found.fault) == (1, "prod/a cannot be reached: ClientError")
+    assert memory.step({"a": a_sample(30.0, finished=30)}).rates[0].arrivals == 1.0
+
+
+def test_engines_whose_pods_are_gone_are_forgotten() -> None:
+    memory = EngineMemory()
+    memory.step({"a": a_sample(0.0), "b": a_sample(0.0)})
+    memory.step({"a": a_sample(10.0), "b": a_sample(10.0)})
+    memory.forget_all_but(["b"])
+    assert memory.samples.keys() == memory.rates.keys() == {"b"}
+    assert memory.step({"a": a_sample(20.0)}).young == 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 500), st.integers(0, 30)), min_size=1, max_size=20))
+def test_over_many_rounds_every_request_is_counted_once(rounds: list[tuple[float, int, int]]) -> None:
+    memory, now, finished = EngineMemory(), 0.0, 0
+    memory.step({"a": a_sample(0.0)})
+    arrived = 0.0
+    for seconds, done, inside in rounds:
+        now, finished = now + seconds, finished + done
+        (rates,) = memory.step({"a": a_sample(now, finished=finished, running=inside)}).fresh
+        arrived += rates.arrivals * rates.seconds
+    assert arrived >= finished + rounds[-1][2] - 1e-6
+
+
+def test_tokens_are_tallied_by_direction_and_taken_once() -> None:
+    tally = TokenTally()
+    tally.add([an_engine(), an_engine(hit_tokens=9999.0)])
+    # 15 s of 2,000 prompt tokens a second: 800 cached of one engine; the other cannot have hit more than it read.
+    assert tally.take() == {"input": 18_000.0, "cached": 12_000.0 + 30_000.0, "output": 15_000.0}
+    assert tally.take() == {"input": 0.0, "cached": 0.0, "output": 0.0}
+
+
+def test_mean_lengths_weigh_requests_and_not_rounds() -> None:
+    window = LengthWindow()
+    window.add(0.0, [an_engine(finished=9.0, mean_prompt=1000.0, generation_tokens=900.0)])
+    window.add(15.0, [an_engine(finished=1.0, mean_prompt=2000.0, generation_tokens=1100.0)])
+    into, out, hits = window.means()
+    assert into == pytest.approx(1100.0)
+    assert out == pytest.approx(200.0)
+    assert hits == pytest.approx(0.4)
+
+
+def test_mean_lengths_are_those_of_the_last_minutes() -> None:
+    window = LengthWindow()
+    assert window.means() == (None, None, None)
+    window.add(0.0, [an_engine(mean_prompt=9000.0)])
+    window.add(700.0, [an_engine(mean_prompt=1000.0)])
+    assert window.means()[0] == pytest.approx(1000.0)
+    window.add(1400.0, [])
+    assert window.means() == (None, None, None)
