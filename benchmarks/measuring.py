@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import threading
 import time
@@ -58,6 +59,24 @@ def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100.0
+
+
+def machine_cpu_seconds() -> tuple[float, float]:
+    """Processor time used on this machine so far, and by processes that descend from this one and still live."""
+    busy = sum(int(one) for one in Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:4]) / 100.0
+    return busy, sum(cpu_seconds(pid) for pid in _family(os.getpid()))
+
+
+def _family(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, _, rest = path.read_text(encoding="ascii", errors="replace").partition(" (")
+            children.setdefault(int(rest.rpartition(")")[2].split()[1]), []).append(int(pid))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
 
 
 _SAMPLE = re.compile(r'^(\w+)\{(.*)\} (\S+)$')
@@ -146,7 +165,7 @@ class ReplicaLog:
         return before[-1] if before else 0
 
     def reached(self, pool: Key, start: float, end: float) -> float | None:
-        """Seconds from ``start`` until the count of ``end`` was first there; ``None`` when nothing changed meanwhile."""
+        """Seconds from ``start`` until the count of ``end`` was first there; ``None`` when nothing changed."""
         wanted = self.replicas(pool, end)
         if wanted == self.replicas(pool, start):
             return None

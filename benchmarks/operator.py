@@ -6,14 +6,17 @@ Starts a local cluster with simulated nodes, installs the chart (the operator ru
 pools that differ in model, classes, lengths and objectives, runs the operator and an engine for every pod, steps the
 demand of all pools several times. Between start and steps it leaves everything alone for some loops.
 
-full_pass_seconds     the longest pass after a step, in which rate and token lengths of every pool changed, so nothing is
-                      remembered of its estimates; writes of the new replicas and statuses are in it. Median of the steps.
-rss_mb                resident memory of the operator's process at the end, imports included (peak_rss_mb: the most ever).
+full_pass_seconds     the longest pass after a step, in which rate and token lengths of every pool changed, so that no
+                      estimate is remembered; the writes of new replicas and statuses are in it. Median of the steps.
+rss_mb                resident memory of the operator's process at the end, imports included (peak_rss_mb: the most).
 quiet_writes          writes by the operator that the API server counted in the quiet loops (Lease and Events apart).
 reaction_seconds      from a demand step to the new replica count on the API server, over all steps and all pools whose
-                      count changed: median (and reaction_p95_seconds, reaction_max_seconds). The steps come at different
-                      moments of the loop.
+                      count changed: median (and reaction_p95_seconds, reaction_max_seconds). The new count is the one
+                      three loops after the step. Steps come at different moments of the loop.
 cluster_start_seconds start of the control plane with its programs built; median.
+
+All of it shares one machine: the control plane, which carries every pod's life, takes most of the processor time. The
+time that others took meanwhile is in others_cpu_share; above a few hundredths the seconds say little about the operator.
 """
 
 # This file has the name of a module of the standard library: its folder must leave the path before anything else.
@@ -43,6 +46,7 @@ from benchmarks.measuring import (  # noqa: E402
     ReplicaLog,
     Server,
     cpu_seconds,
+    machine_cpu_seconds,
     memory_mb,
     passes,
     samples,
@@ -218,7 +222,8 @@ class Bench:
         }
         loads = list(self.demand.items())
         self._at_once(
-            loads, lambda one: self.emulator.put("/load/{}/{}".format(*one[0]), json=one[1].as_load()).raise_for_status()
+            loads,
+            lambda one: self.emulator.put("/load/{}/{}".format(*one[0]), json=one[1].as_load()).raise_for_status(),
         )
         return time.time()
 
@@ -327,9 +332,10 @@ def measure(options: argparse.Namespace) -> Figures:
     result = Figures(
         limits=limits,
         context={
-            "period_seconds": options.period, "cpus": os.cpu_count(), "load_average_before": round(os.getloadavg()[0], 1)
+            "period_seconds": options.period,
+            "cpus": os.cpu_count(),
         },
-    )  # fmt: skip
+    )
     starts = []
     for _ in range(options.starts - 1):
         with ControlPlane(pod_cidr=options.pod_cidr) as cluster:
@@ -339,6 +345,7 @@ def measure(options: argparse.Namespace) -> Figures:
     ) as cluster:
         starts.append(cluster.start_seconds)
         say("cluster started in " + ", ".join(f"{one:.1f} s" for one in starts))
+        busy, ours, since = *machine_cpu_seconds(), time.time()
         server = Server(cluster.kubeconfig)
         bench = Bench(options, cluster, server, result)
         try:
@@ -350,6 +357,10 @@ def measure(options: argparse.Namespace) -> Figures:
                 bench.quiet()
                 bench.steps(log)
                 bench.sizes()
+                now_busy, now_ours = machine_cpu_seconds()
+                others = (now_busy - busy) - (now_ours - ours)
+                share = others / (time.time() - since) / (os.cpu_count() or 1)
+                result.context["others_cpu_share"] = round(max(0.0, share), 3)
                 if log.failed:
                     say(f"the watch of Deployments broke off: {log.failed}")
             if options.keep_log:

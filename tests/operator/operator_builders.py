@@ -173,14 +173,14 @@ class Place:
         self.made: list[Mapping[str, Any]] = []
         """AcceleratorTypes of this test, for the emulator and to be deleted after it."""
 
-    def clean(self) -> None:
+    def clean(self, *, accelerators: bool = True) -> None:
         """Delete what would take chips from the next test or is not in the namespace."""
         for pool in self.list(INFERENCE_POOL):
             if pool["metadata"].get("finalizers"):
                 self.merge(INFERENCE_POOL, pool["metadata"]["name"], {"metadata": {"finalizers": None}})
         for kind in (INFERENCE_POOL, DEPLOYMENT, STATEFUL_SET):
-            self.api.delete(self._path(kind))
-        for one in self.made:
+            self.api.delete(self.path(kind))
+        for one in self.made if accelerators else ():
             with contextlib.suppress(ApiError):
                 self.delete(ACCELERATOR_TYPE, one["metadata"]["name"])
 
@@ -188,7 +188,8 @@ class Place:
         """A name for something that is not in the namespace."""
         return f"{name}-{self.namespace[-6:]}"
 
-    def _path(self, kind: Kind, name: str | None = None, subresource: str = "") -> str:
+    def path(self, kind: Kind, name: str | None = None, subresource: str = "") -> str:
+        """Where the API server keeps a kind, or an object, of this namespace."""
         return path(kind, self.namespace if kind.namespaced else None, name, subresource)
 
     def create(self, *manifests: Mapping[str, Any]) -> None:
@@ -197,12 +198,12 @@ class Place:
             kind = _KINDS[one["kind"]]
             if kind is ACCELERATOR_TYPE:
                 self.made.append(one)
-            self.api.create(self._path(kind), {"apiVersion": kind.group_version, **one})
+            self.api.create(self.path(kind), {"apiVersion": kind.group_version, **one})
 
     def get(self, kind: Kind, name: str) -> dict[str, Any] | None:
         """An object, or None."""
         try:
-            found: dict[str, Any] = self.api.get(self._path(kind, name))
+            found: dict[str, Any] = self.api.get(self.path(kind, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -211,12 +212,12 @@ class Place:
 
     def list(self, kind: Kind) -> list[dict[str, Any]]:
         """All objects of a kind here."""
-        found: list[dict[str, Any]] = self.api.get(self._path(kind))["items"]
+        found: list[dict[str, Any]] = self.api.get(self.path(kind))["items"]
         return found
 
     def merge(self, kind: Kind, name: str, body: Mapping[str, Any]) -> None:
         """Merge-patch an object."""
-        self.api.merge(self._path(kind, name), body)
+        self.api.merge(self.path(kind, name), body)
 
     def set_spec(self, kind: Kind, name: str, **spec: Any) -> None:
         """Replace fields of an object's spec."""
@@ -224,7 +225,7 @@ class Place:
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete an object."""
-        self.api.delete(self._path(kind, name))
+        self.api.delete(self.path(kind, name))
 
     def pool(self, name: str = "chat") -> dict[str, Any]:
         """A pool that exists."""

@@ -45,7 +45,7 @@ def scaled_up(place: Place, op, engines, *pools: str, rate: float = 9.0) -> None
             total(place, one) for one in pools
         )
 
-    for seconds in (15, 15, 15, 15, WINDOW, WINDOW):
+    for seconds in (15, 15, 15, 15, 2 * WINDOW, WINDOW):
         op.observe(seconds)
         op.until(serving, "every replica serves")
     for one in pools:

@@ -15,6 +15,8 @@ from tidefleet.planning.words import brief
 
 KIND = ConditionType.DEMAND_KNOWN
 FRESH_PERIODS = 4.0
+RATE_STEP = 0.03
+"""A measured rate that falls by less than this share is noise: it makes no new plan, and writes no status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
         message += f"; objectives not planned for: {', '.join(ignored)}"
     message += _deferred(view, steady)
     rate = memory.history.planned_rate(view.now)
+    if rate > memory.planned_rate or rate < memory.planned_rate * (1.0 - RATE_STEP):
+        memory.planned_rate = rate
+    rate = memory.planned_rate
     classes = class_demands(view.classes, rate)
     if all(one.spec.demand.source is not None for one in steady):
         classes = observed_shapes(classes, memory.lengths)

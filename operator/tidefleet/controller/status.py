@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,21 @@ def decimal(value: float) -> str:
     """A value with two significant digits as a decimal string, e.g. ``0.42``, ``1200``; at most what the API holds."""
     text = f"{rounded(max(-_LARGEST, min(value, _LARGEST))):.9f}".rstrip("0").rstrip(".")
     return "0" if text in ("", "-0") else text
+
+
+def followed(value: float, before: object) -> str:
+    """As ``decimal``, but what was written before stays while the value is within one unit of its last digit.
+
+    A measured value that lies between two roundings would otherwise be written again and again.
+    """
+    try:
+        old = float(before) if isinstance(before, str) else 0.0
+    except ValueError:
+        old = 0.0
+    smaller = min(abs(old), abs(value))
+    if smaller > 0 and abs(value - old) < 10.0 ** (math.floor(math.log10(smaller)) - 1):
+        return str(before)
+    return decimal(value)
 
 
 def conditions(
@@ -139,11 +155,11 @@ def pool_status(
     status["demand"] = _demand(decision, now)
     used = utilization(decision)
     if used is not None:
-        status["utilization"] = decimal(used)
+        status["utilization"] = followed(used, before.get("utilization"))
     if view.busy_ratio is not None:
-        status["busyRatio"] = decimal(view.busy_ratio)
+        status["busyRatio"] = followed(view.busy_ratio, before.get("busyRatio"))
     if isinstance(view.reading, Known) and view.reading.hit_share is not None:
-        status["kvHitRatio"] = decimal(view.reading.hit_share)
+        status["kvHitRatio"] = followed(view.reading.hit_share, before.get("kvHitRatio"))
     return status
 
 

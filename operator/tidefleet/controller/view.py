@@ -95,6 +95,7 @@ class PoolMemory:
     history: DemandHistory
     ledger: SpendingLedger = field(default_factory=SpendingLedger)
     last_known: Known | None = None
+    planned_rate: float = 0.0
     lengths: Lengths = field(default_factory=Lengths)
     last_switch: float | None = None
     pending_since: dict[str, float] = field(default_factory=dict)
