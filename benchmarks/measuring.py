@@ -71,15 +71,15 @@ def _family(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            pid, _, rest = path.read_text(encoding="ascii", errors="replace").partition(" (")
-            children.setdefault(int(rest.rpartition(")")[2].split()[1]), []).append(int(pid))
+            name, _, rest = path.read_text(encoding="ascii", errors="replace").partition(" (")
+            children.setdefault(int(rest.rpartition(")")[2].split()[1]), []).append(int(name))
     found = [root]
     for pid in found:
         found += children.get(pid, [])
     return found
 
 
-_SAMPLE = re.compile(r'^(\w+)\{(.*)\} (\S+)$')
+_SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 

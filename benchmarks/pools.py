@@ -153,13 +153,13 @@ def make_pools(count: int, accelerators: Sequence[str], *, seed: int = 20260) ->
 
 def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], offers: Sequence[Offer]) -> Pool | None:
     model = draw.choices(list(MODELS), list(MODELS.values()))[0]
-    metadata = {"name": f"pool-{index:04d}", "namespace": f"fleet-{index // POOLS_PER_NAMESPACE:02d}"}
+    metadata: dict[str, str] = {"name": f"pool-{index:04d}", "namespace": f"fleet-{index // POOLS_PER_NAMESPACE:02d}"}
     named = draw.choices([names for names, _ in VENDORS], [weight for _, weight in VENDORS])[0]
     precisions: list[dict[str, Any]] = [{}, {"weights": ["Fp8"]}, {"weights": ["Bf16", "Fp8"], "kv": ["Bf16", "Fp8"]}]
     candidates = [{"type": one, **draw.choice(precisions)} for one in named if one in accelerators]
     if named and not candidates:
         return None
-    manifest = {
+    manifest: dict[str, Any] = {
         "apiVersion": "tidefleet.io/v1alpha1",
         "kind": "InferencePool",
         "metadata": metadata,
@@ -175,7 +175,9 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
     best = _cheapest(manifest, classes, offers)
     if best is None:
         return None
-    mean = {side: sum(c["spec"]["tokens"][side]["mean"] for c in classes) / len(classes) for side in ("input", "output")}
+    mean = {
+        side: sum(c["spec"]["tokens"][side]["mean"] for c in classes) / len(classes) for side in ("input", "output")
+    }
     cached = float(classes[0]["spec"]["tokens"]["cachedShare"])
     replicas = draw.uniform(*STARTING_REPLICAS)
     demand = Demand(best.requests_per_second * PLANNING_UTILISATION * replicas, mean["input"], mean["output"], cached)

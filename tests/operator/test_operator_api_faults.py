@@ -70,7 +70,7 @@ def test_watches_that_are_cut_are_taken_up_again(place, operator_in_process, set
     place.create(a_pool(accelerators=[{"type": "l40s"}]), a_class())
     op = operator_in_process(kubeconfig=file)
     op.settle()
-    for rate in (5, 8, 11):
+    for rate in (6, 14, 25):
         proxy.cut()
         before = place.replicas()["l40s"]
         demand(place, rate)

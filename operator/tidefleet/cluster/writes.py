@@ -235,7 +235,7 @@ class Writer:
                 failure = Failed(str(error), retriable=True)
             else:
                 if reply.status not in RETRIED:
-                    return judge(write, reply)
+                    return judge(write, reply, self.field_manager)
                 failure = Failed(reply.message, retriable=True)
                 asked = reply.retry_after_seconds
             wait = max(asked or 0.0, pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
@@ -286,12 +286,20 @@ class Writer:
         return send(self.api, method, address, query=query, body=body, content_type=content_type)
 
 
-def judge(write: Write, reply: Reply) -> Outcome:
-    """Return what an answer of the API server (other than one to retry) means for a write."""
+def judge(write: Write, reply: Reply, field_manager: str = "") -> Outcome:
+    """Return what an answer of the API server (other than one to retry) means for a write.
+
+    Fields that only an earlier write of ours (under `field_manager`) holds are not contested: an apply without the
+    fields of others takes them over.
+    """
     status = {} if reply.ok else reply.json()
     reason, message = status.get("reason"), reply.message
     causes = (status.get("details") or {}).get("causes") or []
-    fields = tuple(str(one["field"]) for one in causes if isinstance(one, dict) and one.get("field"))
+    fields = tuple(
+        str(one["field"])
+        for one in causes
+        if isinstance(one, dict) and one.get("field") and not _is_held_by(one, field_manager)
+    )
     match reply.status:
         case 200 | 201 | 202:
             return Written(reply.json())
@@ -323,6 +331,11 @@ def _was_deleted(message: str) -> bool:
     object was found" (1.36), since it would have created one.
     """
     return message.rstrip().endswith("no existing object was found")
+
+
+def _is_held_by(cause: Mapping[str, Any], field_manager: str) -> bool:
+    found = _CONFLICT.match(str(cause.get("message")))
+    return bool(field_manager) and found is not None and found["manager"] == field_manager
 
 
 def _is_free_to_take(reply: Reply, field_manager: str, subresource: str) -> bool:

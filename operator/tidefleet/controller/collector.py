@@ -189,11 +189,12 @@ class Collector(threading.Thread):
             return _unready(target)
         async with own, gate:
             try:
+                asked = self._clock.now()
                 async with session.get(target.url, allow_redirects=False) as response:
                     if response.status != 200:
                         return f"{target.pod} answered {response.status}"
                     page = await read_all(response.content, PAGE_LIMIT)
-                    at = self._clock.now()
+                    at = (asked + self._clock.now()) / 2.0
                 return Sample(at, read_page(page.decode("utf-8", "replace")))
             except Unusable as error:
                 return f"{target.pod}: {error}"

@@ -118,6 +118,7 @@ class PoolEngines:
         rates: of engines with two usable samples; ``fresh`` those of them that were not counted before.
         young: engines with their first usable sample (just started, or restarted).
         faulty: engines that did not answer, or with something unusable; ``fault`` is one of their reasons.
+        returned: requests that were inside engines which are gone: sent again to the others, they are not new.
     """
 
     rates: tuple[EngineRates, ...]
@@ -125,6 +126,7 @@ class PoolEngines:
     faulty: int
     fault: str = ""
     fresh: tuple[EngineRates, ...] = ()
+    returned: float = 0.0
 
 
 def pool_reading(
@@ -154,18 +156,17 @@ def pool_reading(
             since, "Engines", f"{engines.faulty} of {count + engines.faulty} engines cannot be read: {engines.fault}"
         )
     scale = (count + engines.faulty) / count
+    seconds = min(one.seconds for one in engines.rates)
+    arrivals = max(0.0, sum(one.arrivals for one in engines.rates) - engines.returned / seconds)
     into, out, hits = lengths.means() if lengths is not None else (None, None, None)
     return Known(
         at=now,
-        requests_per_second=(
-            sum(one.arrivals for one in engines.rates) + sum(one.waiting for one in engines.rates) / drain_seconds
-        )
-        * scale,
+        requests_per_second=(arrivals + sum(one.waiting for one in engines.rates) / drain_seconds) * scale,
         source="Engines",
         input_tokens=into,
         output_tokens=out,
         hit_share=hits,
-        seconds=min(one.seconds for one in engines.rates),
+        seconds=seconds,
     )
 
 
@@ -208,8 +209,10 @@ class EngineMemory:
     def step(self, answers: Mapping[str, Sample | str]) -> PoolEngines:
         """Take in one round of answers (a sample, or what was wrong with it) and say how the pool's engines did.
 
-        A sample seen before (a Prometheus that has not scraped since) repeats its rates and is not counted again.
+        A sample seen before (a Prometheus that has not scraped since) repeats its rates and is not counted again. What
+        was inside engines that are gone is told once: call ``forget_all_but`` after each round.
         """
+        gone = [one.counters for uid, one in self.samples.items() if uid not in answers]
         known: list[EngineRates] = []
         fresh: list[EngineRates] = []
         first: list[tuple[str, Sample]] = []
@@ -244,7 +247,8 @@ class EngineMemory:
         young = sum(uid not in self.rates for uid, _ in first)
         self._seen = dict.fromkeys([*self._seen, *answers][-SEEN_ENGINES:])
         self._last_round = max((one.at for one in self.samples.values()), default=self._last_round)
-        return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh))
+        returned = sum(one.running + one.waiting for one in gone)
+        return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh), returned)
 
     def forget_all_but(self, uids: Iterable[str]) -> None:
         """Drop engines whose pods are gone."""

@@ -9,6 +9,9 @@ from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
 from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option
 from tidefleet.planning.words import brief, rounded_down
 
+SAME_COST = 0.005
+"""Below this share a difference in cost is none."""
+
 SWITCH_SAVING = 0.10
 """Share of the present cost that a change of accelerators must save before replicas are moved for it."""
 
@@ -170,7 +173,10 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
                 if worth_it
                 else f"below the {SWITCH_SAVING:.0%} that moving must save"
             )
-            reason_kept = f"; {better} would save ${brief(saving)}/h ({share:.0%}), {why}"
+            alike = saving <= SAME_COST * kept.cost
+            reason_kept = (
+                "; others cost as much" if alike else f"; {better} would save ${brief(saving)}/h ({share:.0%}), {why}"
+            )
             by_option = dict(zip((c.option for c in in_use), kept.counts, strict=True))
             counts = tuple(by_option.get(c.option, 0) for c in candidates)
             best = replace(kept, counts=counts)
