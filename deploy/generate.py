@@ -1,6 +1,6 @@
 """Writes every generated file but the CRDs (`tidefleet crds generate`), or checks them (``--check``).
 
-The chart's copies and its table of values come from `charts/generate.py`, the reference pages from `deploy/reference.py`.
+The chart's copies and table of values come from `charts/generate.py`, the reference pages from `deploy/reference.py`.
 """
 
 from __future__ import annotations

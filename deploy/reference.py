@@ -365,7 +365,7 @@ def _option(one: Any) -> tuple[str, str, str, str]:
 
 EVENTS: Mapping[str, str] = {
     "Recommended": "In mode Recommend: what would be changed, and why. Nothing was.",
-    "Degraded": "Validated, DemandKnown, CapacityAvailable, TargetsMet or Adopted turned False; the message is its own.",
+    "Degraded": "Validated, DemandKnown, CapacityAvailable, TargetsMet or Adopted turned False, with its message.",
     "Recovered": "A condition that was False is True again.",
     "Scaled": (
         "Replicas were changed, a Deployment was made, or a changed template was rolled out. The message lists each "

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from operator_builders import FLEET, Engines, HandClock, InProcess, Place, eventually
+from operator_builders import FLEET, ROOT, Engines, HandClock, InProcess, Place, RealOperator, eventually
 
+from localcluster import binaries
 from localcluster.cluster import Cluster
 from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet import catalogue
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.writes import Write
 
-ROOT = Path(__file__).resolve().parents[2]
 NODES = {"l40s": 10, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -80,9 +84,7 @@ def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def operator_in_process(
-    place: Place, clock: HandClock, settings: dict[str, Any]
-) -> Iterator[Callable[..., InProcess]]:
+def operator_in_process(place: Place, clock: HandClock, settings: dict[str, Any]) -> Iterator[Callable[..., InProcess]]:
     """Starts operators in threads; keyword arguments in camelCase change the settings."""
     started: list[InProcess] = []
 
@@ -103,3 +105,74 @@ def engines(place: Place, clock: HandClock) -> Iterator[Engines]:
     """Engines on the pods of this test."""
     with Engines(place, clock) as running:
         yield running
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """The chart's account and rights on this worker's cluster, without pods."""
+
+    namespace: str
+    kubeconfig: Path
+    role: str
+    """Name of the ClusterRole."""
+
+
+@pytest.fixture(scope="session")
+def released(fleet: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Released]:
+    """The chart, installed once per worker under a name of its own with `replicas: 0`."""
+    home = tmp_path_factory.mktemp("helm")
+    surroundings = {**os.environ, **{f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}}
+    namespace = "tidefleet-operator-tests"
+
+    def helm(*arguments: str) -> None:
+        done = subprocess.run(
+            [binaries.find("helm"), *arguments, "-n", namespace, "--kubeconfig", fleet.kubeconfig],
+            env=surroundings, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    helm(
+        "install", "tests", str(ROOT / "charts" / "tidefleet"), "--create-namespace",
+        *("--set", "replicas=0,crds.enabled=false,fullnameOverride=operator-tests"),
+    )  # fmt: skip
+    roles = fleet.api().get("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings")["items"]
+    (role,) = (
+        one["roleRef"]["name"]
+        for one in roles
+        if any(each.get("namespace") == namespace for each in one.get("subjects") or ())
+    )
+    yield Released(namespace, fleet.service_account_kubeconfig(namespace, "operator-tests"), role)
+    helm("uninstall", "tests", "--no-hooks")
+
+
+@pytest.fixture
+def real_operator(
+    place: Place, settings: dict[str, Any], released: Released, tmp_path: Path
+) -> Iterator[Callable[..., RealOperator]]:
+    """Starts operator processes with the chart's account, on a clock twenty times as fast as the real one."""
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{released.namespace}/leases/tidefleet"
+    if place.api.exists(lease):  # of a process that was killed
+        place.api.delete(lease)
+    now = time.time()
+    config = tmp_path / "operator.yaml"
+    chosen = {
+        "periodSeconds": 30,
+        "scaleDownWindowSeconds": 100,
+        "dwellSeconds": 100,
+        "leaderElection": {"namespace": released.namespace, "leaseSeconds": 5},
+    }
+    config.write_text(yaml.safe_dump({**settings, **chosen}))
+    started: list[RealOperator] = []
+
+    def start(*arguments: str) -> RealOperator:
+        clock = f"scale=20,real={now},simulated={now}"
+        name = f"operator-{len(started)}"
+        one = RealOperator(place, released.kubeconfig, config, name, "--clock", clock, *arguments)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        if one.exit_code is None:
+            one.send(signal.SIGCONT)
+            one.end()

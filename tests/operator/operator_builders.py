@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 from typer.testing import CliRunner
 
 from localcluster import binaries
@@ -39,13 +44,14 @@ from tidefleet.emulator import Fleet, Running
 from tidefleet.planning.from_api import accelerator_of
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
 
 FLEET = "tidefleet.io/test-fleet"
 """Label of the nodes that these tests share; the operators under test see no others."""
 
 MODEL = "llama-3.1-8b"
 STEP = 50.0
-"""Seconds of the test's clock between two passes at most: after a minute without a reading the past counts as unknown."""
+"""Most seconds of the clock between two passes: after a minute without a reading the past counts as unknown."""
 
 DEADLINE = 60.0
 """Real seconds after which something has not happened; far beyond what a loaded machine needs."""
@@ -527,3 +533,58 @@ def kubectl(place: Place, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+class RealOperator:
+    """`tidefleet operator run` as a process with an account of its own, ended with the cluster at the latest."""
+
+    def __init__(self, place: Place, kubeconfig: Path, config: Path, name: str, *arguments: str) -> None:
+        self._cluster, self.name = place.cluster, f"{name}-{place.namespace}"
+        self._cluster.run(
+            self.name,
+            [sys.executable, "-m", "tidefleet", "operator", "run", "--config", config, "--kubeconfig", kubeconfig,
+             *arguments],
+            env={"PYTHONPATH": str(ROOT / "operator"), "KUBECONFIG": ""},
+        )  # fmt: skip
+        self.port = int(eventually(lambda: self.logged("serving"), "it serves")[0]["port"])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log; every line must be JSON."""
+        text = self._cluster.processes.log_path(self.name).read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def logged(self, message: str) -> list[dict[str, Any]]:
+        """Its log lines with this message."""
+        text = self._cluster.processes.log_path(self.name).read_text()
+        found = [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [one for one in found if one["message"] == message]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one of its pages."""
+        answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=10.0, trust_env=False)
+        return answer.status_code, answer.text
+
+    def metric(self, line: str) -> float:
+        """The value of a series, written as on the page; 0 when it is not there."""
+        for one in self.get("/metrics")[1].splitlines():
+            if one.startswith(f"{line} "):
+                return float(one.rsplit(" ", 1)[1])
+        return 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Whether it says that it leads."""
+        return self.metric("tidefleet_leader") == 1.0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._cluster.processes.send(self.name, number)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs, negative for a signal."""
+        return self._cluster.processes.exit_codes().get(self.name, 0)
+
+    def end(self) -> None:
+        """SIGTERM, and wait."""
+        self._cluster.end(self.name)

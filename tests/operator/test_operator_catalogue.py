@@ -54,9 +54,7 @@ def prices_of(place: Place, name: str) -> dict[str, str]:
     return {one["capacityType"]: one["usdPerChipHour"] for one in spec_of(place, name).get("prices", ())}
 
 
-def test_edits_survive_restarts_and_upgrades_and_the_rest_is_brought_up_to_date(
-    place, operator_in_process, ours, ship
-):
+def test_edits_survive_restarts_and_upgrades_and_the_rest_is_brought_up_to_date(place, operator_in_process, ours, ship):
     name = ours["metadata"]["name"]
     op = operator_in_process(catalogueFile=ship())
     assert prices_of(place, name) == {"OnDemand": "2", "Spot": "1"} or prices_of(place, name)["OnDemand"] == "2.00"

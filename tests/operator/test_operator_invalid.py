@@ -36,7 +36,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown-model": (
         {"model": {"name": "llama-9-900b"}},
         "UnknownModel",
-        ("spec.model.name", '"llama-9-900b"', "expected a model of the catalogue", "llama-3.1-8b, or spec.model.architecture"),
+        (
+            "spec.model.name",
+            '"llama-9-900b"',
+            "expected a model of the catalogue",
+            "llama-3.1-8b, or spec.model.architecture",
+        ),
     ),
     "unknown-accelerator": (
         {"accelerators": [{"type": "l40s"}, {"type": "h100-xl"}]},

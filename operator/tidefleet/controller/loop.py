@@ -38,8 +38,11 @@ log = logging.getLogger(__name__)
 
 _KEPT_WHEN_INVALID = ("plan", "demand", "accelerators", "decisionId", "replicas", "selector")
 
-WRITERS = 8
+WRITERS = 16
 """Pools written at the same time."""
+
+LATE = 1.25
+"""Periods without a round of the collector, which wakes the loop once per period, after which it runs all the same."""
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class FleetLoop:
             except Exception:  # a surprise must not end the process: the next one would meet it too
                 log.exception("a pass failed")
                 self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
-            left = self.settings.period_seconds - (self.clock.monotonic() - began)
+            left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
             floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
             stop.wait(floor / self.clock.scale)
             self.clock.sleep(max(0.0, left - floor), self.wake)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from tidefleet.planning.demand import Known
 from tidefleet.planning.words import rounded
 
 LINE = 1024
+FOLLOWED = 0.1
 _LARGEST = 990_000_000.0
 _VOLATILE = frozenset({"utilization", "busyRatio", "kvHitRatio", "demand", "plan"})
 _UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
@@ -31,16 +31,15 @@ def decimal(value: float) -> str:
 
 
 def followed(value: float, before: object) -> str:
-    """As ``decimal``, but what was written before stays while the value is within one unit of its last digit.
+    """As ``decimal``, but what was written before stays while the value is within a tenth of it.
 
-    A measured value that lies between two roundings would otherwise be written again and again.
+    Scrapes are never quite a period apart: a steady load is measured a few hundredths higher or lower each time.
     """
     try:
         old = float(before) if isinstance(before, str) else 0.0
     except ValueError:
         old = 0.0
-    smaller = min(abs(old), abs(value))
-    if smaller > 0 and abs(value - old) < 10.0 ** (math.floor(math.log10(smaller)) - 1):
+    if min(abs(old), abs(value)) > 0 and abs(value - old) <= FOLLOWED * abs(old):
         return str(before)
     return decimal(value)
 
