@@ -401,6 +401,24 @@ class HandClock:
             self._moved.notify_all()
 
 
+class _OnDemand(threading.Event):
+    """Stands for the collector's pause between two rounds: it ends when a test asks for a round, or stops it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until asked, however long."""
+        self.asked.acquire()
+        return self.is_set()
+
+    def set(self) -> None:
+        """Stop."""
+        super().set()
+        self.asked.release()
+
+
 class Crash(BaseException):
     """What a hook raises to end an operator between two writes."""
 
@@ -427,6 +445,7 @@ class InProcess:
             kubeconfig or str(place.cluster.kubeconfig),
             before_write=before_write,
         )
+        self._pause = _OnDemand()
         self.died: BaseException | None = None
         self.exit: int | None = None
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
@@ -434,9 +453,11 @@ class InProcess:
     def start(self) -> InProcess:
         """Start it, and wait for its first pass."""
         self._thread.start()
-        eventually(lambda: self.passes or self._is_over(), "a first pass")
-        if self.alive and isinstance(self.clock, HandClock):
-            self.loop.observer.collector._period = 0.05  # real seconds, while the clock stands still
+        if isinstance(self.clock, HandClock):
+            eventually(lambda: self.process._collector or self._is_over(), "a collector", pause=0.002)
+            if self.process._collector is not None:
+                self.process._collector._halt = self._pause
+        eventually(lambda: self.passes or self._is_over(), "a first pass", pause=0.01)
         return self
 
     def _run(self) -> None:
@@ -486,21 +507,28 @@ class InProcess:
             if seconds <= 0:
                 return
 
+    def read_engines(self) -> None:
+        """Have every engine read once, while the clock stands still."""
+        collector = self.process._collector
+        rounds = collector.rounds
+        self._pause.asked.release()
+        eventually(lambda: collector.rounds > rounds or self._is_over(), "a round of the collector", pause=0.005)
+
     def observe(self, seconds: float = 15.0) -> None:
         """Let time pass, and after each step have the engines read and wait for a pass that knows what they said."""
-        collector = self.loop.observer.collector
         while seconds > 0:
             now = min(seconds, STEP)
             self.advance(now)
-            rounds = collector.rounds
-            eventually(lambda rounds=rounds: collector.rounds >= rounds + 2, "a round of the collector", pause=0.005)
+            self.read_engines()
             self.advance()
             seconds -= now
 
     def until(self, check: Callable[[], T], what: str = "", *, step: float = 0.0) -> T:
-        """Pass after pass, `step` seconds apart, until `check` holds."""
+        """Engines read and a pass, `step` seconds apart, until `check` holds."""
 
         def advanced() -> T:
+            if self.alive and isinstance(self.clock, HandClock):
+                self.read_engines()
             if self.alive:
                 self.advance(step)
             return check()

@@ -89,6 +89,17 @@ def test_an_autoscaler_on_the_target_is_named_and_nothing_is_scaled(place, opera
     assert place.get(DEPLOYMENT, "mine")["spec"]["replicas"] > 1
 
 
+def test_an_autoscaler_made_a_moment_before_the_pool_is_seen_in_time(place, operator_in_process, monkeypatch):
+    monkeypatch.setattr(process, "LOOK_AROUND_SECONDS", 3600.0)
+    place.create(a_workload("mine", 1))
+    op = operator_in_process()
+    place.api.create(hpas(place), an_hpa("theirs", "mine"))
+    place.create(an_adopter(), a_class(rate=6))
+    op.until(lambda: place.condition("Ready")[0] == "False")
+    op.advance(1000)
+    assert place.get(DEPLOYMENT, "mine")["metadata"]["generation"] == 1, "it was scaled all the same"
+
+
 def test_in_mode_recommend_an_autoscaler_is_no_hindrance_and_can_follow_the_metric(place, operator_in_process):
     place.create(a_workload("mine", 1), an_adopter(mode="Recommend"), a_class(rate=6))
     op = operator_in_process()

@@ -85,8 +85,6 @@ def test_demand_comes_from_prometheus_and_is_held_when_it_stops(
             return total(place) >= 3 and place.has("DemandKnown", "True", "Known")
 
         eventually(measured, "scaled up by what Prometheus says")
-        assert place.status()["demand"]["source"] == "Prometheus" or "measured by" in place.condition("DemandKnown")[2]
-
         engines.load(0.5)
         prometheus.end()
         before = total(place)

@@ -32,6 +32,7 @@ from tidefleet.cluster.writes import (
     Written,
 )
 from tidefleet.controller import marks
+from tidefleet.controller.adoption import list_autoscalers
 from tidefleet.controller.decision import FALSE, Decision, Target, Verdict
 from tidefleet.controller.status import differs, pool_status, steady
 from tidefleet.controller.store import Seen, Store
@@ -181,6 +182,8 @@ class Actor:
             body["spec"] = {"replicas": desired}
             adopted = marks.read_adopted(workload.annotations)
             if view.pool.spec.serving.workloads is not None and (adopted or ("", 0))[0] != view.pool.metadata.uid:
+                if not self._is_free(view, served):
+                    return None
                 pool = f"{view.pool.namespace}/{view.pool.name}"
                 annotations[marks.ADOPTED_ANNOTATION] = marks.write_adopted(
                     pool, view.pool.metadata.uid, workload.replicas
@@ -206,6 +209,12 @@ class Actor:
             reason=decision.reason,
             decision_id=decision_id,
         )
+
+    def _is_free(self, view: PoolView, served: Served) -> bool:
+        """Whether nothing else scales a workload when it is adopted; the list of before may lack a new autoscaler."""
+        namespace = view.pool.namespace
+        found = list_autoscalers(self.objects, (namespace,))
+        return found is not None and served.name not in {f"{one.target_kind}/{one.target_name}" for one in found}
 
     def _template_change(self, view: PoolView, served: Served) -> dict[str, Any] | None:
         """What turns the live template into the user's new one; ``None`` when the live one cannot be read."""
