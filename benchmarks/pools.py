@@ -114,13 +114,13 @@ def node_types(nodes: int) -> list[str]:
 def node_counts(nodes: int, pools: Sequence[Pool], growth: float) -> dict[str, int]:
     """How many nodes of each accelerator type; they add up to ``nodes``.
 
-    Each type first gets what the pools' plans take when their demand has grown so far, and a quarter more; what is left
-    is dealt by ``NODE_SHARES``.
+    Each type first gets what the pools' plans take when their demand has grown so far, and half as much again, since
+    a replica of eight chips needs an empty node; what is left is dealt by ``NODE_SHARES``.
     """
     needed = dict.fromkeys(node_types(nodes), 1.0)
     for pool in pools:
         for accelerator, chips in pool.chips.items():
-            needed[accelerator] += 1.25 * growth * chips / CHIPS_PER_NODE
+            needed[accelerator] += 1.5 * growth * chips / CHIPS_PER_NODE
     scale = min(1.0, nodes / sum(needed.values()))
     left = max(0.0, nodes - sum(needed.values())) / sum(NODE_SHARES[name] for name in needed)
     exact = {name: scale * count + left * NODE_SHARES[name] for name, count in needed.items()}

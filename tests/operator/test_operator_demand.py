@@ -106,7 +106,7 @@ def test_a_metrics_page_that_cannot_be_trusted_never_lowers_capacity(place, oper
         engines.fault(one, one)
     op.observe()
     for one, reason in FAULTS.items():
-        op.until(lambda one=one, reason=reason: place.has("DemandKnown", "False", reason, one), f"{one}: {reason}")
+        assert place.has("DemandKnown", "False", reason, one), (one, place.condition("DemandKnown", one))
     op.advance(3 * WINDOW)
     assert {one: place.replicas(one) for one in pools} == before
     for one in pools:

@@ -16,7 +16,10 @@ from tidefleet.planning.words import brief
 KIND = ConditionType.DEMAND_KNOWN
 FRESH_PERIODS = 4.0
 RATE_STEP = 0.03
-"""A measured rate that falls by less than this share is noise: it makes no new plan, and writes no status."""
+"""A measured rate that moves by less than this share is noise: it makes no new plan, and writes no status.
+
+Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, several times as much.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
         message += f"; objectives not planned for: {', '.join(ignored)}"
     message += _deferred(view, steady)
     rate = memory.history.planned_rate(view.now)
-    if rate > memory.planned_rate or rate < memory.planned_rate * (1.0 - RATE_STEP):
+    if abs(rate - memory.planned_rate) > RATE_STEP * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
     classes = class_demands(view.classes, rate)
