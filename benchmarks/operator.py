@@ -60,8 +60,9 @@ TIDEFLEET = (sys.executable, "-m", "tidefleet")
 NAMESPACE = "tidefleet-system"
 PARALLEL_REQUESTS = 16
 
-MOST_LOOPS_TO_SETTLE = 6
-"""Loops waited for one without a write before the quiet ones are counted."""
+LOOPS_STILL = 2
+MOST_LOOPS_TO_SETTLE = 10
+"""The quiet loops are counted after so many in a row without a write, and at the latest after so many in all."""
 
 LIMITS = {"full_pass_seconds": 5.0, "rss_mb": 300.0, "quiet_writes": 0.0, "cluster_start_seconds": 15.0}
 """At 200 pools x 500 nodes; the limit of reaction_seconds follows from the period."""
@@ -258,13 +259,13 @@ class Bench:
         """Leave everything alone and count what the operator writes all the same."""
         period = self.options.period
         time.sleep(2 * period)
-        before = self.server.writes()[0]
+        still, before = 0, self.server.writes()[0]
         for _ in range(MOST_LOOPS_TO_SETTLE):
             time.sleep(period)
             now = self.server.writes()[0]
-            if now == before:
+            still, before = (still + 1 if now == before else 0), now
+            if still == LOOPS_STILL:
                 break
-            before = now
         writes, events = self.server.writes()
         told, began, used = self._told_writes(), time.time(), cpu_seconds(self.pid)
         say(f"quiet for {self.options.quiet_loops} loops")

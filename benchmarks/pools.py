@@ -43,7 +43,7 @@ MODELS: Mapping[str, float] = {
     "gpt-oss-120b": 2,
     "glm-4.5-air": 1,
 }
-"""Models with how often each is drawn; all fit on one node."""
+"""Models with how often each is drawn; all fit on four chips."""
 
 VENDORS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80", "l40s"), 6),
@@ -54,6 +54,9 @@ VENDORS: tuple[tuple[tuple[str, ...], float], ...] = (
     ((), 2),
 )
 """What owners name, with how often: an image runs on one vendor's devices; nothing named means every type competes."""
+
+WIDTHS = (1, 2, 4)
+"""Tensor-parallel widths that owners allow: the scheduler spreads pods, so a replica of a whole node may find none."""
 
 MEASURED = {"requestsPerSecond": None, "source": "Metrics"}
 """What turns a declared demand into a measured one, as a merge patch."""
@@ -115,7 +118,7 @@ def node_counts(nodes: int, pools: Sequence[Pool], growth: float) -> dict[str, i
     """How many nodes of each accelerator type; they add up to ``nodes``.
 
     Each type first gets what the pools' plans take when their demand has grown so far, and half as much again, since
-    a replica of eight chips needs an empty node; what is left is dealt by ``NODE_SHARES``.
+    a replica needs all its chips on one node; what is left is dealt by ``NODE_SHARES``.
     """
     needed = dict.fromkeys(node_types(nodes), 1.0)
     for pool in pools:
@@ -156,7 +159,9 @@ def _draw_pool(draw: random.Random, index: int, accelerators: Sequence[str], off
     metadata: dict[str, str] = {"name": f"pool-{index:04d}", "namespace": f"fleet-{index // POOLS_PER_NAMESPACE:02d}"}
     named = draw.choices([names for names, _ in VENDORS], [weight for _, weight in VENDORS])[0]
     precisions: list[dict[str, Any]] = [{}, {"weights": ["Fp8"]}, {"weights": ["Bf16", "Fp8"], "kv": ["Bf16", "Fp8"]}]
-    candidates = [{"type": one, **draw.choice(precisions)} for one in named if one in accelerators]
+    candidates = [
+        {"type": one, "tensorParallel": list(WIDTHS), **draw.choice(precisions)} for one in named if one in accelerators
+    ]
     if named and not candidates:
         return None
     manifest: dict[str, Any] = {
@@ -201,7 +206,7 @@ def _cheapest(
         offers,
         class_demands(usable),
         {
-            one.type: Allowed(weights=tuple(map(str, one.weights)), kv=tuple(map(str, one.kv)))
+            one.type: Allowed(one.tensor_parallel, weights=tuple(map(str, one.weights)), kv=tuple(map(str, one.kv)))
             for one in pool.spec.accelerators
         },
         default_weights=model.native_weights,
