@@ -16,7 +16,7 @@ from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.roofline import Efficiency, Replica
+from tidefleet.economics.replica import Efficiency, Replica
 from tidefleet.economics.serving import Estimate, TokenShape, estimate
 from tidefleet.planning.from_api import accelerator_of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidefleet.economics.energy import chip_watts
 from tidefleet.economics.money import token_cost
-from tidefleet.economics.roofline import Replica
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import Estimate, TokenShape, estimate
 
 replicas = st.builds(

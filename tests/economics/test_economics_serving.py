@@ -24,7 +24,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token
-from tidefleet.economics.roofline import Efficiency, Replica, decode_step, prefill
+from tidefleet.economics.replica import Efficiency, Replica
+from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.economics.serving import (
     CannotServe,
     Estimate,

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, architecture_from_config
-from tidefleet.economics.roofline import Replica
+from tidefleet.economics.replica import Replica
 from tidefleet.emulator import Engine, EngineFacts, SimulatedPod
 
 H100 = Accelerator(

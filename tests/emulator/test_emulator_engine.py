@@ -270,7 +270,7 @@ def test_an_engine_whose_weights_do_not_fit_does_not_start() -> None:
     from emulator_builders import H100, LLAMA_8B
 
     from tidefleet.economics.accelerator import Accelerator
-    from tidefleet.economics.roofline import Replica
+    from tidefleet.economics.replica import Replica
 
     small = Accelerator("tiny", 12e9, H100.memory_bytes_per_second, H100.flops)
     facts = EngineFacts(Replica(LLAMA_8B, small, 1, "Bf16", "Bf16"), "llama-3.1-8b", 8000)

@@ -12,7 +12,7 @@ from tidefleet.api.validation import parse
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.economics.memory import memory_fit
 from tidefleet.economics.money import token_cost
-from tidefleet.economics.roofline import Replica
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Objective, TokenShape, estimate
 from tidefleet.planning.from_api import accelerator_of, chosen_price
 

@@ -14,36 +14,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tidefleet.economics.accelerator import BYTES_PER_VALUE, Accelerator
+from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, weight_bytes
+from tidefleet.economics.replica import Replica
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", float, NDArray[np.float64])
 """One value or an array of them: numpy takes 20 times as long for a single one as plain arithmetic."""
-
-
-@dataclass(frozen=True, slots=True)
-class Efficiency:
-    """Share of each peak that an engine reaches, and its fixed costs.
-
-    Defaults are the uncalibrated starting values: no measurement of this model on this accelerator stands behind them.
-
-    Attributes:
-        compute: eta_f, of peak FLOP/s.
-        memory: eta_m, of HBM bandwidth.
-        network: eta_n, of link bandwidth.
-        layer_seconds: t_l, launch and synchronisation time per layer.
-        hop_seconds: alpha, latency of one communication step.
-        overlap: w in 0..1, share of communication hidden behind compute.
-    """
-
-    compute: float = 0.55
-    memory: float = 0.75
-    network: float = 0.5
-    layer_seconds: float = 20e-6
-    hop_seconds: float = 8e-6
-    overlap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,45 +38,6 @@ class Timing:
     communication_seconds: Floats
     flops: Floats
     bytes_moved: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One copy of a model on a group of chips.
-
-    Attributes:
-        chips: G, the tensor-parallel width.
-        weights: storage precision of the weights; kv: of the KV cache.
-    """
-
-    model: Architecture
-    accelerator: Accelerator
-    chips: int
-    weights: str
-    kv: str
-    efficiency: Efficiency = Efficiency()
-
-    @property
-    def peak_flops(self) -> float:
-        """FLOP/s of all chips at the precision the linear layers compute in.
-
-        Raises:
-            KeyError: the accelerator has no figure for it.
-        """
-        precision = self.accelerator.compute_precision(self.weights)
-        if precision is None:
-            raise KeyError(self.weights)
-        return self.chips * self.accelerator.flops[precision]
-
-    @property
-    def attention_peak_flops(self) -> float:
-        """FLOP/s of all chips at 16 bits, in which attention is computed."""
-        return self.chips * self.accelerator.flops["Bf16"]
-
-    @property
-    def memory_bytes_per_second(self) -> float:
-        """HBM bandwidth of all chips."""
-        return self.chips * self.accelerator.memory_bytes_per_second
 
 
 def _weight_bytes_read(replica: Replica, tokens: Number) -> Number:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tidefleet.economics.energy import chip_watts
 from tidefleet.economics.memory import MemoryFit, kv_bytes, memory_fit
-from tidefleet.economics.roofline import Floats, Replica, decode_step, prefill
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.roofline import Floats, decode_step, prefill
 
 ROOFLINE_SIGMA = 0.25
 """Relative one-sigma error of the uncalibrated roofline on TPOT (23.2 % mean error over 1,754 measured rows)."""

@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, memory_fit
-from tidefleet.economics.roofline import Replica, decode_step, prefill
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.economics.serving import MAX_BATCH
 
 BLOCK_TOKENS = 16

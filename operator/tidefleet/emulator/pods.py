@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tidefleet.economics.accelerator import BYTES_PER_VALUE, Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
-from tidefleet.economics.roofline import Replica
+from tidefleet.economics.replica import Replica
 
 ENGINE_ANNOTATION = "tidefleet.io/engine"
 POOL_LABEL = "tidefleet.io/pool"

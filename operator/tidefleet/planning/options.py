@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.roofline import Efficiency, Replica
+from tidefleet.economics.replica import Efficiency, Replica
 from tidefleet.economics.serving import CannotServe, Estimate, Objective, TokenShape, estimate
 
 PLANNING_UTILISATION = 0.85

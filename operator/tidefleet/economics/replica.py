@@ -1,0 +1,109 @@
+"""A replica: one copy of a model on a group of chips, how it is spread over them, and what of the peaks it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidefleet.economics.accelerator import Accelerator
+from tidefleet.economics.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """Share of each peak that an engine reaches, and its fixed costs.
+
+    Defaults are the uncalibrated starting values: no measurement of this model on this accelerator stands behind them.
+
+    Attributes:
+        compute: eta_f, of peak FLOP/s.
+        memory: eta_m, of HBM bandwidth.
+        network: eta_n, of link bandwidth.
+        layer_seconds: t_l, launch and synchronisation time per layer.
+        hop_seconds: alpha, latency of one communication step.
+        overlap: w in 0..1, share of communication hidden behind compute.
+    """
+
+    compute: float = 0.55
+    memory: float = 0.75
+    network: float = 0.5
+    layer_seconds: float = 20e-6
+    hop_seconds: float = 8e-6
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Speculative decoding: a step verifies several drafted tokens of each sequence at once.
+
+    Attributes:
+        tokens: q, tokens of a sequence that one step verifies, the certain one included.
+        accept_length: A, tokens a step yields on average, in [1, q].
+        draft_share: time of drafting as a share of the verifying step (a small draft model or an MTP head).
+    """
+
+    tokens: int = 4
+    accept_length: float = 1.0
+    draft_share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One copy of a model on a group of chips.
+
+    The chips divide into ``data_parallel`` ranks of ``tensor_parallel`` chips for attention and dense layers, each rank
+    with its own sequences and its own copy of the dense weights; routed experts are spread over groups of
+    ``expert_parallel`` chips. Plain tensor parallelism has one rank and ``expert_parallel`` 1 (experts sharded like the
+    rest); DeepSeek's "DEP8" is ``chips=8, tensor_parallel=1, expert_parallel=8``.
+
+    Attributes:
+        chips: G, all chips of the replica.
+        weights: storage precision of the weights; kv: of the KV cache.
+        efficiency: shares of the peaks that are reached; ``None`` = the starting values for this hardware.
+        tensor_parallel: chips that share a sequence; 0 = all of them.
+        expert_parallel: chips that the routed experts are spread over whole, 1 = they are sharded like the rest.
+        compute: precision of the arithmetic of linear layers; empty = what follows from storage and hardware.
+        speculation: ``None`` = one token a step.
+    """
+
+    model: Architecture
+    accelerator: Accelerator
+    chips: int
+    weights: str
+    kv: str
+    efficiency: Efficiency = Efficiency()
+    tensor_parallel: int = 0
+    expert_parallel: int = 1
+    compute: str = ""
+    speculation: Speculation | None = None
+
+    @property
+    def tp(self) -> int:
+        """Chips that share one sequence."""
+        return self.tensor_parallel or self.chips
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that each serve sequences of their own."""
+        return max(1, self.chips // self.tp)
+
+    @property
+    def peak_flops(self) -> float:
+        """FLOP/s of all chips at the precision the linear layers compute in.
+
+        Raises:
+            KeyError: the accelerator has no figure for it.
+        """
+        precision = self.compute or self.accelerator.compute_precision(self.weights)
+        if precision is None:
+            raise KeyError(self.weights)
+        return self.chips * self.accelerator.flops[precision]
+
+    @property
+    def attention_peak_flops(self) -> float:
+        """FLOP/s of all chips at 16 bits, in which attention is computed."""
+        return self.chips * self.accelerator.flops["Bf16"]
+
+    @property
+    def memory_bytes_per_second(self) -> float:
+        """HBM bandwidth of all chips."""
+        return self.chips * self.accelerator.memory_bytes_per_second
