@@ -12,7 +12,7 @@ from tidefleet.api.accelerator_type import PriceState
 from tidefleet.api.vocabulary import Precision, Role
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
-from tidefleet.economics.serving import PLANNED_METRICS, Objective, TokenShape
+from tidefleet.economics.shape import PLANNED_METRICS, Objective, TokenShape
 from tidefleet.planning.demand import with_shares
 from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, Offer, Price
 
@@ -147,15 +147,19 @@ def shape_of(wclass: WorkloadClass) -> TokenShape:
     if tokens is None:
         return NOMINAL_SHAPE
     thinking = tokens.reasoning
-    mean = float(tokens.output.mean) + (float(thinking.mean) if thinking else 0.0)
-    p95 = float(tokens.output.p95 or tokens.output.mean) + (float(thinking.p95 or thinking.mean) if thinking else 0.0)
+    thought = float(thinking.mean) if thinking else 0.0
+    longest = float(thinking.p95 or thinking.mean) if thinking else 0.0
+    if thinking and thinking.cap:
+        thought, longest = min(thought, float(thinking.cap)), min(longest, float(thinking.cap))
     return TokenShape(
         input_mean=float(tokens.input.mean),
         input_p95=float(tokens.input.p95 or tokens.input.mean),
-        output_mean=mean,
-        output_p95=p95,
+        output_mean=float(tokens.output.mean) + thought,
+        output_p95=float(tokens.output.p95 or tokens.output.mean) + longest,
         cached_share=number(tokens.cached_share),
-        reasoning_mean=float(thinking.mean) if thinking else 0.0,
+        reasoning_mean=thought,
+        reasoning_p95=longest,
+        calls_per_task=max(1.0, number(wclass.spec.calls_per_task)),
     )
 
 

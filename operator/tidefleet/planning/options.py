@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.replica import Efficiency, Replica
-from tidefleet.economics.serving import CannotServe, Estimate, Objective, TokenShape, estimate
+from tidefleet.economics.serving import CannotServe, Estimate, estimate
+from tidefleet.economics.shape import Objective, TokenShape
 
 PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
