@@ -407,7 +407,7 @@ def test_estimates_are_remembered_and_the_oldest_go_first() -> None:
             memo=memo,
         )
         assert len(memo._known) <= 10
-    newest = {shape.input_mean for _, shape, _ in memo._known}
+    newest = {shape.input_mean for _, shape, *_ in memo._known}
     assert 2900.0 in newest
 
 

@@ -9,11 +9,14 @@ from functools import partial
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.accelerator_type import Price as PriceEntry
 from tidefleet.api.accelerator_type import PriceState
+from tidefleet.api.accelerator_type import Profile as ProfileEntry
 from tidefleet.api.vocabulary import Precision, Role
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
+from tidefleet.economics.evidence import ProfilePoint
 from tidefleet.economics.shape import PLANNED_METRICS, Objective, TokenShape
 from tidefleet.planning.demand import with_shares
+from tidefleet.planning.evidence import Profile
 from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, Offer, Price
 
 NOMINAL_SHAPE = TokenShape(input_mean=1000.0, output_mean=250.0)
@@ -138,6 +141,29 @@ def offer_of(
         prices=prices,
         plan_only=plan_only,
         serves_aggregated=not kind.spec.roles or Role.AGGREGATED in kind.spec.roles,
+        profiles=tuple(_profile(one) for one in kind.spec.profiles),
+    )
+
+
+def _profile(entry: ProfileEntry) -> Profile:
+    return Profile(
+        model=str(entry.model),
+        engine=str(entry.engine),
+        engine_version=str(entry.engine_version),
+        tensor_parallel=int(entry.tensor_parallel),
+        weights=stored_precision(entry.weights),
+        points=tuple(
+            ProfilePoint(
+                batch=float(one.batch),
+                input_tokens=float(one.input_tokens),
+                output_tokens=float(one.output_tokens),
+                tpot_seconds=float(one.tpot_milliseconds) / 1000.0,
+                ttft_seconds=float(one.ttft_milliseconds) / 1000.0,
+            )
+            for one in entry.points
+        ),
+        measured_on=entry.measured_on,
+        source=str(entry.source),
     )
 
 
