@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 from dataclasses import replace
 
@@ -129,7 +130,7 @@ def test_a_live_calibration_is_kept_by_what_runs() -> None:
 def test_corrected_times_never_fall_as_the_batch_grows(pairs: list[tuple[float, float]]) -> None:
     factors, times = zip(*pairs, strict=True)
     corrected = [f * t for f, t in zip(monotone(factors, times), times, strict=True)]
-    assert all(a <= b * (1 + 1e-9) for a, b in zip(corrected, corrected[1:], strict=False))
+    assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(corrected))
     assert sum(corrected) == pytest.approx(sum(f * t for f, t in pairs))
 
 
