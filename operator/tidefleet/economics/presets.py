@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tidefleet.economics.serving import Objective, TokenShape
+from tidefleet.economics.shape import Objective, TokenShape
 
 CHOICE = "a choice, not a measurement"
 
@@ -72,6 +72,8 @@ class Preset:
             output_p95=self.output_p95 + self.reasoning_p95,
             cached_share=self.cached_share,
             reasoning_mean=self.reasoning_mean,
+            reasoning_p95=self.reasoning_p95,
+            calls_per_task=self.calls_per_task,
         )
 
 
