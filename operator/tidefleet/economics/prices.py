@@ -314,7 +314,7 @@ def _amount(row: Mapping[str, Any], name: str, expected: str, example: str, *, z
         raise problem
     text = repr(value) if isinstance(value, float) else str(value).strip() if not _huge(value) else ""
     try:
-        number = Decimal(text) if text and len(text) <= 40 and "_" not in text else None
+        number = Decimal(text) if text.isascii() and len(text) <= 40 and "_" not in text else None
     except InvalidOperation:
         number = None
     if number is None or not number.is_finite() or (number < 0 if zero else number <= 0) or number > _DEAREST:
@@ -354,7 +354,7 @@ def _day(row: Mapping[str, Any], name: str, *, required: bool = False) -> date |
         return value
     try:
         text = value.strip() if isinstance(value, str) else ""
-        return date.fromisoformat(text if len(text) == 10 else "")
+        return date.fromisoformat(text if len(text) == 10 and text.isascii() else "")
     except ValueError:
         raise _Problem(name, value, "a date", "2026-11-21") from None
 
