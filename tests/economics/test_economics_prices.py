@@ -247,8 +247,8 @@ CSV = "accelerator,capacityType,provider,region,price,currency,unit,asOf,source\
 
 def test_yaml_json_and_csv_say_the_same(tmp_path: Path) -> None:
     texts = {
-        "a.yaml": "prices:\n- {accelerator: h100-sxm, capacityType: OnDemand, provider: acme, price: 16.00, currency: USD,"
-        " unit: node-hour, asOf: 2026-11-21, source: contract}\n",
+        "a.yaml": "prices:\n- {accelerator: h100-sxm, capacityType: OnDemand, provider: acme, price: 16.00,"
+        " currency: USD, unit: node-hour, asOf: 2026-11-21, source: contract}\n",
         "b.json": '{"prices": [{"accelerator": "h100-sxm", "capacityType": "OnDemand", "provider": "acme", '
         '"price": "16.00", "currency": "USD", "unit": "node-hour", "asOf": "2026-11-21", "source": "contract"}]}',
         "c.csv": "\ufeff" + CSV + "h100-sxm,OnDemand,acme,,16.00,USD,node-hour,2026-11-21,contract\r\n",
