@@ -8,7 +8,7 @@ from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.demand import Cause, Empty, Known, Reading, Stale, observed_shapes
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
 from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.words import brief
@@ -150,9 +150,13 @@ def _deferred(view: PoolView, steady: list[WorkloadClass]) -> str:
     return f"; {', '.join(names)} may wait and uses what is idle, so nothing is planned for it"
 
 
+_REASONS = {
+    Cause.AGED: Reason.STALE,
+    Cause.UNREADABLE: Reason.STALE,
+    Cause.UNREACHABLE: Reason.UNREACHABLE,
+    Cause.NOT_A_NUMBER: Reason.NOT_A_NUMBER,
+}
+
+
 def _reason(reading: Empty | Stale) -> Reason:
-    if isinstance(reading, Empty):
-        return Reason.EMPTY
-    if "expected a finite number" in reading.why:
-        return Reason.NOT_A_NUMBER
-    return Reason.UNREACHABLE if "reach" in reading.why or "answer" in reading.why else Reason.STALE
+    return Reason.EMPTY if isinstance(reading, Empty) else _REASONS[reading.cause]

@@ -281,6 +281,7 @@ class Observer:
                     f"{pod.namespace}/{pod.name}",
                     f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
                     pod.ready,
+                    pod.restarts,
                 )
                 for pod in pods
                 if pod.pod_ip and not pod.deleting and pod.phase == "Running"

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from tidefleet.economics.serving import TokenShape
 from tidefleet.planning.options import ClassDemand
@@ -37,13 +38,23 @@ class Empty:
     why: str
 
 
+class Cause(StrEnum):
+    """What kept a source from being read: too old, no answer, a value that is no number, or anything else unusable."""
+
+    AGED = "Aged"
+    UNREACHABLE = "Unreachable"
+    NOT_A_NUMBER = "NotANumber"
+    UNREADABLE = "Unreadable"
+
+
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The source has not answered, or answered nonsense, since ``at``."""
+    """The source has not answered, or answered nonsense, since ``at``; ``why`` is the sentence about the ``cause``."""
 
     at: float
     source: str
     why: str
+    cause: Cause = Cause.AGED
 
 
 Reading = Known | Empty | Stale
