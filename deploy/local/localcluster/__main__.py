@@ -77,14 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         f"Environment: {binaries.NO_DOWNLOAD}=1 skips downloads.",
     )
     build.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"programs, all if none is given: {', '.join(toolchain.tools())}"
+        "names", nargs="*", metavar="NAME", help=f"programs, all but optional ones if none is given: {', '.join(toolchain.tools())}"
     )
     return parser
 
 
 def _build(names: Sequence[str]) -> int:
     rows = [("NAME", "VERSION", "SECONDS", "PATH")]
-    for name in names or list(toolchain.tools()):
+    for name in names or [one.name for one in toolchain.tools().values() if not one.optional]:
         wanted = toolchain.tool(name)
         begun = time.monotonic()
         path = binaries.find(name)
