@@ -65,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--pod-cidr",
         metavar="CIDR",
-        default="127.1.0.1/16",
-        help="loopback addresses for simulated pods; each running cluster needs its own (default: %(default)s)",
+        help="loopback addresses for simulated pods, e.g. 127.1.0.1/16 (default: the first that no other cluster has)",
     )
     up.add_argument("--kubeconfig", type=Path, metavar="PATH", help="also write the kubeconfig here, until the end")
     up.add_argument("--unlimited", action="store_true", help="switch off the API server's request limits")
@@ -76,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Find, download or compile the programs and print where they are. "
         f"Environment: {binaries.NO_DOWNLOAD}=1 skips downloads.",
     )
+    every = ", ".join(toolchain.tools())
     build.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"programs, all but optional ones if none is given: {', '.join(toolchain.tools())}"
+        "names", nargs="*", metavar="NAME", help=f"programs, all but optional ones if none is given: {every}"
     )
     return parser
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import Cause, Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale, observed_shapes
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
 from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.words import brief
 
 KIND = ConditionType.DEMAND_KNOWN
 FRESH_PERIODS = 4.0
-RATE_STEP = 0.03
+RATE_STEP, MOST_RATE_STEP = 0.03, 0.09
 """A measured rate that moves by less than this share is noise: it makes no new plan, and writes no status.
 
-Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, several times as much.
+Where the mean of ``MEAN_SECONDS`` has a larger standard deviation, as that of a few requests a minute has, it is that,
+up to the second figure. Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, more than either.
 """
 
 
@@ -80,6 +82,12 @@ def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
     return Asked(verdict, rate, classes, False, False, _waker(view), held)
 
 
+def _noise(rate: float) -> float:
+    """Share of a rate that chance moves it by: requests come at random, and n of them have a deviation of sqrt(n)."""
+    count = rate * MEAN_SECONDS
+    return min(MOST_RATE_STEP, max(RATE_STEP, 1.0 / math.sqrt(count))) if count > 0 else RATE_STEP
+
+
 def replace_rate(reading: Known, declared: float) -> Known:
     """The reading, with at least the declared rate."""
     return replace(reading, requests_per_second=max(reading.requests_per_second, declared))
@@ -125,7 +133,7 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
         message += f"; objectives not planned for: {', '.join(ignored)}"
     message += _deferred(view, steady)
     rate = memory.history.planned_rate(view.now)
-    if abs(rate - memory.planned_rate) > RATE_STEP * memory.planned_rate:
+    if abs(rate - memory.planned_rate) > _noise(memory.planned_rate) * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
     classes = class_demands(view.classes, rate)

@@ -24,6 +24,7 @@ from tidefleet.controller.readings import (
     DRAIN_SECONDS,
     EngineMemory,
     LengthWindow,
+    RecentWindow,
     Sample,
     TokenTally,
     Trouble,
@@ -56,6 +57,7 @@ class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
     lengths: LengthWindow = field(default_factory=LengthWindow)
+    recent: RecentWindow = field(default_factory=RecentWindow)
     reading: Reading | None = None
     busy: float | None = None
 
@@ -106,7 +108,7 @@ class Collector(threading.Thread):
             return state.reading if state else None
 
     def busy_ratio(self, pool: PoolKey) -> float | None:
-        """Share of the pool's engines that had a request running in the last round."""
+        """Share of the pool's engines that had a request running, in the last minutes; ``None`` before any was read."""
         with self._lock:
             state = self._pools.get(pool)
             return state.busy if state else None
@@ -183,11 +185,11 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
-            state.reading = pool_reading(
+            reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
             )
-            count = len(engines.rates)
-            state.busy = sum(one.running > 0 for one in engines.rates) / count if count else None
+            state.reading = state.recent.with_mean(reading)
+            state.busy = state.recent.mean_busy(now, engines.rates)
         source = "prometheus" if self._prometheus else "engines"
         self._telemetry.count("empty_answers_total", float(engines.faulty), source=source)
 

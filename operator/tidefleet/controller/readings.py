@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tidefleet.controller.metrics_page import EngineCounters
-from tidefleet.planning.demand import Cause, Empty, Known, Reading, Stale
+from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale
 
 DRAIN_SECONDS = 60.0
 """Waiting requests count as demand that is to be worked off within this time."""
@@ -135,6 +135,33 @@ class LengthWindow:
             generated / finished if finished > 0 and generated > 0 else None,
             min(1.0, hits / queried) if queried > 0 else None,
         )
+
+
+@dataclass(slots=True)
+class RecentWindow:
+    """What a pool's readings were in the last minutes: one of them alone is a handful of requests."""
+
+    _rates: deque[tuple[float, float, float]] = field(default_factory=deque)
+    _busy: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def with_mean(self, reading: Reading) -> Reading:
+        """The reading with the mean rate of ``MEAN_SECONDS``; counts it first when it is known."""
+        if not isinstance(reading, Known):
+            return reading
+        self._rates.append((reading.at, reading.requests_per_second * reading.seconds, reading.seconds))
+        while self._rates[0][0] <= reading.at - MEAN_SECONDS:
+            self._rates.popleft()
+        seconds = sum(one for _, _, one in self._rates)
+        return replace(reading, mean=sum(one for _, one, _ in self._rates) / seconds if seconds > 0 else None)
+
+    def mean_busy(self, at: float, rates: Sequence[EngineRates]) -> float | None:
+        """Share of engines that had a request running, over ``MEAN_SECONDS``; ``None`` when no engine was read."""
+        if not rates:
+            return None
+        self._busy.append((at, sum(one.running > 0 for one in rates) / len(rates)))
+        while self._busy[0][0] <= at - MEAN_SECONDS:
+            self._busy.popleft()
+        return sum(one for _, one in self._busy) / len(self._busy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
-    0 for a rate that was not counted.
+    0 for a rate that was not counted. ``mean`` is the rate of the last minutes, ``None`` where there was no such count.
     """
 
     at: float
@@ -27,6 +27,7 @@ class Known:
     output_tokens: float | None = None
     hit_share: float | None = None
     seconds: float = 0.0
+    mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
