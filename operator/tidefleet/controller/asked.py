@@ -9,7 +9,7 @@ from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale, observed_shapes, stated_lengths
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
 from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.words import brief
@@ -125,7 +125,6 @@ def _declared(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], d
 def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], reading: Known) -> Asked:
     memory.history.add(reading)
     memory.last_known = reading
-    memory.lengths = memory.lengths.follow(reading)
     split = len(steady) > 1
     message = f"measured by {reading.source}" + ("; split between classes by trafficShare" if split else "")
     ignored = sorted({str(o.metric) for one in steady for o in one.spec.objectives} & {"Task", "Stall"})
@@ -137,6 +136,7 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
         memory.planned_rate = rate
     rate = memory.planned_rate
     classes = class_demands(view.classes, rate)
+    memory.lengths = memory.lengths.follow(reading, stated_lengths(classes))
     if all(one.spec.demand.source is not None for one in steady):
         classes = observed_shapes(classes, memory.lengths)
     if _waker(view):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -127,6 +128,11 @@ class LengthWindow:
         while self._rounds and self._rounds[0][0] < at - LENGTH_SECONDS:
             self._rounds.popleft()
 
+    @property
+    def finished(self) -> float:
+        """Requests that the means are of."""
+        return sum(one[1] for one in self._rounds)
+
     def means(self) -> tuple[float | None, float | None, float | None]:
         """Mean prompt tokens, mean generated tokens, share of prompt tokens found in caches."""
         finished, generated, prompt, hits, queried = (sum(one[i] for one in self._rounds) for i in range(1, 6))
@@ -218,6 +224,7 @@ def pool_reading(
         output_tokens=out,
         hit_share=hits,
         seconds=seconds,
+        length_count=lengths.finished if lengths is not None else math.inf,
     )
 
 
