@@ -152,7 +152,11 @@ def describe(chosen: Iterable[tuple[Option, int]]) -> str:
 
 
 def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
-    """The cheapest plan for a pool, unless the present accelerators are so close that moving is not worth it."""
+    """The cheapest plan for a pool, unless the present accelerators are so close that moving is not worth it.
+
+    Moving is what takes replicas away that run, in favour of another option. A plan that keeps them all and adds some
+    of another option moves nothing: growth, or a first plan of several options of which one is still missing.
+    """
     candidates = problem.market.candidates
     if not candidates:
         losers = _without_price(problem, None) + _rejections(problem)
@@ -160,7 +164,7 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
     best = _solve(problem, candidates)
     reason_kept = kept_for = ""
     in_use = [c for c in candidates if problem.running.get(c.option)]
-    if in_use and any(n and not problem.running.get(c.option) for c, n in zip(candidates, best.counts, strict=True)):
+    if in_use and _moves(problem, candidates, best.counts):
         kept = _solve(problem, in_use)
         saving = kept.cost - best.cost
         worth_it = saving > SWITCH_SAVING * kept.cost
@@ -181,6 +185,13 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
             counts = tuple(by_option.get(c.option, 0) for c in candidates)
             best = replace(kept, counts=counts)
     return _explain(problem, best, reason_kept, kept_for)
+
+
+def _moves(problem: PoolProblem, candidates: Sequence[Candidate], counts: Sequence[int]) -> bool:
+    """Whether an option that does not run would take the place of replicas that do."""
+    now = [problem.running.get(c.option, 0) for c in candidates]
+    arrives = any(n and not m for n, m in zip(counts, now, strict=True))
+    return arrives and any(n < m for n, m in zip(counts, now, strict=True))
 
 
 def _items(candidates: Sequence[Candidate]) -> list[Item]:
