@@ -121,7 +121,8 @@ def _hybrid_pattern(config: Mapping[str, Any]) -> str:
         return ""
     if len(pattern) > _MOST_BLOCKS or not set(pattern) <= set("M*-") or not set(pattern) & set("M*"):
         raise UnusableConfig(
-            f"hybrid_override_pattern is {pattern[:40]}; expected Mamba-2 (M), attention (*) and feed-forward (-), e.g. M-M*-"
+            f"hybrid_override_pattern is {pattern[:40]}; "
+            "expected blocks of M (Mamba-2), * (attention) and - (feed-forward), e.g. M-M*-"
         )
     return pattern
 
