@@ -42,5 +42,6 @@ def models() -> Mapping[str, Architecture]:
             parameters=float(counts["total"]),
             active_parameters=float(counts["active"]),
             native_weights=_PRECISIONS.get(native, native),
+            fp8_block=entry.get("fp8Block"),
         )
     return found

@@ -40,6 +40,8 @@ class Architecture:
         vocabulary: tokens in the vocabulary; 0 = unknown.
         context_tokens: longest context the model supports.
         native_weights: precision of the published weights: ``Bf16``, ``Fp8`` or ``Fp4``.
+        fp8_block: rows that FP8 expert kernels pad to: the side of the published FP8 checkpoint's scaling blocks, 0
+            when each channel or tensor has one scale.
         multimodal: whether the model also holds a vision or audio tower.
     """
 
@@ -62,6 +64,7 @@ class Architecture:
     vocabulary: int = 0
     context_tokens: int = 0
     native_weights: str = "Bf16"
+    fp8_block: int = 0
     multimodal: bool = False
 
     @property
@@ -170,6 +173,7 @@ def architecture_from_config(
     parameters: float | None = None,
     active_parameters: float | None = None,
     native_weights: str | None = None,
+    fp8_block: int | None = None,
 ) -> Architecture:
     """The architecture that a Hugging Face ``config.json`` describes.
 
@@ -181,6 +185,7 @@ def architecture_from_config(
         parameters: published total count, in parameters.
         active_parameters: published active count, in parameters.
         native_weights: ``Bf16``, ``Fp8`` or ``Fp4``; by default what ``quantization_config`` says.
+        fp8_block: side of the scaling blocks of its FP8 checkpoint; by default what ``quantization_config`` says.
 
     Raises:
         UnusableConfig: a needed field is missing or impossible.
@@ -270,6 +275,7 @@ def architecture_from_config(
         vocabulary=vocabulary,
         context_tokens=context,
         native_weights=native_weights or _published_precision(quantisation),
+        fp8_block=_fp8_block(quantisation) if fp8_block is None else fp8_block,
         multimodal=multimodal,
     )
 
@@ -279,3 +285,9 @@ def _published_precision(quantisation: object) -> str:
     if "fp4" in method:
         return "Fp4"
     return "Fp8" if "fp8" in method else "Bf16"
+
+
+def _fp8_block(quantisation: object) -> int:
+    sides = quantisation.get("weight_block_size") if isinstance(quantisation, Mapping) else None
+    side = sides[0] if isinstance(sides, list | tuple) and sides else 0
+    return side if isinstance(side, int) and not isinstance(side, bool) and 0 < side <= _LARGEST else 0
