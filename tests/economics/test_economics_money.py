@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tidefleet.economics.energy import chip_watts
 from tidefleet.economics.money import token_cost
 from tidefleet.economics.replica import Replica
-from tidefleet.economics.serving import Estimate, TokenShape, estimate
+from tidefleet.economics.serving import Estimate, estimate
+from tidefleet.economics.shape import TokenShape
 
 replicas = st.builds(
     Replica, models, accelerators, st.sampled_from([1, 2, 8]), st.sampled_from(["Bf16", "Fp8"]), st.just("Bf16")

@@ -23,18 +23,13 @@ from economics_builders import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token
+from tidefleet.economics.queueing import variation_of, wait_at
 from tidefleet.economics.replica import Efficiency, Replica
 from tidefleet.economics.roofline import decode_step, prefill
-from tidefleet.economics.serving import (
-    CannotServe,
-    Estimate,
-    Objective,
-    TokenShape,
-    estimate,
-    is_physical,
-    ttft_at,
-)
+from tidefleet.economics.serving import CannotServe, Estimate, estimate, is_physical
+from tidefleet.economics.shape import KvTier, Objective, TierHit, TokenShape
 
 CHAT = TokenShape(input_mean=1000, output_mean=250)
 widths = st.sampled_from([1, 2, 4, 8, 16])
@@ -70,7 +65,7 @@ def physical(found: Estimate | CannotServe) -> None:
     assert is_physical(found)
     assert 0 < found.mbu <= 1
     assert 0 < found.mfu <= 1
-    assert found.batch >= 1
+    assert found.batch > 0
     assert 0 <= found.prefill_share < 1
     assert 0 <= found.cached_share_of_prefill <= 1
     for value in (found.tpot_seconds, found.ttft_seconds, found.requests_per_second, found.output_tokens_per_second):
@@ -198,11 +193,20 @@ def test_cached_prompts_never_lower_the_rate(model, accelerator, shape, more) ->
 
 
 def test_the_first_token_waits_behind_other_prompts() -> None:
-    # rho = 0.5, T_p = 0.1 s: P(wait > t) = 0.5 exp(-5 t), 5 % at ln(10) / 5 = 0.4605 s; and the step that runs, 0.02 s.
-    half = {"prefill_seconds": np.array([0.1]), "decode_seconds": np.array([0.02]), "prefill_share": np.array([0.5])}
-    assert ttft_at(95.0, **half)[0] == pytest.approx(0.1 + 0.02 + 0.460_517)
-    idle = {**half, "prefill_share": np.array([0.01])}
-    assert ttft_at(95.0, **idle)[0] == pytest.approx(0.12)  # fewer than 5 % wait at all
+    # rho = 0.5, T_p = 0.1 s: P(wait > t) = 0.5 exp(-5 t), 5 % at ln(10) / 5 = 0.4605 s: the M/M/1 queue.
+    assert wait_at(95.0, service_seconds=0.1, load=np.array([0.5]))[0] == pytest.approx(0.460_517)
+    assert wait_at(95.0, service_seconds=0.1, load=np.array([0.01]))[0] == 0.0  # fewer than 5 % wait at all
+    # Prompts of one length wait half as long, and several ranks share the queue.
+    assert wait_at(95.0, service_seconds=0.1, load=np.array([0.5]), variation=0.0)[0] == pytest.approx(0.460_517 / 2)
+    assert wait_at(95.0, service_seconds=0.1, load=np.array([0.5]), servers=4)[0] < 0.460_517 / 4
+
+
+def test_the_spread_of_prompt_lengths_follows_from_mean_and_p95() -> None:
+    # A log-normal of s = 0.5 has p95 / mean = exp(1.6449 * 0.5 - 0.125) and CV^2 = exp(0.25) - 1.
+    ratio = math.exp(1.6448536 * 0.5 - 0.125)
+    assert variation_of(100.0, 100.0 * ratio) == pytest.approx(math.expm1(0.25), rel=1e-6)
+    assert variation_of(100.0, 0.0) == 1.0
+    assert variation_of(100.0, 1e9) <= 14.0
 
 
 def test_a_first_token_objective_limits_the_load_and_not_only_the_prompt() -> None:
@@ -230,6 +234,12 @@ def test_thinking_tokens_come_before_the_first_visible_one() -> None:
 
 
 # --- what cannot be served -------------------------------------------------------------------------------------------
+
+
+def served_as(role: str, shape: TokenShape, *objectives: Objective) -> Estimate:
+    found = estimate(a_replica(), shape, objectives, role=role)
+    assert isinstance(found, Estimate), found
+    return found
 
 
 def refused(found: Estimate | CannotServe) -> CannotServe:
@@ -273,14 +283,114 @@ def test_a_context_beyond_the_model_says_so() -> None:
 
 
 def test_an_objective_out_of_reach_says_what_the_best_would_be() -> None:
-    # One sequence alone takes 26.9 ms a step, and each of 250 tokens its share of 364 ms of prefill: 28.3 ms.
+    # One sequence alone takes 26.9 ms a step; an almost idle replica has no other prompt to prefill meanwhile.
     why = refused(estimate(a_replica(), CHAT, [Objective("TPOT", 0.010)]))
-    assert why == CannotServe("TPOT", "TPOT is 28 ms at best; p95 <= 10 ms is asked")
+    assert why == CannotServe("TPOT", "TPOT is 27 ms at best; p95 <= 10 ms is asked")
     assert refused(estimate(a_replica(), CHAT, [Objective("TTFT", 0.2)])).cause == "TTFT"
 
 
 def test_an_objective_that_planning_does_not_know_is_left_out() -> None:
-    assert served(a_replica(), CHAT, Objective("Stall", 1e-9)) == served(a_replica(), CHAT)
+    assert served(a_replica(), CHAT, Objective("Cheerfulness", 1e-9)) == served(a_replica(), CHAT)
+
+
+def test_the_longest_stall_is_a_step_and_the_chunk_of_a_long_prompt() -> None:
+    alone = float(decode_step(a_replica(), np.array([1.0]), 1125.0).seconds[0])
+    chunk = float(prefill(a_replica(), 1000.0, 0.0).seconds[0])
+    found = served(a_replica(), CHAT, Objective("Stall", alone + chunk + 0.002))
+    assert found.limited_by == "Stall"
+    assert found.decode_seconds + chunk <= alone + chunk + 0.002
+    assert isinstance(estimate(a_replica(), CHAT, [Objective("Stall", alone + chunk - 0.001)]), CannotServe)
+    assert isinstance(estimate(a_replica(), CHAT, [Objective("Stall", alone + 0.001)], role="Decode"), Estimate)
+
+
+def test_a_task_is_its_calls_one_after_the_other() -> None:
+    one = served(a_replica(), CHAT, Objective("Task", 10.0))
+    ten = served(a_replica(), replace(CHAT, calls_per_task=10.0), Objective("Task", 100.0))
+    assert ten.batch == pytest.approx(one.batch)
+    assert isinstance(estimate(a_replica(), replace(CHAT, calls_per_task=10.0), [Objective("Task", 10.0)]), CannotServe)
+
+
+def test_thinking_takes_from_the_time_to_the_first_visible_token() -> None:
+    thinker = replace(CHAT, reasoning_mean=200.0, reasoning_p95=240.0)
+    seen = served(a_replica(), thinker, Objective("FirstVisibleToken", 12.0))
+    unseen = served(a_replica(), CHAT, Objective("FirstVisibleToken", 12.0))
+    assert seen.batch < unseen.batch
+    assert seen.limited_by == "FirstVisibleToken"
+
+
+def test_a_replica_that_is_too_slow_when_full_serves_what_it_can_while_mostly_idle() -> None:
+    # One long prompt after another makes p99 wait: below one request at a time the wait is rare enough.
+    shape = TokenShape(32_000, 4)
+    alone = float(prefill(a_replica(), 32_000, 0.0).seconds[0])
+    found = served(a_replica(), shape, Objective("TTFT", 1.2 * alone, percentile=99.0))
+    assert found.batch < 1
+    assert found.requests_per_second * alone < 0.2
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefill_replica_is_loaded_as_far_as_its_first_tokens_allow() -> None:
+    free = served_as("Prefill", CHAT)
+    own = float(prefill(a_replica(), 1000.0, 0.0).seconds[0])
+    assert free.requests_per_second == pytest.approx(0.995 / own)
+    held = served_as("Prefill", CHAT, Objective("TTFT", 2 * own))
+    assert held.requests_per_second < free.requests_per_second
+    assert held.limited_by == "TTFT"
+    assert (held.prefill_share, held.output_tokens_per_second, held.tpot_seconds) == (1.0, 0.0, 0.0)
+
+
+def test_a_decode_replica_spends_nothing_on_prompts_and_so_decodes_more() -> None:
+    apart, together = (
+        served_as("Decode", CHAT, Objective("TPOT", 0.04)),
+        served(a_replica(), CHAT, Objective("TPOT", 0.04)),
+    )
+    assert apart.output_tokens_per_second > together.output_tokens_per_second
+    assert apart.prefill_share == 0.0
+    assert apart.requests_per_second == pytest.approx(apart.batch / 250 / apart.decode_seconds)
+
+
+def test_a_batch_that_is_asked_for_is_priced_whatever_the_objectives_say() -> None:
+    found = estimate(a_replica(), CHAT, [Objective("TPOT", 1e-6)], batch=7)
+    assert isinstance(found, Estimate)
+    assert (found.batch, found.limited_by) == (7.0, "asked")
+    assert isinstance(estimate(a_replica(), CHAT, batch=1e9), CannotServe)
+
+
+# --- tiers of the KV cache -------------------------------------------------------------------------------------------
+
+
+def test_a_tier_hit_is_fetched_where_that_is_faster_and_prefilled_again_where_it_is_not() -> None:
+    fast, slow = KvTier("Host", 50e9, 1e-4), KvTier("Disk", 1e6, 1.0)
+    cold = served(a_replica(), CHAT)
+    near = served(a_replica(), replace(CHAT, tier_hits=(TierHit(fast, 0.5),)))
+    far = served(a_replica(), replace(CHAT, tier_hits=(TierHit(slow, 0.5),)))
+    assert near.requests_per_second > cold.requests_per_second
+    per_token = kv_bytes_per_token(a_replica().model, "Bf16", 1)
+    assert near.fetch_seconds == pytest.approx(1e-4 + 500 * per_token / 50e9)
+    assert (near.recomputed_share, far.recomputed_share) == (0.0, 0.5)
+    assert far.fetch_seconds == 0.0
+    assert far.requests_per_second == pytest.approx(cold.requests_per_second)
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_measured_scales_the_estimate_and_never_beyond_the_peaks() -> None:
+    slower = estimate(a_replica(), CHAT, correction=Correction("Live", 0.05, ((1.0, 1.3),), 1.3))
+    assert isinstance(slower, Estimate)
+    assert slower.tpot_seconds > served(a_replica(), CHAT).tpot_seconds
+    assert (slower.provenance, slower.sigma) == ("Live", 0.05)
+    magic = estimate(a_replica(), CHAT, correction=Correction("Live", 0.05, ((1.0, 1e-9),), 1e-9))
+    physical(magic)
+
+
+def test_an_unsure_number_counts_for_less_capacity() -> None:
+    sure = estimate(a_replica(), CHAT, correction=Correction("Live", 0.03))
+    unsure = served(a_replica(), CHAT)
+    assert isinstance(sure, Estimate)
+    assert sure.requests_per_second == pytest.approx(unsure.requests_per_second)
+    assert unsure.planned_requests_per_second < sure.planned_requests_per_second < sure.requests_per_second
 
 
 def test_the_prompts_that_the_percentile_is_about_are_the_long_ones() -> None:

@@ -9,7 +9,8 @@ from emulator_builders import a_replica, an_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidefleet.economics.serving import Estimate, Objective, TokenShape, estimate
+from tidefleet.economics.serving import Estimate, estimate
+from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.emulator.capacity import DoesNotFit, Shape, Tables, rounded
 from tidefleet.emulator.engine import Engine
 from tidefleet.emulator.histograms import Latencies

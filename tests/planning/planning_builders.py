@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tidefleet.economics.serving import TokenShape
+from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option, Price, Rejected
 from tidefleet.planning.pool import NothingFits, PoolPlan, PoolProblem, plan_pool
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidefleet.economics.serving import TokenShape
+from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.demand import (
     MEAN_SECONDS,
     DemandHistory,

@@ -12,7 +12,7 @@ from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
-from tidefleet.economics.serving import TokenShape
+from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.from_api import (
     NOMINAL_SHAPE,
     UnknownModel,
@@ -148,19 +148,29 @@ def test_lengths_and_reasoning_become_a_shape() -> None:
         "reasoning": {"mean": 1500, "p95": 6000},
     }
     assert shape_of(a_class(demand={"source": "Metrics"}, tokens=tokens)) == TokenShape(
-        input_mean=1300, output_mean=1600, input_p95=5000, output_p95=6100, cached_share=0.4, reasoning_mean=1500
+        input_mean=1300,
+        output_mean=1600,
+        input_p95=5000,
+        output_p95=6100,
+        cached_share=0.4,
+        reasoning_mean=1500,
+        reasoning_p95=6000,
     )
+    tokens["reasoning"]["cap"] = 4000
+    capped = shape_of(a_class(demand={"source": "Metrics"}, tokens=tokens))
+    assert (capped.reasoning_p95, capped.output_p95) == (4000, 4100)
     assert shape_of(parsed("WorkloadClass", "web", {"poolRef": {"name": "chat"}})) == NOMINAL_SHAPE
 
 
-def test_objectives_are_in_seconds_and_only_those_that_can_be_planned() -> None:
+def test_objectives_are_in_seconds() -> None:
     spec = [
         {"metric": "TTFT", "percentile": 99, "milliseconds": 800, "perThousandInputTokensMilliseconds": 100},
         {"metric": "Stall", "milliseconds": 500},
     ]
-    (one,) = objectives_of(a_class(demand={"source": "Metrics"}, objectives=spec))
+    one, stall = objectives_of(a_class(demand={"source": "Metrics"}, objectives=spec))
     assert (one.metric, one.percentile, one.seconds) == ("TTFT", 99.0, 0.8)
     assert one.limit(5000) == pytest.approx(1.3)
+    assert (stall.metric, stall.seconds) == ("Stall", 0.5)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -397,7 +407,7 @@ def test_estimates_are_remembered_and_the_oldest_go_first() -> None:
             memo=memo,
         )
         assert len(memo._known) <= 10
-    newest = {shape.input_mean for _, shape, _ in memo._known}
+    newest = {shape.input_mean for _, shape, *_ in memo._known}
     assert 2900.0 in newest
 
 

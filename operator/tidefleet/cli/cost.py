@@ -13,7 +13,8 @@ from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.economics.memory import memory_fit
 from tidefleet.economics.money import token_cost
 from tidefleet.economics.replica import Replica
-from tidefleet.economics.serving import CannotServe, Objective, TokenShape, estimate
+from tidefleet.economics.serving import CannotServe, estimate
+from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.planning.from_api import accelerator_of, chosen_price
 
 _PRECISIONS = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}

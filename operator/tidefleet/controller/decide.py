@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
 from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.from_api import allowed_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
 from tidefleet.planning.pool import NothingFits, PoolProblem, describe, plan_pool
@@ -127,9 +129,26 @@ def _market(
     assert view.architecture is not None  # noqa: S101 - checked by the caller
     offers = _with_remembered_prices(view.offers, memory, view)
     if view.pool.spec.serving.workloads is not None:
-        return _adopted_market(view, offers, classes, allowed, memo=memo)
+        return _adopted_market(view, offers, classes, allowed, memo=memo, evidence=_evidence(view, memory))
     return find_candidates(
-        view.architecture, offers, classes, allowed, default_weights=defaults[0], default_kv=defaults[1], memo=memo
+        view.architecture,
+        offers,
+        classes,
+        allowed,
+        default_weights=defaults[0],
+        default_kv=defaults[1],
+        memo=memo,
+        evidence=_evidence(view, memory),
+    )
+
+
+def _evidence(view: PoolView, memory: PoolMemory) -> Evidence:
+    engine = view.pool.spec.serving.engine
+    return Evidence(
+        live=memory.calibrations,
+        engine=str(engine.type),
+        engine_version=str(engine.version or ""),
+        today=datetime.datetime.fromtimestamp(view.now, tz=datetime.UTC).date(),
     )
 
 
@@ -155,6 +174,7 @@ def _adopted_market(
     allowed: Mapping[str, Allowed],
     *,
     memo: EstimateMemo,
+    evidence: Evidence,
 ) -> Market:
     """Candidates that are existing workloads: accelerator and width are as they are, only replicas are ours."""
     found: list[Candidate] = []
@@ -182,6 +202,7 @@ def _adopted_market(
             default_weights=option.weights,
             default_kv=option.kv,
             memo=memo,
+            evidence=evidence,
         )
         found += [replace(c, option=option) for c in one.candidates]
         unpriced += [replace(c, option=option) for c in one.unpriced]

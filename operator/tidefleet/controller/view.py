@@ -9,7 +9,9 @@ from typing import Any
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.records import Workload
 from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.evidence import Correction
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
+from tidefleet.planning.evidence import ReplicaKey
 from tidefleet.planning.options import Offer, Option, Price
 from tidefleet.planning.spending import SpendingLedger
 
@@ -105,4 +107,5 @@ class PoolMemory:
     advice: tuple[tuple[str, int], ...] = ()
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
+    calibrations: dict[ReplicaKey, Correction] = field(default_factory=dict)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)

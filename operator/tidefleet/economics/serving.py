@@ -1,7 +1,8 @@
-"""What one replica delivers for one class of demand within its objectives, and what its tokens then cost.
+"""What one replica delivers for one class of demand within its objectives: its operating point.
 
 Aggregated serving: prefill and decode share the chips (chunked prefill), so each output token carries its share of the
-prefill that has to happen meanwhile: TPOT = T_d(B, I + O/2) + (B/O) * T_p(S, C).
+prefill that has to happen meanwhile: TPOT = T_d(B, I + O/2) + (B/O) * T_p(S, C). A prefill replica runs T_p alone, a
+decode replica T_d alone; ``disaggregated`` puts the two together.
 """
 
 from __future__ import annotations
@@ -13,72 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.economics.energy import chip_watts
+from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
+from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
 from tidefleet.economics.memory import MemoryFit, kv_bytes, memory_fit
 from tidefleet.economics.replica import Replica
-from tidefleet.economics.roofline import Floats, decode_step, prefill
-
-ROOFLINE_SIGMA = 0.25
-"""Relative one-sigma error of the uncalibrated roofline on TPOT (23.2 % mean error over 1,754 measured rows)."""
+from tidefleet.economics.roofline import Floats, Timing, prefill
+from tidefleet.economics.shape import Objective, TokenShape
 
 MAX_BATCH = 2048
-"""Largest batch considered; engines cap concurrent sequences (vLLM ``--max-num-seqs``) in this region."""
+"""Largest batch considered per data-parallel rank; engines cap concurrent sequences (vLLM ``--max-num-seqs``) in this
+region."""
 
-_BATCHES: Floats = np.unique(np.concatenate([np.arange(1, 65), np.geomspace(64, MAX_BATCH, 140).round()])).astype(float)
+ROLES = ("Aggregated", "Prefill", "Decode")
 
-
-@dataclass(frozen=True, slots=True)
-class TokenShape:
-    """Token lengths of one class of demand, per request.
-
-    Attributes:
-        input_mean, input_p95: prompt tokens, cached ones included.
-        output_mean, output_p95: generated tokens, reasoning included.
-        cached_share: share of prompt tokens found in the prefix cache, 0..1 (tokens, not requests).
-        reasoning_mean: generated tokens before the first visible one; part of output_mean.
-    """
-
-    input_mean: float
-    output_mean: float
-    input_p95: float = 0.0
-    output_p95: float = 0.0
-    cached_share: float = 0.0
-    reasoning_mean: float = 0.0
-
-    @property
-    def uncached(self) -> float:
-        """Mean prompt tokens to prefill, S."""
-        return self.input_mean * (1.0 - self.cached_share)
-
-    @property
-    def cached(self) -> float:
-        """Mean prompt tokens found in the cache, C."""
-        return self.input_mean * self.cached_share
-
-    @property
-    def longest(self) -> float:
-        """Context that must fit at all: p95 of prompt plus p95 of output."""
-        return max(self.input_mean, self.input_p95) + max(self.output_mean, self.output_p95)
-
-
-PLANNED_METRICS = ("TTFT", "TPOT", "FirstVisibleToken", "Turn")
-"""Objectives that a replica's operating point is held to; others are measured, not planned for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """A latency promise: at this percentile, ``metric`` stays below ``seconds`` (+ a part per 1,000 prompt tokens).
-
-    ``metric`` is one of ``PLANNED_METRICS``.
-    """
-
-    metric: str
-    seconds: float
-    percentile: float = 95.0
-    seconds_per_thousand_input_tokens: float = 0.0
-
-    def limit(self, input_tokens: float) -> float:
-        """Seconds allowed for a prompt of this length."""
-        return self.seconds + self.seconds_per_thousand_input_tokens * input_tokens / 1000.0
+_LOADS: Floats = np.concatenate([np.geomspace(0.01, 0.5, 24), np.linspace(0.52, 0.98, 24), [0.99, 0.995]])
+_BATCHES: Floats = np.unique(
+    np.concatenate([np.geomspace(1e-4, 1.0, 41), np.arange(2, 65), np.geomspace(64, MAX_BATCH, 140).round()])
+)
+_REFINED = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +39,22 @@ class Estimate:
     """What one replica delivers for one class.
 
     Attributes:
-        batch: sequences decoded together at the operating point: the largest that meets every objective.
-        requests_per_second: sustained rate of the replica there.
-        output_tokens_per_second: of the whole replica.
+        role: ``Aggregated``, ``Prefill`` or ``Decode``.
+        batch: mean sequences decoded together at the operating point: the largest that meets every objective. For a
+            prefill replica the mean number of prompts in service.
+        requests_per_second: sustained rate of the replica there; planned_requests_per_second: the lower quantile of it
+            that plans count on.
+        output_tokens_per_second: of the whole replica; 0 for a prefill replica.
         prefill_seconds: T_p of a mean request; decode_seconds: T_d, one step at this batch.
-        ttft_seconds: at the strictest asked percentile, queueing included; tpot_seconds: mean.
+        ttft_seconds: at the strictest asked percentile, queueing and KV fetch included; tpot_seconds: mean.
+        fetch_seconds: loading the KV of tier hits, mean; recomputed_share: share of the prompt that is in a tier and is
+            prefilled again all the same, since that is faster.
         prefill_share: share of replica time spent on prefill; cached_share_of_prefill: part of that owed to attention
             over cached tokens.
+        compute_share, memory_share, network_share: how the busy time divides by what bound it; they sum to 1.
         mfu, mbu: share of peak FLOP/s and HBM bytes/s in use (at most 1: the physics guard).
-        bound_by: ``compute``, ``memory``, ``communication`` or ``overhead`` (decode step).
-        limited_by: what stops a larger batch: ``TTFT``, ``TPOT``, ``KV memory`` or ``batch cap``.
+        bound_by: ``compute``, ``memory``, ``communication`` or ``overhead``: the largest part of a step.
+        limited_by: what stops a larger batch: an objective, ``KV memory``, ``batch cap`` or ``asked``.
         watts_per_chip: ``None`` when the accelerator's TDP is unknown.
         provenance: where the number comes from; sigma: its relative one-sigma error.
     """
@@ -112,44 +71,87 @@ class Estimate:
     tpot_seconds: float
     prefill_share: float
     cached_share_of_prefill: float
+    compute_share: float
+    memory_share: float
+    network_share: float
     mfu: float
     mbu: float
     bound_by: str
     limited_by: str
     watts_per_chip: float | None
-    provenance: str = "Roofline"
-    sigma: float = ROOFLINE_SIGMA
+    role: str = "Aggregated"
+    fetch_seconds: float = 0.0
+    recomputed_share: float = 0.0
+    provenance: str = UNCORRECTED.provenance
+    sigma: float = UNCORRECTED.sigma
+
+    @property
+    def planned_requests_per_second(self) -> float:
+        """The lower quantile of the rate that plans count on."""
+        return self.requests_per_second * planning_share(self.sigma)
 
 
 @dataclass(frozen=True, slots=True)
 class CannotServe:
-    """Why a replica cannot serve a class at all. ``cause`` is one of ``Memory``, ``Unprofiled``, ``TTFT``, ``TPOT``,
+    """Why a replica cannot serve a class at all. ``cause`` is one of ``Memory``, ``Unprofiled``, an objective,
     ``Context``, ``Unphysical``; ``detail`` is a sentence with the figures."""
 
     cause: str
     detail: str
 
 
-def ttft_at(percentile: float, *, prefill_seconds: Floats, decode_seconds: Floats, prefill_share: Floats) -> Floats:
-    """Time to first token at a percentile: own prefill, the running step, and the wait behind other prefills.
-
-    The wait is that of an M/M/1 queue of prefills whose load is the share of time spent on prefill:
-    P(wait > t) = rho * exp(-(1 - rho) t / T_p). Bare prefill time is 13 % (median) of the TTFT measured in 2,095
-    public runs, so leaving the queue out is not an option.
-    """
-    rho = np.minimum(np.maximum(prefill_share, 1e-9), 0.999)  # np.clip takes three times as long
-    tail = np.maximum(0.0, np.log(rho / max(1e-6, 1.0 - percentile / 100.0)))
-    return prefill_seconds + decode_seconds + tail * prefill_seconds / (1.0 - rho)
-
-
-def estimate(replica: Replica, shape: TokenShape, objectives: Sequence[Objective] = ()) -> Estimate | CannotServe:
+def estimate(
+    replica: Replica,
+    shape: TokenShape,
+    objectives: Sequence[Objective] = (),
+    *,
+    role: str = "Aggregated",
+    correction: Correction = UNCORRECTED,
+    batch: float | None = None,
+) -> Estimate | CannotServe:
     """The operating point of a replica: the largest batch that fits in memory and meets every objective.
 
     Args:
-        replica: model, accelerator, width and precisions.
+        replica: model, accelerator, parallelism and precisions.
         shape: token lengths of the class; output_mean must be above 0.
-        objectives: TTFT and TPOT promises; none means throughput alone.
+        objectives: latency promises; none means throughput alone. A prefill replica is held to TTFT alone, a decode
+            replica to what concerns its tokens (TPOT, Stall).
+        role: one of ``ROLES``.
+        correction: measured over modelled time, from ``evidence.best_evidence``.
+        batch: the batch to price, instead of the largest; objectives are then not enforced.
     """
+    fit = _can_start(replica, shape)
+    if isinstance(fit, CannotServe):
+        return fit
+    case = case_of(role, replica, shape, correction)
+    if role == "Prefill":
+        xs, capacity = _LOADS, math.inf
+    else:
+        private = kv_bytes(replica.model, replica.kv, replica.tp, shape.input_mean + max(1.0, shape.output_mean))
+        capacity = fit.kv_room * replica.chips / max(1.0, private)
+        most = min(capacity, float(MAX_BATCH * replica.data_parallel))
+        scale = (
+            _BATCHES
+            if replica.data_parallel == 1
+            else np.unique(np.concatenate([_BATCHES, np.geomspace(1.0, most, 64)]))
+        )
+        xs = np.append(scale[scale < most], most)
+    if batch is not None:
+        if batch > xs[-1] and role != "Prefill":
+            return CannotServe("Memory", f"{batch:g} sequences do not fit; room for {xs[-1]:.0f} at these lengths")
+        xs = np.array([float(batch)])
+        objectives = ()
+    chosen = _largest(case, xs, () if batch is not None else objectives)
+    if isinstance(chosen, CannotServe):
+        return chosen
+    curve, limited = chosen
+    if limited is None:
+        limited = "asked" if batch is not None else "KV memory" if capacity <= xs[-1] else "batch cap"
+        limited = "throughput" if role == "Prefill" and batch is None else limited
+    return _point(case, fit, curve, objectives, limited)
+
+
+def _can_start(replica: Replica, shape: TokenShape) -> MemoryFit | CannotServe:
     model, accelerator = replica.model, replica.accelerator
     if "Bf16" not in accelerator.flops or accelerator.compute_precision(replica.weights) is None:
         return CannotServe("Unprofiled", f"no 16-bit compute figure is known for {accelerator.name}")
@@ -168,93 +170,118 @@ def estimate(replica: Replica, shape: TokenShape, objectives: Sequence[Objective
         if fit.kv_room > 0:
             detail += f", leaving room for {fit.max_context_tokens} tokens; {shape.longest:.0f} are needed"
         return CannotServe("Memory", detail)
+    return fit
 
+
+def _largest(case: Case, xs: Floats, objectives: Sequence[Objective]) -> tuple[Curve, str | None] | CannotServe:
+    """The curve at the largest load that meets every objective, and the objective that stops it there."""
+
+    def first_missed(on: Curve) -> tuple[int, Objective | None, str]:
+        index, worst, detail = len(on.x), None, ""
+        for objective in objectives:
+            found = metric_of(case, on, objective)
+            if found is None:
+                continue
+            values, limit = found
+            missed = values > limit
+            if missed.any() and (at := int(np.argmax(missed))) < index:
+                index, worst = at, objective
+                detail = (
+                    f"{objective.metric} is {values[0] * 1e3:.0f} ms at best; "
+                    f"p{objective.percentile:g} <= {limit * 1e3:.0f} ms is asked"
+                )
+        return index, worst, detail
+
+    index, objective, detail = first_missed(curve_of(case, xs))
+    if objective is None:
+        return curve_of(case, xs[-1:]), None
+    if index == 0:
+        return CannotServe(objective.metric, detail)
+    finer = np.linspace(xs[index - 1], xs[index], _REFINED)[:-1]  # the last load that meets it lies between
+    within = first_missed(curve_of(case, finer))[0]
+    return curve_of(case, finer[max(0, within - 1) :][:1]), objective.metric
+
+
+def _point(
+    case: Case, fit: MemoryFit, curve: Curve, objectives: Sequence[Objective], limited: str
+) -> Estimate | CannotServe:
+    """The estimate at a curve of one point."""
+    replica, shape, prompt = case.replica, case.shape, case.prompt
+    decodes, prefills = case.role != "Prefill", case.role != "Decode"
+    rate, load = float(curve.rate[0]), float(curve.load[0])
+    batch = float(curve.x[0]) if decodes else load * replica.data_parallel
     output = max(1.0, shape.output_mean)
-    private = kv_bytes(model, replica.kv, replica.chips, shape.input_mean + output)
-    capacity = fit.kv_room * replica.chips / max(1.0, private)
-    batch = _BATCHES[: max(1, int(np.searchsorted(_BATCHES, min(capacity, MAX_BATCH), side="right")))]
-    step = decode_step(replica, batch, shape.input_mean + output / 2.0)
-    one = prefill(replica, shape.uncached, shape.cached)
-    prefill_seconds = float(one.seconds[0])
-    tpot = step.seconds + batch / output * prefill_seconds
-    share = batch / output * prefill_seconds / tpot
-
-    meets = np.ones_like(batch, dtype=bool)
-    stopped_by: list[tuple[int, str]] = []
-    strictest_ttft = 95.0
-    for objective in objectives:
-        if objective.metric in ("TTFT", "FirstVisibleToken", "Turn"):
-            long = shape.input_p95 if objective.percentile >= 90.0 and shape.input_p95 else shape.input_mean
-            own = float(prefill(replica, long * (1.0 - shape.cached_share), long * shape.cached_share).seconds[0])
-            wait = ttft_at(
-                objective.percentile,
-                prefill_seconds=np.full_like(batch, prefill_seconds),
-                decode_seconds=step.seconds,
-                prefill_share=share,
-            )
-            before = {"TTFT": 0.0, "FirstVisibleToken": shape.reasoning_mean, "Turn": output}[objective.metric]
-            value = wait - prefill_seconds + own + before * tpot
-            limit, strictest_ttft = objective.limit(long), max(strictest_ttft, objective.percentile)
-        elif objective.metric == "TPOT":
-            value, limit = tpot, objective.limit(shape.input_mean)
-        else:
-            continue
-        within = value <= limit
-        if not within[0]:
-            return CannotServe(
-                objective.metric,
-                f"{objective.metric} is {value[0] * 1e3:.0f} ms at best; "
-                f"p{objective.percentile:g} <= {limit * 1e3:.0f} ms is asked",
-            )
-        stopped_by.append((int(np.argmin(within)) if not within.all() else len(batch), objective.metric))
-        meets &= within
-    chosen = int(np.argmin(meets)) - 1 if not meets.all() else len(batch) - 1
-    limited = next((name for index, name in stopped_by if index == chosen + 1 and index < len(batch)), None)
-    if limited is None:
-        limited = "KV memory" if capacity < MAX_BATCH else "batch cap"
-
-    b, t = float(batch[chosen]), float(tpot[chosen])
-    rate = b / output / t
-    uncached_only = float(prefill(replica, shape.uncached, 0.0).seconds[0]) if shape.cached > 0 else prefill_seconds
-    flops = (float(step.flops[chosen]) + b / output * float(one.flops[0])) / t / replica.peak_flops
-    moved = (float(step.bytes_moved[chosen]) + b / output * float(one.bytes_moved[0])) / t
-    mbu = moved / replica.memory_bytes_per_second
-    parts = {
-        "compute": float(step.compute_seconds[chosen]),
-        "memory": float(step.memory_seconds[chosen]),
-        "communication": float(step.communication_seconds[chosen]),
-        "overhead": model.layers * replica.efficiency.layer_seconds,
-    }
-    ttft = ttft_at(
-        strictest_ttft,
-        prefill_seconds=np.array([prefill_seconds]),
-        decode_seconds=step.seconds[chosen : chosen + 1],
-        prefill_share=share[chosen : chosen + 1],
-    )
+    work = _Work(replica)
+    if prefills:
+        work.add(prompt.timing, rate)
+    if curve.timing is not None:
+        work.add(curve.timing, rate * output / max(1.0, batch))
+    mfu = work.flops / replica.peak_flops
+    mbu = work.bytes_moved / replica.memory_bytes_per_second
+    ttft = uncached_only = 0.0
+    if prefills:
+        percentile = max((one.percentile for one in objectives if one.metric != "TPOT"), default=95.0)
+        ttft = float(first_token(case, curve, percentile, shape.input_mean)[0])
+        uncached_only = prompt.seconds
+        if prompt.cached > 0:
+            uncached_only = float(prefill(replica, prompt.uncached, 0.0).seconds[0]) * case.correction.prefill_factor
     found = Estimate(
         replica=replica,
         shape=shape,
         memory=fit,
-        batch=b,
+        batch=batch,
         requests_per_second=rate,
-        output_tokens_per_second=rate * output,
-        prefill_seconds=prefill_seconds,
-        decode_seconds=float(step.seconds[chosen]),
-        ttft_seconds=float(ttft[0]),
-        tpot_seconds=t,
-        prefill_share=float(share[chosen]),
-        cached_share_of_prefill=max(0.0, 1.0 - uncached_only / prefill_seconds) if prefill_seconds > 0 else 0.0,
-        mfu=flops,
+        output_tokens_per_second=rate * output if decodes else 0.0,
+        prefill_seconds=prompt.seconds if prefills else 0.0,
+        decode_seconds=float(curve.step[0]),
+        ttft_seconds=ttft,
+        tpot_seconds=float(curve.tpot[0]),
+        prefill_share=1.0 if not decodes else load,
+        cached_share_of_prefill=max(0.0, 1.0 - uncached_only / prompt.seconds) if prefills else 0.0,
+        compute_share=work.share("compute") + work.share("overhead"),
+        memory_share=work.share("memory"),
+        network_share=work.share("communication"),
+        mfu=mfu,
         mbu=mbu,
-        bound_by=max(parts, key=lambda name: parts[name]),
+        bound_by=max(work.parts, key=lambda name: work.parts[name]),
         limited_by=limited,
-        watts_per_chip=chip_watts(accelerator, batch=b, memory_use=min(1.0, mbu), compute_use=min(1.0, flops)),
+        watts_per_chip=chip_watts(
+            replica.accelerator, batch=max(1.0, batch), memory_use=min(1.0, mbu), compute_use=min(1.0, mfu)
+        ),
+        role=case.role,
+        fetch_seconds=prompt.fetch_seconds if prefills else 0.0,
+        recomputed_share=prompt.recomputed_share if prefills else 0.0,
+        provenance=case.correction.provenance,
+        sigma=case.correction.sigma,
     )
     if not is_physical(found):
-        return CannotServe("Unphysical", f"the estimate exceeds a peak: MFU {flops:.0%}, MBU {mbu:.0%}")
+        return CannotServe("Unphysical", f"the estimate exceeds a peak: MFU {mfu:.0%}, MBU {mbu:.0%}")
     return found
+
+
+class _Work:
+    """What a second of a replica's work consists of: FLOP, bytes, and seconds by what bound them."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.flops = self.bytes_moved = 0.0
+        self.parts = dict.fromkeys(("compute", "memory", "communication", "overhead"), 0.0)
+
+    def add(self, timing: Timing, per_second: float) -> None:
+        """So many steps of this kind a second."""
+        self.flops += per_second * float(timing.flops[0])
+        self.bytes_moved += per_second * float(timing.bytes_moved[0])
+        compute, memory = float(timing.compute_seconds[0]), float(timing.memory_seconds[0])
+        network = float(timing.communication_seconds[0])
+        self.parts["compute" if compute >= memory else "memory"] += per_second * max(compute, memory)
+        self.parts["communication"] += per_second * network
+        self.parts["overhead"] += per_second * max(0.0, float(timing.seconds[0]) - max(compute, memory) - network)
+
+    def share(self, part: str) -> float:
+        """Share of the working time."""
+        return self.parts[part] / (sum(self.parts.values()) or 1.0)
 
 
 def is_physical(value: Estimate) -> bool:
     """The physics guard: no estimate may exceed 100 % of peak FLOP/s or HBM bytes/s at its precision."""
-    return value.mfu <= 1.0 and value.mbu <= 1.0 and math.isfinite(value.tpot_seconds)
+    return value.mfu <= 1.0 + 1e-9 and value.mbu <= 1.0 + 1e-9 and math.isfinite(value.tpot_seconds)

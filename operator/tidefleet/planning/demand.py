@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tidefleet.economics.serving import TokenShape
+from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.options import ClassDemand
 
 

@@ -9,11 +9,14 @@ from functools import partial
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.accelerator_type import Price as PriceEntry
 from tidefleet.api.accelerator_type import PriceState
+from tidefleet.api.accelerator_type import Profile as ProfileEntry
 from tidefleet.api.vocabulary import Precision, Role
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
-from tidefleet.economics.serving import PLANNED_METRICS, Objective, TokenShape
+from tidefleet.economics.evidence import ProfilePoint
+from tidefleet.economics.shape import PLANNED_METRICS, Objective, TokenShape
 from tidefleet.planning.demand import with_shares
+from tidefleet.planning.evidence import Profile
 from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, Offer, Price
 
 NOMINAL_SHAPE = TokenShape(input_mean=1000.0, output_mean=250.0)
@@ -138,6 +141,29 @@ def offer_of(
         prices=prices,
         plan_only=plan_only,
         serves_aggregated=not kind.spec.roles or Role.AGGREGATED in kind.spec.roles,
+        profiles=tuple(_profile(one) for one in kind.spec.profiles),
+    )
+
+
+def _profile(entry: ProfileEntry) -> Profile:
+    return Profile(
+        model=str(entry.model),
+        engine=str(entry.engine),
+        engine_version=str(entry.engine_version),
+        tensor_parallel=int(entry.tensor_parallel),
+        weights=stored_precision(entry.weights),
+        points=tuple(
+            ProfilePoint(
+                batch=float(one.batch),
+                input_tokens=float(one.input_tokens),
+                output_tokens=float(one.output_tokens),
+                tpot_seconds=float(one.tpot_milliseconds) / 1000.0,
+                ttft_seconds=float(one.ttft_milliseconds) / 1000.0,
+            )
+            for one in entry.points
+        ),
+        measured_on=entry.measured_on,
+        source=str(entry.source),
     )
 
 
@@ -147,15 +173,19 @@ def shape_of(wclass: WorkloadClass) -> TokenShape:
     if tokens is None:
         return NOMINAL_SHAPE
     thinking = tokens.reasoning
-    mean = float(tokens.output.mean) + (float(thinking.mean) if thinking else 0.0)
-    p95 = float(tokens.output.p95 or tokens.output.mean) + (float(thinking.p95 or thinking.mean) if thinking else 0.0)
+    thought = float(thinking.mean) if thinking else 0.0
+    longest = float(thinking.p95 or thinking.mean) if thinking else 0.0
+    if thinking and thinking.cap:
+        thought, longest = min(thought, float(thinking.cap)), min(longest, float(thinking.cap))
     return TokenShape(
         input_mean=float(tokens.input.mean),
         input_p95=float(tokens.input.p95 or tokens.input.mean),
-        output_mean=mean,
-        output_p95=p95,
+        output_mean=float(tokens.output.mean) + thought,
+        output_p95=float(tokens.output.p95 or tokens.output.mean) + longest,
         cached_share=number(tokens.cached_share),
-        reasoning_mean=float(thinking.mean) if thinking else 0.0,
+        reasoning_mean=thought,
+        reasoning_p95=longest,
+        calls_per_task=max(1.0, number(wclass.spec.calls_per_task)),
     )
 
 

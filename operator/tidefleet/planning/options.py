@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.replica import Efficiency, Replica
-from tidefleet.economics.serving import CannotServe, Estimate, Objective, TokenShape, estimate
+from tidefleet.economics.evidence import UNCORRECTED, Correction
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.serving import CannotServe, Estimate, estimate
+from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.planning.evidence import NO_EVIDENCE, Evidence, Profile
 
 PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
@@ -98,7 +101,7 @@ class Candidate:
     """An option that meets every class's objectives.
 
     Attributes:
-        requests_per_second: what one replica sustains of the pool's mix of classes.
+        requests_per_second: what one replica sustains of the pool's mix of classes: the lower quantile plans use.
         usd_per_hour: rent of one replica.
         estimates: the operating point for each class, in the order of the classes.
     """
@@ -135,6 +138,7 @@ class Offer:
     prices: Mapping[str, Price]
     plan_only: str = ""
     serves_aggregated: bool = True
+    profiles: tuple[Profile, ...] = ()
 
 
 @dataclass(slots=True)
@@ -145,19 +149,25 @@ class EstimateMemo:
     """
 
     limit: int = 20_000
-    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...]], Estimate | CannotServe] = field(
+    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...], Correction], Estimate | CannotServe] = field(
         default_factory=dict
     )
 
-    def get(self, replica: Replica, shape: TokenShape, objectives: tuple[Objective, ...]) -> Estimate | CannotServe:
+    def get(
+        self,
+        replica: Replica,
+        shape: TokenShape,
+        objectives: tuple[Objective, ...],
+        correction: Correction = UNCORRECTED,
+    ) -> Estimate | CannotServe:
         """The estimate for this replica and class, computed once."""
-        key = (replica, shape, objectives)
+        key = (replica, shape, objectives, correction)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= self.limit:
                 for old in list(self._known)[: max(1, self.limit // 10)]:
                     del self._known[old]
-            known = self._known[key] = estimate(replica, shape, objectives)
+            known = self._known[key] = estimate(replica, shape, objectives, correction=correction)
         return known
 
 
@@ -191,13 +201,14 @@ def find_candidates(
     default_weights: str,
     default_kv: str,
     memo: EstimateMemo,
-    efficiency: Efficiency | None = None,
+    evidence: Evidence = NO_EVIDENCE,
 ) -> Market:
     """Every option that can serve all classes of a pool, and one reason for each accelerator type that cannot.
 
     Args:
         allowed: the accelerator types the owner names; none (but ``ANY_TYPE``) means every type.
         default_weights, default_kv: precisions where the owner names none (those of the pod template).
+        evidence: what has been measured about the pool's replicas.
     """
     found: list[Candidate] = []
     unpriced: list[Candidate] = []
@@ -225,8 +236,9 @@ def find_candidates(
                 continue
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
-                    replica = Replica(model, offer.accelerator, width, weights, kv, efficiency or Efficiency())
-                    results = [memo.get(replica, one.shape, one.objectives) for one in classes]
+                    replica = Replica(model, offer.accelerator, width, weights, kv)
+                    correction = evidence.correction(replica, offer.profiles)
+                    results = [memo.get(replica, one.shape, one.objectives, correction) for one in classes]
                     estimates = tuple(value for value in results if isinstance(value, Estimate))
                     if len(estimates) == len(results):
                         feasible.append((Option(name, "OnDemand", width, weights, kv), estimates))
@@ -238,7 +250,9 @@ def find_candidates(
             continue
         wanted = wish.capacity_types or ("OnDemand",)
         for option, estimates in feasible:
-            rate = 1.0 / sum(one.share / e.requests_per_second for one, e in zip(classes, estimates, strict=True))
+            rate = 1.0 / sum(
+                one.share / e.planned_requests_per_second for one, e in zip(classes, estimates, strict=True)
+            )
             for kind in _distinct(wanted, offer.prices):
                 price = offer.prices[kind]
                 rent = price.usd_per_chip_hour * option.chips

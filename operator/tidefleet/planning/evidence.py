@@ -1,0 +1,94 @@
+"""What has been measured about replicas, and which of it corrects an estimate."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidefleet.economics.evidence import UNCORRECTED, Correction, ProfilePoint, best_evidence
+from tidefleet.economics.profile import profile_correction
+from tidefleet.economics.replica import Replica
+
+_AGE_STEP_DAYS = 30
+"""Ages are taken in steps, so that the passing of a day makes no new estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A benchmark of one model on one accelerator type, engine version, width and precision."""
+
+    model: str
+    engine: str
+    engine_version: str
+    tensor_parallel: int
+    weights: str
+    points: tuple[ProfilePoint, ...]
+    measured_on: datetime.date
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaKey:
+    """What a live calibration is kept by."""
+
+    model: str
+    accelerator: str
+    chips: int
+    weights: str
+    kv: str
+
+
+def key_of(replica: Replica) -> ReplicaKey:
+    """The key of this replica's live calibration."""
+    return ReplicaKey(replica.model.name, replica.accelerator.name, replica.chips, replica.weights, replica.kv)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known about a pool's replicas beyond the roofline.
+
+    Attributes:
+        live: calibrations learned from the pool's own engines.
+        engine, engine_version: what the pool runs; empty or ``Other`` = unknown.
+        today: the date profiles' ages are counted to; ``None`` takes them as fresh.
+    """
+
+    live: Mapping[ReplicaKey, Correction] = field(default_factory=dict)
+    engine: str = ""
+    engine_version: str = ""
+    today: datetime.date | None = None
+
+    def correction(self, replica: Replica, profiles: Sequence[Profile] = ()) -> Correction:
+        """The evidence that wins for this replica; ``profiles`` are those of its accelerator type."""
+        found = [self.live[key]] if (key := key_of(replica)) in self.live else []
+        for one in profiles:
+            if not self._is_about(one, replica):
+                continue
+            corrected = profile_correction(
+                replica,
+                one.points,
+                age_days=self._age(one.measured_on),
+                same_version=not self.engine_version or one.engine_version == self.engine_version,
+                source=one.source,
+            )
+            if corrected is not None:
+                found.append(corrected)
+        return best_evidence(found) if found else UNCORRECTED
+
+    def _is_about(self, profile: Profile, replica: Replica) -> bool:
+        return (
+            profile.model == replica.model.name
+            and profile.tensor_parallel == replica.tp
+            and profile.weights == replica.weights
+            and (self.engine in ("", "Other") or profile.engine == self.engine)
+        )
+
+    def _age(self, measured_on: datetime.date) -> float:
+        if self.today is None:
+            return 0.0
+        return float(max(0, (self.today - measured_on).days) // _AGE_STEP_DAYS * _AGE_STEP_DAYS)
+
+
+NO_EVIDENCE = Evidence()
+"""The roofline alone."""
