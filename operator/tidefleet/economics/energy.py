@@ -119,17 +119,36 @@ def replica_watts(
         bytes_per_second: HBM bytes the whole replica moves a second, prefill included.
         flops_per_second: FLOP the whole replica needs a second, prefill included; padding is added here.
     """
-    precision = replica.compute or replica.accelerator.compute_precision(replica.weights)
-    if precision not in replica.accelerator.flops:
+    found = replica_use(
+        replica,
+        tokens=tokens,
+        steps_per_second=steps_per_second,
+        bytes_per_second=bytes_per_second,
+        flops_per_second=flops_per_second,
+    )
+    return None if found is None else _watts(replica.accelerator, *found, LOCKSTEP if replica.data_parallel > 1 else 0)
+
+
+def replica_use(
+    replica: Replica,
+    *,
+    tokens: float,
+    steps_per_second: float,
+    bytes_per_second: float,
+    flops_per_second: float,
+) -> tuple[float, float] | None:
+    """Shares of peak HBM bandwidth and of peak FLOP/s, the latter as executed; ``None`` when a peak is unknown.
+
+    The arguments are those of ``replica_watts``.
+    """
+    accelerator = replica.accelerator
+    precision = replica.compute or accelerator.compute_precision(replica.weights)
+    if precision not in accelerator.flops:
         return None
     needed = needed_flops(replica.model, tokens)
     in_vain = max(0.0, executed_flops(replica.model, replica.weights, tokens) - needed) * steps_per_second
-    return _watts(
-        replica.accelerator,
-        bytes_per_second / replica.memory_bytes_per_second,
-        (flops_per_second + in_vain) / replica.peak_flops,
-        LOCKSTEP if replica.data_parallel > 1 else 0.0,
-    )
+    executed = (flops_per_second + in_vain) / (replica.chips * accelerator.flops[precision])
+    return bytes_per_second / replica.memory_bytes_per_second, executed
 
 
 def prefill_joules(replica: Replica, uncached: float, cached: float = 0.0) -> float | None:
