@@ -16,7 +16,8 @@ from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.replica import Efficiency, Replica
+from tidefleet.economics.efficiency import Efficiency
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import Estimate, estimate
 from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.from_api import accelerator_of

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.accelerator import BYTES_PER_VALUE
-from tidefleet.economics.replica import Efficiency, Replica
+from tidefleet.economics.efficiency import Efficiency
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 
 batches = np.array([1.0, 2.0, 8.0, 64.0, 512.0, 4096.0])

@@ -23,10 +23,11 @@ from economics_builders import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tidefleet.economics.efficiency import Efficiency
 from tidefleet.economics.evidence import Correction
 from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token
 from tidefleet.economics.queueing import variation_of, wait_at
-from tidefleet.economics.replica import Efficiency, Replica
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.economics.serving import CannotServe, Estimate, estimate, is_physical
 from tidefleet.economics.shape import KvTier, Objective, TierHit, TokenShape

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.economics.accelerator import BYTES_PER_VALUE, Accelerator
 from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.replica import Replica
+
+Number = TypeVar("Number", float, NDArray[np.float64])
 
 GIB = 1024.0**3
 
@@ -53,13 +60,14 @@ def kv_bytes_per_token(model: Architecture, kv: str, tensor_parallel: int) -> fl
     return 2.0 * model.layers * max(model.kv_heads, tensor_parallel) * model.head_dim * per_value
 
 
-def kv_bytes(model: Architecture, kv: str, tensor_parallel: int, context: float) -> float:
+def kv_bytes(model: Architecture, kv: str, tensor_parallel: int, context: Number) -> Number:
     """KV bytes of one sequence of ``context`` tokens in a replica; windowed layers stop growing at their window."""
     per_token = kv_bytes_per_token(model, kv, tensor_parallel)
-    if not model.windowed_layers or context <= model.window:
+    if not model.windowed_layers:
         return per_token * context
-    share = model.windowed_layers / model.layers
-    return per_token * (share * model.window + (1.0 - share) * context)
+    share, window = model.windowed_layers / model.layers, float(model.window)
+    inside = np.minimum(context, window) if isinstance(context, np.ndarray) else min(context, window)
+    return per_token * (share * inside + (1.0 - share) * context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,21 @@ class MemoryFit:
     fits: bool
 
 
+def replica_memory(replica: Replica, *, context: float = 0.0, utilisation: float = GPU_MEMORY_UTILISATION) -> MemoryFit:
+    """What is left for the KV cache on each chip of this replica; see ``memory_fit``."""
+    return memory_fit(
+        replica.model,
+        replica.accelerator,
+        chips=replica.chips,
+        weights=replica.weights,
+        kv=replica.kv,
+        tensor_parallel=replica.tp,
+        expert_parallel=replica.expert_parallel,
+        context=context,
+        utilisation=utilisation,
+    )
+
+
 def memory_fit(
     model: Architecture,
     accelerator: Accelerator,
@@ -85,13 +108,17 @@ def memory_fit(
     chips: int,
     weights: str,
     kv: str,
+    tensor_parallel: int = 0,
+    expert_parallel: int = 1,
     context: float = 0.0,
     utilisation: float = GPU_MEMORY_UTILISATION,
 ) -> MemoryFit:
     """What is left for the KV cache on each chip of a replica: utilisation * memory - weights - activation - non-torch.
 
     Args:
-        chips: tensor-parallel width of the replica.
+        chips: of the replica.
+        tensor_parallel: chips that share a sequence and its rank's copy of the dense weights; 0 = all of them.
+        expert_parallel: chips that one copy of the routed experts is spread over; 1 = like the dense weights.
         context: longest sequence that must fit, in tokens.
         utilisation: share of device memory the engine may take, in 0..1.
     """
@@ -107,9 +134,12 @@ def memory_fit(
         activation *= accelerator.memory_bytes / _SMALL_DEVICE
     non_torch = _NON_TORCH_SINGLE if chips == 1 else _NON_TORCH_PARALLEL
     usable = utilisation * accelerator.memory_bytes
-    per_chip = weight_bytes(model, weights) / chips
+    width = tensor_parallel or chips
+    experts = BYTES_PER_VALUE[weights] * model.expert_parameters
+    dense = weight_bytes(model, weights) - experts
+    per_chip = dense / width + experts / min(chips, max(expert_parallel, width))
     room = usable - per_chip - activation - non_torch
-    longest = _longest_context(model, kv, chips, room * chips)
+    longest = _longest_context(model, kv, width, room * width)
     return MemoryFit(
         usable=usable,
         weights=per_chip,
@@ -121,11 +151,11 @@ def memory_fit(
     )
 
 
-def _longest_context(model: Architecture, kv: str, chips: int, room: float) -> int:
-    """Tokens of the longest single sequence that ``room`` bytes hold, capped at what the model supports."""
+def _longest_context(model: Architecture, kv: str, width: int, room: float) -> int:
+    """Tokens of the longest single sequence that ``room`` bytes of one rank hold, capped at what the model supports."""
     if room <= 0:
         return 0
-    per_token = kv_bytes_per_token(model, kv, chips)
+    per_token = kv_bytes_per_token(model, kv, width)
     share = model.windowed_layers / model.layers
     windowed_cap = per_token * share * model.window
     if model.windowed_layers and room > per_token * model.window:

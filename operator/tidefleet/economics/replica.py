@@ -6,29 +6,7 @@ from dataclasses import dataclass
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-
-
-@dataclass(frozen=True, slots=True)
-class Efficiency:
-    """Share of each peak that an engine reaches, and its fixed costs.
-
-    Defaults are the uncalibrated starting values: no measurement of this model on this accelerator stands behind them.
-
-    Attributes:
-        compute: eta_f, of peak FLOP/s.
-        memory: eta_m, of HBM bandwidth.
-        network: eta_n, of link bandwidth.
-        layer_seconds: t_l, launch and synchronisation time per layer.
-        hop_seconds: alpha, latency of one communication step.
-        overlap: w in 0..1, share of communication hidden behind compute.
-    """
-
-    compute: float = 0.55
-    memory: float = 0.75
-    network: float = 0.5
-    layer_seconds: float = 20e-6
-    hop_seconds: float = 8e-6
-    overlap: float = 0.0
+from tidefleet.economics.efficiency import UNCALIBRATED, Efficiency
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +48,7 @@ class Replica:
     chips: int
     weights: str
     kv: str
-    efficiency: Efficiency = Efficiency()
+    efficiency: Efficiency | None = None
     tensor_parallel: int = 0
     expert_parallel: int = 1
     compute: str = ""
@@ -85,6 +63,16 @@ class Replica:
     def data_parallel(self) -> int:
         """Ranks that each serve sequences of their own."""
         return max(1, self.chips // self.tp)
+
+    @property
+    def expert_chips(self) -> int:
+        """Chips over which one copy of the routed experts is spread: at least those that share a sequence."""
+        return min(self.chips, max(self.expert_parallel, self.tp))
+
+    @property
+    def reached(self) -> Efficiency:
+        """The shares of the peaks in use: the given ones, else the starting values for this hardware."""
+        return self.efficiency or UNCALIBRATED
 
     @property
     def peak_flops(self) -> float:

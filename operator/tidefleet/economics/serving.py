@@ -16,7 +16,7 @@ import numpy as np
 from tidefleet.economics.energy import chip_watts
 from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
 from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
-from tidefleet.economics.memory import MemoryFit, kv_bytes, memory_fit
+from tidefleet.economics.memory import MemoryFit, kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import Floats, Timing, prefill
 from tidefleet.economics.shape import Objective, TokenShape
@@ -161,9 +161,7 @@ def _can_start(replica: Replica, shape: TokenShape) -> MemoryFit | CannotServe:
         return CannotServe(
             "Context", f"{shape.longest:.0f} tokens at p95 exceed the {model.context_tokens} that {model.name} supports"
         )
-    fit = memory_fit(
-        model, accelerator, chips=replica.chips, weights=replica.weights, kv=replica.kv, context=shape.longest
-    )
+    fit = replica_memory(replica, context=shape.longest)
     if not fit.fits:
         need = fit.weights + fit.activation + fit.non_torch
         detail = f"weights and engine need {need / 1e9:.0f} GB of {fit.usable / 1e9:.0f} GB usable per chip"

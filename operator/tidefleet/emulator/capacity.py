@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, memory_fit
+from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.economics.serving import MAX_BATCH
@@ -52,16 +52,14 @@ class Capacity:
 
     def __init__(self, replica: Replica, shape: Shape, max_sequences: int) -> None:
         output = shape.output_tokens
-        fit = memory_fit(
-            replica.model, replica.accelerator, chips=replica.chips, weights=replica.weights, kv=replica.kv
-        )
+        fit = replica_memory(replica)
         if fit.kv_room <= 0:
             raise DoesNotFit(
                 f"{replica.model.name} in {replica.weights} on {replica.chips} x {replica.accelerator.name}: weights "
                 f"and engine need {(fit.usable - fit.kv_room) / 1e9:.1f} GB a chip of {fit.usable / 1e9:.1f} GB usable"
             )
         room = fit.kv_room * replica.chips
-        self.kv_share = kv_bytes(replica.model, replica.kv, replica.chips, shape.input_tokens + output) / room
+        self.kv_share = kv_bytes(replica.model, replica.kv, replica.tp, shape.input_tokens + output) / room
         self.limit = max(1.0, min(1.0 / self.kv_share, float(max_sequences or MAX_BATCH)))
         steps = max(1, math.ceil(math.log(self.limit) / math.log(_GRID)))
         batch = np.unique(np.append(np.geomspace(1.0, self.limit, steps + 1), self.limit))
@@ -69,7 +67,7 @@ class Capacity:
         uncached = shape.input_tokens * (1.0 - shape.cached_share)
         one = prefill(replica, uncached, shape.input_tokens - uncached)
         self.prefill_seconds = float(one.seconds[0])
-        tpot = step.seconds + batch / output * self.prefill_seconds
+        tpot = step.seconds + batch / output * self.prefill_seconds / replica.data_parallel
         rate = np.maximum.accumulate(batch / (output * tpot))
         self.peak = float(rate[-1])
         self._batch: list[float] = batch.tolist()
@@ -186,8 +184,8 @@ def _near(value: float) -> float:
 
 def kv_tokens(replica: Replica) -> int:
     """Tokens that the KV cache of a replica holds; at least one block."""
-    fit = memory_fit(replica.model, replica.accelerator, chips=replica.chips, weights=replica.weights, kv=replica.kv)
-    each = kv_bytes_per_token(replica.model, replica.kv, replica.chips)
+    fit = replica_memory(replica)
+    each = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     return max(BLOCK_TOKENS, int(fit.kv_room * replica.chips / each))
 
 
