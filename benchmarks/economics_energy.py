@@ -65,7 +65,7 @@ _OTHER_PROMPT = 256.0
 _PRECISIONS = {"bfloat16": "Bf16", "fp8": "Fp8", "mxfp4": "Fp4", "nvfp4": "Fp4"}
 _ACCELERATORS = {"H100": "h100-sxm", "H200": "h200-sxm", "B200": "b200-sxm", "A100": "a100-sxm-80"}
 
-ENGINE_COSTS = (0.95, 70e-6, 50e-6, 2.5)
+ENGINE_COSTS = (0.8635, 63.58e-6, 53.47e-6, 2.969)
 """alpha, beta (seconds), gamma (seconds), delta of vLLM in these runs, for rows of another file; --fit prints them."""
 
 
@@ -175,14 +175,21 @@ def read(path: Path) -> list[Run]:
     return found
 
 
-def _reweighted(solve: Callable[[Floats], Floats], errors: Callable[[Floats], Floats], rounds: int = 40) -> Floats:
-    """Coefficients of least mean absolute relative error, by squares reweighted with the error of the last round."""
-    weights: Floats = np.ones(len(errors(solve(np.ones(1)))))
-    coefficients = solve(weights)
-    for _ in range(rounds):
-        weights = 1.0 / np.maximum(np.abs(errors(coefficients)), 0.03)
-        coefficients = solve(weights)
-    return coefficients
+def _least_relative_error(model: Callable[[Floats], tuple[Floats, Floats]], start: Floats) -> Floats:
+    """Coefficients >= 0 of least mean absolute relative error, by damped Gauss-Newton on reweighted squares.
+
+    Args:
+        model: modelled over measured values at some coefficients, and their derivatives (rows x coefficients).
+        start: first guess.
+    """
+    found = start
+    for _ in range(60):
+        ratio, slope = model(found)
+        error = 1.0 - ratio
+        weights = 1.0 / np.maximum(np.abs(error), 0.03)
+        step = _nonnegative(slope, error + slope @ found, weights)
+        found = found + 0.5 * (step - found)
+    return found
 
 
 def _nonnegative(terms: Floats, values: Floats, weights: Floats) -> Floats:
@@ -190,10 +197,13 @@ def _nonnegative(terms: Floats, values: Floats, weights: Floats) -> Floats:
     gram = terms.T @ (terms * weights[:, None])
     aim = terms.T @ (values * weights)
     found = np.zeros(terms.shape[1])
-    for _ in range(2000):
+    for _ in range(500):
+        before = found.copy()
         for one in range(len(found)):
             if gram[one, one] > 0:
                 found[one] = max(0.0, found[one] + (aim[one] - gram[one] @ found) / gram[one, one])
+        if np.allclose(before, found, rtol=1e-9, atol=0.0):
+            break
     return found
 
 
@@ -201,27 +211,19 @@ def fit_power(runs: Sequence[Run]) -> Floats:
     """a, b and the term of attention ranks of ``tidefleet.economics.energy``, of least relative error on these runs."""
     terms = np.array([run.power_terms(run.seconds_per_token) for run in runs])
     share = np.array([watts_share(run) for run in runs])
-    target = -np.log1p(-np.minimum(share, 0.995))  # the exponent that gives the measured share of TDP
-    slope = (1.0 - np.minimum(share, 0.995)) / share  # relative error of power for an error of the exponent
 
-    def errors(c: Floats) -> Floats:
-        return np.asarray(-np.expm1(-terms @ c) / share - 1.0)
+    def law(c: Floats) -> tuple[Floats, Floats]:
+        left = np.exp(-terms @ c)
+        return (1.0 - left) / share, terms * (left / share)[:, None]
 
-    def solve(weights: Floats) -> Floats:
-        return _nonnegative(terms, target, weights * slope**2)
-
-    return _reweighted(solve, errors)
+    return _least_relative_error(law, np.array([0.5, 3.0, 0.0]))
 
 
 def fit_engine(runs: Sequence[Run]) -> Floats:
     """alpha, beta, gamma, delta of the engine's latency, of least relative error on these runs."""
     latency = np.array([run.latency for run in runs])
     terms = np.array([run.engine_terms() for run in runs]) / latency[:, None]
-
-    def errors(c: Floats) -> Floats:
-        return np.asarray(terms @ c - 1.0)
-
-    return _reweighted(lambda weights: _nonnegative(terms, np.ones(len(runs)), weights * np.ones(len(runs))), errors)
+    return _least_relative_error(lambda c: (terms @ c, terms), np.array([1.0, 0.0, 0.0, 0.0]))
 
 
 def watts_share(run: Run) -> float:
