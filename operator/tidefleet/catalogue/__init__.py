@@ -14,7 +14,10 @@ from typing import Any, cast
 
 import yaml
 
+from tidefleet.catalogue.price_book import load_price_book, parse_price_book
 from tidefleet.economics.architecture import Architecture, architecture_from_config
+
+__all__ = ["accelerator_manifests", "load_price_book", "models", "parse_price_book"]
 
 _PRECISIONS = {"Mxfp4": "Fp4"}
 

@@ -11,7 +11,7 @@ from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.economics.memory import memory_fit
-from tidefleet.economics.money import token_cost
+from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, estimate
 from tidefleet.economics.shape import Objective, TokenShape
@@ -77,7 +77,7 @@ def cost(
     if isinstance(found, CannotServe):
         answer |= {"cannot_serve": found.cause, "because": found.detail}
     else:
-        money = token_cost(found, usd_per_chip_hour=price, utilisation=utilisation)
+        money = token_cost(found, ChipCost(price), utilisation=utilisation)
         answer |= {
             "usd_per_million_input_tokens": money.input,
             "usd_per_million_cached_input_tokens": money.cached_input,

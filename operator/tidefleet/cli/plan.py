@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.cli.output import Form, fail, print_json, print_table
+from tidefleet.cli.prices import with_price_book
 from tidefleet.cli.validate import complaints
 from tidefleet.cluster.kinds import DEPLOYMENT
 from tidefleet.cluster.records import Workload
@@ -35,6 +37,9 @@ def plan(
         list[str] | None,
         typer.Option("--demand", help="Requests per second of a measured pool, e.g. prod/chat=20; may be repeated."),
     ] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", help="A price book, YAML or CSV; its prices win over all others.")
+    ] = None,
     output: Annotated[Form, typer.Option("--output", "-o", help="table or json.")] = Form.TABLE,
 ) -> None:
     """Plan pools from manifests: accelerators, replicas, cost, and why. Needs no cluster.
@@ -53,7 +58,7 @@ def plan(
     known = {f"{pool.namespace}/{pool.name}" for pool in pools} | {pool.name for pool in pools}
     for name in rates.keys() - known:
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
-    kinds = _kinds([one for one in objects if isinstance(one, AcceleratorType)])
+    kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
     decisions = [_decide(pool, classes, kinds, rates) for pool in pools]
     if output is Form.JSON:

@@ -70,6 +70,7 @@ class PoolView:
         conflicts: who else scales an adopted workload, by workload name.
         chips: what its pods hold, by (accelerator, capacity type).
         reading: newest reading of its engines; ``None`` before the first round.
+        price_fault: why the price book cannot be used as it is; empty when it can, and without one.
     """
 
     pool: InferencePool
@@ -85,6 +86,7 @@ class PoolView:
     chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
     reading: Reading | None = None
     busy_ratio: float | None = None
+    price_fault: str = ""
 
 
 @dataclass(slots=True)

@@ -143,7 +143,7 @@ def replica_use(
     """
     accelerator = replica.accelerator
     precision = replica.compute or accelerator.compute_precision(replica.weights)
-    if precision not in accelerator.flops:
+    if precision is None or precision not in accelerator.flops:
         return None
     needed = needed_flops(replica.model, tokens)
     in_vain = max(0.0, executed_flops(replica.model, replica.weights, tokens) - needed) * steps_per_second

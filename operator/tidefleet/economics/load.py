@@ -26,6 +26,7 @@ class Prompt:
     fetch_seconds: float
     uncached: float
     cached: float
+    fetched_share: float
     recomputed_share: float
 
 
@@ -63,7 +64,7 @@ class Curve:
 
 def case_of(role: str, replica: Replica, shape: TokenShape, correction: Correction) -> Case:
     """The case with its prompt; a tier's hits are fetched only where that is faster than prefilling them again."""
-    uncached, cached, fetch, again = shape.uncached, shape.cached, 0.0, 0.0
+    uncached, cached, fetch, fetched, again = shape.uncached, shape.cached, 0.0, 0.0, 0.0
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     factor = correction.prefill_factor
     for hit in shape.tier_hits:
@@ -75,11 +76,12 @@ def case_of(role: str, replica: Replica, shape: TokenShape, correction: Correcti
         without = float(prefill(replica, uncached, cached).seconds[0]) * factor
         if loading < without - with_hit:
             fetch, uncached, cached = fetch + loading, uncached - tokens, cached + tokens
+            fetched += tokens / shape.input_mean
         else:
             again += tokens / shape.input_mean
     timing = prefill(replica, uncached, cached)
     seconds = guarded(timing, replica, timing.seconds * factor)
-    prompt = Prompt(timing, float(seconds[0]), fetch, uncached, cached, again)
+    prompt = Prompt(timing, float(seconds[0]), fetch, uncached, cached, fetched, again)
     return Case(role, replica, shape, correction, prompt)
 
 

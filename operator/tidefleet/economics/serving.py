@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.economics.energy import chip_watts
+from tidefleet.economics.energy import replica_watts
 from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
 from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
 from tidefleet.economics.memory import MemoryFit, kv_bytes, replica_memory
@@ -47,8 +47,8 @@ class Estimate:
         output_tokens_per_second: of the whole replica; 0 for a prefill replica.
         prefill_seconds: T_p of a mean request; decode_seconds: T_d, one step at this batch.
         ttft_seconds: at the strictest asked percentile, queueing and KV fetch included; tpot_seconds: mean.
-        fetch_seconds: loading the KV of tier hits, mean; recomputed_share: share of the prompt that is in a tier and is
-            prefilled again all the same, since that is faster.
+        fetch_seconds: loading the KV of tier hits, mean; fetched_share: the share of the prompt they are;
+            recomputed_share: share that is in a tier and is prefilled again all the same, since that is faster.
         prefill_share: share of replica time spent on prefill; cached_share_of_prefill: part of that owed to attention
             over cached tokens.
         compute_share, memory_share, network_share: how the busy time divides by what bound it; they sum to 1.
@@ -81,6 +81,7 @@ class Estimate:
     watts_per_chip: float | None
     role: str = "Aggregated"
     fetch_seconds: float = 0.0
+    fetched_share: float = 0.0
     recomputed_share: float = 0.0
     provenance: str = UNCORRECTED.provenance
     sigma: float = UNCORRECTED.sigma
@@ -243,11 +244,16 @@ def _point(
         mbu=mbu,
         bound_by=max(work.parts, key=lambda name: work.parts[name]),
         limited_by=limited,
-        watts_per_chip=chip_watts(
-            replica.accelerator, batch=max(1.0, batch), memory_use=min(1.0, mbu), compute_use=min(1.0, mfu)
+        watts_per_chip=replica_watts(
+            replica,
+            tokens=max(1.0, batch if decodes else prompt.uncached),
+            steps_per_second=rate * output / max(1.0, batch) if decodes else rate,
+            bytes_per_second=work.bytes_moved,
+            flops_per_second=work.flops,
         ),
         role=case.role,
         fetch_seconds=prompt.fetch_seconds if prefills else 0.0,
+        fetched_share=prompt.fetched_share if prefills else 0.0,
         recomputed_share=prompt.recomputed_share if prefills else 0.0,
         provenance=case.correction.provenance,
         sigma=case.correction.sigma,
