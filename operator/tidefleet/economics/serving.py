@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.economics.energy import chip_watts
+from tidefleet.economics.energy import replica_watts
 from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
 from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
 from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, kv_bytes, replica_memory
@@ -246,8 +246,12 @@ def _point(
         mbu=mbu,
         bound_by=max(work.parts, key=lambda name: work.parts[name]),
         limited_by=limited,
-        watts_per_chip=chip_watts(
-            replica.accelerator, batch=max(1.0, batch), memory_use=min(1.0, mbu), compute_use=min(1.0, mfu)
+        watts_per_chip=replica_watts(
+            replica,
+            tokens=max(1.0, batch if decodes else prompt.uncached),
+            steps_per_second=rate * output / max(1.0, batch) if decodes else rate,
+            bytes_per_second=work.bytes_moved,
+            flops_per_second=work.flops,
         ),
         role=case.role,
         fetch_seconds=prompt.fetch_seconds if prefills else 0.0,
