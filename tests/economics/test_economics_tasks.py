@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.lognormal import law
-from tidefleet.economics.serving import ttft_at
+from tidefleet.economics.queueing import wait_at
 from tidefleet.economics.sessions import concurrent_sessions, usd_per_user_month, users_per_replica
 from tidefleet.economics.tasks import (
     CallClass,
@@ -177,9 +177,7 @@ QUEUE = {"prefill_seconds": 0.2, "decode_seconds": 0.02, "prefill_share": 0.3, "
 
 @pytest.mark.parametrize("percentile", [50.0, 90.0, 95.0, 99.0])
 def test_without_thinking_the_first_visible_token_is_the_first(percentile: float) -> None:
-    expected = ttft_at(
-        percentile, prefill_seconds=np.array(0.2), decode_seconds=np.array(0.02), prefill_share=np.array(0.3)
-    )
+    expected = 0.22 + wait_at(percentile, service_seconds=0.2, load=np.array([0.3]))[0]
     found = first_visible_seconds(percentile, **QUEUE, thinking=law(0.0))
     assert found == pytest.approx(float(expected), rel=0.01)
 

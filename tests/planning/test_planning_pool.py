@@ -278,7 +278,7 @@ def test_a_small_saving_moves_nothing_and_is_told() -> None:
     assert plan.kept == "Saving"
     assert plan.reason == (
         "4 old (fp8, tp1): kept for 40 requests/s at $0.069 per 1M tokens; 4 new (fp8, tp1) would save $0.9/h (9%), "
-        "below the 10% that moving must save"
+        "below the $0.91/h that moving must save"
     )
 
 

@@ -55,9 +55,7 @@ def cost(
     input_tokens: workload.Lengths = None,
     output_tokens: workload.Generated = None,
     cached: workload.Cached = None,
-    batch: Annotated[
-        float, typer.Option(help="Price this batch, not the largest that serves.", min=0)
-    ] = 0,
+    batch: Annotated[float, typer.Option(help="Price this batch, not the largest that serves.", min=0)] = 0,
     ttft_p95: workload.First = "",
     tpot: workload.Between = "",
     accept_length: Annotated[float, typer.Option(help="Tokens that a speculative step yields; 1: none.", min=1)] = 1.0,

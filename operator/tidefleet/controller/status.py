@@ -157,6 +157,9 @@ def pool_status(
             for one in plan.runners_up[:16]
         ],
         "breakEven": [{"what": one.what, "at": decimal(one.at)} for one in plan.break_even[:16]],
+        "shadowPrices": [
+            {"what": one.what[:LINE], "usdPerHour": decimal(one.usd_per_hour)} for one in plan.shadow_prices[:16]
+        ],
     }
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)

@@ -1,4 +1,4 @@
-"""Questions of the kind "what if this price, demand, hit rate or API price were another": parsed, and applied to objects.
+"""What if this price, demand, hit rate or API price were another: questions, parsed and applied to objects.
 
 A question is ``KIND:TARGET=VALUE`` or ``KIND:TARGET*FACTOR``, e.g. ``price:h200-sxm=2.9``, ``demand:chat*1.3``,
 ``hit:chat=0.3``, ``api-price:*0.2``. Without a target it holds for all.
@@ -99,8 +99,12 @@ def _priced(kind: AcceleratorType, question: WhatIf) -> AcceleratorType:
             for one in prices
         )
     else:
-        own = Price(capacity_type="OnDemand", usd_per_chip_hour=str(_decimal(question.value)), source="what if")
-        kept = tuple(one for one in prices if (str(one.capacity_type), one.provider, one.region) != ("OnDemand", "", ""))
+        own = Price.model_validate(
+            {"capacityType": "OnDemand", "usdPerChipHour": f"{_decimal(question.value):f}", "source": "what if"}
+        )
+        kept = tuple(
+            one for one in prices if (str(one.capacity_type), one.provider, one.region) != ("OnDemand", "", "")
+        )
         changed = (own, *kept)
     return kind.model_copy(update={"spec": kind.spec.model_copy(update={"prices": changed})})
 
