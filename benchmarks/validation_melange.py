@@ -32,8 +32,8 @@ ARENA = (TokenShape(1000.0, 300.0),)
 in every Arena row."""
 
 _PUBMED_MEAN, _PUBMED_SUMMARY, _PUBMED_SPREAD = 4070.0, 274.0, 2.25
-"""Tokens of articles and summaries: 3,016 and 203 words (Cohan et al. 2018) at 1.35 tokens a word; and the 90th percentile
-of articles over their median (BigBird paper, recalled; NOT verified here)."""
+"""Tokens of articles and summaries: 3,016 and 203 words (Cohan et al. 2018) at 1.35 tokens a word; and the 90th
+percentile of articles over their median (BigBird paper, recalled; NOT verified here)."""
 
 
 def _terciles(mean: float, spread: float, output: float) -> tuple[TokenShape, ...]:
