@@ -69,7 +69,9 @@ def calculate(row: Row) -> list[Check]:
 def judge(row: Row) -> Finding:
     """A row with our figures and whether each is within its tolerance."""
     if row["kind"] == "report":
-        return Finding(row, (), None, f"measured by {MEASURED_BY[row['id'].partition('-')[0]]}")
+        report = validation_engines.REPORTS.get(row["id"])
+        note = f"measured by {MEASURED_BY[row['id'].partition('-')[0]]}"
+        return Finding(row, report(row) if report else (), None, note)
     checks = calculate(row)
     return Finding(row, checks, all(check.within(row["tolerance"]) for check in checks))
 
@@ -93,7 +95,7 @@ def as_json(finding: Finding) -> dict[str, object]:
                 "published": check.published,
                 "ours": check.ours,
                 "ratio": check.ratio,
-                "within": check.within(row["tolerance"]),
+                "within": None if finding.within is None else check.within(row["tolerance"]),
             }
             for check in finding.checks
         ],
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figure = f"{row['published_figure']} = {row['value']} {row['unit']} ({row['tolerance']})"
         print(f"{row['id']:7} {mark:7} {figure} {one.note}")
         for check in one.checks:
-            flag = " " if check.within(row["tolerance"]) else "!"
+            flag = " " if one.within is None or check.within(row["tolerance"]) else "!"
             print(
                 f"      {flag} {check.name}: {check.published:g} published, {check.ours:.5g} ours, {check.ratio:.3g}x"
             )

@@ -124,6 +124,17 @@ def expert_energy(row: Row) -> list[Check]:
     ]
 
 
+def power_share(row: Row) -> list[Check]:
+    """EN-05, reported: mean power over TDP of the measured runs, and our error on models left out of the fit."""
+    runs = economics_energy.read(economics_energy.MEASURED)
+    shares = [economics_energy.watts_share(run) for run in runs]
+    error = 100 * economics_energy.measure()["energy_mape"]
+    return [
+        Check("mean power over TDP", numbers(row["value"])[0], sum(shares) / len(shares)),
+        Check("mean error of power on models left out, %", numbers(row["what_a_good_model_should_predict"])[0], error),
+    ]
+
+
 def reconfiguration(row: Row) -> list[Check]:
     """EN-07: what following demand saves on DeepSeek's day lies between nothing and DynamoLLM's figures."""
     most = numbers(row["value"])
@@ -235,3 +246,5 @@ CASES = {
     "IX-06": phases_below_the_whole,
     "IX-07": energy_share,
 }
+
+REPORTS = {"EN-05": power_share}
