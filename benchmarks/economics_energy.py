@@ -36,6 +36,7 @@ sys.path[:] = [f"{_ROOT}/operator", *(one for one in sys.path if one != _HERE)]
 
 import argparse  # noqa: E402
 import csv  # noqa: E402
+import itertools  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
@@ -193,25 +194,43 @@ def _least_relative_error(model: Callable[[Floats], tuple[Floats, Floats]], star
 
 
 def _nonnegative(terms: Floats, values: Floats, weights: Floats) -> Floats:
-    """Least squares of terms @ c = values with weights and c >= 0, by coordinate descent."""
+    """Least squares of terms @ c = values with weights and c >= 0: the best over all sets of coefficients held at 0."""
     gram = terms.T @ (terms * weights[:, None])
     aim = terms.T @ (values * weights)
-    found = np.zeros(terms.shape[1])
-    for _ in range(500):
-        before = found.copy()
-        for one in range(len(found)):
-            if gram[one, one] > 0:
-                found[one] = max(0.0, found[one] + (aim[one] - gram[one] @ found) / gram[one, one])
-        if np.allclose(before, found, rtol=1e-9, atol=0.0):
-            break
-    return found
+    size = len(aim)
+    best, least = np.zeros(size), 0.0
+    for count in range(size, 0, -1):
+        for kept in map(list, itertools.combinations(range(size), count)):
+            part = np.linalg.lstsq(gram[np.ix_(kept, kept)], aim[kept], rcond=None)[0]
+            if (part < 0).any():
+                continue
+            found = np.zeros(size)
+            found[kept] = part
+            loss = float(found @ gram @ found - 2.0 * aim @ found)  # squared error, less that of zeros
+            if count == size:
+                return found
+            if loss < least:
+                best, least = found, loss
+    return best
+
+
+def _rows(path: Path) -> int:
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(1 for _ in csv.DictReader(file))
 
 
 def fit_power(runs: Sequence[Run]) -> Floats:
     """a, b and the term of attention ranks of ``tidefleet.economics.energy``, of least relative error on these runs."""
-    terms = np.array([run.power_terms(run.seconds_per_token) for run in runs])
-    share = np.array([watts_share(run) for run in runs])
+    return _fit_power_terms(*_power_table(runs))
 
+
+def _power_table(runs: Sequence[Run]) -> tuple[Floats, Floats]:
+    """Terms of the law at the measured speed (rows x 3), and the measured share of TDP."""
+    terms = np.array([run.power_terms(run.seconds_per_token) for run in runs])
+    return terms, np.array([watts_share(run) for run in runs])
+
+
+def _fit_power_terms(terms: Floats, share: Floats) -> Floats:
     def law(c: Floats) -> tuple[Floats, Floats]:
         left = np.exp(-terms @ c)
         return (1.0 - left) / share, terms * (left / share)[:, None]
@@ -221,8 +240,16 @@ def fit_power(runs: Sequence[Run]) -> Floats:
 
 def fit_engine(runs: Sequence[Run]) -> Floats:
     """alpha, beta, gamma, delta of the engine's latency, of least relative error on these runs."""
+    return _fit_engine_terms(_engine_table(runs))
+
+
+def _engine_table(runs: Sequence[Run]) -> Floats:
+    """Terms of the engine's latency over the measured one (rows x 4)."""
     latency = np.array([run.latency for run in runs])
-    terms = np.array([run.engine_terms() for run in runs]) / latency[:, None]
+    return np.array([run.engine_terms() for run in runs]) / latency[:, None]
+
+
+def _fit_engine_terms(terms: Floats) -> Floats:
     return _least_relative_error(lambda c: (terms @ c, terms), np.array([1.0, 0.0, 0.0, 0.0]))
 
 
@@ -251,16 +278,20 @@ SHIPPED = (energy.MEMORY_COEFFICIENT, energy.COMPUTE_COEFFICIENT, energy.LOCKSTE
 
 
 def measure(energy_file: Path = MEASURED) -> dict[str, float]:
-    """The figures of the module's docstring, as shares (0.1 is 10 %), and the rows they are of."""
+    """The figures of the module's docstring, as shares (0.1 is 10 %), and the rows they are of.
+
+    Rows of a model or an accelerator that does not ship are counted in ``energy_rows_skipped``.
+    """
     runs = read(energy_file)
     known = read(MEASURED) if MEASURED.is_file() else []
     shipped = np.array(SHIPPED)
     power = {run.architecture: (shipped, np.array(ENGINE_COSTS)) for run in runs}
     left_out = bool(runs) and set(runs) <= set(known)
     if left_out:
+        (terms, share), engine_terms = _power_table(known), _engine_table(known)
         for name in power:
-            others = [run for run in known if run.architecture != name]
-            power[name] = fit_power(others), fit_engine(others)
+            others = np.array([run.architecture != name for run in known])
+            power[name] = _fit_power_terms(terms[others], share[others]), _fit_engine_terms(engine_terms[others])
     found: dict[str, list[float]] = {name: [] for name in _FIGURES}
     for run in runs:
         law, engine = power[run.architecture]
@@ -278,6 +309,7 @@ def measure(energy_file: Path = MEASURED) -> dict[str, float]:
     return {
         **{name: float(np.mean(values)) if values else math.nan for name, values in found.items()},
         "energy_rows": float(len(runs)),
+        "energy_rows_skipped": float(_rows(energy_file) - len(runs)),
         "energy_models_left_out": float(len(power) if left_out else 0),
     }
 
@@ -311,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(figures, indent=2))
         return
     for name, value in figures.items():
-        print(f"{name:28} {value:8.0f}" if value > 3 else f"{name:28} {value:8.1%}")
+        print(f"{name:28} {value:8.1%}" if name in _FIGURES else f"{name:28} {value:8.0f}")
 
 
 if __name__ == "__main__":
