@@ -89,6 +89,8 @@ def test_a_currency_is_changed_at_the_books_own_rate_and_is_as_old_as_the_older_
         ({"price": "2,19"}, ("price is '2,19'", "plain number")),
         ({"price": "$2.19"}, ("price is '$2.19'",)),
         ({"price": 1e-12}, ("at least a billionth",)),
+        ({"price": 10**9}, ("at most 100000000 USD an hour",)),
+        ({"price": 10**12, "currency": "EUR", "usdPerUnit": 10**12, "rateAsOf": DAY}, ("at most 100000000 USD",)),
         ({"asOf": "21.11.2026"}, ("asOf is '21.11.2026'", "2026-11-21")),
         ({"asOf": "2026-02-30"}, ("asOf is '2026-02-30'",)),
         ({"asOf": 20261121}, ("asOf is 20261121",)),

@@ -134,6 +134,12 @@ def test_classes_that_call_each_other_in_a_circle_are_refused_with_the_circle() 
         task_cost({str(i): a_class() for i in range(65)}, "0")
 
 
+def test_calls_that_multiply_without_end_are_refused_before_they_overflow() -> None:
+    chain = {str(i): a_class(calls=((str(i + 1), 1e6),) if i < 63 else ()) for i in range(64)}
+    with pytest.raises(ValueError, match=r"a task makes 1e\+12 requests; expected at most 1e9"):
+        task_cost(chain, "0")
+
+
 @pytest.mark.parametrize("value", BAD)
 def test_hostile_numbers_are_refused_by_name(value: float) -> None:
     bad = [

@@ -36,6 +36,7 @@ MOST_PROBLEMS = 20
 _LONGEST = 256
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 _DEAREST = Decimal(10) ** 12
+_DEAREST_HOUR = Decimal(10) ** 8
 _FINEST = Decimal(1).scaleb(-9)
 
 
@@ -230,7 +231,9 @@ def _quote(row: object, rates: Mapping[str, Rate], chips_per_node: Mapping[str, 
         stated = f"{price:f} {currency} per {unit}"
     if currency != "USD":
         stated += f" at {usd_per_unit:f} USD"
-    hourly = hourly.quantize(_FINEST).normalize()
+    if hourly > _DEAREST_HOUR:
+        raise _Problem("price", stated, f"at most {_DEAREST_HOUR:f} USD an hour", "2.10")
+    hourly = Decimal(f"{hourly.quantize(_FINEST):f}".rstrip("0").rstrip("."))  # 20, not 2E+1
     if hourly <= 0:
         raise _Problem("price", stated, "at least a billionth of a USD an hour", "2.10")
     dated = _day(row, "asOf")
