@@ -91,9 +91,13 @@ def generate(sizes: Sizes, *, seed: int = 0, scale: float = 1.0, quota_factor: f
     model, kind, role, chips, spot = o.T
     rent = price[kind] * chips * np.where(spot == 1, 0.45, 1.0)
     cost = rent + kw[kind] * chips * PUE * 0.09
-    arcs, rate, spill = _demand(sizes, rng, model, role, chips, bandwidth[kind], compute[kind], weights_gb, memory_gb[kind])
+    arcs, rate, spill = _demand(
+        sizes, rng, model, role, chips, bandwidth[kind], compute[kind], weights_gb, memory_gb[kind]
+    )
     arcs[2] *= scale
-    need = np.bincount(kind, minlength=sizes.types) * 0 + scale * max(1, sizes.classes) * rng.uniform(0.5, 8.0, sizes.types)
+    need = np.bincount(kind, minlength=sizes.types) * 0 + scale * max(1, sizes.classes) * rng.uniform(
+        0.5, 8.0, sizes.types
+    )
     quota = np.maximum(8, np.floor(need * quota_factor))
     site = rng.integers(0, 3, sizes.types)
     cells = np.arange(sizes.classes * sizes.buckets)
@@ -165,7 +169,9 @@ def _demand(
             step = (weights_gb[m] + batch * kv_gb) / (bandwidth[mine] * chips[mine] ** 0.85 * 0.7)
             decode = outputs * step / batch
             prefill = 2.0 * weights_gb[m] * inputs[b] / (compute[mine] * 1e3 * chips[mine] ** 0.9 * 0.5)
-            busy = np.where(role[mine] == PREFILL, prefill, np.where(role[mine] == DECODE, 0.85 * decode, prefill + decode))
+            busy = np.where(
+                role[mine] == PREFILL, prefill, np.where(role[mine] == DECODE, 0.85 * decode, prefill + decode)
+            )
             busy = busy * rng.lognormal(0.0, 0.05, len(mine))
             found.append((np.full(len(mine), k * sizes.buckets + b), mine, np.maximum(rate[k, b] * busy, 1e-9)))
     return [np.concatenate([one[i] for one in found]) for i in range(3)], rate, spill

@@ -89,7 +89,9 @@ def fleet_by_slices(problem: FleetProblem, *, slice_factor: int = 1, seconds: fl
     for o, n in gpus.items():
         ilp += pulp.lpSum(loads[o]) <= float(p.option_capacity[o]) * n
     for t in np.flatnonzero(np.isfinite(p.type_quota)):
-        ilp += pulp.lpSum(int(p.option_chips[o]) * n for o, n in gpus.items() if p.option_type[o] == t) <= float(p.type_quota[t])
+        ilp += pulp.lpSum(int(p.option_chips[o]) * n for o, n in gpus.items() if p.option_type[o] == t) <= float(
+            p.type_quota[t]
+        )
     site = p.type_site[p.option_type]
     for j in np.flatnonzero(np.isfinite(p.site_limit_kw)):
         kw = pulp.lpSum(float(p.site_pue[j] * p.option_kw[o]) * n for o, n in gpus.items() if site[o] == j)

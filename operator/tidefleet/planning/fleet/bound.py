@@ -62,7 +62,8 @@ def relax(
     milp: FleetMilp, *, seconds: Callable[[], float], cancelled: Callable[[], bool]
 ) -> Relaxation | NoPoint | OutOfTime | Broken:
     """The relaxation, grown from each cell's nearest arcs until none prices out or the rounds are over."""
-    p, matrix = milp.problem, milp.matrix
+    p = milp.problem
+    matrix = milp.matrix.with_bounds(milp.matrix.lower, milp.loose_upper)
     every = np.ones(len(matrix.cost), dtype=np.bool_)
     rows = np.ones(len(matrix.row_lower), dtype=np.bool_)
     arcs = nearest(p, unit_cost(p), NEAREST) | (len(p.arc_cell) < 20_000)

@@ -196,9 +196,7 @@ class _Search:
                 best[columns] = answer.values
         if best is not None and (not small or self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))):
             return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        outcome = solve_matrix(
-            matrix, seconds=watch.left(), gap=self.limits.gap, start=best, cancelled=watch.cancelled
-        )
+        outcome = solve_matrix(matrix, seconds=watch.left(), gap=self.limits.gap, start=best, cancelled=watch.cancelled)
         if isinstance(outcome, Answer):
             return Answer(
                 outcome.values, self._cost(outcome.values), outcome.bound + milp.constant, np.zeros(0), outcome.complete

@@ -58,7 +58,9 @@ def why_infeasible(
     must = np.isinf(p.cell_spill) & np.isinf(p.cell_penalty)
     alone = [int(one) for one in served_alone(p) if must[one]]
     if alone:
-        return Infeasible((alone[0],), (), "no option meets the cell's objectives, and it may not be spilled or left out")
+        return Infeasible(
+            (alone[0],), (), "no option meets the cell's objectives, and it may not be spilled or left out"
+        )
     test = _Test(p, left, cancelled)
     every = _limits(p)
     cells = [int(one) for one in np.flatnonzero(must)]
@@ -69,11 +71,7 @@ def why_infeasible(
             else "the solver called a problem infeasible that has a plan"
         )
     found = () if not test.fits((), every) else tuple(sorted(_smallest(cells, lambda some: not test.fits(some, every))))
-    limits = (
-        ()
-        if not test.fits(found, ())
-        else tuple(_smallest(every, lambda some: not test.fits(found, some)))
-    )
+    limits = () if not test.fits(found, ()) else tuple(_smallest(every, lambda some: not test.fits(found, some)))
     names = ", ".join(f"{one.kind}[{one.index}]" for one in limits)
     what = f"{len(found)} cells cannot be met together" if found else "the least replicas asked for cannot be had"
     reason = f"{what}: {names} stop them" if limits else f"{what}, whatever the limits"

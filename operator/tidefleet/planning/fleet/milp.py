@@ -78,7 +78,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FleetMilp:
-    """The matrix, where its columns are, its shared rows, and a constant part of the cost (stops of what runs now)."""
+    """The matrix, where its columns are, its shared rows, and a constant part of the cost (stops of what runs now).
+
+    ``serve`` is the row of each cell; ``loose_upper`` are the columns' upper bounds without those on n that other rows
+    imply, so that what a limit is worth shows in its own row's dual.
+    """
 
     problem: FleetProblem
     matrix: Matrix
@@ -86,7 +90,7 @@ class FleetMilp:
     shared: tuple[Row, ...]
     constant: float
     serve: Ints
-    pool_rows: Ints
+    loose_upper: Floats
 
     def replicas(self, values: Floats) -> Ints:
         """n[o] as whole numbers."""
@@ -146,12 +150,15 @@ class _Assembly:
         self._spot(x)
         tier = self._tiers(n)
         on, largest = self._spares(x, n)
-        over_pool, pool_rows = self._pools(n)
+        over_pool = self._pools(n)
         nodes, reserved, night = self._types(n)
         self._power(n)
         over = self._budget()
         columns = Columns(x, spill, short, n, up, tier, on, largest, nodes, reserved, night, over_pool, over)
-        return FleetMilp(p, b.build(), columns, tuple(self.shared), self.constant, serve, pool_rows)
+        matrix = b.build()
+        loose = matrix.upper.copy()
+        loose[n] = np.maximum(np.floor(p.option_max / p.option_multiple + 1e-9), loose[n])
+        return FleetMilp(p, matrix, columns, tuple(self.shared), self.constant, serve, loose)
 
     def _some(self, exists: ArrayLike, cost: Floats, owner: ArrayLike, *, upper: ArrayLike = np.inf) -> Ints:
         """Columns where they exist, -1 elsewhere."""
@@ -266,7 +273,7 @@ class _Assembly:
                 b.add_entries(row, top, -float(p.pool_spare[pool]))
         return on, np.concatenate(largest) if largest else _NONE
 
-    def _pools(self, n: Ints) -> tuple[Ints, Ints]:
+    def _pools(self, n: Ints) -> Ints:
         p, b = self.p, self.b
         at = np.flatnonzero((p.pool_min > 0) | np.isfinite(p.pool_max))
         rows = b.add_rows(len(at), lower=p.pool_min[at], upper=p.pool_max[at], owner=at)
@@ -283,7 +290,7 @@ class _Assembly:
         for columns, cost, pools in self.paid:
             mine = np.flatnonzero((pools >= 0) & (budget[pools] >= 0))
             b.add_entries(budget[pools[mine]], columns[mine], cost[mine])
-        return over, where
+        return over
 
     def _types(self, n: Ints) -> tuple[Ints, Ints, Ints]:
         p = self.p
@@ -309,11 +316,21 @@ class _Assembly:
         self.b.add_entries(rows[has], night[has], 1.0)
         firm = np.where(p.option_spot, 0.0, chips)
         some_spot = np.bincount(p.option_type, p.option_spot, self.types) > 0
-        self._per_type("bought", (reserved >= 0) & some_spot, n, -firm, upper=np.zeros(self.types), less=reserved, each=-1.0)
+        self._per_type(
+            "bought", (reserved >= 0) & some_spot, n, -firm, upper=np.zeros(self.types), less=reserved, each=-1.0
+        )
         return nodes, reserved, night
 
     def _per_type(
-        self, kind: str, has: ArrayLike, n: Ints, chips: Floats, *, upper: Floats, less: Ints = _NONE, each: ArrayLike = 0.0
+        self,
+        kind: str,
+        has: ArrayLike,
+        n: Ints,
+        chips: Floats,
+        *,
+        upper: Floats,
+        less: Ints = _NONE,
+        each: ArrayLike = 0.0,
     ) -> Ints:
         """One row per type that has it: sum chips n - each * less <= upper."""
         at = np.flatnonzero(np.asarray(has))

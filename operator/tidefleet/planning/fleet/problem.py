@@ -269,7 +269,9 @@ def _check(problem: FleetProblem, sizes: dict[str, int]) -> None:
         if not value >= 0 or (name == "budget_penalty" and not value <= 1e6):
             raise FleetProblemError(f"{name} is {value}; expected a number of at least 0, e.g. 1")
     _first("option_min", problem.option_min > problem.option_max, "is above option_max")
-    _first("option_max", np.floor(problem.option_max) < np.ceil(problem.option_min), "leaves no whole number of replicas")
+    _first(
+        "option_max", np.floor(problem.option_max) < np.ceil(problem.option_min), "leaves no whole number of replicas"
+    )
     _first("pool_min", problem.pool_min > problem.pool_max, "is above pool_max")
     _first("type_night_value", problem.type_night_value > problem.type_price * (1 + 1e-9), "is above type_price")
     pool_of = problem.option_pool[problem.arc_option]

@@ -63,6 +63,14 @@ class Broken:
     why: str
 
 
+class _Quiet(highspy.Highs):  # type: ignore[misc]  # highspy's classes carry no complete types
+    """A solver that is silent before its callbacks are set: setting them prints a banner on standard output otherwise."""
+
+    def enableCallbacks(self) -> None:
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
+
+
 Outcome = Answer | NoPoint | OutOfTime | Broken
 
 
@@ -93,10 +101,25 @@ def solve(
         fits = bool((matrix.row_lower <= TOLERANCE).all() and (matrix.row_upper >= -TOLERANCE).all())
         none = np.zeros(0)
         return Answer(none, 0.0, 0.0, np.zeros(len(matrix.row_lower)), True) if fits else NoPoint()
-    highs = highspy.Highs()
+    outcome = _once(matrix, seconds, gap, absolute_gap, start, stop_at, cancelled)
+    if start is not None and isinstance(outcome, Broken):
+        # HiGHS 1.16 can carry a start into its presolved space at a lower cost than it has, and end with it.
+        outcome = _once(matrix, seconds, gap, absolute_gap, None, stop_at, cancelled)
+    return outcome
+
+
+def _once(
+    matrix: Matrix,
+    seconds: float,
+    gap: float,
+    absolute_gap: float,
+    start: Floats | None,
+    stop_at: float | None,
+    cancelled: Callable[[], bool],
+) -> Outcome:
+    highs = _Quiet()
     mixed = bool(matrix.integer.any())
     options: dict[str, object] = {
-        "output_flag": False,
         "threads": THREADS,
         "mip_rel_gap": gap,
         "small_matrix_value": _SMALL_ENTRIES,
@@ -149,12 +172,18 @@ def _run(highs: highspy.Highs, matrix: Matrix, start: Floats | None, mixed: bool
     has_point = info.primal_solution_status == 2 and len(values) == len(matrix.cost)
     if not has_point or (not mixed and stopped):
         return OutOfTime(bound) if stopped else Broken("HiGHS calls the program solved but returned no point")
+    if not np.isfinite(values).all():
+        return Broken("HiGHS returned a value that is not a number")
     values = np.clip(values, matrix.lower, matrix.upper)
     values[matrix.integer] = np.round(values[matrix.integer])
     violation = matrix.violation(values)
     if not violation <= 20 * TOLERANCE:
         return Broken(f"HiGHS' answer violates a constraint by {violation:.2g}")
     objective = float(matrix.cost @ values)
+    if abs(objective - info.objective_function_value) > 1e-4 * max(
+        1.0, abs(objective), float(np.abs(matrix.cost) @ values)
+    ):
+        return Broken(f"HiGHS' answer costs {objective:.9g}, not {info.objective_function_value:.9g} as it says")
     prices = np.zeros(0) if mixed else np.array(solution.row_dual, dtype=np.float64)
     if not mixed:
         bound = objective

@@ -88,7 +88,9 @@ def violations(problem: FleetProblem, decision: Decision, tolerance: float = 1e-
     found: list[str] = []
 
     def at_most(what: str, value: Floats, limit: Floats) -> None:
-        bad = np.flatnonzero(~(value <= limit + tolerance * np.maximum(1.0, np.where(np.isfinite(limit), np.abs(limit), 1.0))))
+        bad = np.flatnonzero(
+            ~(value <= limit + tolerance * np.maximum(1.0, np.where(np.isfinite(limit), np.abs(limit), 1.0)))
+        )
         found.extend(f"{what}[{i}] is {value[i]:.9g}; at most {limit[i]:.9g}" for i in bad[:3])
 
     served = np.bincount(p.arc_cell, np.where(role == DECODE, 0.0, d.flow), len(p.cell_class))
