@@ -1,0 +1,121 @@
+"""A cost below which no plan of the fleet can be: shared limits are priced, and each pool is bounded for itself.
+
+For any prices y of the shared rows (quota, power, nodes, credits, budget), of the sign that their side demands,
+
+  min{cost . v : all rows} >= y . limit + sum over pools of min{(cost - A' y) . v : the pool's rows} + the same over
+  the shared columns within their bounds,
+
+so a lower bound of each pool's own MILP gives one of the whole, whatever the prices. The duals of the linear relaxation
+of the whole are the prices that make it largest when integrality is left aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints
+from tidefleet.planning.fleet.milp import FleetMilp
+from tidefleet.planning.fleet.problem import DECODE, FleetProblem
+from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, OutOfTime, solve
+
+NEAREST = 3
+"""Arcs per cell, role and fabric, cheapest first, with which the relaxation of the whole begins."""
+
+ROUNDS = 4
+"""Times that arcs which price out are added to the relaxation."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relaxation:
+    """The linear relaxation of the whole: prices per row, replicas in multiples per option, and its cost."""
+
+    prices: Floats
+    replicas: Floats
+    cost: float
+
+
+def unit_cost(problem: FleetProblem) -> Floats:
+    """USD per hour of serving an arc's whole cell on its option, were replicas divisible."""
+    p = problem
+    start = np.where(p.option_running == 0, p.option_start_cost, 0.0)
+    return p.arc_load * ((p.option_cost + start) / p.option_capacity)[p.arc_option]
+
+
+def nearest(problem: FleetProblem, cost: Floats, most: int) -> Bools:
+    """Which arcs are among the cheapest so many of their cell, role and fabric."""
+    p = problem
+    group = (p.arc_cell * 3 + p.option_role[p.arc_option]) * (int(p.option_fabric.max(initial=0)) + 1)
+    group = group + p.option_fabric[p.arc_option]
+    order = np.lexsort((cost, group))
+    sorted_group = group[order]
+    first = np.concatenate(([True], np.diff(sorted_group) != 0)) if len(order) else np.zeros(0, dtype=np.bool_)
+    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    keep = np.zeros(len(order), dtype=np.bool_)
+    keep[order] = rank < most
+    return keep
+
+
+def relax(
+    milp: FleetMilp, *, seconds: Callable[[], float], cancelled: Callable[[], bool]
+) -> Relaxation | NoPoint | OutOfTime | Broken:
+    """The relaxation, grown from each cell's nearest arcs until none prices out or the rounds are over."""
+    p = milp.problem
+    matrix = milp.matrix.with_bounds(milp.matrix.lower, milp.loose_upper)
+    every = np.ones(len(matrix.cost), dtype=np.bool_)
+    rows = np.ones(len(matrix.row_lower), dtype=np.bool_)
+    arcs = nearest(p, unit_cost(p), NEAREST) | (len(p.arc_cell) < 20_000)
+    for turn in range(ROUNDS):
+        columns = every.copy()
+        columns[milp.columns.x] = arcs
+        answer = solve(matrix.part(columns, rows).relaxed(), seconds=seconds(), cancelled=cancelled)
+        if isinstance(answer, NoPoint) and not arcs.all():
+            arcs = np.ones_like(arcs)
+            continue
+        if not isinstance(answer, Answer):
+            return answer
+        reduced = matrix.priced(answer.row_prices)[milp.columns.x]
+        missing = ~arcs & (reduced < -1e-7 * (1.0 + np.abs(unit_cost(p))))
+        shared_priced = bool((np.abs(answer.row_prices[matrix.row_owner == SHARED]) > 1e-9).any())
+        if turn == ROUNDS - 1 or not missing.any() or not shared_priced:
+            break
+        arcs = arcs | (missing & nearest(p, np.where(missing, reduced, np.inf), NEAREST))
+    values = np.zeros(len(matrix.cost))
+    values[columns] = answer.values
+    return Relaxation(answer.row_prices, values[milp.columns.n], answer.objective)
+
+
+def shared_prices(milp: FleetMilp, prices: Floats) -> Floats:
+    """Prices of the shared rows only, with the sign that a row's finite side demands; other rows are 0."""
+    matrix = milp.matrix
+    usable = np.where(matrix.row_owner == SHARED, prices, 0.0)
+    usable = np.where((usable > 0) & ~np.isfinite(matrix.row_lower), 0.0, usable)
+    return np.where((usable < 0) & ~np.isfinite(matrix.row_upper), 0.0, usable)
+
+
+def shared_part(milp: FleetMilp, prices: Floats) -> float:
+    """What the priced rows and the shared columns contribute to the bound; ``prices`` as from ``shared_prices``."""
+    matrix = milp.matrix
+    limit = np.where(prices > 0, matrix.row_lower, np.where(prices < 0, matrix.row_upper, 0.0))
+    reduced = matrix.priced(prices)
+    mine = matrix.owner == SHARED
+    with np.errstate(invalid="ignore"):
+        at_lower = np.where(reduced[mine] > 0, reduced[mine] * matrix.lower[mine], 0.0)
+        at_upper = np.where(reduced[mine] < 0, reduced[mine] * matrix.upper[mine], 0.0)
+    return float(prices @ limit + at_lower.sum() + at_upper.sum()) + milp.constant
+
+
+def served_alone(problem: FleetProblem) -> Ints:
+    """Cells that no option can serve at all: no arc, or prefill without a decode option in reach (or the reverse)."""
+    p = problem
+    cells = len(p.cell_class)
+    role, fabric = p.option_role[p.arc_option], p.option_fabric[p.arc_option]
+    whole = np.zeros(cells, dtype=np.bool_)
+    whole[p.arc_cell[role == 0]] = True
+    width = int(p.option_fabric.max(initial=0)) + 1
+    prefill = np.unique((p.arc_cell * width + fabric)[role == 1])
+    decode = np.unique((p.arc_cell * width + fabric)[role == DECODE])
+    whole[np.intersect1d(prefill, decode) // width] = True
+    return np.flatnonzero(~whole)
