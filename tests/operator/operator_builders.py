@@ -35,6 +35,7 @@ from tidefleet.cluster.kinds import (
     INFERENCE_POOL,
     LEADER_WORKER_SET,
     POD,
+    SITE,
     STATEFUL_SET,
     WORKLOAD_CLASS,
     Kind,
@@ -175,6 +176,7 @@ _KINDS = {
         INFERENCE_POOL,
         WORKLOAD_CLASS,
         ACCELERATOR_TYPE,
+        SITE,
         DEPLOYMENT,
         STATEFUL_SET,
         LEADER_WORKER_SET,
@@ -210,7 +212,7 @@ class Place:
         self.cluster, self.namespace = cluster, namespace
         self.api = cluster.api()
         self.made: list[Mapping[str, Any]] = []
-        """AcceleratorTypes of this test, for the emulator and to be deleted after it."""
+        """Objects of this test outside the namespace: AcceleratorTypes, for the emulator, and Sites."""
 
     def clean(self, *, accelerators: bool = True) -> None:
         """Delete what would take chips from the next test or is not in the namespace."""
@@ -221,7 +223,7 @@ class Place:
             self.api.delete(self.path(kind))
         for one in self.made if accelerators else ():
             with contextlib.suppress(ApiError):
-                self.delete(ACCELERATOR_TYPE, one["metadata"]["name"])
+                self.delete(_KINDS[one["kind"]], one["metadata"]["name"])
 
     def unique(self, name: str) -> str:
         """A name for something that is not in the namespace."""
@@ -235,7 +237,7 @@ class Place:
         """Create objects."""
         for one in manifests:
             kind = _KINDS[one["kind"]]
-            if kind is ACCELERATOR_TYPE:
+            if not kind.namespaced:
                 self.made.append(one)
             self.api.create(self.path(kind), {"apiVersion": kind.group_version, **one})
 

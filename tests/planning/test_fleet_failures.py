@@ -82,13 +82,7 @@ def test_an_unmet_set_shrinks_to_demands_that_conflict() -> None:
 
 def test_an_empty_fleet_plans_nothing() -> None:
     none = np.zeros(0)
-    empty: dict[str, Any] = {
-        name: none
-        for name in (
-            "type_price type_quota type_site option_pool option_type option_role option_fabric option_chips option_cost"
-            " option_kw option_spot option_capacity cell_class cell_rate cell_spill arc_cell arc_option arc_load"
-        ).split()
-    }
+    empty: dict[str, Any] = dict.fromkeys(["type_price", "type_quota", "type_site", "option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_cost", "option_kw", "option_spot", "option_capacity", "cell_class", "cell_rate", "cell_spill", "arc_cell", "arc_option", "arc_load"], none)
     plan = solved(a_fleet(**empty))
     assert isinstance(plan, FleetPlan)
     assert plan.usd_per_hour == 0.0
@@ -96,13 +90,7 @@ def test_an_empty_fleet_plans_nothing() -> None:
 
 def test_an_empty_catalogue_with_demand_is_infeasible() -> None:
     none = np.zeros(0)
-    empty: dict[str, Any] = {
-        name: none
-        for name in (
-            "type_price type_quota type_site option_pool option_type option_role option_fabric option_chips option_cost"
-            " option_kw option_spot option_capacity arc_cell arc_option arc_load"
-        ).split()
-    }
+    empty: dict[str, Any] = dict.fromkeys(["type_price", "type_quota", "type_site", "option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_cost", "option_kw", "option_spot", "option_capacity", "arc_cell", "arc_option", "arc_load"], none)
     assert isinstance(solved(a_fleet(**empty)), Infeasible)
 
 

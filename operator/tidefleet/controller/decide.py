@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from tidefleet.api import ConditionType, Reason
 from tidefleet.api.inference_pool import Disaggregated, Mode
@@ -21,10 +21,28 @@ from tidefleet.planning.apart import Apart, find_pairs
 from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.from_api import allowed_of, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
-from tidefleet.planning.pool import NothingFits, PoolProblem, describe, plan_pool
+from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, describe, plan_pool
 
 
-def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, memo: EstimateMemo) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save."""
+
+    caps: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    prices: tuple[ShadowPrice, ...] = ()
+
+
+NOTHING_SHARED = Share()
+
+
+def decide(
+    view: PoolView,
+    memory: PoolMemory,
+    settings: OperatorConfiguration,
+    memo: EstimateMemo,
+    share: Share = NOTHING_SHARED,
+) -> Decision:
     """The decision about a pool.
 
     An invalid pool keeps what it runs. Demand that is not known never lowers capacity, nor does it add another kind of
@@ -45,6 +63,9 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
+    for name, cap in share.caps.items():
+        if cap < caps.get(name, cap + 1):
+            caps[name], cap_reasons[name] = cap, share.reasons[name]
     problem = _problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons)
     problem = replace(
         problem,
@@ -54,6 +75,8 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
         return _nothing_fits(view, plan, market, demand.verdict)
+    if share.prices:
+        plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
     targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
     held = demand.held
     if any(t.desired > t.planned for t in targets):
@@ -81,6 +104,7 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
         rate=demand.rate,
         classes=demand.classes,
         market=market,
+        problem=problem,
         held=held,
         write=view.pool.spec.mode is not Mode.RECOMMEND,
         summary=describe((t.served.option, t.desired) for t in targets),
@@ -116,6 +140,7 @@ def _problem(
         target_usd_per_million_tokens=_optional(target.usd_per_million_tokens),
         monthly_budget_usd=_optional(target.monthly_budget_usd),
         running=running,
+        priority=max((one.spec.priority for one in view.classes), default=100),
         may_switch=demand.known
         and (memory.last_switch is None or view.now - memory.last_switch >= settings.dwell_seconds),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tidefleet.api import ConditionStatus, ConditionType, Reason
 from tidefleet.controller.view import PoolView, Served
 from tidefleet.planning.options import ClassDemand, Market
-from tidefleet.planning.pool import NothingFits, PoolPlan
+from tidefleet.planning.pool import NothingFits, PoolPlan, PoolProblem
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
@@ -39,6 +39,7 @@ class Decision:
         targets: replicas by workload; empty when nothing is to be touched.
         plan: the plan in force, ``None`` when there is none.
         losers: what lost when nothing fits.
+        problem: what the plan was asked.
         rate: requests per second planned for; ``classes`` the mix.
         held: why replicas are held, empty when they are not.
         write: whether workloads may be written (valid, and mode other than Recommend).
@@ -53,6 +54,7 @@ class Decision:
     rate: float = 0.0
     classes: tuple[ClassDemand, ...] = ()
     market: Market | None = None
+    problem: PoolProblem | None = None
     held: str = ""
     write: bool = False
     summary: str = ""

@@ -22,16 +22,19 @@ from tidefleet.controller.asked import freshness_seconds
 from tidefleet.controller.catalogue_sync import CatalogueSync
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
-from tidefleet.controller.decide import decide
+from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
+from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
+from tidefleet.planning.coordination import SharedLimits, kilowatts
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.words import rounded
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class FleetLoop:
     _memo: EstimateMemo = field(default_factory=EstimateMemo)
     _guarded: set[str] = field(default_factory=set)
     _claimed: bool = False
+    sharing: Sharing = field(default_factory=Sharing)
 
     def run(self, stop: threading.Event, *, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Pass after pass until stopped; a pass that fails is logged and the next one starts afresh.
@@ -93,6 +97,7 @@ class FleetLoop:
             floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
             stop.wait(floor / self.clock.scale)
             self.clock.sleep(max(0.0, left - floor), self.wake)
+        self.sharing.close()
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
@@ -104,12 +109,13 @@ class FleetLoop:
             return ()
         planning = time.monotonic()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
+        decided = self._within_shared_limits(decided, fleet)
         acting = time.monotonic()
         self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
         with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="act") as workers:
             finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
         decisions = tuple(one for one in finished if isinstance(one, Decision))
-        self._tell_others(fleet)
+        self._tell_others(fleet, decisions)
         self.accountant.account(decisions, fleet.now)
         told = [(seen, after) for (seen, _), after in zip(decided, finished, strict=True)]
         self.accountant.conditions(self._rows(told, fleet))
@@ -136,7 +142,7 @@ class FleetLoop:
             self._memories[key] = known
         return known
 
-    def _decide(self, seen: Seen, view: PoolView | Fault) -> Decision | Fault:
+    def _decide(self, seen: Seen, view: PoolView | Fault, share: Share = NOTHING_SHARED) -> Decision | Fault:
         self.heartbeat = time.monotonic()
         if isinstance(view, Fault):
             return view
@@ -144,11 +150,31 @@ class FleetLoop:
         if seen.metadata.deletion_timestamp:
             return Decision(view=view, verdicts=())
         try:
-            return decide(view, memory, self.settings, self._memo)
+            return decide(view, memory, self.settings, self._memo, share)
         except Exception as error:  # one pool's surprise must not stop the others
             log.exception("deciding failed", extra={"pool": f"{seen.metadata.namespace}/{seen.metadata.name}"})
             self.telemetry.count("reconcile_errors_total", kind="InferencePool", reason=type(error).__name__)
             return Fault(Reason.INVALID_FIELD, f"internal error while deciding: {type(error).__name__}: {error}")
+
+    def _within_shared_limits(
+        self, decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet
+    ) -> list[tuple[Seen, Decision | Fault]]:
+        """The decisions, taken again for pools that get less of what they share than they planned with."""
+        plans = [
+            (one.problem, one.plan)
+            for _, one in decided
+            if isinstance(one, Decision) and one.problem is not None and one.plan is not None
+        ]
+        shares = self.sharing.shares(plans, SharedLimits(sites=fleet.site_limits))
+        if not shares:
+            return decided
+        result: list[tuple[Seen, Decision | Fault]] = []
+        for seen, one in decided:
+            if isinstance(one, Decision) and one.problem is not None and one.problem.pool in shares:
+                result.append((seen, self._decide(seen, one.view, shares[one.problem.pool])))
+            else:
+                result.append((seen, one))
+        return result
 
     def _guarded_act(self, seen: Seen, decision: Decision | Fault) -> Decision | Fault:
         self.heartbeat = time.monotonic()
@@ -229,7 +255,7 @@ class FleetLoop:
 
     # --- the other kinds -------------------------------------------------------------------------------------------
 
-    def _tell_others(self, fleet: Fleet) -> None:
+    def _tell_others(self, fleet: Fleet, decisions: tuple[Decision, ...]) -> None:
         in_use: dict[str, int] = {}
         for _, view in fleet.pools:
             if isinstance(view, PoolView):
@@ -242,10 +268,14 @@ class FleetLoop:
         pools = {seen.metadata.name: seen for seen, _ in fleet.pools}
         for seen, faults in fleet.classes:
             self._write_simple(seen, _class_verdicts(faults, pools), keep=("observed", "provenance"))
+        watts = _site_watts(fleet, decisions)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
-            self._write_simple(seen, verdicts, keep=(), nodes=nodes)
+            extra = {"nodes": nodes}
+            if seen.metadata.name in watts:
+                extra["watts"] = int(rounded(watts[seen.metadata.name]))
+            self._write_simple(seen, verdicts, keep=(), **extra)
 
     def _tell_type(self, one: TypeSeen, in_use: int) -> None:
         name, prices = one.kind.name, one.offer.prices
@@ -294,6 +324,19 @@ class FleetLoop:
             self._memories.pop(key, None)
             self._ids.pop(key, None)
             self.accountant.forget(*key)
+
+
+def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]:
+    """Estimated power of the replicas asked for, PUE included, by site with a power limit."""
+    drawn: dict[str, float] = {}
+    for decision in decisions:
+        candidates = {one.option: one for one in decision.market.candidates} if decision.market else {}
+        for target in decision.targets:
+            one = candidates.get(target.served.option)
+            if one is not None:
+                name = one.option.accelerator
+                drawn[name] = drawn.get(name, 0.0) + target.desired * kilowatts(one) * 1000.0
+    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in fleet.site_limits}
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,7 @@ from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
 from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
+from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
 from tidefleet.planning.prices import node_chips, priced
@@ -66,6 +67,7 @@ class Fleet:
     classes: tuple[tuple[Seen, tuple[Fault, ...]], ...]
     sites: tuple[tuple[Seen, tuple[Fault, ...], int], ...]
     bad_types: tuple[tuple[Seen, Fault], ...]
+    site_limits: tuple[SiteLimit, ...] = ()
 
 
 @dataclass(slots=True)
@@ -125,7 +127,9 @@ class Observer:
                 fault = Fault(Reason.INVALID_FIELD, f"{pool} cannot be read: {type(error).__name__}: {error}")
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
-        return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types))
+        return Fleet(
+            now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), tuple(self._site_limits(types))
+        )
 
     def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
         nodes = self.inventory.nodes()
@@ -261,6 +265,22 @@ class Observer:
         assert isinstance(site, Site)  # noqa: S101
         wanted = dict(site.spec.node_selector).items()
         return seen, (), sum(1 for node in self.inventory.nodes() if wanted <= node.labels.items())
+
+    def _site_limits(self, types: Mapping[str, TypeSeen]) -> Iterable[SiteLimit]:
+        """The power limits of sites, each with the types whose nodes all stand there; only their power surely is."""
+        nodes = self.inventory.nodes()
+        for seen in self.store.all(SITE):
+            site = seen.parsed
+            if not isinstance(site, Site) or site.spec.power_limit_watts is None:
+                continue
+            wanted = dict(site.spec.node_selector).items()
+            here = {
+                name
+                for name, one in types.items()
+                if one.nodes and all(wanted <= node.labels.items() for node in nodes if matches(one.kind, node))
+            }
+            pue = float(site.spec.pue) if site.spec.pue is not None else 1.0
+            yield SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue, frozenset(here))
 
     def _pods(self, pool: InferencePool) -> list[Pod]:
         """The pods that serve a pool: those of its workloads, not whatever carries a label of ours."""

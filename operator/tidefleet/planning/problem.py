@@ -27,6 +27,7 @@ class PoolProblem:
         running: replicas now asked for, by option.
         may_switch: whether the dwell since the last change of accelerators has passed.
         start_seconds: time from asking for a replica to its first answer: while accelerators change, both are paid.
+        priority: of its most important class; where shared limits leave not enough for all, the higher is served first.
         external: offers of external APIs for the pool's tokens; what they would cost is told.
         apart: prefill and decode on replicas of their own; what that would cost is told.
     """
@@ -46,6 +47,7 @@ class PoolProblem:
     running: Mapping[Option, int] = field(default_factory=dict)
     may_switch: bool = True
     start_seconds: float = 480.0
+    priority: int = 100
     external: tuple[ExternalOffer, ...] = ()
     apart: tuple[Apart, ...] = ()
 

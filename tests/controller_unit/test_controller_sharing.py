@@ -1,0 +1,118 @@
+"""Shared limits are dealt out at once and solved beside the loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tidefleet.controller import sharing as module
+from tidefleet.controller.sharing import Sharing
+from tidefleet.economics.shape import TokenShape
+from tidefleet.planning.coordination import SharedLimits
+from tidefleet.planning.fleet import SolverFailed
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option, Price
+from tidefleet.planning.pool import plan_pool
+from tidefleet.planning.problem import PoolPlan, PoolProblem
+
+LIMITS = SharedLimits(chips={"cheap": 12})
+CHAT = ClassDemand("chat", 1.0, TokenShape(900.0, 100.0))
+
+
+def a_candidate(accelerator: str, usd: float) -> Candidate:
+    """An option whose replica covers one request/s of planned demand."""
+    option = Option(accelerator, "OnDemand", 1, "Fp8", "Fp8")
+    return Candidate(option, Price(usd), 1.0 / PLANNING_UTILISATION, usd, ())
+
+
+def planned(pool: str, *candidates: Candidate, rate: float = 10.0) -> tuple[PoolProblem, PoolPlan]:
+    problem = PoolProblem(pool, (CHAT,), rate, Market(candidates, (), ()), minimum=0)
+    plan = plan_pool(problem)
+    assert isinstance(plan, PoolPlan)
+    return problem, plan
+
+
+def a_pool(name: str, dear: float, rate: float = 10.0) -> tuple[PoolProblem, PoolPlan]:
+    return planned(name, a_candidate("cheap", 1.0), a_candidate("dear", dear), rate=rate)
+
+
+PLANS = [a_pool("prod/a", 3.0), a_pool("prod/b", 9.0)]
+
+
+@pytest.fixture
+def sharing() -> Iterator[Sharing]:
+    one = Sharing()
+    yield one
+    one.close()
+
+
+def caps(sharing: Sharing, plans=PLANS, limits: SharedLimits = LIMITS) -> dict[str, int]:
+    return {pool: share.caps["cheap"] for pool, share in sharing.shares(plans, limits).items()}
+
+
+def test_the_first_pass_deals_out_by_order_and_the_next_by_cost(sharing) -> None:
+    assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
+    sharing.settled(30)
+    assert caps(sharing) == {"prod/a": 2, "prod/b": 10}
+    assert sharing.shares(PLANS, LIMITS)["prod/b"].prices[0].usd_per_hour > 0
+    assert sharing.why == ("20 chips of cheap are wanted, 12 can be had",)
+
+
+def test_nothing_is_solved_while_all_plans_fit(sharing) -> None:
+    assert sharing.shares(PLANS, SharedLimits()) == {}
+    assert sharing.shares(PLANS, SharedLimits(chips={"cheap": 20})) == {}
+    assert sharing.why == ()
+
+
+def test_another_demand_is_another_question_and_the_old_answer_is_not_used_for_it(sharing) -> None:
+    caps(sharing)
+    sharing.settled(30)
+    grown = [PLANS[0], a_pool("prod/b", 9.0, rate=11.0)]
+    assert caps(sharing, grown) == {"prod/a": 10, "prod/b": 2}
+    sharing.settled(30)
+    assert caps(sharing, grown) == {"prod/a": 1, "prod/b": 11}
+
+
+def test_the_loop_does_not_wait_for_a_solver_and_calls_it_off_when_the_question_has_changed(
+    sharing, monkeypatch
+) -> None:
+    began, called_off = threading.Event(), threading.Event()
+    solve = module.coordinate
+
+    def slow(problems, limits, *, cancelled, **rest):
+        began.set()
+        while not cancelled():
+            called_off.wait(0.01)
+        called_off.set()
+        return solve(problems, limits, cancelled=lambda: False, **rest)
+
+    monkeypatch.setattr(module, "coordinate", slow)
+    assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
+    assert began.wait(10)
+    assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
+    assert not called_off.is_set()
+    sharing.shares([PLANS[0], a_pool("prod/b", 9.0, rate=11.0)], LIMITS)
+    assert called_off.wait(10)
+    sharing.settled(30)
+    assert sharing.shares(PLANS, LIMITS)["prod/a"].prices == ()  # what was called off is no answer
+
+
+@pytest.mark.parametrize("failing", [SolverFailed("no point was found"), RuntimeError("out of memory")])
+def test_a_solver_that_fails_changes_nothing(sharing, monkeypatch, failing) -> None:
+    def broken(*_args, **_kwargs):
+        if isinstance(failing, Exception):
+            raise failing
+        return failing
+
+    monkeypatch.setattr(module, "coordinate", broken)
+    for _ in range(3):
+        assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
+        sharing.settled(30)
+
+
+def test_a_pool_that_is_not_concerned_has_no_share(sharing) -> None:
+    shares = sharing.shares([*PLANS, planned("prod/lone", a_candidate("other", 1.0))], LIMITS)
+    assert shares.keys() == {"prod/a", "prod/b"}
+    assert replace(shares["prod/a"], prices=()).reasons == {"cheap": "pools share 12 chips of cheap"}
