@@ -279,3 +279,32 @@ def test_a_configuration_that_cannot_be_read_ends_the_operator(tmp_path: Path) -
     result = run("operator", "run", "--config", str(tmp_path / "none.yaml"))
     assert result.exit_code == 2
     assert "none.yaml: cannot be read" in result.stderr
+
+
+def test_a_quota_is_shared_by_all_pools(tmp_path: Path) -> None:
+    asked = ("plan", "-f", "deploy/samples", "--demand", "chat=30", "--demand", "code=20", "-o", "json")
+    free, shared = (json.loads(run(*asked, *more).stdout) for more in ((), ("--quota", "b200-sxm=5")))
+
+    def held(plans: list[dict], name: str) -> int:
+        return sum(one["chips"] for plan in plans for one in plan["plan"]["options"] if one["accelerator"] == name)
+
+    assert held(free, "b200-sxm") > 5 >= held(shared, "b200-sxm") > 0
+    assert any("one more b200-sxm would save" in one["what"] for one in shared[0]["plan"]["shadowPrices"])
+    for wrong in ("b200=5", "b200-sxm=-1", "b200-sxm=x", "b200-sxm"):
+        result = run(*asked, "--quota", wrong)
+        assert result.exit_code == 2
+        assert f"--quota is {wrong!r}; expected TYPE=CHIPS" in result.stderr
+
+
+def test_what_if_plans_once_more_and_tells_what_changes() -> None:
+    asked = ("plan", "-f", "deploy/samples", "--demand", "chat=30")
+    answers = json.loads(run(*asked, "--what-if", "demand:chat*2", "-o", "json").stdout)
+    chat = next(one for one in answers if one["pool"].endswith("/chat"))
+    assert chat["whatIf"]["requestsPerSecond"] == pytest.approx(2 * chat["requestsPerSecond"])
+    assert chat["whatIf"]["usdPerHourDifference"] > 0
+    code = next(one for one in answers if one["pool"].endswith("/code"))
+    assert code["whatIf"]["usdPerHourDifference"] == 0
+    assert "what if demand:chat*2" in run(*asked, "--what-if", "demand:chat*2").stdout
+    wrong = run(*asked, "--what-if", "price:h1=2")
+    assert wrong.exit_code == 2
+    assert "'h1'; expected an AcceleratorType" in wrong.stderr

@@ -60,6 +60,15 @@ def test_a_pinned_pool_and_one_that_falls_short_have_no_shadow_prices() -> None:
     assert planned(a_problem(cheap, rate=20.0, type_caps={"cheap": 3})).shadow_prices == ()
 
 
+def test_a_rival_that_only_fits_without_its_spare_is_not_told_as_cheaper() -> None:
+    cheap, dear = a_candidate("cheap", covers=1.0, usd=1.0), a_candidate("dear", covers=1.0, usd=3.0)
+    plan = planned(a_problem(cheap, dear, rate=3.0, spare=1, type_caps={"cheap": 3}, cap_reasons={"cheap": "sold out"}))
+    assert counts(plan) == {"cheap": 3, "dear": 1}
+    told = {one.option.split()[0]: one.lost_because for one in plan.runners_up}
+    assert told["cheap"] == "cannot keep 1 spare within its limits: sold out"
+    assert not any(one.what.startswith("cheap") for one in plan.break_even)
+
+
 # --- external APIs ---------------------------------------------------------------------------------------------------
 
 

@@ -19,12 +19,15 @@ from tidefleet.cluster.kinds import DEPLOYMENT
 from tidefleet.cluster.records import Workload
 from tidefleet.cluster.records import workload as workload_record
 from tidefleet.controller.config import OperatorConfiguration
-from tidefleet.controller.decide import decide
+from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.observe import adopted_workloads
+from tidefleet.controller.sharing import SOLVER_SECONDS, shares_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
+from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
 from tidefleet.planning.demand import DemandHistory, Known
+from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
@@ -49,6 +52,10 @@ def plan(
             "demand:chat*1.3, hit:chat=0.3, api-price:*0.2; several hold together.",
         ),
     ] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option("--quota", help="Most chips of a type for all pools together, e.g. h200-sxm=16; may be repeated."),
+    ] = None,
     output: Annotated[Form, typer.Option("--output", "-o", help="table or json.")] = Form.TABLE,
 ) -> None:
     """Plan pools from manifests: accelerators, replicas, cost, and why. Needs no cluster.
@@ -69,11 +76,12 @@ def plan(
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
     kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
+    limits = SharedLimits(chips=_quotas(quota or [], kinds))
     memo = EstimateMemo()
-    decisions = [_decide(pool, classes, kinds, rates, memo) for pool in pools]
+    decisions = _decided(pools, classes, kinds, rates, limits=limits, memo=memo)
     changed: list[Decision] = []
     if what_if:
-        changed = [_decide(pool, *_supposed(what_if, classes, kinds, rates), memo) for pool in pools]
+        changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), limits=limits, memo=memo)
     if output is Form.JSON:
         answers = [_as_json(one) for one in decisions]
         for answer, before, after in zip(answers, decisions, changed, strict=False):
@@ -86,6 +94,42 @@ def plan(
             print_comparison(what_if or [], decisions, changed)
     if any(one.plan is None for one in decisions):
         raise typer.Exit(1)
+
+
+def _quotas(texts: Sequence[str], kinds: Mapping[str, AcceleratorType]) -> dict[str, int]:
+    quotas = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in kinds or not value.isdecimal() or len(value) > 9:
+            fail(f"--quota is {text!r}; expected TYPE=CHIPS of a known type, e.g. h200-sxm=16", 2)
+        quotas[name] = int(value)
+    return quotas
+
+
+def _decided(
+    pools: Sequence[InferencePool],
+    classes: Sequence[WorkloadClass],
+    kinds: dict[str, AcceleratorType],
+    rates: dict[str, float],
+    *,
+    limits: SharedLimits,
+    memo: EstimateMemo,
+) -> list[Decision]:
+    """The decisions about all pools, within what they share."""
+    decisions = [_decide(pool, classes, kinds, rates, memo) for pool in pools]
+    plans = [(one.problem, one.plan) for one in decisions if one.problem is not None and one.plan is not None]
+    if not exceeded(plans, limits):
+        return decisions
+    found = coordinate([problem for problem, _ in plans], limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
+    if isinstance(found, SolverFailed):
+        fail(f"the fleet cannot be planned within --quota: {found.why}")
+    shares = shares_of(found, plans)
+    return [
+        _decide(one.view.pool, classes, kinds, rates, memo, share)
+        if one.problem is not None and (share := shares.get(one.problem.pool)) is not None
+        else one
+        for one in decisions
+    ]
 
 
 def _supposed(
@@ -125,6 +169,7 @@ def _decide(
     kinds: dict[str, AcceleratorType],
     rates: dict[str, float],
     memo: EstimateMemo,
+    share: Share = NOTHING_SHARED,
 ) -> Decision:
     now = time.time()
     faults: tuple[Fault, ...] = ()
@@ -149,7 +194,7 @@ def _decide(
         reading=None if rate is None else Known(now, rate, "--demand"),
         compare_roles=True,
     )
-    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), memo)
+    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), memo, share)
 
 
 def _imagined(namespace: str, name: str) -> Workload:

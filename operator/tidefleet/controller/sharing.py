@@ -59,7 +59,7 @@ class Sharing:
         if question != self._answered:
             self._ask(question, plans, limits)
         current = self._answer if self._answered == question else None
-        return _by_pool(current or first_come(plans, limits), plans)
+        return shares_of(current or first_come(plans, limits), plans)
 
     def settled(self, timeout: float) -> None:
         """Wait until the solution in progress, if any, is there."""
@@ -113,7 +113,8 @@ class Sharing:
         self._answered = self._answer = None
 
 
-def _by_pool(found: Coordination, plans: Plans) -> dict[str, Share]:
+def shares_of(found: Coordination, plans: Plans) -> dict[str, Share]:
+    """What each pool may use, by ``namespace/name``; a pool that no shared limit concerns is not in it."""
     shares: dict[str, Share] = {}
     for problem, _ in plans:
         caps = {name: cap for (pool, name), cap in found.caps.items() if pool == problem.pool}

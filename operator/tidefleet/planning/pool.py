@@ -133,7 +133,11 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     chosen_types = {one.option.accelerator for one in chosen}
     rivals = single_type_rivals(problem, chosen_types)
     losers = [runner_up(problem, one, cost, tokens) for one in rivals]
-    alone = [one for one in rivals if one.solution.shortfall <= solution.shortfall]
+    alone = [
+        one
+        for one in rivals
+        if one.solution.shortfall <= solution.shortfall and one.solution.spare_missing <= solution.spare_missing
+    ]
     savings = max(0.0, min((one.solution.cost for one in alone), default=cost) - cost) if len(chosen_types) > 1 else 0.0
     break_even = [
         BreakEven(f"{one.accelerator} USD per chip-hour", one.usd_per_chip_hour * cost / one.solution.cost)

@@ -48,6 +48,10 @@ def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) ->
         because = f"cannot carry the load within its limits ({rival.solution.shortfall:.0%} short)"
         if rival.accelerator in problem.cap_reasons:
             because += f": {problem.cap_reasons[rival.accelerator]}"
+    elif rival.solution.spare_missing:
+        because = f"cannot keep {problem.spare} spare within its limits"
+        if rival.accelerator in problem.cap_reasons:
+            because += f": {problem.cap_reasons[rival.accelerator]}"
     else:
         extra = rival.solution.cost - cost
         share = extra / cost if cost else 0.0
