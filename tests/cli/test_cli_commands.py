@@ -282,7 +282,7 @@ def test_a_configuration_that_cannot_be_read_ends_the_operator(tmp_path: Path) -
 
 
 def test_a_quota_is_shared_by_all_pools(tmp_path: Path) -> None:
-    asked = ("plan", "-f", "deploy/samples", "--demand", "chat=30", "--demand", "code=20", "-o", "json")
+    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30", "--demand", "code=20", "-o", "json")
     free, shared = (json.loads(run(*asked, *more).stdout) for more in ((), ("--quota", "b200-sxm=5")))
 
     def held(plans: list[dict], name: str) -> int:
@@ -297,7 +297,7 @@ def test_a_quota_is_shared_by_all_pools(tmp_path: Path) -> None:
 
 
 def test_what_if_plans_once_more_and_tells_what_changes() -> None:
-    asked = ("plan", "-f", "deploy/samples", "--demand", "chat=30")
+    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30")
     answers = json.loads(run(*asked, "--what-if", "demand:chat*2", "-o", "json").stdout)
     chat = next(one for one in answers if one["pool"].endswith("/chat"))
     assert chat["whatIf"]["requestsPerSecond"] == pytest.approx(2 * chat["requestsPerSecond"])

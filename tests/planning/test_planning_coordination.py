@@ -150,13 +150,30 @@ def test_an_unknown_power_counts_as_none_and_tdp_stands_in_for_it() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.lists(st.tuples(st.floats(0.5, 30), st.integers(0, 300), st.integers(0, 6)), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(
+            st.just(0.0) | st.floats(0.5, 30), st.integers(0, 300), st.integers(0, 2), st.none() | st.integers(2, 9)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
     st.integers(0, 60),
+    st.integers(0, 1),
 )
-def test_shared_limits_hold_whatever_is_asked(pools, chips) -> None:
+def test_shared_limits_hold_whatever_is_asked(pools, chips, spare) -> None:
     plans = [
-        a_pool(f"prod/{i}", CHEAP, DEAR, rate=rate, priority=priority, running={CHEAP.option: min(runs, 2)})
-        for i, (rate, priority, runs) in enumerate(pools)
+        a_pool(
+            f"prod/{i}",
+            CHEAP,
+            DEAR,
+            rate=rate,
+            priority=priority,
+            spare=spare,
+            minimum=1,
+            running={CHEAP.option: runs},
+            type_caps={} if own is None else {"cheap": own},
+        )
+        for i, (rate, priority, runs, own) in enumerate(pools)
     ]
     limits = SharedLimits(chips={"cheap": max(chips, sum(p.running.get(CHEAP.option, 0) for p, _ in plans))})
     for found in (first_come(plans, limits), solved(plans, limits)):

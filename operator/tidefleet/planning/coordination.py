@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from tidefleet.planning.fleet import (
+    AGGREGATED,
     FleetPlan,
     FleetProblem,
     Infeasible,
@@ -164,77 +164,82 @@ def _why(name: str, limits: SharedLimits, at: Mapping[str, SiteLimit]) -> str:
 
 
 def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> FleetProblem:
-    """The pools as one instance.
+    """The pools as one instance; a pool without demand has bounds and no cell.
 
-    A pool's own limit on a type makes a type of its own, whose quota is the smaller of both; the site's power counts it
-    all the same.
+    Where a type is limited for all pools, a pool's own limit on it bounds each of its options; elsewhere that limit
+    makes a type of the pool's own.
 
     Raises:
         FleetProblemError: a pool's numbers are not usable.
     """
-    types: dict[tuple[str, str], int] = {}
-    quota: list[float] = []
-    price: list[float] = []
-    site_of: list[int] = []
-    sites = {name: j for j, site in enumerate(limits.sites) for name in site.types}
-    open_site = len(limits.sites)
-    columns: dict[str, list[float]] = {
-        name: []
-        for name in (
-            "option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_cost", "option_kw",
-            "option_spot", "option_running", "arc_cell", "arc_option", "arc_load",
-        )
-    }  # fmt: skip
-    spill, penalty = [], []
-    for p, problem in enumerate(problems):
-        rate = max(problem.requests_per_second, 1e-9)
-        cheapest = math.inf
-        for one in problem.market.candidates:
-            name = one.option.accelerator
-            own = problem.type_caps.get(name)
-            key = (name, problem.pool if own is not None else "")
-            if key not in types:
-                types[key] = len(types)
-                shared = float(limits.chips.get(name, math.inf))
-                quota.append(min(shared, float(own)) if own is not None else shared)
-                price.append(one.price.usd_per_chip_hour)
-                site_of.append(sites.get(name, open_site))
-            index = len(columns["option_pool"])
-            load = rate / one.requests_per_second
-            cheapest = min(cheapest, load / PLANNING_UTILISATION * one.usd_per_hour)
-            for column, value in {
-                "option_pool": p, "option_type": types[key], "option_role": 0, "option_fabric": 0,
-                "option_chips": one.option.chips, "option_cost": one.usd_per_hour, "option_kw": kilowatts(one),
-                "option_spot": 0, "option_running": problem.running.get(one.option, 0),
-                "arc_cell": p, "arc_option": index, "arc_load": load,
-            }.items():  # fmt: skip
-                columns[column].append(value)
-        spill.append(math.inf)
-        penalty.append(UNSERVED_FACTOR * (1 + max(0, problem.priority)) * cheapest)
-    low = [float(one.minimum if one.pinned is None else one.pinned) for one in problems]
-    high = [float(one.maximum if one.pinned is None else one.pinned) for one in problems]
-    spare = [one.spare if one.pinned is None else 0 for one in problems]
-    whole = ("option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_running")
-    arrays: dict[str, Any] = {
-        name: np.array(values, dtype=np.int64 if name in (*whole, "arc_cell", "arc_option") else np.float64)
-        for name, values in columns.items()
-    }
-    arrays["option_spot"] = arrays["option_spot"].astype(np.bool_)
+    kinds = _types(problems, limits)
+    at = {name: j for j, site in enumerate(limits.sites) for name in site.types}
+    options = [(p, problem, one) for p, problem in enumerate(problems) for one in problem.market.candidates]
+    asking = [p for p, problem in enumerate(problems) if problem.requests_per_second > 0]
+    cell_of = {p: cell for cell, p in enumerate(asking)}
+    arcs = [(cell_of[p], o, one) for o, (p, _, one) in enumerate(options) if p in cell_of]
+    quota = []
+    for name, pool in kinds:
+        own = next((float(one.type_caps[name]) for one in problems if one.pool == pool), math.inf)
+        quota.append(min(own, float(limits.chips.get(name, math.inf))))
+    price = {_type_of(problem, one, limits): one.price.usd_per_chip_hour for _, problem, one in options}
+
+    def bounded(problem: PoolProblem, one: Candidate) -> float:
+        own = problem.type_caps.get(one.option.accelerator, math.inf)
+        return float(own // one.option.chips) if own < math.inf else math.inf
+
+    def bound_of(problem: PoolProblem, bound: int) -> float:
+        return float(bound if problem.pinned is None else problem.pinned)
+
+    rates = np.array([problems[p].requests_per_second for p in asking])
+    loads = np.array([rates[cell] / one.requests_per_second for cell, _, one in arcs])
+    alone = np.full(len(asking), math.inf)
+    for (cell, _, one), load in zip(arcs, loads, strict=True):
+        alone[cell] = min(alone[cell], load / PLANNING_UTILISATION * one.usd_per_hour)
+    importance = np.array([1.0 + max(0, problems[p].priority) for p in asking])
+    count = len(options)
     return FleetProblem(
-        type_price=np.array(price),
+        type_price=np.array([price[kind] for kind in kinds]),
         type_quota=np.array(quota),
-        type_site=np.array(site_of, dtype=np.int64),
+        type_site=np.array([at.get(name, len(limits.sites)) for name, _ in kinds], dtype=np.int64),
         site_limit_kw=np.array([*(site.limit_kw for site in limits.sites), math.inf]),
         site_pue=np.array([*(site.pue for site in limits.sites), 1.0]),
-        cell_class=np.arange(len(problems), dtype=np.int64),
-        cell_rate=np.array([max(one.requests_per_second, 1e-9) for one in problems]),
-        cell_spill=np.array(spill),
-        cell_penalty=np.array(penalty),
-        pool_min=np.array(low),
-        pool_max=np.array(high),
-        pool_spare=np.array(spare, dtype=np.int64),
-        **arrays,
+        option_pool=np.array([p for p, _, _ in options], dtype=np.int64),
+        option_type=np.array([kinds[_type_of(problem, one, limits)] for _, problem, one in options], dtype=np.int64),
+        option_role=np.full(count, AGGREGATED),
+        option_fabric=np.zeros(count, dtype=np.int64),
+        option_chips=np.array([one.option.chips for _, _, one in options], dtype=np.int64),
+        option_cost=np.array([one.usd_per_hour for _, _, one in options]),
+        option_kw=np.array([kilowatts(one) for _, _, one in options]),
+        option_spot=np.zeros(count, dtype=np.bool_),
+        option_max=np.array([bounded(problem, one) for _, problem, one in options]),
+        cell_class=np.arange(len(asking), dtype=np.int64),
+        cell_rate=rates,
+        cell_spill=np.full(len(asking), math.inf),
+        cell_penalty=UNSERVED_FACTOR * importance * alone,
+        arc_cell=np.array([cell for cell, _, _ in arcs], dtype=np.int64),
+        arc_option=np.array([o for _, o, _ in arcs], dtype=np.int64),
+        arc_load=loads,
+        pool_min=np.array([bound_of(one, one.minimum) for one in problems]),
+        pool_max=np.array([bound_of(one, one.maximum) for one in problems]),
+        pool_spare=np.array(
+            [one.spare if one.pinned is None and one.requests_per_second > 0 else 0 for one in problems], dtype=np.int64
+        ),
     )
+
+
+def _type_of(problem: PoolProblem, one: Candidate, limits: SharedLimits) -> tuple[str, str]:
+    name = one.option.accelerator
+    return name, problem.pool if name in problem.type_caps and name not in limits.chips else ""
+
+
+def _types(problems: Sequence[PoolProblem], limits: SharedLimits) -> dict[tuple[str, str], int]:
+    """Index of each type of the instance by (accelerator, pool whose own limit makes it, or empty)."""
+    found: dict[tuple[str, str], int] = {}
+    for problem in problems:
+        for one in problem.market.candidates:
+            found.setdefault(_type_of(problem, one, limits), len(found))
+    return found
 
 
 def coordinate(
@@ -264,6 +269,7 @@ def coordinate(
 
 
 def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: FleetPlan) -> Coordination:
+    asking = [one for one in problems if one.requests_per_second > 0]
     concerned = set(limits.chips) | {name for site in limits.sites for name in site.types}
     at = {name: site for site in limits.sites for name in site.types}
     caps: dict[tuple[str, str], int] = {}
@@ -282,7 +288,7 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
         if usd > 0:
             prices.append(ShadowPrice(f"one more kW at {site.name} would save ${brief(float(usd))}/h", float(usd)))
     told: set[str] = set()
-    names = _names(problems)
+    names = {index: name for (name, _), index in _types(problems, limits).items()}
     for binding in plan.binding:
         if binding.kind == "quota" and binding.usd_per_hour > 0:
             kind = names.get(binding.index, "")
@@ -298,16 +304,6 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
         bound_usd_per_hour=plan.bound,
         proven=plan.complete,
         shortfall={
-            problem.pool: float(share) for problem, share in zip(problems, plan.shortfall, strict=True) if share > 1e-6
+            problem.pool: float(share) for problem, share in zip(asking, plan.shortfall, strict=True) if share > 1e-6
         },
     )
-
-
-def _names(problems: Sequence[PoolProblem]) -> dict[int, str]:
-    """Accelerator types by their index in the instance that ``fleet_problem`` makes."""
-    types: dict[tuple[str, str], int] = {}
-    for problem in problems:
-        for one in problem.market.candidates:
-            name = one.option.accelerator
-            types.setdefault((name, problem.pool if name in problem.type_caps else ""), len(types))
-    return {index: name for (name, _), index in types.items()}
