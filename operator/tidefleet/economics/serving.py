@@ -214,7 +214,7 @@ def _point(
     output = max(1.0, shape.output_mean)
     work = _Work(replica)
     if prefills:
-        work.add(prompt.timing, rate)
+        work.add(curve.prompt, rate)
     if curve.timing is not None:
         work.add(curve.timing, rate * output / max(1.0, batch))
     mfu = work.flops / replica.peak_flops

@@ -15,7 +15,8 @@ from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix
 from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.problem import FleetProblem
 from tidefleet.planning.fleet.result import FleetResult, SolverFailed
-from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, solve as solve_matrix
+from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime
+from tidefleet.planning.fleet.solver import solve as solve_matrix
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""

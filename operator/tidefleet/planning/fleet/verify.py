@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.planning.fleet.milp import carried_share
-from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, PREFILL, Floats, FleetProblem, Ints
+from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, PREFILL, FleetProblem, Floats, Ints
 from tidefleet.planning.fleet.result import Costs
 
 
