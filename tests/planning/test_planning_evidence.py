@@ -23,6 +23,7 @@ from tidefleet.economics.evidence import (
     monotone,
     planning_share,
     profile_sigma,
+    roofline_of,
 )
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
@@ -99,7 +100,7 @@ def test_another_model_width_precision_or_engine_is_not_this_ones_measurement() 
         a_profile((8, 1.5), weights="Bf16"),
         a_profile((8, 1.5), engine="SGLang"),
     ]
-    assert evidence.correction(REPLICA, other_models) is UNCORRECTED
+    assert evidence.correction(REPLICA, other_models) == roofline_of(REPLICA)
     assert Evidence(engine="Other").correction(REPLICA, other_models[3:]).provenance == "Profile"
 
 
@@ -120,7 +121,8 @@ def test_a_live_calibration_is_kept_by_what_runs() -> None:
     live = Correction("Live", 0.04, ((1.0, 1.1),), 1.2)
     evidence = Evidence(live={key_of(REPLICA): live})
     assert evidence.correction(REPLICA, [a_profile((8, 1.5))]) is live
-    assert evidence.correction(replace(REPLICA, chips=8)) is UNCORRECTED
+    wider = replace(REPLICA, chips=8)
+    assert evidence.correction(wider) == roofline_of(wider)
 
 
 @given(

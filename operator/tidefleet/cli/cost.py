@@ -15,7 +15,7 @@ from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.cli.sweep import print_levers, print_sweep
 from tidefleet.economics.breakdown import Breakdown, as_json, break_even_usd_per_chip_hour, breakdown
 from tidefleet.economics.breakeven import Hosting, break_even_utilisation, host_or_buy
-from tidefleet.economics.evidence import UNCORRECTED, Correction
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.external import TokenVector, blended_usd_per_million, cheapest
 from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, replica_memory
 from tidefleet.economics.money import ChipCost
@@ -35,7 +35,7 @@ class Question:
     open_width: bool
     role: str
     work: workload.Workload
-    correction: Correction
+    correction: Correction | None
     batch: float | None
     memory_utilisation: float
     usd_per_chip_hour: float | None
@@ -115,7 +115,7 @@ def cost(
         open_width=not total,
         role=role.capitalize(),
         work=work,
-        correction=UNCORRECTED,
+        correction=None,
         batch=batch or None,
         memory_utilisation=memory_utilisation,
         usd_per_chip_hour=price,

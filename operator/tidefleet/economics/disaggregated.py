@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidefleet.economics.evidence import UNCORRECTED, Correction
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.memory import kv_bytes
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
@@ -60,8 +60,8 @@ def pair(
     shape: TokenShape,
     objectives: Sequence[Objective] = (),
     *,
-    prefill_correction: Correction = UNCORRECTED,
-    decode_correction: Correction = UNCORRECTED,
+    prefill_correction: Correction | None = None,
+    decode_correction: Correction | None = None,
 ) -> Disaggregated | CannotServe:
     """The operating points of a prefill and a decode replica that meet every objective together.
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tidefleet.economics.replica import Replica
+
 Floats = NDArray[np.float64]
 
 ROOFLINE_SIGMA = 0.25
@@ -60,7 +62,15 @@ class Correction:
 
 
 UNCORRECTED = Correction("Roofline", ROOFLINE_SIGMA)
-"""The roofline as it is."""
+"""The roofline as it is, where nothing is known about how far it is off."""
+
+
+def roofline_of(replica: Replica) -> Correction:
+    """The roofline as it is, with the error that was measured for this hardware and kind of model."""
+    if replica.efficiency is not None or replica.accelerator.compute_precision(replica.weights) is None:
+        return UNCORRECTED
+    start = replica.starting
+    return Correction("Roofline", start.sigma, source=start.source)
 
 
 def best_evidence(corrections: Iterable[Correction], otherwise: Correction = UNCORRECTED) -> Correction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tidefleet.economics.evidence import UNCORRECTED, Correction
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica, Speculation
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
@@ -57,8 +57,11 @@ def levers(
     guess = "" if replica.speculation else f"assumed: {spoken.accept_length:g} tokens accepted a step"
     reuse = shape.cached_share or ASSUMED_REUSE
     cold = replace(shape, cached_share=0.0)
-    now, at, correction = replace(replica, weights="Bf16", kv="Bf16", speculation=None), cold, UNCORRECTED
-    steps: list[tuple[str, Replica, TokenShape, Correction, str]] = [("bf16 weights and KV", now, at, correction, "")]
+    now, at = replace(replica, weights="Bf16", kv="Bf16", speculation=None), cold
+    correction: Correction | None = None
+    steps: list[tuple[str, Replica, TokenShape, Correction | None, str]] = [
+        ("bf16 weights and KV", now, at, correction, "")
+    ]
     for precision in ("Fp8", "Fp4"):
         computed = replica.accelerator.compute_precision(precision)
         note = "" if computed == precision else f"computed in {str(computed).lower()}: saves memory alone"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.economics.energy import replica_watts
-from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
+from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share, roofline_of
 from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
 from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica
@@ -107,7 +107,7 @@ def estimate(
     objectives: Sequence[Objective] = (),
     *,
     role: str = "Aggregated",
-    correction: Correction = UNCORRECTED,
+    correction: Correction | None = None,
     batch: float | None = None,
     memory_utilisation: float = GPU_MEMORY_UTILISATION,
 ) -> Estimate | CannotServe:
@@ -119,14 +119,14 @@ def estimate(
         objectives: latency promises; none means throughput alone. A prefill replica is held to TTFT alone, a decode
             replica to what concerns its tokens (TPOT, Stall).
         role: one of ``ROLES``.
-        correction: measured over modelled time, from ``evidence.best_evidence``.
+        correction: measured over modelled time, from ``evidence.best_evidence``; ``None`` = the roofline as it is.
         batch: the batch to price, instead of the largest; objectives are then not enforced.
         memory_utilisation: share of device memory the engine may take, in 0..1.
     """
     fit = _can_start(replica, shape, memory_utilisation)
     if isinstance(fit, CannotServe):
         return fit
-    case = case_of(role, replica, shape, correction)
+    case = case_of(role, replica, shape, correction or roofline_of(replica))
     if role == "Prefill":
         xs, capacity = _LOADS, math.inf
     else:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tidefleet.economics.evidence import UNCORRECTED, Correction, ProfilePoint, best_evidence
+from tidefleet.economics.evidence import Correction, ProfilePoint, best_evidence, roofline_of
 from tidefleet.economics.profile import profile_correction
 from tidefleet.economics.replica import Replica
 
@@ -74,7 +74,7 @@ class Evidence:
             )
             if corrected is not None:
                 found.append(corrected)
-        return best_evidence(found) if found else UNCORRECTED
+        return best_evidence(found, otherwise=roofline_of(replica))
 
     def _is_about(self, profile: Profile, replica: Replica) -> bool:
         return (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.evidence import UNCORRECTED, Correction
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
 from tidefleet.economics.shape import Objective, TokenShape
@@ -149,7 +149,7 @@ class EstimateMemo:
     """
 
     limit: int = 20_000
-    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...], Correction], Estimate | CannotServe] = field(
+    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...], Correction | None], Estimate | CannotServe] = field(
         default_factory=dict
     )
 
@@ -158,7 +158,7 @@ class EstimateMemo:
         replica: Replica,
         shape: TokenShape,
         objectives: tuple[Objective, ...],
-        correction: Correction = UNCORRECTED,
+        correction: Correction | None = None,
     ) -> Estimate | CannotServe:
         """The estimate for this replica and class, computed once."""
         key = (replica, shape, objectives, correction)
@@ -236,7 +236,7 @@ def find_candidates(
                 continue
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
-                    replica = Replica(model, offer.accelerator, width, weights, kv)
+                    replica = Replica(model, offer.accelerator, width, weights, kv, engine=evidence.engine.lower())
                     correction = evidence.correction(replica, offer.profiles)
                     results = [memo.get(replica, one.shape, one.objectives, correction) for one in classes]
                     estimates = tuple(value for value in results if isinstance(value, Estimate))
