@@ -35,6 +35,7 @@ class Architecture:
         experts_per_token: routed experts a token uses, k.
         moe_layers: layers with routed experts.
         mla_latent: latent KV width r + d_rope of multi-head latent attention; 0 for grouped-query attention.
+        mla_rope: d_rope, the part of ``mla_latent`` that carries positions and no values.
         windowed_layers: layers whose attention sees only the last ``window`` tokens, and state-space layers.
         window: size of that window in tokens; 0 when there is none.
         vocabulary: tokens in the vocabulary; 0 = unknown.
@@ -66,6 +67,7 @@ class Architecture:
     native_weights: str = "Bf16"
     fp8_block: int = 0
     multimodal: bool = False
+    mla_rope: int = 0
 
     @property
     def is_moe(self) -> bool:
@@ -76,6 +78,27 @@ class Architecture:
     def attention_flops(self) -> float:
         """FLOP per (token, context token) pair over the whole model: a = 4 * L * n_h * d_h."""
         return 4.0 * self.layers * self.heads * self.head_dim
+
+    @property
+    def decode_attention_flops(self) -> float:
+        """The same in decode: MLA then works on the latent itself, 2 * L * n_h * ((r + d_rope) + r) (DeepSeek-V2)."""
+        if not self.mla_latent:
+            return self.attention_flops
+        return 2.0 * self.layers * self.heads * (2 * self.mla_latent - self.mla_rope)
+
+    @property
+    def head_parameters(self) -> float:
+        """Parameters of the output head, which every step reads; a separate input embedding is only looked up."""
+        return min(self.embedding_parameters, float(self.vocabulary * self.hidden_size))
+
+    def only_experts_quantised(self, weights: str) -> bool:
+        """Whether weights stored like this leave everything but the routed experts in 16 bits (gpt-oss)."""
+        return weights == "Fp4" and self.is_moe and self.native_weights == "Fp4"
+
+    @property
+    def active_expert_parameters(self) -> float:
+        """Parameters of the routed experts that one token passes through."""
+        return self.expert_parameters * self.experts_per_token / self.experts if self.experts else 0.0
 
 
 def _integer(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
@@ -208,6 +231,7 @@ def architecture_from_config(
     context = _integer(config, "max_position_embeddings", "n_positions", default=0)
 
     latent = _integer(config, "kv_lora_rank", default=0)
+    rope = 0
     if latent:
         rope = _integer(config, "qk_rope_head_dim", default=64)
         nope = _integer(config, "qk_nope_head_dim", default=128)
@@ -277,6 +301,7 @@ def architecture_from_config(
         native_weights=native_weights or _published_precision(quantisation),
         fp8_block=_fp8_block(quantisation) if fp8_block is None else fp8_block,
         multimodal=multimodal,
+        mla_rope=rope,
     )
 
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
     """Share of each peak that an engine reaches, and its fixed costs.
 
-    Defaults are the uncalibrated starting values: no measurement of this model on this accelerator stands behind them.
+    The defaults are round values for any hardware: no measurement stands behind them. ``starting_values`` has measured
+    ones for the hardware generations that public measurements cover.
 
     Attributes:
-        compute: eta_f, of peak FLOP/s.
-        memory: eta_m, of HBM bandwidth.
+        compute: eta_f, of peak FLOP/s in dense linear layers.
+        memory: eta_m, of HBM bandwidth in dense linear layers.
         network: eta_n, of link bandwidth.
         layer_seconds: t_l, launch and synchronisation time per layer.
         hop_seconds: alpha, latency of one communication step.
         overlap: w in 0..1, share of communication hidden behind compute.
         imbalance: tokens of the busiest chip of an expert group over the mean, >= 1.
+        expert_compute: eta_f of grouped expert GEMMs; 0 = like ``compute``.
+        expert_memory: eta_m of expert weights; 0 = like ``memory``.
+        attention_compute: eta_f of attention; 0 = like ``compute``.
+        attention_memory: eta_m of KV reads; 0 = like ``memory``.
+        expert_padding: tokens by which a touched expert's share is padded on average, half a GEMM tile.
+        moe_layer_seconds: further time per layer with routed experts (routing, permutation).
+        step_seconds: time of a step outside its layers (scheduling, sampling), by engine.
+        sequence_seconds: the same for each sequence of the batch.
+        bulk_seconds: further latency of the bandwidth-optimal all-reduce that large messages take.
+        piggyback: share of a prompt whose prefill shares weight reads and launches with the decode step it runs in.
     """
 
     compute: float = 0.55
@@ -28,7 +41,109 @@ class Efficiency:
     hop_seconds: float = 8e-6
     overlap: float = 0.0
     imbalance: float = 1.0
+    expert_compute: float = 0.0
+    expert_memory: float = 0.0
+    attention_compute: float = 0.0
+    attention_memory: float = 0.0
+    expert_padding: float = 0.0
+    moe_layer_seconds: float = 0.0
+    step_seconds: float = 0.0
+    sequence_seconds: float = 0.0
+    bulk_seconds: float = 0.0
+    piggyback: float = 0.0
 
 
-UNCALIBRATED = Efficiency()
-"""Starting values where no measurement of the hardware generation exists."""
+@dataclass(frozen=True, slots=True)
+class StartingValues:
+    """The efficiency to assume, where it comes from, and how far it is off.
+
+    Attributes:
+        provenance: ``Fitted``: to public measurements of this hardware generation; ``Uncalibrated``: assumed, no
+            measurement of this generation stands behind it.
+        sigma: relative one-sigma error of TPOT estimated with it.
+        source: for people.
+    """
+
+    efficiency: Efficiency
+    provenance: str
+    sigma: float
+    source: str
+
+
+_SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 2,120 aggregated runs"
+
+# Fitted by benchmarks/economics.py --fit to the measured times between tokens of those runs (H100, H200, B200, B300,
+# GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models. Few parameters, so
+# each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer, and the share of
+# the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a large GEMM's.
+_FITTED = Efficiency(
+    memory=0.84,
+    network=0.76,
+    layer_seconds=42e-6,
+    hop_seconds=3.4e-6,
+    imbalance=1.1,
+    expert_memory=0.92,
+    attention_compute=0.70,
+    attention_memory=0.82,
+    expert_padding=17.0,
+    moe_layer_seconds=14e-6,
+    step_seconds=4e-4,
+    sequence_seconds=8e-6,
+    bulk_seconds=56e-6,
+    piggyback=1.0,
+)
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.75, "Fp8": 0.50, "Fp4": 0.29}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.22, "Fp8": 0.09, "Fp4": 0.17}
+"""By precision of the arithmetic. Expert imbalance in expert-parallel groups is assumed, not fitted: about what
+DeepSeek's load balancer (EPLB) leaves between the busiest chip and the mean."""
+
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 4e-4, "sglang": 2e-3, "trtllm": 7e-5}
+_BLACKWELL_MEMORY = 0.93
+"""What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
+
+_HOPPER = ("h100", "h200", "h800", "h20", "gh200")
+_BLACKWELL = ("b200", "b300", "gb200", "gb300")
+
+_SIGMA: Mapping[tuple[str, bool], float] = {
+    ("Fitted", False): 0.20,
+    ("Fitted", True): 0.30,
+    ("Uncalibrated", False): 0.40,
+    ("Uncalibrated", True): 0.50,
+}
+"""Relative errors by provenance and whether the model has experts: those of fitted values are measured on whole models
+that were left out of the fit, those of others are assumed, twice as wide."""
+
+
+def generation_of(accelerator: str) -> str:
+    """The hardware generation of a catalogue name as far as measurements tell them apart; empty = none measured."""
+    family = accelerator.split("-", 1)[0].lower()
+    return "Hopper" if family in _HOPPER else "Blackwell" if family in _BLACKWELL else ""
+
+
+@cache
+def starting_values(
+    accelerator: str, precision: str, *, engine: str = "", dense_precision: str = "", experts: bool = False
+) -> StartingValues:
+    """The efficiency to start from.
+
+    Args:
+        accelerator: catalogue name, e.g. ``h200-sxm``.
+        precision: of the arithmetic of linear layers, or of the experts where only these are quantised.
+        dense_precision: of the layers outside the experts; empty = the same.
+        engine: ``vllm``, ``sglang`` or ``trtllm``; anything else is taken as vLLM.
+        experts: whether the model has routed experts; sets the error only.
+    """
+    generation = generation_of(accelerator)
+    bandwidth = _BLACKWELL_MEMORY if generation == "Blackwell" else 1.0
+    efficiency = replace(
+        _FITTED,
+        compute=_DENSE_COMPUTE.get(dense_precision or precision, _DENSE_COMPUTE["Fp8"]),
+        expert_compute=_EXPERT_COMPUTE.get(precision, _EXPERT_COMPUTE["Fp8"]),
+        memory=_FITTED.memory * bandwidth,
+        expert_memory=_FITTED.expert_memory * bandwidth,
+        attention_memory=_FITTED.attention_memory * bandwidth,
+        step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
+    )
+    provenance = "Fitted" if generation else "Uncalibrated"
+    source = f"{_SAMPLE}, {generation}" if generation else f"assumed to be like Hopper ({_SAMPLE})"
+    return StartingValues(efficiency, provenance, _SIGMA[provenance, experts], source)

@@ -13,7 +13,7 @@ peaks takes more of its TDP. Chips that do less per watt than an H100, on older 
 
 a, b and the term of attention ranks are fitted on 460 measured vLLM runs of 17 architectures on H100 and B200
 (ML.ENERGY leaderboard at 0cd52da: mean power of all GPUs). ``benchmarks/economics_energy.py --fit`` prints them;
-without --fit it measures the law on architectures left out of the fit: 8.7 % mean error of joules per token.
+without --fit it measures the law on architectures left out of the fit: 8.8 % mean error of joules per token.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import prefill
 
-MEMORY_COEFFICIENT = 0.784
+MEMORY_COEFFICIENT = 0.794
 """a, of the share of HBM bandwidth in use."""
 
-COMPUTE_COEFFICIENT = 4.592
+COMPUTE_COEFFICIENT = 4.717
 """b, of the share of peak FLOP/s that is executed, to the power of 0.6."""
 
-LOCKSTEP = 1.907
+LOCKSTEP = 1.906
 """Added to the exponent when a replica has several attention ranks: a rank without work polls for the others. Measured
 on one model only (16 runs of Qwen3-Coder-480B, 0.81-0.96 of TDP at any batch)."""
 

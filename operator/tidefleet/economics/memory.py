@@ -43,7 +43,7 @@ def weight_bytes(model: Architecture, weights: str) -> float:
     if weights == "Bf16":
         return per_weight * model.parameters
     quantised = model.parameters - model.embedding_parameters
-    if weights == "Fp4" and model.is_moe and model.native_weights == "Fp4":
+    if model.only_experts_quantised(weights):
         quantised = model.expert_parameters
     return per_weight * quantised + BYTES_PER_VALUE["Bf16"] * (model.parameters - quantised)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.efficiency import UNCALIBRATED, Efficiency
+from tidefleet.economics.efficiency import Efficiency, StartingValues, starting_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Replica:
         expert_parallel: chips that the routed experts are spread over whole, 1 = they are sharded like the rest.
         compute: precision of the arithmetic of linear layers; empty = what follows from storage and hardware.
         speculation: ``None`` = one token a step.
+        engine: serving engine, e.g. ``vllm``, ``sglang``, ``trtllm``; empty = unknown.
     """
 
     model: Architecture
@@ -53,6 +54,7 @@ class Replica:
     expert_parallel: int = 1
     compute: str = ""
     speculation: Speculation | None = None
+    engine: str = ""
 
     @property
     def tp(self) -> int:
@@ -70,9 +72,37 @@ class Replica:
         return min(self.chips, max(self.expert_parallel, self.tp))
 
     @property
+    def starting(self) -> StartingValues:
+        """The starting values for this hardware, engine and kind of model, with provenance and error."""
+        return starting_values(
+            self.accelerator.name,
+            self.precision,
+            engine=self.engine,
+            dense_precision=self.dense_precision,
+            experts=self.model.is_moe,
+        )
+
+    @property
     def reached(self) -> Efficiency:
         """The shares of the peaks in use: the given ones, else the starting values for this hardware."""
-        return self.efficiency or UNCALIBRATED
+        return self.efficiency or self.starting.efficiency
+
+    @property
+    def precision(self) -> str:
+        """Precision of the arithmetic of linear layers; of the experts where only these are quantised.
+
+        Raises:
+            KeyError: the accelerator has no figure for it.
+        """
+        found = self.compute or self.accelerator.compute_precision(self.weights)
+        if found is None:
+            raise KeyError(self.weights)
+        return found
+
+    @property
+    def dense_precision(self) -> str:
+        """Precision of the arithmetic outside routed experts: 16 bits where only experts are quantised (gpt-oss)."""
+        return "Bf16" if self.model.only_experts_quantised(self.weights) else self.precision
 
     @property
     def peak_flops(self) -> float:
@@ -81,10 +111,7 @@ class Replica:
         Raises:
             KeyError: the accelerator has no figure for it.
         """
-        precision = self.compute or self.accelerator.compute_precision(self.weights)
-        if precision is None:
-            raise KeyError(self.weights)
-        return self.chips * self.accelerator.flops[precision]
+        return self.chips * self.accelerator.flops[self.precision]
 
     @property
     def attention_peak_flops(self) -> float:

@@ -1,5 +1,9 @@
 """How long prefill and decode take: a roofline of compute, memory bandwidth and communication.
 
+A step is its kernels one after another: dense linear layers, routed experts, output head and attention, each as long as
+the slower of its arithmetic and its bytes, then communication and fixed costs. Where one resource binds them all this
+is max{bytes/(G*W*eta_m), FLOP/(G*F*eta_f)} (+) T_comm + L*t_l.
+
 Symbols follow the design: P, P_act, P_exp parameters; B batch of the whole replica; K mean context; S uncached and C
 cached prompt tokens; G chips of the replica, in D ranks of T chips that share a sequence, X chips that share one copy
 of the routed experts; W memory bandwidth; F peak at the compute precision, F16 at 16 bits (attention); kappa KV bytes
@@ -10,7 +14,8 @@ prices them all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,34 +49,78 @@ class Timing:
     overhead_seconds: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Work of kernels of one kind on all chips involved, and seconds if arithmetic or bytes alone bound it."""
+
+    flops: Floats
+    moved: Floats
+    compute: Floats
+    memory: Floats
+
+
+def _dense(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, _Work]:
+    """Dense linear layers for ``tokens`` tokens of one rank, and the output head for ``outputs`` of them."""
+    model, eff, chip, width = replica.model, replica.reached, replica.accelerator, replica.tp
+    head = model.head_parameters
+    unread = model.embedding_parameters - head
+    active = max(0.0, model.active_parameters - model.active_expert_parameters - model.embedding_parameters)
+    head_bytes = BYTES_PER_VALUE["Bf16"] * head
+    stored = weight_bytes(model, replica.weights) - expert_weight_bytes(replica)
+    moved = stored - head_bytes - BYTES_PER_VALUE["Bf16"] * unread + 0.0 * tokens
+    bandwidth = width * chip.memory_bytes_per_second * eff.memory
+    flops, head_flops = 2.0 * active * tokens, 2.0 * head * outputs
+    peak, head_peak = (width * chip.flops[one] * eff.compute for one in (replica.dense_precision, "Bf16"))
+    layers = _Work(flops, moved, flops / peak, moved / bandwidth)
+    once = head_bytes + 0.0 * outputs
+    return layers, _Work(head_flops, once, head_flops / head_peak, once / bandwidth)
+
+
 def expert_weight_bytes(replica: Replica) -> float:
     """Bytes of one copy of all routed experts."""
     return BYTES_PER_VALUE[replica.weights] * replica.model.expert_parameters
 
 
-def _weight_bytes_read(replica: Replica, tokens: Floats, ranks: float) -> Floats:
-    """Weight bytes that ``ranks`` ranks read when each computes ``tokens`` tokens at once.
+def _experts(replica: Replica, tokens: Floats) -> _Work:
+    """Routed experts for ``tokens`` tokens of each rank, as one rank's share of its group.
 
-    Each rank reads its copy of the dense weights. Each copy of the experts is read as far as the tokens of its group
-    chose them: 1 - (1 - k/E)^n of the experts for n tokens.
+    n tokens touch 1 - (1 - k/E)^n of the experts, whose weights are read; n counts the whole group. Each touched
+    expert's tokens fill up its last GEMM tile. The busiest chip has ``imbalance`` times the mean where experts are
+    spread whole.
     """
-    model = replica.model
-    total = weight_bytes(model, replica.weights)
-    if not model.is_moe:
-        return ranks * total + 0.0 * tokens
-    experts = expert_weight_bytes(replica)
-    ranks_per_copy = replica.expert_chips / replica.tp
-    touched = 1.0 - (1.0 - model.experts_per_token / model.experts) ** (tokens * ranks_per_copy)
-    return ranks * (total - experts) + ranks / ranks_per_copy * experts * touched
+    model, eff, chip = replica.model, replica.reached, replica.accelerator
+    group = replica.expert_chips
+    ranks = group / replica.tp
+    together = tokens * ranks
+    touched = 1.0 - (1.0 - model.experts_per_token / model.experts) ** together
+    moved = expert_weight_bytes(replica) * touched
+    padded = together + model.experts / model.experts_per_token * touched * eff.expert_padding
+    busiest = eff.imbalance if replica.expert_parallel > 1 else 1.0
+    peak = group * chip.flops[replica.precision] * (eff.expert_compute or eff.compute)
+    bandwidth = group * chip.memory_bytes_per_second * (eff.expert_memory or eff.memory)
+    flops = 2.0 * model.active_expert_parameters * together
+    compute = busiest * 2.0 * model.active_expert_parameters * padded / peak
+    memory = expert_weight_bytes(replica) * np.minimum(1.0, busiest * touched) / bandwidth
+    return _Work(flops / ranks, moved / ranks, compute, memory)
+
+
+def _attention(replica: Replica, flops: Floats, moved: Floats) -> _Work:
+    """Attention of one rank."""
+    eff, chip, width = replica.reached, replica.accelerator, replica.tp
+    compute = flops / (width * chip.flops["Bf16"] * (eff.attention_compute or eff.compute))
+    return _Work(
+        flops, moved, compute, moved / (width * chip.memory_bytes_per_second * (eff.attention_memory or eff.memory))
+    )
 
 
 def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
     """All-reduces of tensor parallelism and dispatch and combine of expert parallelism, for ``tokens`` tokens a rank.
 
-    All-reduce over T chips: 2(T-1)/T * n*d*b / (beta*eta_n) + alpha*log2 T; two a layer, one in layers whose experts
-    are reached by dispatch. Dispatch and combine: n*k*d*(b_disp + b_comb) * (X-1)/X / (beta*eta_n) + 2 alpha for the
-    n tokens of one chip, the busiest chip taking ``imbalance`` times as many; beta is the scale-up link when the group
-    fits its domain and the network otherwise.
+    All-reduce over T chips: 2(T-1)/T * n*d*b / (beta*eta_n) + alpha*log2 T, and ``bulk_seconds`` for setting it up;
+    small messages go to every chip at once instead, (T-1) * n*d*b / (beta*eta_n) + alpha*log2 T, whichever is faster.
+    Two a layer, one in layers whose experts are reached by dispatch. Dispatch and combine:
+    n*k*d*(b_disp + b_comb) * (X-1)/X / (beta*eta_n) + 2 alpha for the n tokens of one chip, the busiest chip taking
+    ``imbalance`` times as many; beta is the scale-up link when the group fits its domain and the network otherwise.
     """
     model, eff, width, group = replica.model, replica.reached, replica.tp, replica.expert_chips
     seconds = 0.0 * tokens
@@ -80,8 +129,9 @@ def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
         beta = replica.accelerator.link_bytes_per_second(width)
         if not beta:
             return math.inf + seconds
-        moved = 2.0 * (width - 1) / width * tokens * model.hidden_size * BYTES_PER_VALUE["Bf16"]
-        one = moved / (beta * eff.network) + eff.hop_seconds * math.log2(width)
+        message = tokens * model.hidden_size * BYTES_PER_VALUE["Bf16"] / (beta * eff.network)
+        ring = 2.0 * (width - 1) / width * message + eff.bulk_seconds
+        one = np.minimum((width - 1) * message, ring) + eff.hop_seconds * math.log2(width)
         seconds = seconds + (2.0 * model.layers - dispatches) * one
     if dispatches:
         beta = replica.accelerator.link_bytes_per_second(group)
@@ -108,26 +158,47 @@ def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
     return work + communication - overlap * np.minimum(work, communication)
 
 
+def _layers_seconds(replica: Replica) -> float:
+    """Launch and synchronisation time of all layers."""
+    return (
+        replica.model.layers * replica.reached.layer_seconds
+        + replica.model.moe_layers * replica.reached.moe_layer_seconds
+    )
+
+
+def _linear(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, ...]:
+    """Everything but attention for ``tokens`` tokens of one rank, ``outputs`` of which go on to the head."""
+    dense = _dense(replica, tokens, outputs)
+    return (*dense, _experts(replica, tokens)) if replica.model.is_moe else dense
+
+
+def _seconds(replica: Replica, works: Sequence[_Work], tokens: Floats) -> Floats:
+    """Kernels one after another, and communication."""
+    kernels = sum((np.maximum(one.compute, one.memory) for one in works), 0.0 * tokens)
+    return _combine(kernels, _communication_seconds(replica, tokens), replica.reached.overlap)
+
+
 def _timing(
-    replica: Replica, ranks: float, *, tokens: Floats, linear: Floats, attention: Floats, moved: Floats, share: float
+    replica: Replica, works: Sequence[_Work], *, tokens: Floats, overhead: Floats | float, ranks: float, share: float
 ) -> Timing:
-    """The time of ``ranks`` ranks that do this work in all; ``share`` of a step is one token of a sequence."""
-    model, eff = replica.model, replica.reached
-    part = ranks * replica.tp / replica.chips  # of the replica's chips at work
-    compute = linear / (part * replica.peak_flops * eff.compute)
-    compute = compute + attention / (part * replica.attention_peak_flops * eff.compute)
-    memory = moved / (part * replica.memory_bytes_per_second * eff.memory)
-    communication = _communication_seconds(replica, tokens)
-    overhead = model.layers * eff.layer_seconds + 0.0 * tokens
-    seconds = _combine(np.maximum(compute, memory), communication, eff.overlap) + overhead
-    parts = (seconds, compute, memory, communication, linear + attention, moved, overhead)
+    """The time of ``ranks`` ranks that each do this work; ``share`` of a step is one token of a sequence."""
+    parts = (
+        _seconds(replica, works, tokens) + overhead,
+        sum((one.compute for one in works), 0.0 * tokens),
+        sum((one.memory for one in works), 0.0 * tokens),
+        _communication_seconds(replica, tokens),
+        ranks * sum((one.flops for one in works), 0.0 * tokens),
+        ranks * sum((one.moved for one in works), 0.0 * tokens),
+        overhead + 0.0 * tokens,
+    )
     return Timing(*np.broadcast_arrays(*(np.atleast_1d(share * one) for one in parts)))
 
 
 def decode_step(replica: Replica, batch: Floats | float, context: Floats | float) -> Timing:
     """Time in which each sequence gains one token, at mean context K tokens per sequence.
 
-    T_d = max{(W_r(B) + kappa*B*K)/(G*W*eta_m), 2*P_act*B/(G*F*eta_f) + a*B*K/(G*F16*eta_f)} (+) T_comm + L*t_l
+    T_d = sum over kernels of max{bytes/(G*W*eta_m), FLOP/(G*F*eta_f)} (+) T_comm + L*t_l + t_0 + B*t_b, where bytes
+    are W_r(B) and kappa*B*K, FLOP 2*P_act*B and a*B*K.
 
     With speculation a step verifies q tokens of each sequence, which share its KV reads, and yields A of them; all
     figures are then for 1/A of such a step, drafting included.
@@ -136,32 +207,53 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
         batch: sequences of the whole replica, spread evenly over its ranks.
         context: tokens of a sequence, prompt and output so far.
     """
-    model = replica.model
-    batch, context = np.asarray(batch, dtype=float), np.asarray(context, dtype=float)
+    model, eff, ranks = replica.model, replica.reached, float(replica.data_parallel)
+    context = np.asarray(context, dtype=float)
+    own = np.asarray(batch, dtype=float) / ranks
+    own = own + 0.0 * context
     verified, share = 1.0, 1.0
     if replica.speculation is not None:
         verified = float(replica.speculation.tokens)
         share = (1.0 + replica.speculation.draft_share) / max(1.0, replica.speculation.accept_length)
-    tokens = verified * batch
-    ranks = float(replica.data_parallel)
-    moved = _weight_bytes_read(replica, tokens / ranks, ranks)
-    moved = moved + batch * kv_bytes(model, replica.kv, replica.tp, context)
-    linear = 2.0 * model.active_parameters * tokens
-    attention = model.attention_flops * tokens * _attended(model, context)
-    return _timing(replica, ranks, tokens=tokens / ranks, linear=linear, attention=attention, moved=moved, share=share)
+    tokens = verified * own
+    flops = model.decode_attention_flops * tokens * _attended(model, context)
+    attention = _attention(replica, flops, own * kv_bytes(model, replica.kv, replica.tp, context))
+    overhead = _layers_seconds(replica) + eff.step_seconds + eff.sequence_seconds * own
+    works = (*_linear(replica, tokens, tokens), attention)
+    return _timing(replica, works, tokens=tokens, overhead=overhead, ranks=ranks, share=share)
 
 
-def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) -> Timing:
+def prefill(
+    replica: Replica, uncached: Floats | float, cached: Floats | float, *, beside: Floats | float = 0.0
+) -> Timing:
     """Time to prefill S uncached prompt tokens of one request behind C cached ones, on one rank.
 
-    T_p = max{2*P_act*S/(T*F*eta_f) + a*(S*C + S^2/2)/(T*F16*eta_f), (W_r(S) + kappa*C)/(T*W*eta_m)} (+) T_comm + L*t_l
+    T_p = max{2*P_act*S/(T*F*eta_f), W_r(S)/(T*W*eta_m)} + max{a*(S*C + S^2/2)/(T*F16*eta_a), kappa*C/(T*W*eta_m)}
+    (+) T_comm + L*t_l. The other ranks prefill at the same time: a replica finishes D requests in this time.
 
-    The other ranks prefill at the same time: a replica finishes D requests in this time.
+    Args:
+        beside: sequences of the replica that decode meanwhile. A ``piggyback`` share of the prompt then runs in their
+            steps and takes only what it adds to them, T(B/D + S) - T(B/D): their weights are read anyway.
     """
-    model = replica.model
+    model, eff = replica.model, replica.reached
     tokens, cached = np.maximum(np.asarray(uncached, dtype=float), 0.0), np.asarray(cached, dtype=float)
+    beside = np.asarray(beside, dtype=float) / replica.data_parallel
+    tokens = tokens + 0.0 * cached + 0.0 * beside
     behind = _attended(model, cached)
-    moved = _weight_bytes_read(replica, tokens, 1.0) + kv_bytes_per_token(model, replica.kv, replica.tp) * behind
-    linear = 2.0 * model.active_parameters * tokens
-    attention = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
-    return _timing(replica, 1.0, tokens=tokens, linear=linear, attention=attention, moved=moved, share=1.0)
+    moved = kv_bytes_per_token(model, replica.kv, replica.tp) * behind + 0.0 * tokens
+    flops = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
+    attention = _attention(replica, flops, moved)
+    works = (*_linear(replica, tokens, np.ones_like(tokens)), attention)
+    alone = _timing(replica, works, tokens=tokens, overhead=_layers_seconds(replica), ranks=1.0, share=1.0)
+    if not (eff.piggyback and beside.any()):
+        return alone
+    shared = np.maximum(attention.compute, attention.memory)
+    shared = shared + _seconds(replica, _linear(replica, beside + tokens, beside), beside + tokens)
+    shared = shared - _seconds(replica, _linear(replica, beside, beside), beside)
+    part = np.where(beside > 0, eff.piggyback, 0.0)
+    return replace(alone, seconds=np.maximum((1.0 - part) * alone.seconds + part * shared, _floor(replica, alone)))
+
+
+def _floor(replica: Replica, timing: Timing) -> Floats:
+    """The least seconds that the peaks allow for the arithmetic of one rank's work."""
+    return timing.flops * (replica.data_parallel / replica.peak_flops)
