@@ -119,7 +119,13 @@ def test_a_vendor_row_of_another_model_needs_no_code() -> None:
     (check,) = validation.calculate(row)
     assert 1_000 < check.ours < 100_000
     with pytest.raises(ValueError, match=r"TRT-98.*expected e\.g\. Llama"):
-        validation.calculate(a_row(id="TRT-98", published_figure="fast", value="1"))
+        validation.calculate(a_row(id="TRT-98", published_figure="the fastest of all TP1 1/1", value="1"))
+
+
+def test_an_energy_row_of_another_run_needs_no_code() -> None:
+    row = a_row(id="EN-99", published_figure="Qwen3-8B bf16 H100x1, batch 77", value="0.2", conditions="lm-arena-chat")
+    (check,) = validation.calculate(row)
+    assert 0.02 < check.ours < 2.0
 
 
 @pytest.mark.parametrize(
