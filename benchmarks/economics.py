@@ -1,0 +1,198 @@
+"""How well the cost model tells measured times: between tokens, to the first token, and which accelerator is faster.
+
+    python benchmarks/economics.py [--seed N] [--left-out] [--energy FILE] [--json]
+
+The runs are those of ``silicon.py``: 1,754 for the time between tokens (TPOT), 2,095 for the time to first token.
+
+mape_uncalibrated         TPOT with the starting values; ``_dense`` and ``_moe`` the two kinds of models apart.
+mape_calibrated_mean      the same with one scalar per (model, accelerator, engine, precision), from 30 % of a group's
+mape_calibrated_median    runs drawn by --seed, judged on the rest: mean and median.
+pairs_ordered_ratio       of pairs of accelerators that ran the same model, precision, lengths, width, concurrency and
+                          engine, those whose mean TPOT the model orders as measured.
+estimate_us               microseconds of one estimate (decode step and prefill), many batches priced in one call.
+mape_model_left_out       with --left-out: the starting values are fitted anew without the runs of each model, and
+mape_system_left_out      without those of each accelerator, from the same guesses; judged on the runs left out.
+ttft_mape, ttft_ratio     time to first token with its queue: mean error, and median of modelled over measured;
+                          ``ttft_bare_ratio`` is the same of a lone prefill.
+
+``without_split_times`` is mape_uncalibrated without nine runs (gpt-oss-120b on H100 with vLLM at 512 requests) whose
+client counted most of the decoding into the time to first token: their sum fits, the parts do not. --energy FILE also
+prints what ``economics_energy.py`` measures on that file; nothing is fitted on it.
+"""
+
+# A neighbour has the name of a module of the standard library: this folder must leave the path before anything else.
+import sys
+
+_HERE = sys.path[0] if __name__ == "__main__" else ""
+_ROOT = __file__.rpartition("/benchmarks/")[0] or "."
+sys.path[:] = [f"{_ROOT}/operator", *(one for one in sys.path if one != _HERE)]
+
+import argparse  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from itertools import combinations  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
+
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+Floats = NDArray[np.float64]
+_FIT_SHARE = 0.3
+
+
+def has_neighbour(name: str) -> bool:
+    """Whether this folder has a module of this name."""
+    return (Path(_ROOT) / "benchmarks" / f"{name}.py").exists()
+
+
+def neighbour(name: str) -> ModuleType:
+    """Another module of this folder.
+
+    Raises:
+        ImportError: there is none of this name.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, Path(_ROOT) / "benchmarks" / f"{name}.py")
+    if spec is None or spec.loader is None or not has_neighbour(name):
+        raise ImportError(f"benchmarks/{name}.py is missing; expected it beside economics.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def relative_error(modelled: Floats, measured: Floats) -> Floats:
+    """|modelled / measured - 1|."""
+    return np.abs(modelled / measured - 1.0)
+
+
+def calibrated_error(groups: Sequence[tuple[str, ...]], modelled: Floats, measured: Floats, seed: int) -> Floats:
+    """Errors of the runs that no scalar saw, each group with the scalar of ``_FIT_SHARE`` of its runs."""
+    from tidefleet.economics.calibration import Sample, calibrate  # noqa: PLC0415
+
+    rng = np.random.default_rng(seed)
+    members: dict[tuple[str, ...], list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    errors: list[Floats] = []
+    for rows in members.values():
+        drawn = rng.permutation(rows)
+        fitted = max(1, round(_FIT_SHARE * len(rows)))
+        seen, judged = drawn[:fitted], drawn[fitted:]
+        scalar = calibrate(Sample(float(measured[i]), float(modelled[i])) for i in seen)
+        errors.append(relative_error(scalar.factor * modelled[judged], measured[judged]))
+    return np.concatenate(errors)
+
+
+def ordered_pairs(
+    cases: Sequence[tuple[object, ...]], accelerators: Sequence[str], modelled: Floats, measured: Floats
+) -> tuple[int, int]:
+    """Pairs of accelerators that ran the same case, and how many of them the model orders as measured."""
+    by_case: dict[tuple[object, ...], dict[str, list[int]]] = {}
+    for index, (case, accelerator) in enumerate(zip(cases, accelerators, strict=True)):
+        by_case.setdefault(case, {}).setdefault(accelerator, []).append(index)
+    pairs = right = 0
+    for ran in by_case.values():
+        for one, other in combinations(ran.values(), 2):
+            real = float(measured[one].mean() - measured[other].mean())
+            guess = float(modelled[one].mean() - modelled[other].mean())
+            pairs, right = pairs + 1, right + (real * guess > 0)
+    return pairs, right
+
+
+def estimate_microseconds(repeats: int = 20) -> float:
+    """Microseconds of one estimate when a call prices 256 batch sizes."""
+    silicon = neighbour("silicon")
+    replicas = list({run.replica for run in silicon.read_runs()})[:8]
+    from tidefleet.economics.roofline import decode_step, prefill  # noqa: PLC0415
+
+    batches = np.geomspace(1.0, 2048.0, 256)
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        for replica in replicas:
+            decode_step(replica, batches, 2000.0)
+            prefill(replica, 1000.0, 0.0, beside=batches)
+    return (time.perf_counter() - begun) * 1e6 / (repeats * len(replicas) * len(batches))
+
+
+def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
+    """Every figure that the module's description names."""
+    silicon = neighbour("silicon")
+    every = silicon.read_runs()
+    runs = [run for run in every if run.states_precision]
+    measured = np.array([run.tpot_seconds for run in runs])
+    moe = np.array([run.replica.model.is_moe for run in runs])
+    modelled = silicon.predict(runs).tpot
+    error = relative_error(modelled, measured)
+    calibrated = calibrated_error([run.group for run in runs], modelled, measured, seed)
+    cases = [
+        (run.group[0], *run.group[2:], run.input_tokens, run.output_tokens, run.replica.chips, run.concurrency)
+        for run in runs
+    ]
+    pairs, right = ordered_pairs(cases, [run.group[1] for run in runs], modelled, measured)
+    split = np.array([run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512 for run in runs])
+    found = {
+        "tpot_runs": float(len(runs)),
+        "mape_uncalibrated": float(error.mean()),
+        "mape_uncalibrated_median": float(np.median(error)),
+        "mape_uncalibrated_dense": float(error[~moe].mean()),
+        "mape_uncalibrated_moe": float(error[moe].mean()),
+        "without_split_times": float(error[~split].mean()),
+        "mape_calibrated_mean": float(calibrated.mean()),
+        "mape_calibrated_median": float(np.median(calibrated)),
+        "calibrated_runs": float(len(calibrated)),
+        "pairs": float(pairs),
+        "pairs_ordered_ratio": right / pairs,
+        "estimate_us": estimate_microseconds(),
+    }
+    first = [run for run in every if run.states_parallelism]
+    waited = np.array([run.ttft_seconds for run in first])
+    guess = silicon.predict(first)
+    found |= {
+        "ttft_runs": float(len(first)),
+        "ttft_mape": float(relative_error(guess.ttft, waited).mean()),
+        "ttft_mape_median": float(np.median(relative_error(guess.ttft, waited))),
+        "ttft_ratio": float(np.median(guess.ttft / waited)),
+        "ttft_bare_ratio": float(np.median(guess.prefill / waited)),
+    }
+    if left_out:
+        fitting = neighbour("economics_fit")
+        kinds: tuple[tuple[str, Callable[[tuple[str, ...]], str]], ...] = (
+            ("model", lambda group: group[0]),
+            ("system", lambda group: group[1]),
+        )
+        for name, of in kinds:
+            errors = fitting.errors_left_out(runs, lambda run, of=of: of(run.group))
+            found[f"mape_{name}_left_out"] = float(errors.mean())
+            found[f"mape_{name}_left_out_dense"] = float(errors[~moe].mean())
+            found[f"mape_{name}_left_out_moe"] = float(errors[moe].mean())
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of runs that scalars are fitted to")
+    parser.add_argument("--left-out", action="store_true", help="fit without whole models and accelerators (minutes)")
+    parser.add_argument("--energy", type=Path, help="measured runs with power, as a test set only")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked = parser.parse_args(arguments)
+    found: dict[str, float] = measure(asked.seed, left_out=asked.left_out)
+    if has_neighbour("economics_energy"):
+        energy = neighbour("economics_energy")
+        found |= energy.measure(asked.energy) if asked.energy else energy.measure()
+    elif asked.energy:
+        parser.error("--energy needs economics_energy.py beside this file")
+    if asked.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            print(f"{name:32} {value:.4g}")
+
+
+if __name__ == "__main__":
+    main()

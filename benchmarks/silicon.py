@@ -1,0 +1,224 @@
+"""Measured serving runs that come with aiconfigurator-core, as runs of our catalogue's models and accelerators.
+
+``silicon_sample.csv`` (Apache-2.0) is read from the installed package and never copied: InferenceX dumps and runs of
+NVIDIA's. Of its 5,221 rows these are used:
+
+* aggregated serving (``mode`` agg) of eight published names of six models (``MODELS``), on at most eight chips
+  (``tp_size``), without data-parallel attention (``attention_dp_size`` empty, 0 or 1): 2,120 rows;
+* for the time between tokens those with a stated ``precision``: 1,754 rows;
+* for the time to first token those with a stated ``moe_ep_size`` (not 0), of any precision: 2,095 rows.
+
+Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the rows that state none there.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidefleet import catalogue
+from tidefleet.api import AcceleratorType
+from tidefleet.api.validation import parse
+from tidefleet.economics.efficiency import Efficiency
+from tidefleet.economics.memory import kv_bytes, replica_memory
+from tidefleet.economics.replica import Replica, Speculation
+from tidefleet.economics.roofline import decode_step, prefill
+from tidefleet.planning.from_api import accelerator_of
+
+Floats = NDArray[np.float64]
+
+MODELS: Mapping[str, str] = {
+    "deepseek-ai/DeepSeek-R1": "deepseek-r1",
+    "deepseek-ai/DeepSeek-V3": "deepseek-r1",  # the same architecture; later dumps name R1 so
+    "openai/gpt-oss-120b": "gpt-oss-120b",
+    "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "nvidia/Llama-3.1-8B-Instruct-FP8": "llama-3.1-8b",
+    "Qwen/Qwen3-32B": "qwen3-32b",
+    "Qwen/Qwen3-235B-A22B-FP8": "qwen3-235b-a22b",
+}
+SYSTEMS: Mapping[str, str] = {
+    "h100_sxm": "h100-sxm",
+    "h200_sxm": "h200-sxm",
+    "b200_sxm": "b200-sxm",
+    "b300_sxm": "b300-sxm",
+    "gb200": "gb200-nvl72",
+    "gb300": "gb300-nvl72",
+}
+_WEIGHTS: Mapping[str, str] = {"": "Bf16", "bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
+
+MTP_ACCEPT_LENGTH = 2.25
+"""Tokens a step yields with three drafted ones on InferenceX's random prompts; fitted, the runs do not state it."""
+
+CLIENT_BURST = 0.1
+"""Share of a run's requests that start at once: InferenceX sends ten times as many prompts as run at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measured run. ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision."""
+
+    group: tuple[str, str, str, str]
+    replica: Replica
+    input_tokens: float
+    output_tokens: float
+    concurrency: float
+    tpot_seconds: float
+    ttft_seconds: float
+    states_precision: bool
+    states_parallelism: bool
+
+
+def sample_path() -> Path:
+    """Where the installed package keeps the sample.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: aiconfigurator-core is not installed.
+        FileNotFoundError: the installed version has no sample.
+    """
+    for file in distribution("aiconfigurator-core").files or ():
+        if file.name == "silicon_sample.csv":
+            return Path(str(file.locate()))
+    raise FileNotFoundError("aiconfigurator-core has no silicon_sample.csv; expected it in 0.12.0")
+
+
+def read_runs(path: Path | None = None) -> list[Run]:
+    """The usable runs of the sample."""
+    accelerators = {
+        kind.name: accelerator_of(kind)
+        for kind in map(parse, catalogue.accelerator_manifests())
+        if isinstance(kind, AcceleratorType)
+    }
+    models = catalogue.models()
+    runs: list[Run] = []
+    with (path or sample_path()).open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["mode"] != "agg" or row["model_path"] not in MODELS or row["precision"] not in _WEIGHTS:
+                continue
+            width = int(float(row["tp_size"]))
+            if width > 8 or float(row["attention_dp_size"] or 1) > 1:
+                continue
+            model = models[MODELS[row["model_path"]]]
+            weights = "Fp4" if model.native_weights == "Fp4" else _WEIGHTS[row["precision"]]
+            stated = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
+            replica = Replica(
+                model,
+                accelerators[SYSTEMS[row["system"]]],
+                width,
+                weights,
+                _kv(row, weights),
+                tensor_parallel=width,
+                expert_parallel=min(width, max(1, int(float(row["moe_ep_size"] or 1)))),
+                speculation=_speculation(row),
+                engine=row["backend"],
+            )
+            runs.append(
+                Run(
+                    group=(model.name, replica.accelerator.name, row["backend"], row["precision"]),
+                    replica=replica,
+                    input_tokens=float(row["isl"]),
+                    output_tokens=float(row["osl"]),
+                    concurrency=float(stated.group(1)) if stated else float(row["batch_size"]),
+                    tpot_seconds=float(row["silicon_tpot_ms"]) / 1e3,
+                    ttft_seconds=float(row["silicon_ttft_ms"]) / 1e3,
+                    states_precision=bool(row["precision"]),
+                    states_parallelism=float(row["moe_ep_size"] or 0) > 0,
+                )
+            )
+    return runs
+
+
+def _is_inferencex(row: Mapping[str, str]) -> bool:
+    return "measured=" in row["silicon_data_source"]
+
+
+def _kv(row: Mapping[str, str], weights: str) -> str:
+    """Precision of the KV cache, which the sample does not state.
+
+    vLLM and SGLang keep 16 bits unless told otherwise (or a checkpoint of NVIDIA's says 8); TensorRT-LLM and
+    InferenceX's recipes take 8 bits with quantised weights, except those for gpt-oss on vLLM and Hopper.
+    """
+    if weights == "Bf16":
+        return "Bf16"
+    asked = row["backend"] == "trtllm" or row["model_path"].startswith("nvidia/") or _is_inferencex(row)
+    hopper = row["system"] in ("h100_sxm", "h200_sxm")
+    hopper_oss = hopper and row["backend"] == "vllm" and "gpt-oss" in row["model_path"]
+    return "Fp8" if asked and not hopper_oss else "Bf16"
+
+
+def _speculation(row: Mapping[str, str]) -> Speculation | None:
+    """Multi-token prediction with three drafted tokens, which the sample does not state.
+
+    InferenceX's change log (perf-changelog.yaml) names the images of its TensorRT-LLM recipes for DeepSeek-R1: those
+    with MTP moved from 1.1.0rc2.post2, with which they began in mid-January 2026, to 1.2.0rc6.post3, those without to
+    1.2.0rc6.post2.
+    """
+    if "DeepSeek" not in row["model_path"] or row["backend"] != "trtllm":
+        return None
+    version = row["backend_version"]
+    first = version == "1.1.0rc2.post2" and "measured=2026-01-14" in row["silicon_data_source"]
+    if version != "1.2.0rc6.post3" and not first:
+        return None
+    return Speculation(tokens=4, accept_length=MTP_ACCEPT_LENGTH, draft_share=0.08)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Modelled seconds of each run: between tokens, to the first token, and of a lone prefill."""
+
+    tpot: Floats
+    ttft: Floats
+    prefill: Floats
+
+
+def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:
+    """The model's times for each run, replicas that are alike priced in one call.
+
+    TPOT = T_d(B, I + O/2) + B/O * T_p(I beside B), B the concurrency as far as it fits the KV cache.
+    """
+    by_replica: dict[Replica, list[int]] = {}
+    for index, run in enumerate(runs):
+        by_replica.setdefault(run.replica, []).append(index)
+    tpot, ttft, alone = (np.zeros(len(runs)) for _ in range(3))
+    for replica, rows in by_replica.items():
+        priced = replace(replica, efficiency=efficiency(replica)) if efficiency else replica
+        asked = np.array([runs[i].concurrency for i in rows])
+        given = np.array([runs[i].input_tokens for i in rows])
+        out = np.array([runs[i].output_tokens for i in rows])
+        fit = replica_memory(replica)
+        room = fit.kv_room * replica.chips / kv_bytes(replica.model, replica.kv, replica.tp, given + out / 2.0)
+        batch = np.minimum(asked, np.maximum(1.0, room)) if fit.kv_room > 0 else asked
+        step = decode_step(priced, batch, given + out / 2.0).seconds
+        own = prefill(priced, given, 0.0).seconds
+        tpot[rows] = step + batch / out * prefill(priced, given, 0.0, beside=batch).seconds
+        ttft[rows] = first_token(asked, batch, own, step * out) + step
+        alone[rows] = own
+    return Prediction(tpot, ttft, alone)
+
+
+def first_token(concurrency: Floats, batch: Floats, prefill_seconds: Floats, decode_seconds: Floats) -> Floats:
+    """Mean seconds until a prompt is prefilled in a closed loop of exactly so many requests.
+
+    Each request goes round: wait for a place in the batch, wait for the prefill of others, its own prefill, decode.
+    Prefill is one server, decode a delay (machine repair model), solved by mean value analysis:
+    R_n = T_p (1 + Q_(n-1)), X_n = n / (R_n + Z), Q_n = X_n R_n. Requests beyond the batch wait (c - B)/X for a place.
+    A run starts with all requests at once: ``CLIENT_BURST`` of the requests wait for half of the others instead.
+    """
+    queued, waited, rate = (np.zeros_like(batch) for _ in range(3))
+    for n in range(1, int(batch.max()) + 1):
+        active = np.minimum(n, batch)
+        response = prefill_seconds * (1.0 + queued)
+        new_rate = active / (response + decode_seconds)
+        still = n <= np.ceil(batch)
+        queued = np.where(still, new_rate * response, queued)
+        waited, rate = np.where(still, response, waited), np.where(still, new_rate, rate)
+    steady = waited + np.maximum(0.0, concurrency - batch) / rate
+    burst = (concurrency + 1.0) / 2.0 * prefill_seconds + np.maximum(0.0, concurrency - batch) / rate
+    return (1.0 - CLIENT_BURST) * steady + CLIENT_BURST * burst
