@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 
-from benchmarks import economics_energy
+from benchmarks import economics, economics_energy
 from benchmarks.validation_rows import ACCELERATORS, MODELS, PUBLISHED, Check, Row, numbers, ownership
 
 from tidefleet.economics import energy
@@ -265,4 +266,30 @@ CASES = {
     "IX-07": energy_share,
 }
 
-REPORTS = {"EN-05": power_share}
+
+@cache
+def _silicon() -> dict[str, float]:
+    """What ``economics.py`` measures; empty where the measured runs are not installed."""
+    try:
+        return economics.measure()
+    except (ImportError, OSError):
+        return {}
+
+
+def silicon(row: Row) -> list[Check]:
+    """SIL-*, reported: the figures of ``economics.py`` beside the bounds that the row names, in percent."""
+    keys = {
+        "SIL-01": ("mape_uncalibrated", "mape_uncalibrated_dense"),
+        "SIL-02": ("mape_calibrated_mean", "mape_calibrated_median"),
+        "SIL-03": ("pairs_ordered_ratio",),
+        "SIL-04": ("ttft_bare_ratio",),
+    }[row["id"]]
+    bounds = numbers(row["what_a_good_model_should_predict"])
+    return [
+        Check(f"{key}, %", bound, 100 * _silicon()[key])
+        for key, bound in zip(keys, bounds, strict=False)
+        if key in _silicon()
+    ]
+
+
+REPORTS = {"EN-05": power_share, **dict.fromkeys(("SIL-01", "SIL-02", "SIL-03", "SIL-04"), silicon)}
