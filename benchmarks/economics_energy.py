@@ -66,7 +66,7 @@ _OTHER_PROMPT = 256.0
 _PRECISIONS = {"bfloat16": "Bf16", "fp8": "Fp8", "mxfp4": "Fp4", "nvfp4": "Fp4"}
 _ACCELERATORS = {"H100": "h100-sxm", "H200": "h200-sxm", "B200": "b200-sxm", "A100": "a100-sxm-80"}
 
-ENGINE_COSTS = (0.8635, 63.58e-6, 53.47e-6, 2.969)
+ENGINE_COSTS = (0.9676, 38.66e-6, 36.4e-6, 2.759)
 """alpha, beta (seconds), gamma (seconds), delta of vLLM in these runs, for rows of another file; --fit prints them."""
 
 
@@ -161,6 +161,7 @@ def read(path: Path) -> list[Run]:
                 "Bf16",
                 tensor_parallel=max(1, count // max(1, ranks)),
                 expert_parallel=int(float(row["expert_parallel"] or 1)),
+                engine="vllm",
             )
             found.append(
                 Run(
@@ -246,11 +247,11 @@ def fit_engine(runs: Sequence[Run]) -> Floats:
 def _engine_table(runs: Sequence[Run]) -> Floats:
     """Terms of the engine's latency over the measured one (rows x 4)."""
     latency = np.array([run.latency for run in runs])
-    return np.array([run.engine_terms() for run in runs]) / latency[:, None]
+    return np.asarray(np.array([run.engine_terms() for run in runs]) / latency[:, None])
 
 
 def _fit_engine_terms(terms: Floats) -> Floats:
-    return _least_relative_error(lambda c: (terms @ c, terms), np.array([1.0, 0.0, 0.0, 0.0]))
+    return _least_relative_error(lambda c: (np.asarray(terms @ c), terms), np.array([1.0, 0.0, 0.0, 0.0]))
 
 
 def watts_share(run: Run) -> float:
@@ -259,17 +260,18 @@ def watts_share(run: Run) -> float:
     return run.joules * run.tokens_per_second / run.replica.chips / run.replica.accelerator.tdp_watts
 
 
-def modelled_joules(run: Run, coefficients: Floats, seconds_per_token: float) -> float:
+def modelled_joules(run: Run, coefficients: Sequence[float] | Floats, seconds_per_token: float) -> float:
     """Joules per output token at this speed, by these coefficients of the power law."""
     tdp = run.replica.accelerator.tdp_watts or math.nan
     idle = run.replica.accelerator.idle_watts or 0.0
-    share = -math.expm1(-float(np.dot(coefficients, run.power_terms(seconds_per_token))))
+    exponent = sum(float(c) * term for c, term in zip(coefficients, run.power_terms(seconds_per_token), strict=True))
+    share = -math.expm1(-exponent)
     return max(idle, tdp * share) * run.replica.chips * seconds_per_token / run.batch
 
 
-def speed(run: Run, engine: Floats) -> tuple[float, float]:
+def speed(run: Run, engine: Sequence[float] | Floats) -> tuple[float, float]:
     """Our time of a decode step with the engine's costs, and the same with the prefill of others, in seconds."""
-    step = float(np.dot(engine, run.engine_terms()))
+    step = sum(float(cost) * term for cost, term in zip(engine, run.engine_terms(), strict=True))
     prompt = float(prefill(run.replica, run.prompt, 0.0).seconds[0]) / run.replica.data_parallel
     return step, step + run.batch / run.output * prompt
 

@@ -16,6 +16,7 @@ sys.path[:] = [_ROOT, f"{_ROOT}/operator", *(one for one in sys.path if one != _
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -28,6 +29,12 @@ CASES: dict[str, Callable[[Row], list[Check]]] = {
     **validation_engines.CASES,
     **validation_melange.CASES,
 }
+
+FORMS: tuple[tuple[str, Callable[[Row], list[Check]]], ...] = (
+    (r" (?:TP|DEP)\d+ \d+/\d+", validation_engines.tensorrt),
+    (r"[A-Z]+\d+x\d+,? batch \d+", validation_engines.energy_per_token),
+    (r"Arena savings \d+ ms", validation_melange.arena_savings),
+)
 
 MEASURED_BY = {
     "SIL": "benchmarks/economics.py",
@@ -57,12 +64,11 @@ def calculate(row: Row) -> list[Check]:
     Raises:
         NoCalculation: no calculation exists for it.
     """
-    if row["id"].startswith("TRT-"):
-        return validation_engines.tensorrt(row)
-    try:
-        case = CASES[row["id"]]
-    except KeyError:
-        raise NoCalculation(f"{row['id']} ({row['published_figure']}) has no calculation") from None
+    case = CASES.get(row["id"])
+    if case is None:  # rows that say in their own words what to calculate
+        case = next((form for pattern, form in FORMS if re.search(pattern, row["published_figure"])), None)
+    if case is None:
+        raise NoCalculation(f"{row['id']} ({row['published_figure']}) has no calculation")
     return case(row)
 
 
@@ -120,11 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps([as_json(one) for one in findings], indent=2))
         return
     for one in findings:
-        row, mark = one.row, {True: "within", False: "MISSED", None: "report"}[one.within]
-        figure = f"{row['published_figure']} = {row['value']} {row['unit']} ({row['tolerance']})"
-        print(f"{row['id']:7} {mark:7} {figure} {one.note}")
+        published, mark = one.row, {True: "within", False: "MISSED", None: "report"}[one.within]
+        tolerance = published["tolerance"]
+        figure = f"{published['published_figure']} = {published['value']} {published['unit']} ({tolerance})"
+        print(f"{published['id']:7} {mark:7} {figure} {one.note}")
         for check in one.checks:
-            flag = " " if one.within is None or check.within(row["tolerance"]) else "!"
+            flag = " " if one.within is None or check.within(tolerance) else "!"
             print(
                 f"      {flag} {check.name}: {check.published:g} published, {check.ours:.5g} ours, {check.ratio:.3g}x"
             )

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tidefleet import catalogue
@@ -27,6 +28,17 @@ ACCELERATORS = {
     for kind in map(parse, catalogue.accelerator_manifests())
     if isinstance(kind, AcceleratorType)
 }
+
+
+@cache
+def ownership() -> Mapping[str, float]:
+    """Total cost of ownership of a chip-hour at a hyperscaler, by catalogue name, where one was found."""
+    return {
+        manifest["metadata"]["name"]: float(price["usdPerChipHour"])
+        for manifest in catalogue.accelerator_manifests()
+        for price in manifest["spec"].get("prices", [])
+        if (price["capacityType"], price["provider"]) == ("Owned", "hyperscaler-tco")
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ peaks takes more of its TDP. Chips that do less per watt than an H100, on older 
 
 a, b and the term of attention ranks are fitted on 460 measured vLLM runs of 17 architectures on H100 and B200
 (ML.ENERGY leaderboard at 0cd52da: mean power of all GPUs). ``benchmarks/economics_energy.py --fit`` prints them;
-without --fit it measures the law on architectures left out of the fit: 8.7 % mean error of joules per token.
+without --fit it measures the law on architectures left out of the fit: 8.8 % mean error of joules per token.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import prefill
 
-MEMORY_COEFFICIENT = 0.784
+MEMORY_COEFFICIENT = 0.794
 """a, of the share of HBM bandwidth in use."""
 
-COMPUTE_COEFFICIENT = 4.592
+COMPUTE_COEFFICIENT = 4.717
 """b, of the share of peak FLOP/s that is executed, to the power of 0.6."""
 
-LOCKSTEP = 1.907
+LOCKSTEP = 1.906
 """Added to the exponent when a replica has several attention ranks: a rank without work polls for the others. Measured
 on one model only (16 runs of Qwen3-Coder-480B, 0.81-0.96 of TDP at any batch)."""
 
@@ -42,14 +42,15 @@ TILE = 16
 """Rows of a matrix unit's smallest tile (``mma.m16n8k16``)."""
 
 
-def executed_flops(model: Architecture, weights: str, tokens: float) -> float:
+def executed_flops(model: Architecture, weights: str, tokens: float, ranks: int = 1) -> float:
     """FLOP of the linear layers that a step over this many tokens executes, tiles filled up with nothing included.
 
-    Dense layers round the tokens up to one tile. Each expert that any token chose computes its own rows plus half a
-    tile, and one tile at least.
+    Dense layers round the tokens of each attention rank up to one tile. Each expert that any token chose computes its
+    own rows plus half a tile, and one tile at least.
 
     Args:
         tokens: tokens that go through the layers together: the batch in decode, the chunk in prefill.
+        ranks: attention ranks that they divide among.
     """
     dense = model.active_parameters
     experts = 0.0
@@ -60,7 +61,7 @@ def executed_flops(model: Architecture, weights: str, tokens: float) -> float:
         chosen = model.experts * (1.0 - (1.0 - model.experts_per_token / model.experts) ** tokens)
         rows = tokens * model.experts_per_token / max(chosen, 1e-9)
         experts = one * chosen * max(rows + tile / 2.0, float(tile))
-    return 2.0 * (dense * max(tokens, float(TILE)) + experts)
+    return 2.0 * (dense * max(tokens, float(TILE * ranks)) + experts)
 
 
 def needed_flops(model: Architecture, tokens: float) -> float:
@@ -146,27 +147,29 @@ def replica_use(
     if precision is None or precision not in accelerator.flops:
         return None
     needed = needed_flops(replica.model, tokens)
-    in_vain = max(0.0, executed_flops(replica.model, replica.weights, tokens) - needed) * steps_per_second
-    executed = (flops_per_second + in_vain) / (replica.chips * accelerator.flops[precision])
-    return bytes_per_second / replica.memory_bytes_per_second, executed
+    executed = executed_flops(replica.model, replica.weights, tokens, replica.data_parallel)
+    in_vain = max(0.0, executed - needed) * steps_per_second
+    peak = replica.chips * accelerator.flops[precision]
+    return bytes_per_second / replica.memory_bytes_per_second, (flops_per_second + in_vain) / peak
 
 
 def prefill_joules(replica: Replica, uncached: float, cached: float = 0.0) -> float | None:
     """Joules of all chips to prefill prompt tokens behind cached ones; ``None`` when TDP or a peak is unknown."""
     if uncached <= 0:
         return 0.0
+    ranks = replica.data_parallel  # each prefills a request of its own in this time
     one = prefill(replica, uncached, cached)
     seconds = float(one.seconds[0])
     if not math.isfinite(seconds) or seconds <= 0:
         return None
     watts = replica_watts(
         replica,
-        tokens=uncached,
+        tokens=ranks * uncached,
         steps_per_second=1.0 / seconds,
-        bytes_per_second=float(one.bytes_moved[0]) / seconds,
-        flops_per_second=float(one.flops[0]) / seconds,
+        bytes_per_second=ranks * float(one.bytes_moved[0]) / seconds,
+        flops_per_second=ranks * float(one.flops[0]) / seconds,
     )
-    return None if watts is None else watts * replica.chips * seconds
+    return None if watts is None else watts * replica.chips * seconds / ranks
 
 
 def avoided_joules(
