@@ -244,8 +244,8 @@ def _rules(season: Array, known: _Rows, lead: NDArray[np.int64]) -> Array:
 
 
 def _shares(made: Array, actual: Array, prior: tuple[float, ...]) -> Array:
-    """How much each rule counts, by a power of the inverse of its mean error so far; ``prior`` before there are errors."""
-    gone = np.abs(made - actual)
+    """How much each rule counts, by the inverse of its mean error in the last week; ``prior`` before there are any."""
+    gone = np.abs(made[:, -WEEK_SLOTS:] - actual[-WEEK_SLOTS:])
     known = np.isfinite(gone).all(axis=0)
     count = int(known.sum())
     wanted = np.asarray(prior)
