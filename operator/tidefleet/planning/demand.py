@@ -16,7 +16,8 @@ class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
-    0 for a rate that was not counted.
+    0 for a rate that was not counted. ``arrivals_per_second`` is the rate without requests that wait to be worked off;
+    ``reasoning_share`` the share of output tokens that is not visible; ``calls_per_task`` requests for one task.
     """
 
     at: float
@@ -26,6 +27,9 @@ class Known:
     output_tokens: float | None = None
     hit_share: float | None = None
     seconds: float = 0.0
+    arrivals_per_second: float | None = None
+    reasoning_share: float | None = None
+    calls_per_task: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +121,15 @@ class Lengths:
     input_tokens: float | None = None
     output_tokens: float | None = None
     hit_share: float | None = None
+    reasoning_share: float | None = None
 
-    def follow(self, reading: Known) -> Lengths:
+    def follow(self, measured: Known | Lengths) -> Lengths:
         """These lengths, or the measured ones where they have moved away from them."""
         return Lengths(
-            _moved(self.input_tokens, reading.input_tokens),
-            _moved(self.output_tokens, reading.output_tokens),
-            _moved_share(self.hit_share, reading.hit_share),
+            _moved(self.input_tokens, measured.input_tokens),
+            _moved(self.output_tokens, measured.output_tokens),
+            _moved_share(self.hit_share, measured.hit_share),
+            _moved_share(self.reasoning_share, measured.reasoning_share),
         )
 
 
@@ -148,7 +154,7 @@ def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[C
     """Classes with the lengths that were measured in place of those that were stated.
 
     A pool's engines report one mean over all its classes: every class is scaled by the same factor, so that the mix has
-    the measured mean. The hit share replaces the stated one.
+    the measured mean. The hit share replaces the stated one, and so does the share of reasoning in the output.
     """
     stated_input = sum(one.share * one.shape.input_mean for one in classes)
     stated_output = sum(one.share * one.shape.output_mean for one in classes)
@@ -156,13 +162,16 @@ def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[C
     out = lengths.output_tokens / stated_output if lengths.output_tokens and stated_output else 1.0
 
     def scaled(shape: TokenShape) -> TokenShape:
+        thinking = shape.reasoning_mean * out
+        if lengths.reasoning_share is not None:
+            thinking = shape.output_mean * out * lengths.reasoning_share
         return replace(
             shape,
             input_mean=shape.input_mean * into,
             input_p95=shape.input_p95 * into,
             output_mean=shape.output_mean * out,
             output_p95=shape.output_p95 * out,
-            reasoning_mean=shape.reasoning_mean * out,
+            reasoning_mean=thinking,
             cached_share=shape.cached_share if lengths.hit_share is None else lengths.hit_share,
         )
 
