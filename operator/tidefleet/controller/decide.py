@@ -44,6 +44,10 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
     plan = plan_pool(_problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons))
     if isinstance(plan, NothingFits):
         return _nothing_fits(view, plan, market, demand.verdict)
+    if plan.replicas:
+        memory.waiting.unit = plan.capacity / plan.replicas
+    replicas = {one.name: (one.desired, one.ready) for one in view.served}
+    memory.ahead.start.watch(replicas, now=view.now, longest=settings.start_timeout_seconds)
     targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
     held = demand.held
     if any(t.desired > t.planned for t in targets):

@@ -26,12 +26,14 @@ from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
+from tidefleet.controller.remember import Remembrance, kept_history
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.slots import SlotHistory
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class FleetLoop:
     settings: OperatorConfiguration
     wake: threading.Event = field(default_factory=threading.Event)
     on_pass: Callable[[tuple[Decision, ...]], None] | None = None
+    remembrance: Remembrance | None = None
     passes: int = 0
     heartbeat: float | None = None
     last_pass_seconds: float = 0.0
@@ -114,6 +117,8 @@ class FleetLoop:
         told = [(seen, after) for (seen, _), after in zip(decided, finished, strict=True)]
         self.accountant.conditions(self._rows(told, fleet))
         self._forget_gone(fleet)
+        if self.remembrance is not None:
+            self.remembrance.step(self._histories(), fleet.now)
         self.passes += 1
         self.last_pass_seconds = time.monotonic() - started
         self.heartbeat = time.monotonic()
@@ -133,8 +138,17 @@ class FleetLoop:
             known = PoolMemory(DemandHistory(settings.scale_down_window_seconds, freshness_seconds(settings)))
             if any(one.desired for one in view.served):
                 known.last_switch = view.now
+            known.ahead.history = kept_history(view.pool, view.now)
             self._memories[key] = known
         return known
+
+    def _histories(self) -> list[tuple[PoolKey, SlotHistory]]:
+        return [(key, one.ahead.history) for key, one in self._memories.items()]
+
+    def remember(self) -> None:
+        """Keep what was learned for the next leader, before this one ends."""
+        if self.remembrance is not None:
+            self.remembrance.save_all(self._histories())
 
     def _decide(self, seen: Seen, view: PoolView | Fault) -> Decision | Fault:
         self.heartbeat = time.monotonic()
@@ -294,6 +308,8 @@ class FleetLoop:
             self._memories.pop(key, None)
             self._ids.pop(key, None)
             self.accountant.forget(*key)
+            if self.remembrance is not None:
+                self.remembrance.forget(key)
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:

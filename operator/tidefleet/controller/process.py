@@ -37,6 +37,7 @@ from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
+from tidefleet.controller.remember import Remembrance
 from tidefleet.controller.store import KINDS, Store
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
@@ -172,6 +173,7 @@ class OperatorProcess:
                 self.clock,
                 self.settings,
                 wake=wake,
+                remembrance=Remembrance(actor),
             )
             self._leads, self._leads_since = True, time.monotonic()
             self.telemetry.set("leader", 1)
@@ -183,6 +185,8 @@ class OperatorProcess:
             chores.start()
             loop.run(self.stop, may_go_on=lambda: not lease.lost.is_set() and watch.failed is None)
             if self.stop.is_set():
+                if not lease.lost.is_set():
+                    loop.remember()
                 return 0
             log.error("stopped leading", extra={"why": lease.lost_because or str(watch.failed)})
             return 1

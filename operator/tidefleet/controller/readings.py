@@ -167,6 +167,7 @@ def pool_reading(
         output_tokens=out,
         hit_share=hits,
         seconds=seconds,
+        arrivals_per_second=arrivals * scale,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.records import Workload
+from tidefleet.controller.ahead import Ahead
+from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
 from tidefleet.planning.options import Offer, Option, Price
@@ -106,3 +108,5 @@ class PoolMemory:
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)
+    ahead: Ahead = field(default_factory=Ahead)
+    waiting: Waiting = field(default_factory=Waiting)

@@ -54,13 +54,15 @@ class DeferrablePlan:
     Attributes:
         first: the first slot, as ``slots.slot_of`` counts.
         seconds: shape (slots,): how long each slot lasts.
-        rates: tokens/s by volume, in the order given; shape (volumes, slots).
+        names: the volumes, in the order given.
+        rates: tokens/s by volume, shape (volumes, slots).
         extra: tokens/s to add beyond the slack, shape (slots,); all 0 while the slack suffices.
         missing: tokens by volume that cannot be done before the deadline even so.
     """
 
     first: int
     seconds: Array
+    names: tuple[str, ...]
     rates: Array
     extra: Array
     missing: Array
@@ -75,6 +77,13 @@ class DeferrablePlan:
         """Unix seconds from which more capacity is needed; ``None`` when the slack suffices."""
         bought = np.flatnonzero(self.extra)
         return float((self.first + bought[0]) * SLOT_SECONDS) if len(bought) else None
+
+    def rate_at(self, name: str, now: float) -> float:
+        """Tokens/s that volumes ``name`` or ``name/...`` are worked off with at a time (Unix seconds)."""
+        at = slot_of(now) - self.first
+        if not 0 <= at < len(self.seconds):
+            return 0.0
+        return float(sum(self.rates[i, at] for i, one in enumerate(self.names) if one.partition("/")[0] == name))
 
     def extra_at(self, now: float) -> float:
         """Tokens/s to have beyond the steady demand's capacity at a time (Unix seconds)."""
@@ -136,7 +145,7 @@ def plan_deferrable(
         total = float(served.sum())
     missing = np.maximum(0.0, np.asarray(tokens) - served.sum(axis=1)) if volumes else np.zeros(0)
     missing[missing <= enough] = 0.0
-    return DeferrablePlan(first, seconds, served / seconds, extra, missing)
+    return DeferrablePlan(first, seconds, tuple(one.name for one in volumes), served / seconds, extra, missing)
 
 
 def _window(volume: Volume, now: float, first: int, slots: int) -> tuple[int, int]:

@@ -120,6 +120,11 @@ class SlotHistory:
         """The slot after the last finished one; what was learned by then is in the series."""
         return self._first + self._count
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no slot is finished."""
+        return not self._count
+
     def _move_to(self, slot: int) -> None:
         if self._open is None:
             self._open = slot
