@@ -140,7 +140,8 @@ def _measured(
     memory.ahead.renew(f"{view.pool.namespace}/{view.pool.name}", view.now, settings)
     nowcast = memory.history.planned_rate(view.now)
     foreseen = memory.ahead.rate(view.now, mix, settings)
-    rate = max(nowcast, foreseen) + _schedule(view, memory, settings, steady, mix)
+    declared = sum(declared_rate(one) or 0.0 for one in steady)
+    rate = max(nowcast, foreseen, declared) + _schedule(view, memory, settings, steady, mix)
     if abs(rate - memory.planned_rate) > RATE_STEP * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
