@@ -20,6 +20,11 @@ from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.slots import SLOT_SECONDS, Array, SlotHistory, slot_of
 
 FIRST_SECONDS = 120.0
+"""Within this time a new leader makes its first forecasts, some of them in each pass."""
+
+LEAST_LEAD_SECONDS = 120.0
+"""Starts that were quicker, on a warm node say, are not counted on."""
+
 FORGET = 0.9
 """A start that was quicker than the ones before brings the time to start down by at most this factor."""
 
@@ -97,7 +102,7 @@ class Ahead:
     def lead_seconds(self, settings: OperatorConfiguration) -> float:
         """How far ahead replicas must be asked for: the time they take to start, and one pass."""
         seconds = settings.forecast.lead_seconds if self.start.seconds is None else self.start.seconds
-        return seconds + settings.period_seconds
+        return max(LEAST_LEAD_SECONDS, seconds) + settings.period_seconds
 
     def rate(self, now: float, classes: Sequence[ClassDemand], settings: OperatorConfiguration) -> float:
         """Requests per second of this mix that the forecast asks for by the time new replicas serve; 0 without one."""
