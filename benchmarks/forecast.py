@@ -183,6 +183,46 @@ def measure(series: Mapping[str, Rates], *, begin: int) -> dict[str, Any]:
     }
 
 
+HEADROOM = 0.85
+"""Share of a replica's rate that plans use."""
+
+
+def replay(series: Mapping[str, Rates], *, begin: int) -> dict[str, Any]:
+    """What planning ahead buys: demand that meets too little capacity, and capacity paid, per unit of demand.
+
+    Capacity that is asked for at the beginning of a slot, knowing the slots before, serves from the next one on (the
+    replicas start within 15 minutes); capacity that is not asked for any more is gone at once. Plans keep ``HEADROOM``.
+    ``nowcast`` asks for the newest slot, ``forecast`` for the highest of that and of the quantile until then, and
+    ``nowcast_same_capacity`` for the newest slot times what makes each series' capacity that of ``forecast``.
+    """
+    totals = {name: [0.0, 0.0] for name in ("nowcast", "nowcast_same_capacity", "forecast")}
+    for rates in series.values():
+        week = SlotSeries(MONDAY, rates[:, np.newaxis].copy())
+        mean = float(np.nanmean(rates))
+        asked: dict[str, list[float]] = {"nowcast": [], "forecast": []}
+        slots = range(begin, len(rates))
+        newest = float(rates[:begin][np.isfinite(rates[:begin])][-1])
+        for slot in slots:
+            newest = float(rates[slot - 1]) if np.isfinite(rates[slot - 1]) else newest
+            now = (MONDAY + slot) * SLOT_SECONDS
+            made = forecast(week, now=now, quantile=QUANTILE).highest(now, SLOT_SECONDS)
+            asked["nowcast"].append(newest)
+            asked["forecast"].append(max(newest, float(made[0]) if made is not None else 0.0))
+        known = np.isfinite(rates[begin + 1 :])
+        demand = rates[begin + 1 :][known]
+        more = sum(np.array(asked["forecast"])[:-1][known]) / sum(np.array(asked["nowcast"])[:-1][known])
+        asked["nowcast_same_capacity"] = [one * more for one in asked["nowcast"]]
+        for name, rows in asked.items():
+            capacity = np.array(rows)[:-1][known] / HEADROOM
+            missing = np.maximum(0.0, demand - capacity).sum()
+            for i, value in enumerate((missing, capacity.sum())):
+                totals[name][i] += float(value) / mean / len(demand) / len(series)
+    return {
+        name: {"unserved_share": round(row[0], 5), "capacity_per_demand": round(row[1], 3)}
+        for name, row in totals.items()
+    }
+
+
 def speed(pools: int) -> dict[str, float]:
     """Seconds for the forecasts of so many pools with five weeks of history of two quantities, and bytes of these."""
     rng = np.random.default_rng(0)
@@ -222,6 +262,9 @@ def main() -> int:
     found: dict[str, Any] = {"quantile": QUANTILE}
     for name, (series, begin) in sets.items():
         found[name] = {"series": len(series), **measure(series, begin=begin)}
+    for name in ("azure2024", "servegen_models", "fleet_shape", "weeks"):
+        series, begin = sets[name]
+        found[name]["replay"] = replay(series, begin=begin)
     found["speed"] = speed(options.pools)
     if options.json:
         print(json.dumps(found))
@@ -234,6 +277,12 @@ def main() -> int:
                     f"{name:18}{lead:>6}  {method:16}{row['pinball']:9.4f}{row['coverage']:10.3f}"
                     f"{row['mape']:8.3f}{row['wape']:8.3f}"
                 )
+    for name in sets:
+        for method, row in found[name].get("replay", {}).items():
+            print(
+                f"{name:18}replay  {method:22} unserved {row['unserved_share']:.3%}, "
+                f"capacity {row['capacity_per_demand']:.2f} x demand"
+            )
     print(f"{found['speed']['pools']} pools: {found['speed']['seconds']} s, {found['speed']['history_mb']} MB")
     return 0
 

@@ -175,6 +175,7 @@ def _learn(
 ) -> None:
     """Lengths and multipliers: what the classes state until enough requests were seen."""
     memory.ahead.observed = memory.ahead.observed.learn(reading)
+    memory.measured_classes = frozenset(one.name for one in steady if one.spec.demand.source is not None)
     weight = STATED_REQUESTS if all(one.spec.tokens is not None for one in steady) else NOMINAL_REQUESTS
     blended = memory.ahead.observed.lengths(stated_lengths(stated), now=view.now, weight=weight)
     memory.lengths = memory.lengths.follow(blended)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from tidefleet.api import ConditionType, InferencePool, Reason
+from tidefleet.api import ConditionType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.kinds import INFERENCE_POOL
 from tidefleet.controller import marks
@@ -32,6 +32,7 @@ from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
+from tidefleet.planning.observed import Basis
 from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.slots import SlotHistory
 from tidefleet.telemetry import Telemetry
@@ -255,11 +256,28 @@ class FleetLoop:
             self._write_simple(seen, _invalid(fault.reason, fault.message), keep=())
         pools = {seen.metadata.name: seen for seen, _ in fleet.pools}
         for seen, faults in fleet.classes:
-            self._write_simple(seen, _class_verdicts(faults, pools), keep=("observed", "provenance"))
+            verdicts = _class_verdicts(faults, pools)
+            self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
             self._write_simple(seen, verdicts, keep=(), nodes=nodes)
+
+    def _provenance(self, seen: Seen, now: float) -> dict[str, str]:
+        """Where a class's numbers come from; nothing while its pool is not known.
+
+        Several measured classes share one pool's engines: what each of them is stays an assumption.
+        """
+        wclass = seen.parsed
+        if not isinstance(wclass, WorkloadClass):
+            return {}
+        if wclass.spec.demand.source is None:
+            return {"provenance": "Declared"}
+        memory = self._memories.get((wclass.namespace, wclass.spec.pool_ref.name))
+        if memory is None:
+            return {}
+        alone = len(memory.measured_classes) == 1
+        return {"provenance": str(memory.ahead.observed.basis(now=now) if alone else Basis.ASSUMED)}
 
     def _tell_type(self, one: TypeSeen, in_use: int) -> None:
         name, prices = one.kind.name, one.offer.prices

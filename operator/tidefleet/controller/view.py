@@ -108,5 +108,6 @@ class PoolMemory:
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)
+    measured_classes: frozenset[str] = frozenset()
     ahead: Ahead = field(default_factory=Ahead)
     waiting: Waiting = field(default_factory=Waiting)
