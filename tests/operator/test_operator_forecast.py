@@ -113,3 +113,21 @@ def test_a_forged_history_is_left_out_and_the_pool_is_planned_all_the_same(place
         op.observe()
     assert place.has("DemandKnown", "True", "Known", "forged"), place.condition("DemandKnown", "forged")
     assert total(place, "forged") == 1
+
+
+def test_a_steady_load_with_a_forecast_is_written_about_by_nobody(place, operator_in_process, engines, clock):
+    history = SlotHistory()
+    for slot in range(slot_of(clock.now()) - 9 * DAY_SLOTS, slot_of(clock.now())):
+        history.add((slot + 1) * SLOT_SECONDS, SLOT_SECONDS, 5.0 * INTO, 5.0 * OUT)
+    place.create(with_past(a_pool("steady", accelerators=L40S), history.pack()), a_class("steady", rate=None))
+    written: list[Any] = []
+    op = operator_in_process(before_write=written.append)
+    op.until(lambda: engines.count() >= 1, "an engine")
+    engines.load(5.0, "steady")
+    op.settle("steady")
+    op.observe(1500)
+    op.settle("steady")
+    assert "weekly pattern" in place.condition("DemandKnown", "steady")[2]
+    written.clear()
+    op.observe(1500)
+    assert [getattr(one, "body", one) for one in written] == []
