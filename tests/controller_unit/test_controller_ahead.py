@@ -115,6 +115,23 @@ def test_an_evening_that_falls_is_planned_for_what_is_asked_now() -> None:
     assert "ahead of time" not in ahead.verdict.message
 
 
+def test_what_is_wanted_back_within_the_hour_is_kept_through_a_dip() -> None:
+    noon = MONDAY + 9 * DAY + 12 * 3600.0
+    history = SlotHistory()
+    for slot in range(int(noon / SLOT_SECONDS) - 9 * 96, int(noon / SLOT_SECONDS)):
+        dips = slot % 96 in (48, 49)  # at noon, for half an hour
+        history.add((slot + 1) * SLOT_SECONDS, SLOT_SECONDS, *(one * (2.0 if dips else 20.0) for one in (INTO, OUT)))
+    rates = []
+    memory = a_memory(noon)
+    memory.ahead.history = history
+    for minute in range(-20, 26):
+        now = noon + 60.0 * minute
+        rate = 20.0 if minute < 0 else 2.0
+        reading = replace(a_reading(now), requests_per_second=rate, arrivals_per_second=rate)
+        rates.append(asked(a_look(now, reading=reading), memory, SETTINGS).rate)
+    assert min(rates[20:]) >= 0.97 * 20.0
+
+
 def test_demand_above_the_forecast_wins() -> None:
     memory = a_memory(MORNING, days=9)
     surge = replace(a_reading(MORNING), requests_per_second=90.0)

@@ -104,11 +104,9 @@ class Ahead:
         seconds = settings.forecast.lead_seconds if self.start.seconds is None else self.start.seconds
         return max(LEAST_LEAD_SECONDS, seconds) + settings.period_seconds
 
-    def rate(self, now: float, classes: Sequence[ClassDemand], settings: OperatorConfiguration) -> float:
-        """Requests per second of this mix that the forecast asks for by the time new replicas serve; 0 without one."""
-        if self.forecast is None:
-            return 0.0
-        highest = self.forecast.highest(now, self.lead_seconds(settings))
+    def rate(self, now: float, classes: Sequence[ClassDemand], seconds: float) -> float:
+        """Requests per second of this mix that the forecast asks for within so many seconds; 0 without one."""
+        highest = self.forecast.highest(now, seconds) if self.forecast is not None else None
         return 0.0 if highest is None else float(requests_of(highest[np.newaxis, :], classes)[0])
 
     def provenance(self) -> str:

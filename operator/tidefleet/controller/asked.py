@@ -8,7 +8,7 @@ from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.demand import Empty, Ground, Known, Reading, Stale, observed_shapes, planned_demand
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
 from tidefleet.planning.observed import NOMINAL_REQUESTS, STATED_REQUESTS, stated_lengths
 from tidefleet.planning.options import ClassDemand
@@ -21,6 +21,12 @@ RATE_STEP = 0.03
 
 Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, several times as much.
 """
+
+LEAD_STEP = 0.1
+"""A forecast that asks for this much more than now is told as what leads the plan."""
+
+HOLD_SECONDS = 3600.0
+"""What the forecast wants back within this time is not given up meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +144,20 @@ def _measured(
     mix = _shapes(steady, stated, memory)
     memory.ahead.note(reading, mix, gap=freshness_seconds(settings))
     memory.ahead.renew(f"{view.pool.namespace}/{view.pool.name}", view.now, settings)
-    nowcast = memory.history.planned_rate(view.now)
-    foreseen = memory.ahead.rate(view.now, mix, settings)
-    declared = sum(declared_rate(one) or 0.0 for one in steady)
-    rate = max(nowcast, foreseen, declared) + _schedule(view, memory, settings, steady, mix)
+    planned = planned_demand(
+        memory.history.planned_rate(view.now),
+        foreseen=memory.ahead.rate(view.now, mix, memory.ahead.lead_seconds(settings)),
+        declared=sum(declared_rate(one) or 0.0 for one in steady),
+        step=LEAD_STEP,
+    )
+    rate = planned.requests_per_second + _schedule(view, memory, settings, steady, mix)
+    rate = max(rate, min(memory.planned_rate, memory.ahead.rate(view.now, mix, HOLD_SECONDS)))
     if abs(rate - memory.planned_rate) > RATE_STEP * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
     classes = _shapes(steady, class_demands(view.classes, rate), memory)
     if provenance := memory.ahead.provenance():
-        leads = foreseen > nowcast * (1.0 + RATE_STEP)
+        leads = planned.ground is Ground.FORECAST
         message += f"; {provenance}" + (f" asks for {brief(rate)} requests/s ahead of time" if leads else "")
     message += _deferred(view, memory, steady)
     if _waker(view):

@@ -189,20 +189,24 @@ def fewest_units(
     ``most`` units not enough is done in time; then that plan is returned, and says what is missing.
     """
     plan = plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=0.0)
-    low, high = 0, max(0, most)
-    if not plan.missing.any() or not high:
+    if not plan.missing.any() or most <= 0:
         return plan, 0
-    best = plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=high * unit)
-    if best.missing.any():
-        return best, high
-    while high - low > 1:
+    windows = [_window(one, now, plan.first, len(slack)) for one in volumes]
+    tokens = [one.tokens for one in volumes]
+    enough = NOTHING * max(1.0, sum(tokens))
+
+    def suffices(units: int) -> bool:
+        served = _earliest_first(tokens, windows, (slack + units * unit) * plan.seconds)
+        return float(served.sum()) >= sum(tokens) - enough
+
+    low, high = 0, most
+    while high - low > 1 and suffices(high):
         middle = (low + high) // 2
-        tried = plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=middle * unit)
-        if tried.missing.any():
-            low = middle
+        if suffices(middle):
+            high = middle
         else:
-            high, best = middle, tried
-    return best, high
+            low = middle
+    return plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=high * unit), high
 
 
 def daily_volumes(

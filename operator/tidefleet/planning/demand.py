@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from tidefleet.economics.serving import TokenShape
 from tidefleet.planning.options import ClassDemand
@@ -108,6 +109,37 @@ class DemandHistory:
         """Requests per second to plan for: the highest within the window."""
         recent = [rate for at, _, rate in self._rates if at > now - self.window_seconds]
         return max(recent, default=self._rates[-1][2] if self._rates else 0.0)
+
+
+class Ground(StrEnum):
+    """What a planned rate rests on."""
+
+    NOWCAST = "Nowcast"
+    FORECAST = "Forecast"
+    DECLARED = "Declared"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The rate to plan for, in requests per second, and which of the three it is."""
+
+    requests_per_second: float
+    ground: Ground
+
+
+def planned_demand(nowcast: float, *, foreseen: float = 0.0, declared: float = 0.0, step: float = 0.0) -> Planned:
+    """The highest of what is asked now, what is forecast for when new replicas serve, and what users declare.
+
+    Args:
+        nowcast: ``DemandHistory.planned_rate``, which is never below the mean of the last five minutes.
+        foreseen: the quantile of the forecast at the lead of the pool's starts; 0 without a forecast.
+        declared: the users' lower bound.
+        step: share by which one must be above the nowcast to be told as the ground.
+    """
+    rate = max(nowcast, foreseen, declared)
+    if rate <= nowcast * (1.0 + step):
+        return Planned(rate, Ground.NOWCAST)
+    return Planned(rate, Ground.DECLARED if declared >= foreseen else Ground.FORECAST)
 
 
 LENGTH_STEP = 0.07

@@ -115,6 +115,9 @@ class Forecast:
     quantile: float
     provenance: Provenance
 
+    def __post_init__(self) -> None:
+        self.point.flags.writeable = self.upper.flags.writeable = False
+
     def highest(self, now: float, seconds: float) -> Array | None:
         """The highest quantile of each quantity in the slots that touch ``now`` to ``now + seconds``.
 
