@@ -13,8 +13,8 @@ wape          sum of absolute errors over the sum of actual values
 seasonal_naive is the value of a day before (a week before where weeks are known), last_value the newest one. Both get a
 quantile too: the 0.9-quantile of their own past relative errors, so that the losses can be compared.
 
-Traces hold at most one real week. `weeks` is therefore composed: three weeks of ServeGen's real days in different
-orders, weekdays and weekend apart, judged on the third week's weekdays. It shows the weekly step; everything else is as recorded.
+Traces hold at most one real week. `weeks` is therefore composed: three weeks of real days in different orders, weekdays
+and weekend apart, judged on the third week's weekdays. It shows the weekly step; everything else is as recorded.
 """
 
 # This file has the name of no standard module, but its folder holds one that has: it must leave the path first.
