@@ -99,6 +99,23 @@ def test_a_day_of_twenty_times_the_demand_does_not_make_a_forecast_without_bound
     assert np.isfinite(found.upper).all()
 
 
+def test_an_outburst_of_minutes_does_not_come_back_a_week_later() -> None:
+    values = a_series(2 * WEEK_SLOTS).values.copy()
+    values[WEEK_SLOTS + 2 * DAY_SLOTS + 40] *= 1000
+    wednesday = 2 * WEEK_SLOTS + 2 * DAY_SLOTS + 36
+    values = np.concatenate([values, a_series(wednesday).values[2 * WEEK_SLOTS :]])
+    hit, usual = at(wednesday, SlotSeries(MONDAY, values)), at(wednesday, a_series(wednesday))
+    assert hit.point[4, 0] < 3.5 * usual.point[4, 0]
+    assert hit.point[20, 0] == pytest.approx(usual.point[20, 0], rel=0.3)
+
+
+def test_a_job_of_every_hour_is_a_pattern() -> None:
+    slots = np.arange(3 * DAY_SLOTS)
+    rate = np.where(slots % 4 == 1, 400.0, 0.0)
+    found = at(len(slots), SlotSeries(MONDAY, np.stack([rate, rate], 1)))
+    assert found.upper[:96:4].max() < found.upper[1:96:4].min()
+
+
 def test_gaps_are_not_zeros() -> None:
     whole = a_series(3 * WEEK_SLOTS)
     values = whole.values.copy()

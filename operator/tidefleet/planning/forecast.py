@@ -3,7 +3,7 @@
 Model. For slot s forecast from origin o (h = s - o slots ahead), with y the past of one quantity:
 
     season(s)  = y at the same slot of earlier weeks (mean of two, median from three on), averaged with its neighbours;
-                 with less than a week, the same slot of earlier days
+                 with less than a week, the same slot of earlier days; slots far above the hours around them are cut
     short(o)   = sum of y over the last SHORT slots / sum of their seasons        (where the day is now)
     long(o)    = the same over the last day                                       (the trend since the season)
     rule 1     = season(s) * (1 + (long - 1) * LONG_DAMPING^h + (short - long) * SHORT_DAMPING^h)
@@ -42,8 +42,11 @@ COMMIT_SLOTS = 16
 KNOWN_SHARE = 0.7
 """Share of a day's (a week's) slots that must have been measured for its pattern to be used."""
 
-LEADS = (1, 4, 16, 48, 96, 192)
-"""Leads in slots at which errors are measured."""
+LEADS = (1, 3, 7, 15, 47, 95, 191)
+"""Leads in slots at which errors are measured; none is a whole number of hours, which hourly jobs would flatter."""
+
+NEWEST_LEADS = 15
+"""Beyond this lead the newest value is no rule: a day ahead it would be as good as the day before, and nowhere else."""
 
 SHORT = 4
 SHORT_DAMPING = 0.92
@@ -66,8 +69,11 @@ ERROR_SEASONS = 14
 SHARPNESS = 3.0
 """How strongly the rule with the smaller past error is preferred."""
 
-PRIOR = {lead: (0.5, 0.2, 0.3) if lead < 16 else (0.4, 0.5, 0.1) for lead in LEADS}
+PRIOR = {lead: (0.5, 0.2, 0.3) if lead < 15 else (0.4, 0.5, 0.1) for lead in LEADS}
 """Shares of the rules before there are errors to judge by; half a day of errors counts as much."""
+
+SPIKE = 3.0
+"""In a season a slot counts for at most this many times the median of the two hours around it, or the mean of all."""
 
 SEASONS = 4
 """Seasons (weeks, or days) that are averaged at most."""
@@ -189,9 +195,12 @@ def _one(y: Array, period: int, late: int, origin: int, quantile: float) -> tupl
     mean = float(np.nanmean(y))
     floor = max(FLOOR * mean, 1e-12)
     ahead = np.arange(late, late + HORIZON_SLOTS) + 1  # leads of the slots forecast, from the last one measured
-    season = _smooth(_season(y, period, n + late + HORIZON_SLOTS))
+    usual = np.minimum(
+        y, SPIKE * np.maximum(_around(y), mean)
+    )  # an outburst of minutes is no pattern to come back next week
+    season = _smooth(_season(usual, period, n + late + HORIZON_SLOTS))
     if period != DAY_SLOTS:
-        season = np.where(np.isfinite(season), season, _smooth(_season(y, DAY_SLOTS, n + late + HORIZON_SLOTS)))
+        season = np.where(np.isfinite(season), season, _smooth(_season(usual, DAY_SLOTS, n + late + HORIZON_SLOTS)))
     rows = _rows(y, season[:n])
     now = _Rows(*(column[n - 1 : n] for column in rows))
     to_come = np.where(np.isfinite(season[n + late :]), season[n + late :], mean)
@@ -203,6 +212,8 @@ def _one(y: Array, period: int, late: int, origin: int, quantile: float) -> tupl
         before = _Rows(*(column[: max(0, n - lead)] for column in rows))
         made = _rules(then[lead:], before, np.full(max(0, n - lead), lead))
         share = _shares(made, y[lead:], PRIOR[lead])
+        if lead > NEWEST_LEADS:
+            share = np.append(share[:-1] / share[:-1].sum(), 0.0)
         shares.append(share)
         errors = np.full(n, np.nan)
         mixed = np.tensordot(share, made, axes=1)
@@ -274,6 +285,15 @@ def _season(y: Array, period: int, length: int) -> Array:
         good = at >= 0
         lags[i, good] = y[at[good]]
     return _middle(lags)
+
+
+def _around(y: Array) -> Array:
+    """The median of the known values within an hour of each slot; infinite where there is none."""
+    padded = np.pad(y, 4, constant_values=np.nan)
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, 9), axis=1)  # NaN goes last
+    count = np.isfinite(windows).sum(axis=1)
+    middle = windows[np.arange(len(y)), np.maximum(0, count // 2)]
+    return np.where(count > 0, middle, np.inf)
 
 
 def _middle(lags: Array) -> Array:
