@@ -8,7 +8,8 @@ Model. For slot s forecast from origin o (h = s - o slots ahead), with y the pas
     long(o)    = the same over the last day                                       (the trend since the season)
     rule 1     = season(s) * (1 + (long - 1) * LONG_DAMPING^h + (short - long) * SHORT_DAMPING^h)
     rule 2     = season(s) * (1 + (long - 1) * LONG_DAMPING^h)
-    rule 3     = the newest value
+    rule 3     = y at the same slot of the newest earlier week (day), averaged with its neighbours; beyond NEWEST_LEADS
+    rule 4     = the newest value; only up to NEWEST_LEADS slots ahead
     point(s)   = the rules, weighed by the inverse SHARPNESS-th power of the mean error each has made h slots ahead
 
 which is the seasonal naive forecast with a damped trend (Gardner and McKenzie 1985), multiplicative because traffic is,
@@ -69,8 +70,9 @@ ERROR_SEASONS = 14
 SHARPNESS = 3.0
 """How strongly the rule with the smaller past error is preferred."""
 
-PRIOR = {lead: (0.5, 0.2, 0.3) if lead < 15 else (0.4, 0.5, 0.1) for lead in LEADS}
-"""Shares of the rules before there are errors to judge by; half a day of errors counts as much."""
+NEAR = (0.5, 0.1, 0.0, 0.4)
+FAR = (0.4, 0.3, 0.3, 0.0)
+"""Shares of the rules before there are errors to judge by; half a day of errors counts as much. 0 is left out."""
 
 SPIKE = 3.0
 """In a season a slot counts for at most this many times the median of the two hours around it, or the mean of all."""
@@ -198,22 +200,18 @@ def _one(y: Array, period: int, late: int, origin: int, quantile: float) -> tupl
     usual = np.minimum(
         y, SPIKE * np.maximum(_around(y), mean)
     )  # an outburst of minutes is no pattern to come back next week
-    season = _smooth(_season(usual, period, n + late + HORIZON_SLOTS))
-    if period != DAY_SLOTS:
-        season = np.where(np.isfinite(season), season, _smooth(_season(usual, DAY_SLOTS, n + late + HORIZON_SLOTS)))
+    season, latest = _seasons(usual, period, n + late + HORIZON_SLOTS)
     rows = _rows(y, season[:n])
     now = _Rows(*(column[n - 1 : n] for column in rows))
-    to_come = np.where(np.isfinite(season[n + late :]), season[n + late :], mean)
+    to_come = [np.where(np.isfinite(one[n + late :]), one[n + late :], mean) for one in (season, latest)]
     slots = origin + n + late + np.arange(HORIZON_SLOTS)
     shares, margins, counts = [], [], []
     for lead in LEADS:
         more = (lead - 1) // period * period  # further back: the newest season was not over when this was forecast
-        then = np.concatenate([np.full(min(more, n), np.nan), season[: max(0, n - more)]])
+        then = [np.append(np.full(min(more, n), np.nan), one[: max(0, n - more)])[lead:] for one in (season, latest)]
         before = _Rows(*(column[: max(0, n - lead)] for column in rows))
-        made = _rules(then[lead:], before, np.full(max(0, n - lead), lead))
-        share = _shares(made, y[lead:], PRIOR[lead])
-        if lead > NEWEST_LEADS:
-            share = np.append(share[:-1] / share[:-1].sum(), 0.0)
+        made = _rules(then[0], then[1], before, np.full(max(0, n - lead), lead))
+        share = _shares(made, y[lead:], NEAR if lead <= NEWEST_LEADS else FAR)
         shares.append(share)
         errors = np.full(n, np.nan)
         mixed = np.tensordot(share, made, axes=1)
@@ -221,7 +219,7 @@ def _one(y: Array, period: int, late: int, origin: int, quantile: float) -> tupl
         margin, count = _margins(errors, origin, slots, quantile)
         margins.append(margin)
         counts.append(count)
-    rules = _rules(to_come, now, ahead)
+    rules = _rules(to_come[0], to_come[1], now, ahead)
     point = np.maximum(0.0, (_between(np.stack(shares).reshape(len(LEADS), -1, 1), ahead) * rules).sum(axis=0))
     margin = _between(np.stack(margins)[:, np.newaxis, :], ahead)[0]
     upper = np.minimum(point + margin * np.maximum(point, floor), HIGHEST * float(np.nanmax(y)))
@@ -247,14 +245,25 @@ def _newest(y: Array) -> Array:
     return np.asarray(y[at], dtype=np.float64)
 
 
-def _rules(season: Array, known: _Rows, lead: NDArray[np.int64]) -> Array:
-    """What each rule forecasts, shape (rules, slots): season with damped trend, season with the day's, newest value."""
+def _rules(season: Array, latest: Array, known: _Rows, lead: NDArray[np.int64]) -> Array:
+    """What each rule forecasts, shape (rules, slots): rules 1 to 4 of the model."""
     slow, fast = np.power(LONG_DAMPING, lead), np.power(SHORT_DAMPING, lead)
     daily = 1.0 + (known.long - 1.0) * slow
     both = daily + (known.short - known.long) * fast
     last = np.broadcast_to(known.last, np.shape(season))
     known_season = np.where(np.isfinite(season), season, last)
-    return np.stack([known_season * both, known_season * daily, last])
+    return np.stack([known_season * both, known_season * daily, np.where(np.isfinite(latest), latest, last), last])
+
+
+def _seasons(y: Array, period: int, length: int) -> tuple[Array, Array]:
+    """Of each slot, what several earlier periods say and what the newest one says; by days where no week is known."""
+    found = []
+    for count in (SEASONS, 1):
+        season = _smooth(_season(y, period, length, count))
+        if period != DAY_SLOTS:
+            season = np.where(np.isfinite(season), season, _smooth(_season(y, DAY_SLOTS, length, count)))
+        found.append(season)
+    return found[0], found[1]
 
 
 def _shares(made: Array, actual: Array, prior: tuple[float, ...]) -> Array:
@@ -266,21 +275,21 @@ def _shares(made: Array, actual: Array, prior: tuple[float, ...]) -> Array:
     if not count:
         return wanted
     mean = gone[:, known].mean(axis=1)
-    scores = 1.0 / np.maximum(mean, 1e-9 * max(1.0, float(mean.max()))) ** SHARPNESS
+    scores = (wanted > 0) / np.maximum(mean, 1e-9 * max(1.0, float(mean.max()))) ** SHARPNESS
     weight = count / (count + DAY_SLOTS / 2.0)
     return np.asarray(weight * scores / scores.sum() + (1.0 - weight) * wanted, dtype=np.float64)
 
 
-def _season(y: Array, period: int, length: int) -> Array:
+def _season(y: Array, period: int, length: int, seasons: int) -> Array:
     """What earlier periods say about each slot, from past values only; NaN where they say nothing.
 
     A slot beyond the end of the past by more than a period looks back a whole number of periods further.
     """
     n = len(y)
-    lags = np.full((SEASONS, length), np.nan)
+    lags = np.full((seasons, length), np.nan)
     slots = np.arange(length)
     back = np.maximum(1, -(-(slots - n + 1) // period))  # periods back to the newest known one
-    for i in range(SEASONS):
+    for i in range(seasons):
         at = slots - (back + i) * period
         good = at >= 0
         lags[i, good] = y[at[good]]
