@@ -197,9 +197,8 @@ def _one(y: Array, period: int, late: int, origin: int, quantile: float) -> tupl
     mean = float(np.nanmean(y))
     floor = max(FLOOR * mean, 1e-12)
     ahead = np.arange(late, late + HORIZON_SLOTS) + 1  # leads of the slots forecast, from the last one measured
-    usual = np.minimum(
-        y, SPIKE * np.maximum(_around(y), mean)
-    )  # an outburst of minutes is no pattern to come back next week
+    # An outburst of minutes is no pattern that would come back next week.
+    usual = np.minimum(y, SPIKE * np.maximum(_around(y), mean))
     season, latest = _seasons(usual, period, n + late + HORIZON_SLOTS)
     rows = _rows(y, season[:n])
     now = _Rows(*(column[n - 1 : n] for column in rows))
