@@ -12,10 +12,12 @@ from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.demand import (
     MEAN_SECONDS,
     DemandHistory,
+    Ground,
     Known,
     Lengths,
     is_usable,
     observed_shapes,
+    planned_demand,
     with_shares,
 )
 from tidefleet.planning.options import ClassDemand
@@ -113,6 +115,15 @@ def test_the_planned_rate_is_at_least_the_newest_and_at_most_the_highest_within_
 def test_nonsense_is_not_usable(value: float) -> None:
     assert not is_usable(value)
     assert is_usable(0.0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 0.1))
+def test_the_highest_of_nowcast_forecast_and_what_is_declared_is_planned_for(now, foreseen, declared, step) -> None:
+    found = planned_demand(now, foreseen=foreseen, declared=declared, step=step)
+    assert found.requests_per_second == max(now, foreseen, declared)
+    named = {Ground.NOWCAST: now, Ground.FORECAST: foreseen, Ground.DECLARED: declared}[found.ground]
+    assert found.requests_per_second <= named * (1 + step)
 
 
 # --- lengths ---------------------------------------------------------------------------------------------------------

@@ -9,8 +9,19 @@ from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale, observed_shapes, stated_lengths
+from tidefleet.planning.demand import (
+    MEAN_SECONDS,
+    Cause,
+    Empty,
+    Ground,
+    Known,
+    Reading,
+    Stale,
+    observed_shapes,
+    planned_demand,
+)
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
+from tidefleet.planning.observed import NOMINAL_REQUESTS, STATED_REQUESTS, stated_lengths
 from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.words import brief
 
@@ -22,6 +33,12 @@ RATE_STEP, MOST_RATE_STEP = 0.03, 0.09
 Where the mean of ``MEAN_SECONDS`` has a larger standard deviation, as that of a few requests a minute has, it is that,
 up to the second figure. Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, more than either.
 """
+
+LEAD_STEP = 0.1
+"""A forecast that asks for this much more than now is told as what leads the plan."""
+
+HOLD_SECONDS = 3600.0
+"""What the forecast wants back within this time is not given up meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +83,12 @@ def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
     steady = [one for one in view.classes if not is_deferrable(one)]
     declared = sum(declared_rate(one) or 0.0 for one in steady)
     if all(declared_rate(one) is not None for one in steady):
-        return _declared(view, memory, steady, declared)
+        return _declared(view, memory, settings, steady, declared)
     reading = _aged(view.reading, view.now, freshness_seconds(settings))
     if isinstance(reading, Known):
-        return _measured(view, memory, steady, replace_rate(reading, declared))
+        return _measured(view, memory, settings, steady, replace_rate(reading, declared))
     rate = memory.history.planned_rate(memory.last_known.at) if memory.last_known else declared
+    rate = max(rate, memory.planned_rate)  # what was planned by forecast is held as well
     classes = observed_shapes(class_demands(view.classes, rate), memory.lengths)
     if reading is None:
         return Asked(
@@ -104,41 +122,59 @@ def _aged(reading: Reading | None, now: float, limit: float) -> Reading | None:
     return reading
 
 
-def _declared(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], declared: float) -> Asked:
+def _declared(
+    view: PoolView,
+    memory: PoolMemory,
+    settings: OperatorConfiguration,
+    steady: list[WorkloadClass],
+    declared: float,
+) -> Asked:
     rate = declared if steady else sum(deferred_rate(one) for one in view.classes)
     reading = Known(view.now, rate, "Declared")
     memory.history.add(reading)
     memory.last_known = reading
     count = len(view.classes)
-    message = (
-        f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}{_deferred(view, steady)}"
-    )
+    message = f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}"
+    classes = class_demands(view.classes, rate)
+    rate = max(rate, memory.history.planned_rate(view.now))
+    rate += _schedule(view, memory, settings, steady, classes, declared=rate)
     return Asked(
-        verdict=Verdict(KIND, TRUE, Reason.DECLARED, message),
-        rate=max(rate, memory.history.planned_rate(view.now)),
-        classes=class_demands(view.classes, rate),
+        verdict=Verdict(KIND, TRUE, Reason.DECLARED, message + _deferred(view, memory, steady)),
+        rate=rate,
+        classes=classes,
         known=True,
         may_lower=memory.history.spans_window(view.now),
     )
 
 
-def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], reading: Known) -> Asked:
+def _measured(
+    view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, steady: list[WorkloadClass], reading: Known
+) -> Asked:
     memory.history.add(reading)
     memory.last_known = reading
+    stated = class_demands(view.classes, reading.requests_per_second)
+    _learn(view, memory, steady, stated, reading)
     split = len(steady) > 1
     message = f"measured by {reading.source}" + ("; split between classes by trafficShare" if split else "")
-    ignored = sorted({str(o.metric) for one in steady for o in one.spec.objectives} & {"Task", "Stall"})
-    if ignored:
-        message += f"; objectives not planned for: {', '.join(ignored)}"
-    message += _deferred(view, steady)
-    rate = memory.history.planned_rate(view.now)
+    mix = _shapes(steady, stated, memory)
+    memory.ahead.note(reading, mix, gap=freshness_seconds(settings))
+    memory.ahead.renew(f"{view.pool.namespace}/{view.pool.name}", view.now, settings)
+    planned = planned_demand(
+        memory.history.planned_rate(view.now),
+        foreseen=memory.ahead.rate(view.now, mix, memory.ahead.lead_seconds(settings)),
+        declared=sum(declared_rate(one) or 0.0 for one in steady),
+        step=LEAD_STEP,
+    )
+    rate = planned.requests_per_second + _schedule(view, memory, settings, steady, mix)
+    rate = max(rate, min(memory.planned_rate, memory.ahead.rate(view.now, mix, HOLD_SECONDS)))
     if abs(rate - memory.planned_rate) > _noise(memory.planned_rate) * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
-    classes = class_demands(view.classes, rate)
-    memory.lengths = memory.lengths.follow(reading, stated_lengths(classes))
-    if all(one.spec.demand.source is not None for one in steady):
-        classes = observed_shapes(classes, memory.lengths)
+    classes = _shapes(steady, class_demands(view.classes, rate), memory)
+    if provenance := memory.ahead.provenance():
+        leads = planned.ground is Ground.FORECAST
+        message += f"; {provenance}" + (f" asks for {brief(rate)} requests/s ahead of time" if leads else "")
+    message += _deferred(view, memory, steady)
     if _waker(view):
         message += "; one replica stays although spec.replicas.min is 0, since nothing else would see demand come back"
     return Asked(
@@ -151,11 +187,51 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
     )
 
 
-def _deferred(view: PoolView, steady: list[WorkloadClass]) -> str:
+def _shapes(
+    steady: list[WorkloadClass], classes: tuple[ClassDemand, ...], memory: PoolMemory
+) -> tuple[ClassDemand, ...]:
+    """The mix with measured lengths, where all of it is measured."""
+    measured = all(one.spec.demand.source is not None for one in steady)
+    return observed_shapes(classes, memory.lengths) if measured else classes
+
+
+def _learn(
+    view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], stated: tuple[ClassDemand, ...], reading: Known
+) -> None:
+    """Lengths and multipliers: what the classes state until enough requests were seen."""
+    memory.ahead.observed = memory.ahead.observed.learn(reading)
+    memory.measured_classes = frozenset(one.name for one in steady if one.spec.demand.source is not None)
+    weight = STATED_REQUESTS if all(one.spec.tokens is not None for one in steady) else NOMINAL_REQUESTS
+    blended = memory.ahead.observed.lengths(stated_lengths(stated), now=view.now, weight=weight)
+    memory.lengths = memory.lengths.follow(blended, stated_lengths(stated), count=reading.length_count)
+
+
+def _schedule(
+    view: PoolView,
+    memory: PoolMemory,
+    settings: OperatorConfiguration,
+    steady: list[WorkloadClass],
+    mix: tuple[ClassDemand, ...],
+    *,
+    declared: float | None = None,
+) -> float:
+    """Requests per second that deferrable work needs beyond what is idle before its deadline."""
+    waiting = [one for one in view.classes if is_deferrable(one)]
+    if not waiting or not steady:
+        return 0.0
+    ahead, work = memory.ahead, memory.waiting
+    reading = view.reading if isinstance(view.reading, Known) else None
+    work.progress(waiting, reading, view.now)
+    if work.is_due(view.now):
+        bounds = view.pool.spec.replicas
+        expected = ahead.steady(view.now, mix, declared)
+        work.schedule(waiting, mix, expected, now=view.now, least=max(bounds.min, _waker(view)), most=bounds.max)
+    return work.beyond(view.now, ahead.lead_seconds(settings))
+
+
+def _deferred(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass]) -> str:
     names = [one.name for one in view.classes if is_deferrable(one)]
-    if not names or not steady:
-        return ""
-    return f"; {', '.join(names)} may wait and uses what is idle, so nothing is planned for it"
+    return f"; {memory.waiting.words(names)}" if names and steady else ""
 
 
 _REASONS = {

@@ -47,6 +47,15 @@ class Prometheus(_Part):
     """Range over which rates are taken."""
 
 
+class Forecasting(_Part):
+    """How demand is looked ahead for; pools with less than a day of history are planned for what is asked now."""
+
+    quantile: Annotated[float, Field(ge=0.5, le=0.99)] = 0.9
+    """Share of 15-minute slots whose demand stays below the forecast that is planned for."""
+    lead_seconds: Annotated[float, Field(ge=0, le=14400)] = 600.0
+    """How long replicas take to serve, until the starts of a pool have been seen."""
+
+
 class OperatorConfiguration(_Part):
     """Everything an operator process can be told."""
 
@@ -72,6 +81,7 @@ class OperatorConfiguration(_Part):
     """Age from which a price is stale."""
     spot_price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 7
     """Age from which a spot price is stale."""
+    forecast: Forecasting = Forecasting()
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
     prometheus: Prometheus = Prometheus()

@@ -77,6 +77,10 @@ def decide(
         return _nothing_fits(view, plan, market, demand.verdict)
     if share.prices:
         plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
+    if plan.replicas:
+        memory.waiting.unit = plan.capacity / plan.replicas
+    replicas = {one.name: (one.desired, one.ready) for one in view.served}
+    memory.ahead.start.watch(replicas, now=view.now, longest=settings.start_timeout_seconds)
     targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
     held = demand.held
     if any(t.desired > t.planned for t in targets):

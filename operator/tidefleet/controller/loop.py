@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from tidefleet.api import ConditionType, InferencePool, Reason
+from tidefleet.api import ConditionType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.kinds import INFERENCE_POOL
 from tidefleet.controller import marks
@@ -26,6 +26,7 @@ from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
+from tidefleet.controller.remember import Remembrance, kept_history
 from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
@@ -33,7 +34,9 @@ from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.coordination import SharedLimits, kilowatts
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
+from tidefleet.planning.observed import Basis
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.slots import SlotHistory
 from tidefleet.planning.words import rounded
 from tidefleet.telemetry import Telemetry
 
@@ -67,6 +70,7 @@ class FleetLoop:
     settings: OperatorConfiguration
     wake: threading.Event = field(default_factory=threading.Event)
     on_pass: Callable[[tuple[Decision, ...]], None] | None = None
+    remembrance: Remembrance | None = None
     passes: int = 0
     heartbeat: float | None = None
     last_pass_seconds: float = 0.0
@@ -120,6 +124,8 @@ class FleetLoop:
         told = [(seen, after) for (seen, _), after in zip(decided, finished, strict=True)]
         self.accountant.conditions(self._rows(told, fleet))
         self._forget_gone(fleet)
+        if self.remembrance is not None:
+            self.remembrance.step(self._histories(), fleet.now)
         self.passes += 1
         self.last_pass_seconds = time.monotonic() - started
         self.heartbeat = time.monotonic()
@@ -139,8 +145,17 @@ class FleetLoop:
             known = PoolMemory(DemandHistory(settings.scale_down_window_seconds, freshness_seconds(settings)))
             if any(one.desired for one in view.served):
                 known.last_switch = view.now
+            known.ahead.history = kept_history(view.pool, view.now)
             self._memories[key] = known
         return known
+
+    def _histories(self) -> list[tuple[PoolKey, SlotHistory]]:
+        return [(key, one.ahead.history) for key, one in self._memories.items()]
+
+    def remember(self) -> None:
+        """Keep what was learned for the next leader, before this one ends."""
+        if self.remembrance is not None:
+            self.remembrance.save_all(self._histories())
 
     def _decide(self, seen: Seen, view: PoolView | Fault, share: Share = NOTHING_SHARED) -> Decision | Fault:
         self.heartbeat = time.monotonic()
@@ -267,7 +282,8 @@ class FleetLoop:
             self._write_simple(seen, _invalid(fault.reason, fault.message), keep=())
         pools = {seen.metadata.name: seen for seen, _ in fleet.pools}
         for seen, faults in fleet.classes:
-            self._write_simple(seen, _class_verdicts(faults, pools), keep=("observed", "provenance"))
+            verdicts = _class_verdicts(faults, pools)
+            self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
         watts = _site_watts(fleet, decisions)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
@@ -276,6 +292,22 @@ class FleetLoop:
             if seen.metadata.name in watts:
                 extra["watts"] = int(rounded(watts[seen.metadata.name]))
             self._write_simple(seen, verdicts, keep=(), **extra)
+
+    def _provenance(self, seen: Seen, now: float) -> dict[str, str]:
+        """Where a class's numbers come from; nothing while its pool is not known.
+
+        Several measured classes share one pool's engines: what each of them is stays an assumption.
+        """
+        wclass = seen.parsed
+        if not isinstance(wclass, WorkloadClass):
+            return {}
+        if wclass.spec.demand.source is None:
+            return {"provenance": "Declared"}
+        memory = self._memories.get((wclass.namespace, wclass.spec.pool_ref.name))
+        if memory is None:
+            return {}
+        alone = len(memory.measured_classes) == 1
+        return {"provenance": str(memory.ahead.observed.basis(now=now) if alone else Basis.ASSUMED)}
 
     def _tell_type(self, one: TypeSeen, in_use: int) -> None:
         name, prices = one.kind.name, one.offer.prices
@@ -324,6 +356,8 @@ class FleetLoop:
             self._memories.pop(key, None)
             self._ids.pop(key, None)
             self.accountant.forget(*key)
+            if self.remembrance is not None:
+                self.remembrance.forget(key)
 
 
 def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]:

@@ -20,6 +20,7 @@ ADOPTED_ANNOTATION = "tidefleet.io/adopted"
 WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 """Written by the LeaderWorkerSet controller: "0" on the leader of a group."""
 
+HISTORY_ANNOTATION = "tidefleet.io/demand-history"
 FINALIZER = "tidefleet.io/pool"
 RELEASED_ANNOTATION = "tidefleet.io/released-at"
 FIELD_MANAGER = "tidefleet"

@@ -38,6 +38,7 @@ from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
 from tidefleet.controller.price_source import PriceSource
+from tidefleet.controller.remember import Remembrance
 from tidefleet.controller.store import KINDS, Store
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
@@ -176,6 +177,7 @@ class OperatorProcess:
                 self.clock,
                 self.settings,
                 wake=wake,
+                remembrance=Remembrance(actor),
             )
             self._leads, self._leads_since = True, time.monotonic()
             self.telemetry.set("leader", 1)
@@ -187,6 +189,8 @@ class OperatorProcess:
             chores.start()
             loop.run(self.stop, may_go_on=lambda: not lease.lost.is_set() and watch.failed is None)
             if self.stop.is_set():
+                if not lease.lost.is_set():
+                    loop.remember()
                 return 0
             log.error("stopped leading", extra={"why": lease.lost_because or str(watch.failed)})
             return 1

@@ -225,6 +225,7 @@ def pool_reading(
         hit_share=hits,
         seconds=seconds,
         length_count=lengths.finished if lengths is not None else math.inf,
+        arrivals_per_second=arrivals * scale,
     )
 
 

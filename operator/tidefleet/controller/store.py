@@ -10,6 +10,7 @@ from typing import Any
 from tidefleet.api import AcceleratorType, InferencePool, Metadata, Site, WorkloadClass
 from tidefleet.api.validation import Invalid, parse
 from tidefleet.cluster.kinds import ACCELERATOR_TYPE, INFERENCE_POOL, SITE, WORKLOAD_CLASS, Kind
+from tidefleet.controller.marks import HISTORY_ANNOTATION
 
 KINDS = (INFERENCE_POOL, WORKLOAD_CLASS, ACCELERATOR_TYPE, SITE)
 Parsed = InferencePool | WorkloadClass | AcceleratorType | Site | Invalid
@@ -117,9 +118,14 @@ class Store:
 
 def _differs(before: Seen, after: Seen) -> bool:
     one, other = before.metadata, after.metadata
-    return (one.generation, one.deletion_timestamp, one.annotations, one.finalizers) != (
+    return (one.generation, one.deletion_timestamp, _asked_by(one), one.finalizers) != (
         other.generation,
         other.deletion_timestamp,
-        other.annotations,
+        _asked_by(other),
         other.finalizers,
     )
+
+
+def _asked_by(metadata: Metadata) -> dict[str, str]:
+    """Annotations that may ask for something; the history of demand is our own note to the next leader."""
+    return {key: value for key, value in metadata.annotations.items() if key != HISTORY_ANNOTATION}

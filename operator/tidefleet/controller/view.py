@@ -8,6 +8,8 @@ from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.records import Workload
+from tidefleet.controller.ahead import Ahead
+from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
@@ -113,3 +115,6 @@ class PoolMemory:
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     calibrations: dict[ReplicaKey, Correction] = field(default_factory=dict)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)
+    measured_classes: frozenset[str] = frozenset()
+    ahead: Ahead = field(default_factory=Ahead)
+    waiting: Waiting = field(default_factory=Waiting)

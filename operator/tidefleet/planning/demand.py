@@ -19,6 +19,8 @@ class Known:
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
     0 for a rate that was not counted. ``mean`` is the rate of the last minutes, ``None`` where there was no such count.
     ``length_count`` is how many requests the lengths are means of.
+    0 for a rate that was not counted. ``arrivals_per_second`` is the rate without requests that wait to be worked off;
+    ``reasoning_share`` the share of output tokens that is not visible; ``calls_per_task`` requests for one task.
     """
 
     at: float
@@ -30,6 +32,9 @@ class Known:
     seconds: float = 0.0
     mean: float | None = None
     length_count: float = math.inf
+    arrivals_per_second: float | None = None
+    reasoning_share: float | None = None
+    calls_per_task: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,37 @@ class DemandHistory:
         return max(recent, default=self._rates[-1][2] if self._rates else 0.0)
 
 
+class Ground(StrEnum):
+    """What a planned rate rests on."""
+
+    NOWCAST = "Nowcast"
+    FORECAST = "Forecast"
+    DECLARED = "Declared"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The rate to plan for, in requests per second, and which of the three it is."""
+
+    requests_per_second: float
+    ground: Ground
+
+
+def planned_demand(nowcast: float, *, foreseen: float = 0.0, declared: float = 0.0, step: float = 0.0) -> Planned:
+    """The highest of what is asked now, what is forecast for when new replicas serve, and what users declare.
+
+    Args:
+        nowcast: ``DemandHistory.planned_rate``, which is never below the mean of the last five minutes.
+        foreseen: the quantile of the forecast at the lead of the pool's starts; 0 without a forecast.
+        declared: the users' lower bound.
+        step: share by which one must be above the nowcast to be told as the ground.
+    """
+    rate = max(nowcast, foreseen, declared)
+    if rate <= nowcast * (1.0 + step):
+        return Planned(rate, Ground.NOWCAST)
+    return Planned(rate, Ground.DECLARED if declared >= foreseen else Ground.FORECAST)
+
+
 LENGTH_STEP = 0.07
 """Measured lengths replace the ones in use once they differ by this share: noise must not make a new plan each loop.
 
@@ -138,17 +174,25 @@ class Lengths:
     input_tokens: float | None = None
     output_tokens: float | None = None
     hit_share: float | None = None
+    reasoning_share: float | None = None
 
-    def follow(self, reading: Known, stated: Lengths | None = None) -> Lengths:
-        """These lengths, or the measured ones where they have moved away from them, or from those stated."""
-        if reading.length_count < LENGTH_COUNT:
+    def follow(self, measured: Known | Lengths, stated: Lengths | None = None, *, count: float = math.inf) -> Lengths:
+        """These lengths, or the measured ones where they have moved away from them, or from those stated.
+
+        Args:
+            count: requests that the lengths are means of; a reading says it itself.
+        """
+        if isinstance(measured, Known):
+            count = measured.length_count
+        if count < LENGTH_COUNT:
             return self
-        step = max(LENGTH_STEP, 1.0 / math.sqrt(reading.length_count))
+        step = max(LENGTH_STEP, 1.0 / math.sqrt(count))
         now = stated or Lengths()
         return Lengths(
-            _moved(self.input_tokens, now.input_tokens, reading.input_tokens, step),
-            _moved(self.output_tokens, now.output_tokens, reading.output_tokens, step),
-            _moved_share(self.hit_share, now.hit_share, reading.hit_share, step / 2.0),
+            _moved(self.input_tokens, now.input_tokens, measured.input_tokens, step),
+            _moved(self.output_tokens, now.output_tokens, measured.output_tokens, step),
+            _moved_share(self.hit_share, now.hit_share, measured.hit_share, step / 2.0),
+            _moved_share(self.reasoning_share, now.reasoning_share, measured.reasoning_share, step / 2.0),
         )
 
 
@@ -171,20 +215,11 @@ def _moved_share(used: float | None, stated: float | None, measured: float | Non
     return round(measured, 2)
 
 
-def stated_lengths(classes: Sequence[ClassDemand]) -> Lengths:
-    """Mean lengths and hit share of a mix of classes as they are."""
-    return Lengths(
-        sum(one.share * one.shape.input_mean for one in classes),
-        sum(one.share * one.shape.output_mean for one in classes),
-        sum(one.share * one.shape.cached_share for one in classes),
-    )
-
-
 def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[ClassDemand, ...]:
     """Classes with the lengths that were measured in place of those that were stated.
 
     A pool's engines report one mean over all its classes: every class is scaled by the same factor, so that the mix has
-    the measured mean. The hit share replaces the stated one.
+    the measured mean. The hit share replaces the stated one, and so does the share of reasoning in the output.
     """
     stated_input = sum(one.share * one.shape.input_mean for one in classes)
     stated_output = sum(one.share * one.shape.output_mean for one in classes)
@@ -192,13 +227,16 @@ def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[C
     out = lengths.output_tokens / stated_output if lengths.output_tokens and stated_output else 1.0
 
     def scaled(shape: TokenShape) -> TokenShape:
+        thinking = shape.reasoning_mean * out
+        if lengths.reasoning_share is not None:
+            thinking = shape.output_mean * out * lengths.reasoning_share
         return replace(
             shape,
             input_mean=shape.input_mean * into,
             input_p95=shape.input_p95 * into,
             output_mean=shape.output_mean * out,
             output_p95=shape.output_p95 * out,
-            reasoning_mean=shape.reasoning_mean * out,
+            reasoning_mean=thinking,
             cached_share=shape.cached_share if lengths.hit_share is None else lengths.hit_share,
         )
 
