@@ -184,7 +184,7 @@ def utilization(decision: Decision) -> float | None:
     reading = decision.view.reading
     asked = decision.rate
     if isinstance(reading, Known):
-        asked = reading.requests_per_second if reading.mean is None else reading.mean
+        asked = reading.requests_per_second if reading.median is None else reading.median
     return min(1.0, asked / carried) if carried > 0 else None
 
 
