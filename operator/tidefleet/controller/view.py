@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
+from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
 from tidefleet.economics.architecture import Architecture
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
@@ -24,11 +25,22 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A workload that serves a pool, and the option it stands for. ``workload`` is ``None`` while it is missing."""
+    """A workload that serves a pool, and the option it stands for. ``workload`` is ``None`` while it is missing.
+
+    ``group`` is how many pods on as many nodes make one replica; more than one are a LeaderWorkerSet.
+    """
 
     name: str
     option: Option
     workload: Workload | None
+    group: int = 1
+
+    @property
+    def kind(self) -> Kind:
+        """What the workload is, or will be."""
+        if self.workload is not None:
+            return self.workload.kind
+        return LEADER_WORKER_SET if self.group > 1 else DEPLOYMENT
 
     @property
     def desired(self) -> int:
@@ -68,6 +80,7 @@ class PoolView:
         conflicts: who else scales an adopted workload, by workload name.
         chips: what its pods hold, by (accelerator, capacity type).
         reading: newest reading of its engines; ``None`` before the first round.
+        groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
     """
 
     pool: InferencePool
@@ -83,6 +96,7 @@ class PoolView:
     chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
     reading: Reading | None = None
     busy_ratio: float | None = None
+    groups: bool = False
 
 
 @dataclass(slots=True)
