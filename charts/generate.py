@@ -26,6 +26,7 @@ def generated() -> Mapping[Path, str]:
         CHART / "files" / "acceleratortypes.yaml": ROOT / "operator/tidefleet/catalogue/data/acceleratortypes.yaml",
         CHART / "files" / "sample.yaml": ROOT / "deploy/samples/10-chat.yaml",
         **{CHART / "files" / "crds" / path.name: path for path in (ROOT / "crds").glob("*.yaml")},
+        **{CHART / "files" / "admission" / path.name: path for path in (ROOT / "policies/admission").glob("*.yaml")},
         **{CHART / "files" / "rules" / path.name: path for path in (ROOT / "policies/alerts").glob("*.rules.yaml")},
     }
     wanted = {target: source.read_text(encoding="utf-8") for target, source in copies.items()}

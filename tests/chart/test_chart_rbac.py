@@ -30,6 +30,7 @@ def by_install(render):
     return {
         "cluster-wide": roles(render({}, show_only=TEMPLATES)),
         "namespaces team-a, team-b": roles(render(SCOPED, show_only=TEMPLATES)),
+        "with admission policies": roles(render({"admission": {"enabled": True}}, show_only=(*TEMPLATES, "admission"))),
     }
 
 

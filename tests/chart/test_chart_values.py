@@ -36,6 +36,7 @@ UNKNOWN_OR_OUT_OF_BOUNDS = [
     ({"monitoring": {"monitor": {"kind": "Probe"}}}, "/monitoring/monitor/kind"),
     ({"monitoring": {"monitor": {"interval": "1 minute"}}}, "/monitoring/monitor/interval"),
     ({"networkPolicy": {"ingress": []}}, "ingress"),
+    ({"admission": {"enabled": True, "disabled": ["price"]}}, "/admission/disabled/0"),
     ({"extraObjects": [1]}, "/extraObjects/0"),
 ]
 
@@ -62,6 +63,7 @@ IMPOSSIBLE_TOGETHER = [
     ({"networkPolicy": {"metricsFrom": [{"podSelector": {}}]}}, "set networkPolicy.enabled=true"),
     ({"networkPolicy": {"egress": [{}]}}, "set networkPolicy.enabled=true"),
     ({"monitoring": {"rules": {"enabled": False, "disabled": ["X"]}}}, "remove one of the two"),
+    ({"admission": {"disabled": ["marks"]}}, "remove one of the two"),
 ]
 
 

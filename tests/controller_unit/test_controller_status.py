@@ -190,7 +190,7 @@ def test_requests_that_come_at_random_at_a_steady_rate_write_hardly_any_status(r
         nonlocal status, replicas
         counted = sum(1 for _ in itertools.takewhile(lambda at: at < 15.0, arrivals(draw, load)))
         now = NOW + second
-        reading = window.with_mean(Known(now, counted / 15.0, "Engines", 1000.0, 250.0, 0.4, 15.0))
+        reading = window.with_median(Known(now, counted / 15.0, "Engines", 1000.0, 250.0, 0.4, 15.0))
         served = (a_served(pool, an_option("l40s"), replicas=replicas),)
         view = a_view(pool, served=served, reading=reading, busy_ratio=1.0, now=now)
         decision = decide(view, memory, OperatorConfiguration(), memo)

@@ -1,33 +1,44 @@
-"""Objects for the operator's tests, and the hands that a test has on a namespace, an operator and its engines."""
+"""The hands that a test has on a namespace, an operator and its engines; objects are in `operator_objects`."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import yaml
+from operator_engines import Engines, accelerators
+from operator_objects import (
+    DEADLINE,
+    DEFINITIONS,
+    FLEET,
+    MODEL,
+    NODES,
+    ROOT,
+    STEP,
+    a_class,
+    a_pool,
+    a_template,
+    a_workload,
+    adopting,
+    an_accelerator,
+    eventually,
+    prepare,
+)
 from typer.testing import CliRunner
 
 from localcluster import binaries
 from localcluster.api import ApiError
 from localcluster.cluster import Cluster
-from localcluster.nodes import apply_nodes, node_kinds, nodes_for
-from tidefleet import catalogue
 from tidefleet.cli.main import app
 from tidefleet.cluster.clock import Clock
-from tidefleet.cluster.connection import connect
-from tidefleet.cluster.inventory import Inventory
 from tidefleet.cluster.kinds import (
     ACCELERATOR_TYPE,
     DEPLOYMENT,
@@ -44,131 +55,28 @@ from tidefleet.cluster.kinds import (
 from tidefleet.cluster.writes import Write
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.process import OperatorProcess
-from tidefleet.economics.accelerator import Accelerator
-from tidefleet.emulator import Fleet, Running
-from tidefleet.planning.from_api import accelerator_of
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parents[2]
 
-FLEET = "tidefleet.io/test-fleet"
-"""Label of the nodes that these tests share; the operators under test see no others."""
-
-MODEL = "llama-3.1-8b"
-STEP = 50.0
-"""Most seconds of the clock between two passes: after a minute without a reading the past counts as unknown."""
-
-DEADLINE = 60.0
-"""Real seconds after which something has not happened; far beyond what a loaded machine needs."""
-
-
-def eventually(check: Callable[[], T], what: str = "", *, seconds: float = DEADLINE, pause: float = 0.05) -> T:
-    """The first true answer of `check`; an assertion that fails counts as no answer and is shown at the end."""
-    deadline = time.monotonic() + seconds
-    while True:
-        last: AssertionError | None = None
-        try:
-            if answer := check():
-                return answer
-        except AssertionError as error:
-            last = error
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what or last or check}") from last
-        time.sleep(pause)
-
-
-# --- objects -------------------------------------------------------------------------------------------------------
-
-
-def a_template(*arguments: str, containers: Sequence[str] = ("engine",), **pod: Any) -> dict[str, Any]:
-    """A pod template with an engine on port 8000."""
-    engine = {
-        "image": "vllm/vllm-openai:v0.32.0",
-        "args": [f"--model={MODEL}", *arguments],
-        "ports": [{"name": "http", "containerPort": 8000}],
-    }
-    return {
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "nodeSelector": {FLEET: "operator"},
-            "containers": [{"name": name, **engine} for name in containers],
-            **pod,
-        }
-    }
-
-
-def a_pool(name: str = "chat", **spec: Any) -> dict[str, Any]:
-    """An InferencePool of llama-3.1-8b on L40S or H100; `spec` replaces fields, and None takes one away."""
-    fields = {
-        "model": {"name": MODEL},
-        "serving": {"template": a_template(), "engine": {"type": "VLLM", "port": 8000}},
-        "accelerators": [{"type": "l40s"}, {"type": "h100-sxm"}],
-        "replicas": {"min": 1, "max": 16},
-        **spec,
-    }
-    kept = {key: value for key, value in fields.items() if value is not None}
-    return {"kind": "InferencePool", "metadata": {"name": name}, "spec": kept}
-
-
-def a_class(pool: str = "chat", rate: float | None = 2.0, **spec: Any) -> dict[str, Any]:
-    """A WorkloadClass of a pool: its declared requests per second, or measured ones with None."""
-    return {
-        "kind": "WorkloadClass",
-        "metadata": {"name": pool},
-        "spec": {
-            "poolRef": {"name": pool},
-            "demand": {"source": "Metrics"} if rate is None else {"requestsPerSecond": f"{rate:g}"},
-            "tokens": {"input": {"mean": 1000, "p95": 3000}, "output": {"mean": 200, "p95": 500}},
-            "objectives": [
-                {"metric": "TTFT", "percentile": 95, "milliseconds": 1500},
-                {"metric": "TPOT", "percentile": 95, "milliseconds": 60},
-            ],
-            **spec,
-        },
-    }
-
-
-def an_accelerator(name: str, price: str = "2.00", *, like: str = "l40s", **spec: Any) -> dict[str, Any]:
-    """An AcceleratorType that a user made, on the nodes of `like` unless `spec` says otherwise."""
-    shipped = next(one for one in catalogue.accelerator_manifests() if one["metadata"]["name"] == like)
-    return {
-        "kind": "AcceleratorType",
-        "metadata": {"name": name},
-        "spec": {
-            **copy.deepcopy(dict(shipped["spec"])),
-            "prices": [{"capacityType": "OnDemand", "usdPerChipHour": price}],
-            **spec,
-        },
-    }
-
-
-def a_workload(name: str, replicas: int = 2, *, kind: str = "Deployment", accelerator: str = "l40s") -> dict[str, Any]:
-    """What a user runs already: a Deployment or StatefulSet with one chip a replica."""
-    labels = {"app": name}
-    template = a_template()
-    shipped = next(one for one in catalogue.accelerator_manifests() if one["metadata"]["name"] == accelerator)
-    template["metadata"] = {"labels": labels}
-    template["spec"]["nodeSelector"] |= shipped["spec"]["nodeSelector"]
-    template["spec"]["containers"][0]["resources"] = {"limits": {shipped["spec"]["resourceName"]: 1}}
-    more = {"serviceName": name} if kind == "StatefulSet" else {}
-    return {
-        "kind": kind,
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template, **more},
-    }
-
-
-def adopting(*workloads: tuple[str, str], kind: str = "Deployment", **spec: Any) -> dict[str, Any]:
-    """The `serving` of a pool that adopts workloads, each with its accelerator."""
-    return {
-        "workloads": [
-            {"kind": kind, "name": name, "accelerator": accelerator, "chipsPerReplica": 1}
-            for name, accelerator in workloads
-        ],
-        "engine": {"type": "VLLM", "port": 8000},
-        **spec,
-    }
-
+__all__ = [
+    "DEADLINE",
+    "DEFINITIONS",
+    "FLEET",
+    "MODEL",
+    "NODES",
+    "ROOT",
+    "STEP",
+    "Engines",
+    "a_class",
+    "a_pool",
+    "a_template",
+    "a_workload",
+    "accelerators",
+    "adopting",
+    "an_accelerator",
+    "eventually",
+    "prepare",
+]
 
 _KINDS = {
     one.kind: one
@@ -184,25 +92,6 @@ _KINDS = {
         EVENT,
     )
 }
-
-
-NODES = {"l40s": 10, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-
-
-def prepare(cluster: Cluster) -> None:
-    """Our definitions, and the nodes that all tests on a cluster share."""
-    api = cluster.api()
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        definition = yaml.safe_load(file.read_text())
-        api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
-        plural = definition["spec"]["names"]["plural"]
-        eventually(lambda plural=plural: api.is_ok(f"/apis/tidefleet.io/v1alpha1/{plural}"), f"{plural} to be served")
-    kinds = {name: dataclasses.replace(kind, chips_per_node=8) for name, kind in node_kinds().items()}
-    nodes = nodes_for(NODES, kinds=kinds, labels={FLEET: "operator"})
-    for node in nodes:
-        node["metadata"]["name"] = f"operator-{node['metadata']['name']}"
-    apply_nodes(cluster.kubeconfig, nodes)
 
 
 class Place:
@@ -325,75 +214,6 @@ class Place:
             for one in found
             if one.get("regarding", {}).get("name") == about and one.get("reason") in (reason or one.get("reason"),)
         ]
-
-
-# --- engines -------------------------------------------------------------------------------------------------------
-
-
-def accelerators(*made: Mapping[str, Any]) -> dict[str, Accelerator]:
-    """Every accelerator that the emulator knows: the shipped ones and those that a test made."""
-    from tidefleet.api import AcceleratorType
-    from tidefleet.api.validation import parse
-
-    found = {}
-    for raw in (*catalogue.accelerator_manifests(), *made):
-        kind = parse({"apiVersion": ACCELERATOR_TYPE.group_version, **raw})
-        assert isinstance(kind, AcceleratorType), kind
-        found[kind.name] = accelerator_of(kind)
-    return found
-
-
-class Engines:
-    """Emulated engines on the addresses of a namespace's pods, on the clock of the test."""
-
-    def __init__(self, place: Place, clock: Clock) -> None:
-        self._namespace = place.namespace
-        self.running = Running(Fleet(accelerators(*place.made), catalogue.models(), clock))
-        self._changed, self._stop = threading.Event(), threading.Event()
-        self._inventory = Inventory(
-            connect(str(place.cluster.kubeconfig)), [place.namespace], None, lambda _: self._changed.set()
-        )
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Engines:
-        self.running.__enter__()
-        self._inventory.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._changed.set()
-        self._thread.join()
-        self._inventory.stop()
-        self.running.__exit__(None, None, None)
-
-    def load(self, rate: float, pool: str = "chat", *, into: float = 1000.0, out: float = 200.0) -> None:
-        """Offer requests to a pool."""
-        from tidefleet.emulator import Load
-
-        self.running.call(lambda fleet: fleet.set_load(self._namespace, pool, Load.constant(rate, into, out)))
-
-    def fault(self, kind: str, pool: str = "chat") -> None:
-        """Let all engines of a pool have a fault; an empty kind lifts it."""
-        from tidefleet.emulator import Fault, FaultKind
-
-        if kind:
-            self.running.call(lambda fleet: fleet.set_fault(self._namespace, pool, Fault(FaultKind(kind))))
-        else:
-            self.running.call(lambda fleet: fleet.drop_fault(self._namespace, pool))
-        self._changed.set()  # sockets of crashed engines close and open
-
-    def count(self) -> int:
-        """Engines that listen."""
-        return self.running.call(lambda fleet: len(fleet.listening()))
-
-    def _follow(self) -> None:
-        self._inventory.wait_synced(30.0)
-        while not self._stop.is_set():
-            self._changed.clear()
-            self.running.set_pods(self._inventory.pods(self._namespace))
-            self._changed.wait()
 
 
 # --- the operator --------------------------------------------------------------------------------------------------

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from operator_builders import POD, WORKLOAD_CLASS, Place, a_class, a_pool, a_workload, adopting, prepare
+from operator_builders import (
+    INFERENCE_POOL,
+    POD,
+    WORKLOAD_CLASS,
+    Place,
+    a_class,
+    a_pool,
+    a_template,
+    a_workload,
+    adopting,
+    an_accelerator,
+    prepare,
+)
 
 from localcluster.controlplane import ControlPlane
 from localcluster.leaderworkersets import SET_LABEL, start_leader_worker_sets
@@ -56,11 +68,11 @@ def an_adopter(chips: int = 2, **spec: Any) -> dict[str, Any]:
     return a_pool(serving=serving, accelerators=None, **spec)
 
 
-def groups(place: Place) -> dict[str, list[bool]]:
-    """Whether each pod of each group is ready, by group."""
+def groups(place: Place, name: str = "mine") -> dict[str, list[bool]]:
+    """Whether each pod of each group of a LeaderWorkerSet is ready, by group."""
     found: dict[str, list[bool]] = {}
     for pod in place.list(POD):
-        if pod["metadata"]["labels"].get(SET_LABEL) == "mine" and not pod["metadata"].get("deletionTimestamp"):
+        if pod["metadata"]["labels"].get(SET_LABEL) == name and not pod["metadata"].get("deletionTimestamp"):
             ready = any(
                 one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ())
             )
@@ -96,8 +108,65 @@ def test_only_the_leader_of_a_group_is_measured(place, operator_in_process, engi
     op = operator_in_process()
     op.until(lambda: engines.count() == 1 and groups(place) == {"0": [True, True]})
     engines.load(2.0)
+    empty = op.metric("tidefleet_empty_answers_total", source="engines")
     for _ in range(6):
         op.observe()
     assert place.has("DemandKnown", "True", "Known"), place.condition("DemandKnown")
-    assert 1.8 < op.process._collector.reading((place.namespace, "chat")).mean < 2.2
-    assert op.metric("tidefleet_empty_answers_total", source="engines") == 0
+    assert 1.8 < op.process._collector.reading((place.namespace, "chat")).median < 2.2
+    assert op.metric("tidefleet_empty_answers_total", source="engines") == empty
+
+
+def a_wide_pool(place: Place, **spec: Any) -> tuple[dict[str, Any], ...]:
+    """A pool of replicas of four chips on nodes of two, and the accelerator that is so."""
+    wide = place.unique("wide")
+    wish = {"type": wide, "tensorParallel": [4]}
+    return an_accelerator(wide, like="h100-sxm", chipsPerNode=2), a_pool(accelerators=[wish], **spec)
+
+
+def own_set(place: Place) -> dict[str, Any]:
+    """The one LeaderWorkerSet here."""
+    (found,) = place.list(LEADER_WORKER_SET)
+    return found
+
+
+def test_a_replica_wider_than_a_node_is_made_scaled_changed_and_deleted(place, operator_in_process):
+    place.create(*a_wide_pool(place, deletionPolicy="Delete"), a_class(rate=2))
+    op = operator_in_process()
+    op.settle()
+    made = own_set(place)
+    name = made["metadata"]["name"]
+    assert not place.deployments()
+    assert made["spec"]["leaderWorkerTemplate"]["size"] == 2
+    assert made["spec"]["replicas"] == 1
+    assert groups(place, name) == {"0": [True, True]}
+    (option,) = place.status()["plan"]["options"]
+    assert (option["workload"], option["chips"], option["ready"]) == (f"LeaderWorkerSet/{name}", 4, 1)
+
+    place.set_spec(WORKLOAD_CLASS, "chat", demand={"requestsPerSecond": "100"})
+    op.until(lambda: own_set(place)["spec"]["replicas"] > 1)
+    op.settle()
+    wanted = own_set(place)["spec"]["replicas"]
+    assert groups(place, name) == {str(index): [True, True] for index in range(wanted)}
+
+    serving = {"template": a_template("--seed=5"), "engine": {"type": "VLLM", "port": 8000}}
+    place.set_spec(INFERENCE_POOL, "chat", serving=serving)
+
+    def arguments(which: str) -> list[str]:
+        found: list[str] = own_set(place)["spec"]["leaderWorkerTemplate"][which]["spec"]["containers"][0]["args"]
+        return found
+
+    op.until(lambda: "--seed=5" in arguments("leaderTemplate"))
+    assert "--seed=5" in arguments("workerTemplate")
+    assert "--headless" in arguments("workerTemplate")
+    op.settle()
+    before = own_set(place)["metadata"]["generation"]
+    op.advance(100)
+    assert own_set(place)["metadata"]["generation"] == before, "it is written again and again"
+
+    op.stop()
+    op = operator_in_process()
+    op.settle()
+    assert own_set(place)["metadata"]["generation"] == before, "a restart changed it"
+    place.delete(INFERENCE_POOL, "chat")
+    op.until(lambda: not place.list(LEADER_WORKER_SET))
+    op.until(lambda: place.get(INFERENCE_POOL, "chat") is None)

@@ -54,6 +54,12 @@
 {{- if and $v.networkPolicy.egress (not $v.networkPolicy.enabled) }}
 {{- fail "networkPolicy.egress is set, but networkPolicy.enabled is false, so nothing would be restricted: set networkPolicy.enabled=true." }}
 {{- end }}
+{{- if and $v.admission.disabled (not $v.admission.enabled) }}
+{{- fail "admission.disabled names policies, but admission.enabled is false, so none is shipped: remove one of the two." }}
+{{- end }}
+{{- if and $v.admission.enabled (not (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy")) (semverCompare "<1.30-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "admission.enabled is true, but Kubernetes %s has no ValidatingAdmissionPolicy of v1: set admission.enabled=false, or upgrade to 1.30." .Capabilities.KubeVersion.Version) }}
+{{- end }}
 {{- if and $v.monitoring.rules.disabled (not $v.monitoring.rules.enabled) }}
 {{- fail "monitoring.rules.disabled names alerts, but monitoring.rules.enabled is false, so none is shipped: remove one of the two." }}
 {{- end }}

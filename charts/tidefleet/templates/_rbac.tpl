@@ -9,6 +9,12 @@
 - apiGroups: [tidefleet.io]
   resources: [inferencepools/status, workloadclasses/status]
   verbs: [patch]
+{{- if .Values.admission.enabled }}
+# Asked by the policy about marks; the API server itself knows no such verb.
+- apiGroups: [tidefleet.io]
+  resources: [inferencepools]
+  verbs: [mark]
+{{- end }}
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
@@ -17,7 +23,7 @@
   verbs: [get, list, watch, patch]
 - apiGroups: [leaderworkerset.x-k8s.io]
   resources: [leaderworkersets]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -45,6 +51,15 @@
 - apiGroups: [tidefleet.io]
   resources: [acceleratortypes]
   verbs: [get, list, watch, create, patch]
+{{- if .Values.admission.enabled }}
+# Asked by the policies about prices, and about marks on what has no namespace.
+- apiGroups: [tidefleet.io]
+  resources: [acceleratortypes]
+  verbs: [setprices]
+- apiGroups: [tidefleet.io]
+  resources: [inferencepools]
+  verbs: [mark]
+{{- end }}
 - apiGroups: [tidefleet.io]
   resources: [sites]
   verbs: [get, list, watch]

@@ -95,6 +95,10 @@ class Inventory:
             times[one.kind.plural] = min(times.get(one.kind.plural, one.last_contact), one.last_contact)
         return times
 
+    def serves(self, kind: Kind) -> bool:
+        """Say whether the API server has this kind; only LeaderWorkerSets may be absent."""
+        return any(one.present for one in self._reflectors if one.kind == kind)
+
     def errors(self) -> dict[str, str]:
         """Return, per plural, the last error of a watch that has never synced (e.g. a missing RBAC verb)."""
         waiting = [one for one in self._reflectors if not one.synced.is_set()]

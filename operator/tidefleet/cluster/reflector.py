@@ -103,6 +103,8 @@ class Reflector:
         self._label_selector, self._optional, self._pace = label_selector, optional, pace or Pace()
         self.synced = threading.Event()
         """Set by the first complete list (or when an optional kind was found absent)."""
+        self.present = False
+        """Whether the kind is served, as last found out; an interruption changes nothing."""
         self.last_contact = 0.0
         """Unix seconds (real) of the last complete list, watch event or bookmark; 0 before the first."""
         self.failures_total = 0
@@ -183,6 +185,7 @@ class Reflector:
         return any(one.get("name") == self.kind.plural for one in reply.json().get("resources") or [])
 
     def _absent(self) -> None:
+        self.present = False
         self._sink.replace(self.kind, self.scope, [], "")
         self._contact()
         self.synced.set()
@@ -217,6 +220,7 @@ class Reflector:
                 raise _Broken("the list has no resourceVersion")
             self._sink.replace(self.kind, self.scope, items, version)
             self._version = version
+            self.present = True
             self._contact()
             self.synced.set()
             return

@@ -34,9 +34,10 @@ from tidefleet.cluster.writes import (
 from tidefleet.controller import marks
 from tidefleet.controller.adoption import list_autoscalers
 from tidefleet.controller.decision import FALSE, Decision, Target, Verdict
+from tidefleet.controller.groups import workload_for
 from tidefleet.controller.status import differs, pool_status, steady
 from tidefleet.controller.store import Seen, Store
-from tidefleet.controller.template import UnusableTemplate, deployment_for, template_hash
+from tidefleet.controller.template import UnusableTemplate, template_hash
 from tidefleet.controller.view import PoolMemory, PoolView, Served
 from tidefleet.telemetry import Telemetry
 
@@ -159,15 +160,15 @@ class Actor:
         view = decision.view
         if view.pool.spec.serving.template is None or view.architecture is None:
             return None
-        body = deployment_for(
+        body = workload_for(
             view.pool,
-            target.served.option,
+            target.served,
             view.kinds[target.served.option.accelerator],
             native_weights=view.architecture.native_weights,
             replicas=target.desired,
         )
         body["metadata"]["annotations"] |= self._stamp(decision_id)
-        return Create(kind=DEPLOYMENT, body=body, reason=decision.reason, decision_id=decision_id)
+        return Create(kind=target.served.kind, body=body, reason=decision.reason, decision_id=decision_id)
 
     def _change(
         self, view: PoolView, served: Served, desired: int, decision: Decision, decision_id: str
@@ -194,7 +195,7 @@ class Actor:
             if workload.annotations.get(marks.TEMPLATE_ANNOTATION) != wanted:
                 template = self._template_change(view, served)
                 if template is not None:
-                    body["spec"] = {"template": template}
+                    body["spec"] = template
                     annotations[marks.TEMPLATE_ANNOTATION] = wanted
         if not body:
             return None
@@ -217,20 +218,23 @@ class Actor:
         return found is not None and served.name not in {f"{one.target_kind}/{one.target_name}" for one in found}
 
     def _template_change(self, view: PoolView, served: Served) -> dict[str, Any] | None:
-        """What turns the live template into the user's new one; ``None`` when the live one cannot be read."""
+        """The fields of a spec that turn the live template into the user's new one; ``None`` when it is unreadable."""
         assert view.architecture is not None and served.workload is not None  # noqa: S101, PT018
         try:
-            live = self.objects.get(DEPLOYMENT, served.workload.namespace, served.workload.name)
-            wanted = deployment_for(
+            live = self.objects.get(served.kind, served.workload.namespace, served.workload.name)
+            wanted = workload_for(
                 view.pool,
-                served.option,
+                served,
                 view.kinds[served.option.accelerator],
                 native_weights=view.architecture.native_weights,
                 replicas=0,
             )
         except (ApiFailed, Unreachable, UnusableTemplate, KeyError):
             return None
-        return merge_difference(live["spec"]["template"], wanted["spec"]["template"]) if live else None
+        if live is None:
+            return None
+        field = "template" if served.kind is DEPLOYMENT else "leaderWorkerTemplate"
+        return {field: merge_difference(live["spec"][field], wanted["spec"][field])}
 
     def _stamp(self, decision_id: str) -> dict[str, str]:
         return {marks.EPOCH_ANNOTATION: str(self.epoch), marks.DECISION_ANNOTATION: decision_id}
@@ -378,7 +382,7 @@ def _refusal(decision: Decision, served: Served, outcome: Outcome, message: str)
         return Verdict(ConditionType.VALIDATED, FALSE, Reason.TEMPLATE_REJECTED, text[:2000])
     if isinstance(outcome, AlreadyExists):
         text = (
-            f"{pool}: Deployment {served.name} exists and is not ours: its label {marks.OPTION_LABEL} or annotation "
+            f"{pool}: {served.kind} {served.name} exists and is not ours: its label {marks.OPTION_LABEL} or annotation "
             f"{marks.OPTION_ANNOTATION} is missing; delete it or give it back what it had"
         )
     else:

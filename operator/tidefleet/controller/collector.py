@@ -188,7 +188,7 @@ class Collector(threading.Thread):
             reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
             )
-            state.reading = state.recent.with_mean(reading)
+            state.reading = state.recent.with_median(reading)
             state.busy = state.recent.mean_busy(now, engines.rates)
         source = "prometheus" if self._prometheus else "engines"
         self._telemetry.count("empty_answers_total", float(engines.faulty), source=source)

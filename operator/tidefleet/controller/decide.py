@@ -13,6 +13,7 @@ from tidefleet.controller import verdicts
 from tidefleet.controller.asked import Asked, asked
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
+from tidefleet.controller.groups import across_nodes
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -167,6 +168,7 @@ def _market(
     offers = _with_remembered_prices(view.offers, memory, view)
     if view.pool.spec.serving.workloads is not None:
         return _adopted_market(view, offers, classes, allowed, memo=memo, evidence=_evidence(view, memory))
+    offers = across_nodes(view, offers, allowed)
     return find_candidates(
         view.architecture,
         offers,

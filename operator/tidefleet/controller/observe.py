@@ -119,6 +119,7 @@ class Observer:
                 reading=self.collector.reading(pool.key) if self.collector else None,
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
                 price_fault=self.prices.fault,
+                groups=self.inventory.serves(LEADER_WORKER_SET),
             )
             try:
                 pools.append((seen, self._complete(view, own, adopters)))
@@ -376,14 +377,19 @@ def _selector(one: Served) -> Mapping[str, str]:
 
 
 def _own(pool: InferencePool, workloads: Sequence[Workload]) -> tuple[Served, ...]:
-    """The pool's own Deployments: those whose name, label and annotation agree. Anything else is not ours."""
+    """The pool's own workloads: those whose name, label and annotation agree. Anything else is not ours."""
     found = []
     for workload in workloads:
         option = marks.read_option(workload.annotations)
-        if option is None or workload.kind is not DEPLOYMENT or workload.name != deployment_name(pool.name, option):
+        if option is None or workload.name != deployment_name(pool.name, option):
             continue
-        if workload.selector.get(marks.OPTION_LABEL) == option.key(pool.name):
-            found.append(Served(workload.name, option, workload))
+        grouped = workload.kind is LEADER_WORKER_SET
+        if not grouped and workload.kind is not DEPLOYMENT:
+            continue
+        # A LeaderWorkerSet selects its pods by its own name: its labels are what we can compare.
+        labels = workload.labels if grouped else workload.selector
+        if labels.get(marks.OPTION_LABEL) == option.key(pool.name):
+            found.append(Served(workload.name, option, workload, workload.pods_per_replica))
     return tuple(sorted(found, key=lambda one: one.name))
 
 

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from tidefleet.controller.metrics_page import EngineCounters
 from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale
@@ -145,20 +146,22 @@ class LengthWindow:
 
 @dataclass(slots=True)
 class RecentWindow:
-    """What a pool's readings were in the last minutes: one of them alone is a handful of requests."""
+    """What a pool's readings were in the last minutes: one of them alone is a handful of requests.
 
-    _rates: deque[tuple[float, float, float]] = field(default_factory=deque)
+    The median of the rates rather than their mean: it is right once most rounds are, also where one saw half a load.
+    """
+
+    _rates: deque[tuple[float, float]] = field(default_factory=deque)
     _busy: deque[tuple[float, float]] = field(default_factory=deque)
 
-    def with_mean(self, reading: Reading) -> Reading:
-        """The reading with the mean rate of ``MEAN_SECONDS``; counts it first when it is known."""
+    def with_median(self, reading: Reading) -> Reading:
+        """The reading with the median rate of ``MEAN_SECONDS``; counts it first when it is known."""
         if not isinstance(reading, Known):
             return reading
-        self._rates.append((reading.at, reading.requests_per_second * reading.seconds, reading.seconds))
+        self._rates.append((reading.at, reading.requests_per_second))
         while self._rates[0][0] <= reading.at - MEAN_SECONDS:
             self._rates.popleft()
-        seconds = sum(one for _, _, one in self._rates)
-        return replace(reading, mean=sum(one for _, one, _ in self._rates) / seconds if seconds > 0 else None)
+        return replace(reading, median=median(rate for _, rate in self._rates))
 
     def mean_busy(self, at: float, rates: Sequence[EngineRates]) -> float | None:
         """Share of engines that had a request running, over ``MEAN_SECONDS``; ``None`` when no engine was read."""

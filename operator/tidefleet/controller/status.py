@@ -120,7 +120,7 @@ def pool_status(
     candidates = {one.option: one for one in decision.market.candidates} if decision.market else {}
     options: list[dict[str, Any]] = []
     for target in decision.targets:
-        option = target.served.option
+        option, name = target.served.option, target.served.name
         rent = candidates[option].usd_per_hour * target.planned if option in candidates else None
         options.append(
             {
@@ -133,7 +133,7 @@ def pool_status(
                 "replicas": target.planned,
                 "ready": target.served.ready,
                 "chips": target.planned * option.chips,
-                "workload": target.served.name if "/" in target.served.name else f"Deployment/{target.served.name}",
+                "workload": name if "/" in name else f"{target.served.kind}/{name}",
                 **({"usdPerHour": decimal(rent)} if rent is not None else {}),
             }
         )
@@ -187,7 +187,7 @@ def utilization(decision: Decision) -> float | None:
     reading = decision.view.reading
     asked = decision.rate
     if isinstance(reading, Known):
-        asked = reading.requests_per_second if reading.mean is None else reading.mean
+        asked = reading.requests_per_second if reading.median is None else reading.median
     return min(1.0, asked / carried) if carried > 0 else None
 
 

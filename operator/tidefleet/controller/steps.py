@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidefleet.controller.decision import Target
+from tidefleet.controller.groups import group_size
 from tidefleet.controller.template import deployment_name
 from tidefleet.controller.view import PoolMemory, PoolView, Served
 from tidefleet.planning.options import PLANNING_UTILISATION, Market, Option
@@ -24,7 +25,8 @@ def step(
         option = chosen.option
         if option not in names:
             names[option] = deployment_name(pool.name, option)
-            served[names[option]] = Served(names[option], option, None)
+            kind = view.kinds.get(option.accelerator)
+            served[names[option]] = Served(names[option], option, None, group_size(option, kind) if kind else 1)
         target[names[option]] = chosen.replicas
     running = _running(view, plan, market)
     pinned = pool.spec.pinned_replicas is not None

@@ -70,7 +70,7 @@ def check_template(pool: InferencePool) -> None:
             "to a ConfigMap",
         )
     _check_shape(pool, template)
-    container = _engine_container(pool, template)
+    container = engine_container(pool, template)
     command = container.get("command")
     if isinstance(command, list) and command and str(command[0]).rsplit("/", 1)[-1] in ("sh", "bash"):
         raise UnusableTemplate(
@@ -107,7 +107,12 @@ def _check_shape(pool: InferencePool, template: Mapping[str, Any]) -> None:
             )
 
 
-def _engine_container(pool: InferencePool, template: Mapping[str, Any]) -> Mapping[str, Any]:
+def engine_container(pool: InferencePool, template: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The container that serves: the one named ``engine``, else the only one.
+
+    Raises:
+        UnusableTemplate: there is no such container.
+    """
     spec = template.get("spec")
     containers = spec.get("containers") if isinstance(spec, Mapping) else None
     listed = [one for one in containers if isinstance(one, Mapping)] if isinstance(containers, list) else []
@@ -128,7 +133,7 @@ def template_precisions(pool: InferencePool, native_weights: str) -> tuple[str, 
     """Storage precision of weights and KV cache that the template's engine arguments ask for."""
     weights, kv = native_weights, "Bf16"
     try:
-        container = _engine_container(pool, pool.spec.serving.template or {})
+        container = engine_container(pool, pool.spec.serving.template or {})
     except UnusableTemplate:
         return weights, kv
     arguments = _arguments(container)
@@ -176,7 +181,7 @@ def _value(arguments: Sequence[str], *names: str) -> str:
     return ""
 
 
-def _with_argument(arguments: Sequence[str], value: str, *names: str) -> list[str]:
+def with_argument(arguments: Sequence[str], value: str, *names: str) -> list[str]:
     """Arguments with ``names[0] value`` in place of whatever they said before."""
     kept: list[str] = []
     skip = False
@@ -204,14 +209,14 @@ def _engine_arguments(
         else ("--tp", "--tp-size", "--tensor-parallel-size")
     )
     if option.tensor_parallel > 1 or _value(every, *width):
-        arguments = _with_argument(arguments, str(option.tensor_parallel), *width)
+        arguments = with_argument(arguments, str(option.tensor_parallel), *width)
     if option.weights != defaults[0] and option.weights == "Fp8":
-        arguments = _with_argument(arguments, "fp8", "--quantization", "-q")
+        arguments = with_argument(arguments, "fp8", "--quantization", "-q")
     elif option.weights != defaults[0] and option.weights == native:
-        arguments = _with_argument(arguments, "", "--quantization", "-q")[:-1]
+        arguments = with_argument(arguments, "", "--quantization", "-q")[:-1]
     if option.kv != defaults[1]:
         wide = "auto" if option.kv == "Bf16" else ("fp8" if engine is EngineType.VLLM else "fp8_e5m2")
-        arguments = _with_argument(arguments, wide, "--kv-cache-dtype")
+        arguments = with_argument(arguments, wide, "--kv-cache-dtype")
     return arguments
 
 
@@ -256,7 +261,7 @@ def deployment_for(
             tolerations = [*tolerations, {"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
         spec["tolerations"] = tolerations
 
-    chosen = _engine_container(pool, template)
+    chosen = engine_container(pool, template)
     containers = []
     for container in spec["containers"]:
         if container is not chosen:

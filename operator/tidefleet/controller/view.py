@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
+from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
 from tidefleet.controller.ahead import Ahead
 from tidefleet.controller.waiting import Waiting
@@ -28,11 +29,22 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A workload that serves a pool, and the option it stands for. ``workload`` is ``None`` while it is missing."""
+    """A workload that serves a pool, and the option it stands for. ``workload`` is ``None`` while it is missing.
+
+    ``group`` is how many pods on as many nodes make one replica; more than one are a LeaderWorkerSet.
+    """
 
     name: str
     option: Option
     workload: Workload | None
+    group: int = 1
+
+    @property
+    def kind(self) -> Kind:
+        """What the workload is, or will be."""
+        if self.workload is not None:
+            return self.workload.kind
+        return LEADER_WORKER_SET if self.group > 1 else DEPLOYMENT
 
     @property
     def desired(self) -> int:
@@ -74,6 +86,7 @@ class PoolView:
         reading: newest reading of its engines; ``None`` before the first round.
         compare_roles: whether prefill and decode on replicas of their own is priced too where the owner leaves it open.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
+        groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
     """
 
     pool: InferencePool
@@ -91,6 +104,7 @@ class PoolView:
     compare_roles: bool = False
     busy_ratio: float | None = None
     price_fault: str = ""
+    groups: bool = False
 
 
 @dataclass(slots=True)

@@ -17,10 +17,10 @@ class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
-    0 for a rate that was not counted. ``mean`` is the rate of the last minutes, ``None`` where there was no such count.
-    ``length_count`` is how many requests the lengths are means of.
-    0 for a rate that was not counted. ``arrivals_per_second`` is the rate without requests that wait to be worked off;
-    ``reasoning_share`` the share of output tokens that is not visible; ``calls_per_task`` requests for one task.
+    0 for a rate that was not counted. ``median`` is that of the rates of the last minutes, ``None`` where none was
+    counted. ``length_count`` is how many requests the lengths are means of. ``arrivals_per_second`` is the rate without
+    requests that wait to be worked off; ``reasoning_share`` the share of output tokens that is not visible;
+    ``calls_per_task`` requests for one task.
     """
 
     at: float
@@ -30,7 +30,7 @@ class Known:
     output_tokens: float | None = None
     hit_share: float | None = None
     seconds: float = 0.0
-    mean: float | None = None
+    median: float | None = None
     length_count: float = math.inf
     arrivals_per_second: float | None = None
     reasoning_share: float | None = None
