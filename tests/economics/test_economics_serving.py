@@ -185,7 +185,7 @@ def test_better_bandwidth_never_hurts(model, accelerator, shape, factor, tpot) -
 @settings(deadline=None, max_examples=150)
 @given(models, accelerators, shapes, st.floats(0.01, 1))
 def test_cached_prompts_never_lower_the_rate(model, accelerator, shape, more) -> None:
-    replica = Replica(model, accelerator, 1, NATIVE[model.name], "Bf16")
+    replica = Replica(model, accelerator, 8, NATIVE[model.name], "Bf16")
     cold = estimate(replica, replace(shape, cached_share=0.0))
     warm = estimate(replica, replace(shape, cached_share=more))
     assume(isinstance(cold, Estimate))

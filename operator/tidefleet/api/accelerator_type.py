@@ -41,6 +41,16 @@ class PriceState(StrEnum):
     DISABLED = "Disabled"
 
 
+class Plausibility(StrEnum):
+    """Whether a price is compared with what such accelerators are known to cost.
+
+    Override takes it as it is.
+    """
+
+    CHECKED = "Checked"
+    OVERRIDE = "Override"
+
+
 class ComputeFlops(Model):
     """Dense peak compute by precision, without sparsity."""
 
@@ -84,6 +94,8 @@ class Price(Model):
     """Labels of the nodes that cost this, e.g. {karpenter.sh/capacity-type: spot}."""
     state: PriceState = PriceState.ENABLED
     """Disabled: the price is kept but not used."""
+    plausibility: Plausibility | None = None
+    """Override: the price is right although it looks like a mistake of unit; absent: Checked."""
 
 
 class HealthCondition(Model):

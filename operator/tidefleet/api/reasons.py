@@ -99,6 +99,10 @@ class Reason(Word):
     CATALOGUE_ONLY = "CatalogueOnly", "Only list prices of the shipped catalogue were used."
     STALE = "Stale", "An input is older than it may be; the last known value is held."
     UNPRICED = "Unpriced", "No price is known."
+    PRICE_BOOK_FAULTY = (
+        "PriceBookFaulty",
+        "The price book cannot be used as it is: the last good one counts, else the prices of the AcceleratorTypes.",
+    )
     MIXED_BASES = "MixedBases", "Rented and owned prices were compared with each other."
 
     # DemandKnown
@@ -204,6 +208,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.CATALOGUE_ONLY,
         Reason.STALE,
         Reason.UNPRICED,
+        Reason.PRICE_BOOK_FAULTY,
         Reason.MIXED_BASES,
         Reason.UNKNOWN,
     ),

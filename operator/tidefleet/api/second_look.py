@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import re
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from tidefleet.api.accelerator_type import AcceleratorType, PriceState
+from tidefleet.api.accelerator_type import AcceleratorType, Plausibility, PriceState
 from tidefleet.api.base import Broken, Resource, render
 from tidefleet.api.inference_pool import InferencePool
 from tidefleet.api.reasons import Reason
@@ -28,6 +28,10 @@ HIGHEST_USD_PER_CHIP_HOUR = Decimal(100)
 LOWEST_USD_PER_CHIP_HOUR = Decimal("0.02")
 HIGHEST_USD_PER_GIB_HOUR = Decimal("0.5")
 """The dearest listed prices are below 0.1 USD for an hour of one GiB, from a T4 to a GB300; a price per day is not."""
+HIGHEST_TIMES_KNOWN = Decimal(5)
+LOWEST_PART_OF_KNOWN = Decimal(20)
+NODE_TIMES_KNOWN = Decimal(2)
+"""Listed prices of one type lie within a factor of ten, all markets together: an H100 from 1.30 to 6.88 USD."""
 
 _CATALOGUE_NAME = re.compile("[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -154,30 +158,57 @@ def look(resource: Resource) -> Iterator[Finding]:
             return
 
 
-def implausible_prices(accelerator: AcceleratorType) -> Iterator[Finding]:
-    """Enabled prices that look like a mistake of unit: per month, per day, per node, or per second or minute.
+def implausible_prices(accelerator: AcceleratorType, known: Sequence[Decimal] = ()) -> Iterator[Finding]:
+    """Enabled prices that look like a mistake of unit: per month, per day, per node, per second or minute, or in cents.
 
     An hour of one accelerator has never been listed above 20 USD, nor above 0.1 USD for each GiB of its memory, nor
-    below 0.4 USD. The limits keep a distance from that. The annotation `tidefleet.io/accept-implausible-price: "true"`
-    takes prices as they are.
+    below 0.4 USD. The limits keep a distance from that. Where prices of the type are known, a price above five times
+    the highest or below a twentieth of the lowest is a mistake too, and so is one above twice the highest that is a
+    known price once divided by the chips of a node.
+
+    `plausibility: Override` takes one price as it is; the annotation `tidefleet.io/accept-implausible-price: "true"`
+    all of an AcceleratorType.
+
+    Args:
+        known: USD per chip-hour that the shipped catalogue lists for this type; none for a type of one's own.
     """
     if accelerator.metadata.annotations.get(ACCEPT_IMPLAUSIBLE_PRICE) == "true":
         return
     gib = Decimal(accelerator.spec.memory_bytes) / 2**30
     highest = min(HIGHEST_USD_PER_CHIP_HOUR, max(Decimal(5), HIGHEST_USD_PER_GIB_HOUR * gib))
+    lowest = LOWEST_USD_PER_CHIP_HOUR
+    if known:
+        highest = min(highest, HIGHEST_TIMES_KNOWN * max(known))
+        lowest = max(lowest, min(known) / LOWEST_PART_OF_KNOWN)
     for index, price in enumerate(accelerator.spec.prices):
         usd = price.usd_per_chip_hour
-        if price.state is PriceState.DISABLED or LOWEST_USD_PER_CHIP_HOUR <= usd <= highest:
+        if price.state is PriceState.DISABLED or price.plausibility is Plausibility.OVERRIDE:
             continue
+        most = highest
         if usd > HIGHEST_USD_PER_CHIP_HOUR:
             what = "looks like a price per month"
         elif usd > highest:
             what = "looks like a price per day, or of a whole node"
+        elif usd < lowest:
+            what = "looks like a price per minute or second, or in another unit than USD"
+        elif known and _is_of_a_node(usd, known, accelerator.spec.chips_per_node):
+            what = f"looks like the price of a whole node of {accelerator.spec.chips_per_node}"
+            most = NODE_TIMES_KNOWN * max(known)
         else:
-            what = "looks like a price per minute or second"
+            continue
         expected = (
-            f"USD for one accelerator and hour, from {LOWEST_USD_PER_CHIP_HOUR} to {highest:.0f} "
-            f'(it {what}; if it is right, annotate {ACCEPT_IMPLAUSIBLE_PRICE}: "true")'
+            f"USD for one accelerator and hour, from {_plain(lowest)} to {_plain(most)} "
+            f"(it {what}; if it is right, set plausibility: Override)"
         )
         path = ("spec", "prices", index, "usdPerChipHour")
         yield Finding(Broken(path, render(format(usd, "f")), expected, '"2.10"'), Reason.PRICE_IMPLAUSIBLE)
+
+
+def _is_of_a_node(usd: Decimal, known: Sequence[Decimal], chips_per_node: int | None) -> bool:
+    if chips_per_node is None or chips_per_node < 2 or usd <= NODE_TIMES_KNOWN * max(known):
+        return False
+    return min(known) / NODE_TIMES_KNOWN <= usd / chips_per_node <= NODE_TIMES_KNOWN * max(known)
+
+
+def _plain(usd: Decimal) -> str:
+    return f"{usd:.0f}" if usd >= 10 else f"{usd:.2g}"

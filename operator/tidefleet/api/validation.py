@@ -5,8 +5,9 @@ Nothing here raises on what a user wrote: a bad object is a value too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -125,13 +126,16 @@ def parse_schema(raw: object, *, strict: bool = False, further: bool = False) ->
     return parsed
 
 
-def implausible_prices(accelerator: AcceleratorType) -> tuple[Problem, ...]:
-    """Prices of an AcceleratorType that look like a mistake of unit; empty where its annotation accepts them.
+def implausible_prices(accelerator: AcceleratorType, known: Sequence[Decimal] = ()) -> tuple[Problem, ...]:
+    """Prices of an AcceleratorType that look like a mistake of unit; empty where they are accepted as they are.
 
     They do not make the object invalid: the operator sets Validated=False with the reason PriceImplausible and plans
     without the type; `tidefleet validate` reports them as problems.
+
+    Args:
+        known: USD per chip-hour that the shipped catalogue lists for this type.
     """
-    return tuple(problem(str(accelerator), each) for each in second_look.implausible_prices(accelerator))
+    return tuple(problem(str(accelerator), each) for each in second_look.implausible_prices(accelerator, known))
 
 
 def _seen(raw: Mapping[str, Any], key: str) -> str:

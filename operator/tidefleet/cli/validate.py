@@ -21,6 +21,7 @@ from tidefleet.api.accelerator_type import AcceleratorType
 from tidefleet.api.base import render
 from tidefleet.api.references import check
 from tidefleet.api.validation import Invalid, Parsed
+from tidefleet.planning.prices import known_prices
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 300
@@ -254,10 +255,12 @@ def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
 
 def _between(objects: list[Parsed]) -> Iterator[validation.Problem]:
     """Implausible prices, and what objects say of each other and of the shipped catalogue."""
+    manifests = catalogue.accelerator_manifests()
+    known = known_prices(one for raw in manifests if isinstance(one := validation.parse(raw), AcceleratorType))
     for each in objects:
         if isinstance(each, AcceleratorType):
-            yield from validation.implausible_prices(each)
-    shipped = [manifest["metadata"]["name"] for manifest in catalogue.accelerator_manifests()]
+            yield from validation.implausible_prices(each, known.get(each.name, ()))
+    shipped = [manifest["metadata"]["name"] for manifest in manifests]
     yield from check(objects, accelerators=shipped, models=catalogue.models().keys())
 
 

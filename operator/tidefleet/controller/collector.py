@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import uvloop
@@ -20,8 +20,17 @@ from tidefleet.cluster.clock import Clock
 from tidefleet.controller.config import Prometheus
 from tidefleet.controller.metrics_page import PAGE_LIMIT, Unusable, read_page
 from tidefleet.controller.prometheus import ask, read_all
-from tidefleet.controller.readings import DRAIN_SECONDS, EngineMemory, LengthWindow, Sample, TokenTally, pool_reading
-from tidefleet.planning.demand import Reading
+from tidefleet.controller.readings import (
+    DRAIN_SECONDS,
+    EngineMemory,
+    LengthWindow,
+    RecentWindow,
+    Sample,
+    TokenTally,
+    Trouble,
+    pool_reading,
+)
+from tidefleet.planning.demand import Cause, Reading
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -34,12 +43,13 @@ PoolKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine: its pod (``namespace/name``), the address of its metrics page, and whether the pod is ready."""
+    """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts."""
 
     uid: str
     pod: str
     url: str
     ready: bool = True
+    restarts: int = 0
 
 
 @dataclass(slots=True)
@@ -47,6 +57,7 @@ class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
     lengths: LengthWindow = field(default_factory=LengthWindow)
+    recent: RecentWindow = field(default_factory=RecentWindow)
     reading: Reading | None = None
     busy: float | None = None
 
@@ -97,7 +108,7 @@ class Collector(threading.Thread):
             return state.reading if state else None
 
     def busy_ratio(self, pool: PoolKey) -> float | None:
-        """Share of the pool's engines that had a request running in the last round."""
+        """Share of the pool's engines that had a request running, in the last minutes; ``None`` before any was read."""
         with self._lock:
             state = self._pools.get(pool)
             return state.busy if state else None
@@ -146,7 +157,7 @@ class Collector(threading.Thread):
             pods = [target.pod for engines in wanted.values() for target in engines if target.ready]
             answers = await ask(session, self._prometheus, pods) if pods else {}
             for pool, engines in wanted.items():
-                self._take_in(pool, {t.uid: answers[t.pod] if t.ready else _unready(t) for t in engines})
+                self._take_in(pool, {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines})
         else:
             gate = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(self._scrape_pool(session, gate, *one) for one in wanted.items()))
@@ -166,7 +177,7 @@ class Collector(threading.Thread):
         found = await asyncio.gather(*(self._scrape(session, gate, own, target) for target in engines))
         self._take_in(pool, {target.uid: answer for target, answer in zip(engines, found, strict=True)})
 
-    def _take_in(self, pool: PoolKey, answers: Mapping[str, Sample | str]) -> None:
+    def _take_in(self, pool: PoolKey, answers: Mapping[str, Sample | Trouble]) -> None:
         now = self._clock.now()
         with self._lock:
             state = self._pools.setdefault(pool, _PoolState())
@@ -174,17 +185,17 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
-            state.reading = pool_reading(
+            reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
             )
-            count = len(engines.rates)
-            state.busy = sum(one.running > 0 for one in engines.rates) / count if count else None
+            state.reading = state.recent.with_mean(reading)
+            state.busy = state.recent.mean_busy(now, engines.rates)
         source = "prometheus" if self._prometheus else "engines"
         self._telemetry.count("empty_answers_total", float(engines.faulty), source=source)
 
     async def _scrape(
         self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, own: asyncio.Semaphore, target: Target
-    ) -> Sample | str:
+    ) -> Sample | Trouble:
         if not target.ready:
             return _unready(target)
         async with own, gate:
@@ -192,17 +203,21 @@ class Collector(threading.Thread):
                 asked = self._clock.now()
                 async with session.get(target.url, allow_redirects=False) as response:
                     if response.status != 200:
-                        return f"{target.pod} answered {response.status}"
+                        return Trouble(Cause.UNREACHABLE, f"{target.pod} answered {response.status}")
                     page = await read_all(response.content, PAGE_LIMIT)
                     at = (asked + self._clock.now()) / 2.0
-                return Sample(at, read_page(page.decode("utf-8", "replace")))
+                return Sample(at, read_page(page.decode("utf-8", "replace")), target.restarts)
             except Unusable as error:
-                return f"{target.pod}: {error}"
+                return Trouble(error.cause, f"{target.pod}: {error}")
             except TimeoutError:
-                return f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s"
+                return Trouble(Cause.UNREACHABLE, f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                return f"{target.pod} cannot be reached: {type(error).__name__}"
+                return Trouble(Cause.UNREACHABLE, f"{target.pod} cannot be reached: {type(error).__name__}")
 
 
-def _unready(target: Target) -> str:
-    return f"{target.pod} is not ready"
+def _of(target: Target, answer: Sample | Trouble) -> Sample | Trouble:
+    return answer if isinstance(answer, Trouble) else replace(answer, restarts=target.restarts)
+
+
+def _unready(target: Target) -> Trouble:
+    return Trouble(Cause.UNREADABLE, f"{target.pod} is not ready")

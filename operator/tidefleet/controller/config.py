@@ -70,11 +70,15 @@ class OperatorConfiguration(_Part):
     """How long the first replicas on an accelerator may take to become ready before it is planned around."""
     price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 90
     """Age from which a price is stale."""
+    spot_price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 7
+    """Age from which a spot price is stale."""
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
     prometheus: Prometheus = Prometheus()
     catalogue_file: str = ""
     """AcceleratorTypes the leader applies; empty: those that ship with tidefleet."""
+    price_file: str = ""
+    """A price book (YAML, or CSV when it ends in .csv), read again when it changes; empty: none."""
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

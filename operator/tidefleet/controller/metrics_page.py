@@ -6,19 +6,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tidefleet.planning.demand import is_usable
+from tidefleet.planning.demand import Cause, is_usable
 
 PAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of a page that are read; a vLLM page is about 60 kB."""
 
 
 class Unusable(ValueError):
-    """A page that must not be learned from: a needed metric is missing, not a number, infinite or negative."""
+    """A page that must not be learned from: it is cut off, or a needed metric is missing or has no value."""
+
+    cause = Cause.UNREADABLE
+
+
+class NotANumber(Unusable):
+    """A value is not a number, infinite or negative."""
+
+    cause = Cause.NOT_A_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """One engine's counters and gauges at one moment. Tokens and requests since the engine started."""
+    """One engine's counters and gauges at one moment. Tokens and requests since the engine started.
+
+    ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say.
+    """
 
     prompt_tokens: float
     generation_tokens: float
@@ -30,6 +41,7 @@ class EngineCounters:
     measured_prompts: float
     measured_prompt_tokens: float
     kv_usage: float
+    started: float = 0.0
 
 
 VLLM: Mapping[str, str] = {
@@ -54,6 +66,10 @@ SGLANG: Mapping[str, str] = {
     "sglang:cached_tokens_total": "hit_tokens",
     "sglang:token_usage": "kv_usage",
 }
+STARTED: frozenset[str] = frozenset(
+    {"process_start_time_seconds", "vllm:prompt_tokens_created", "sglang:prompt_tokens_created"}
+)
+"""When the process, or its counter, began; prometheus-client writes them unless it gathers several processes."""
 _SAMPLE = re.compile(r'([^{\s]+)\s*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s*(\S*)')
 """A line: name, labels in braces (quoted values may hold braces and escaped quotes), value; what follows is ignored."""
 
@@ -74,10 +90,13 @@ def read_page(text: str) -> EngineCounters:
     names = VLLM if "vllm:" in text else SGLANG
     prefix = "vllm:" if names is VLLM else "sglang:"
     for line in text.split("\n"):
-        if not line.startswith(prefix):
+        if not line.startswith((prefix, "process_start_time_seconds")):
             continue
         match = _SAMPLE.match(line)
         metric = match[1] if match else ""
+        if match is not None and metric in STARTED:
+            found["started"] = max(found.get("started", 0.0), moment(match[2]))
+            continue
         field = names.get(metric)
         if match is None or field is None:
             continue
@@ -87,7 +106,7 @@ def read_page(text: str) -> EngineCounters:
             raise Unusable(f"{metric} has no value") from None
         found[field] = found.get(field, 0.0) + value
         if not (is_usable(value) and is_usable(found[field])):
-            raise Unusable(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
+            raise NotANumber(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
     missing = [name for name in NEEDED if name not in found]
     if missing:
         wanted = [metric for metric, field in names.items() if field in missing]
@@ -95,3 +114,12 @@ def read_page(text: str) -> EngineCounters:
     if names is SGLANG:
         found.setdefault("queried_tokens", found["prompt_tokens"])
     return EngineCounters(**{name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__})
+
+
+def moment(text: str) -> float:
+    """Unix seconds out of a sample's value; 0 for anything that is none, since nothing depends on it alone."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if is_usable(value) else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -26,12 +26,14 @@ from tidefleet.cluster.records import Node, Pod, Workload
 from tidefleet.controller import marks
 from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
+from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
 from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
+from tidefleet.planning.prices import node_chips, priced
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,10 @@ class Observer:
     inventory: Inventory
     models: Mapping[str, Architecture]
     shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset()
+    known_prices: Mapping[str, Sequence[Decimal]] = field(default_factory=dict)
+    """USD per chip-hour that the shipped catalogue lists, by type; others are compared with them."""
+    prices: Prices = field(default_factory=Prices)
+    """The price book, as last read."""
     autoscalers: Sequence[Autoscaler] | None = None
     """Autoscalers as last listed; ``None`` while they are not known, and then no adopted workload is scaled."""
     budgets: Sequence[Mapping[str, Any]] | None = None
@@ -110,6 +116,7 @@ class Observer:
                 offers=offers if named else _with_running(offers_here, offers, own),
                 reading=self.collector.reading(pool.key) if self.collector else None,
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
+                price_fault=self.prices.fault,
             )
             try:
                 pools.append((seen, self._complete(view, own, adopters)))
@@ -128,16 +135,22 @@ class Observer:
             if isinstance(seen.parsed, Invalid):
                 bad.append((seen, Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; "))))
                 continue
-            kind = seen.parsed
-            assert isinstance(kind, AcceleratorType)  # noqa: S101
-            wrong = implausible_prices(kind)
-            faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, str(one)) for one in wrong)
+            assert isinstance(seen.parsed, AcceleratorType)  # noqa: S101
+            kind = priced(seen.parsed, self.prices.book)
+            wrong = implausible_prices(kind, self.known_prices.get(kind.name, ()))
+            where = "" if kind is seen.parsed else " (with the price book's prices)"
+            faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, f"{one}{where}") for one in wrong)
             offer = offer_of(kind, shipped=self.shipped, implausible=bool(wrong))
             mine = [node for node in nodes if matches(kind, node)]
             resource = kind.spec.resource_name or ""
             chips = sum(node.allocatable.get(resource, 0) for node in mine)
             found[kind.name] = TypeSeen(seen, kind, offer, faults, len(mine), chips)
         return found, bad
+
+    def chips_per_node(self) -> dict[str, int | None]:
+        """Chips of a node by accelerator type, for prices per node."""
+        kinds = [seen.parsed for seen in self.store.all(ACCELERATOR_TYPE)]
+        return node_chips(one for one in kinds if isinstance(one, AcceleratorType))
 
     @staticmethod
     def _offers(types: Mapping[str, TypeSeen]) -> tuple[tuple[Offer, ...], tuple[Offer, ...]]:
@@ -267,7 +280,7 @@ class Observer:
         return [one for one in here if one.labels.get(marks.POOL_LABEL) == pool.name]
 
     def targets(self) -> dict[PoolKey, tuple[Target, ...]]:
-        """The engines to read, by pool: every ready pod that has an address."""
+        """The engines to read, by pool: every ready pod that has an address; of a group of pods the leader alone."""
         found: dict[PoolKey, tuple[Target, ...]] = {}
         for seen in self.store.all(INFERENCE_POOL):
             pool = seen.parsed
@@ -281,9 +294,10 @@ class Observer:
                     f"{pod.namespace}/{pod.name}",
                     f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
                     pod.ready,
+                    pod.restarts,
                 )
                 for pod in pods
-                if pod.pod_ip and not pod.deleting and pod.phase == "Running"
+                if pod.pod_ip and not pod.deleting and pod.phase == "Running" and _answers(pod)
             )
         return found
 
@@ -318,6 +332,11 @@ def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[W
     options = (marks.read_option(one.annotations) for one in own)
     running = {option.accelerator for option in options if option is not None}
     return tuple(whole if whole.accelerator.name in running else one for one, whole in zip(here, every, strict=True))
+
+
+def _answers(pod: Pod) -> bool:
+    """Whether requests go to a pod: of the pods of a LeaderWorkerSet's group they go to the first."""
+    return pod.labels.get(marks.WORKER_INDEX_LABEL, "0") == "0"
 
 
 def _host(address: str) -> str:

@@ -37,9 +37,11 @@ from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
+from tidefleet.controller.price_source import PriceSource
 from tidefleet.controller.store import KINDS, Store
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
+from tidefleet.planning.prices import known_prices, node_chips
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -132,7 +134,8 @@ class OperatorProcess:
         shipped = tuple(
             kind for raw in catalogue.accelerator_manifests() if isinstance(kind := parse(raw), AcceleratorType)
         )
-        observer = Observer(store, inventory, catalogue.models(), shipped_prices(shipped))
+        observer = Observer(store, inventory, catalogue.models(), shipped_prices(shipped), known_prices(shipped))
+        prices = PriceSource(Path(self.settings.price_file) if self.settings.price_file else None, node_chips(shipped))
         collector = Collector(
             observer.targets,
             clock=self.clock,
@@ -155,6 +158,7 @@ class OperatorProcess:
                 if time.monotonic() > deadline:  # holding the Lease without leading helps nobody
                     raise CannotStart(f"the fleet cannot be watched: {inventory.errors() or 'no answer'}")
             self._look_around(observer, objects)
+            observer.prices = prices.read(observer.chips_per_node())
             epoch = lease.raise_epoch(known_epochs(observer))
             writer = Writer(api, lease, marks.FIELD_MANAGER)  # type: ignore[arg-type, unused-ignore]
             writer.before_write = self.before_write
@@ -178,7 +182,7 @@ class OperatorProcess:
             log.info("leading", extra={"epoch": epoch, "identity": self.identity})
             collector.start()
             chores = threading.Thread(
-                target=self._chores, args=(store, objects, observer, lease), name="chores", daemon=True
+                target=self._chores, args=(store, objects, observer, lease, prices), name="chores", daemon=True
             )
             chores.start()
             loop.run(self.stop, may_go_on=lambda: not lease.lost.is_set() and watch.failed is None)
@@ -199,8 +203,15 @@ class OperatorProcess:
             inventory.stop()
             events.close()
 
-    def _chores(self, store: Store, objects: Objects, observer: Observer, lease: Leadership) -> None:
-        """What runs beside the loop on real time: fresh lists, autoscalers, disruption budgets, ages of watches."""
+    def _chores(
+        self,
+        store: Store,
+        objects: Objects,
+        observer: Observer,
+        lease: Leadership,
+        prices: PriceSource,
+    ) -> None:
+        """What runs beside the loop on real time: fresh lists, autoscalers, budgets, prices, ages of watches."""
         next_relist = time.monotonic() + RELIST_SECONDS
         next_look = time.monotonic() + LOOK_AROUND_SECONDS
         while not self.stop.wait(1.0) and not lease.lost.is_set():
@@ -210,6 +221,7 @@ class OperatorProcess:
             now = time.monotonic()
             if now >= next_look:
                 self._look_around(observer, objects)
+                observer.prices = prices.read(observer.chips_per_node())
                 next_look = now + LOOK_AROUND_SECONDS
             if now >= next_relist:
                 try:

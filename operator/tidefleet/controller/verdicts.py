@@ -10,6 +10,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Target, Verdict
 from tidefleet.controller.shortage import chips_by_type
 from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.economics.prices import staleness
 from tidefleet.planning.from_api import number
 from tidefleet.planning.options import Price
 from tidefleet.planning.pool import PoolPlan
@@ -67,15 +68,20 @@ def pricing(plan: PoolPlan, memory: PoolMemory, settings: OperatorConfiguration,
             f"{gone[0].accelerator} has lost its {gone[0].capacity_type} price; the last one, "
             f"${price.usd_per_chip_hour:g} per chip-hour, is used",
         )  # fmt: skip
+    if view.price_fault:
+        return Verdict(kind, FALSE, Reason.PRICE_BOOK_FAULTY, view.price_fault)
     today = datetime.fromtimestamp(view.now, tz=UTC).date()
-    old = {
-        name: (today - date.fromisoformat(price.as_of)).days
-        for name, price in used.items()
-        if price.as_of and (today - date.fromisoformat(price.as_of)).days > settings.price_stale_days
-    }
+    old = [
+        (date.fromisoformat(price.as_of), f"the price of {one.option} {why}")
+        for one in plan.chosen
+        if (price := one.candidate.price).as_of
+        and (why := staleness(
+            date.fromisoformat(price.as_of), today, one.option.capacity_type,
+            list_days=settings.price_stale_days, spot_days=settings.spot_price_stale_days,
+        ))
+    ]  # fmt: skip
     if old:
-        name, days = max(old.items(), key=lambda pair: pair[1])
-        return Verdict(kind, FALSE, Reason.STALE, f"the price of {name} is {days} days old")
+        return Verdict(kind, FALSE, Reason.STALE, min(old)[1])
     bases = {one.option.capacity_type == "Owned" for one in plan.chosen}
     if len(bases) > 1:
         return Verdict(kind, FALSE, Reason.MIXED_BASES, "rented and owned prices are compared with each other")

@@ -26,6 +26,7 @@ class Prompt:
     fetch_seconds: float
     uncached: float
     cached: float
+    fetched_share: float
     recomputed_share: float
 
 
@@ -63,7 +64,7 @@ class Curve:
 
 def case_of(role: str, replica: Replica, shape: TokenShape, correction: Correction) -> Case:
     """The case with its prompt; a tier's hits are fetched only where that is faster than prefilling them again."""
-    uncached, cached, fetch, again = shape.uncached, shape.cached, 0.0, 0.0
+    uncached, cached, fetch, fetched, again = shape.uncached, shape.cached, 0.0, 0.0, 0.0
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     factor = correction.prefill_factor
     for hit in shape.tier_hits:
@@ -75,18 +76,19 @@ def case_of(role: str, replica: Replica, shape: TokenShape, correction: Correcti
         without = float(prefill(replica, uncached, cached).seconds[0]) * factor
         if loading < without - with_hit:
             fetch, uncached, cached = fetch + loading, uncached - tokens, cached + tokens
+            fetched += tokens / shape.input_mean
         else:
             again += tokens / shape.input_mean
     timing = prefill(replica, uncached, cached)
-    seconds = guarded(timing, replica, timing.seconds * factor)
-    prompt = Prompt(timing, float(seconds[0]), fetch, uncached, cached, again)
+    seconds = guarded(timing, replica, timing.seconds * factor, ranks=replica.data_parallel)
+    prompt = Prompt(timing, float(seconds[0]), fetch, uncached, cached, fetched, again)
     return Case(role, replica, shape, correction, prompt)
 
 
-def guarded(timing: Timing, replica: Replica, seconds: Floats) -> Floats:
-    """Seconds that no correction may bring below what the peaks allow."""
-    floor = np.maximum(timing.flops / replica.peak_flops, timing.bytes_moved / replica.memory_bytes_per_second)
-    return np.maximum(seconds, floor)
+def guarded(timing: Timing, replica: Replica, seconds: Floats, *, ranks: int = 1) -> Floats:
+    """Seconds that no correction may bring below what the peaks allow; ``ranks`` work on other requests meanwhile."""
+    floor: Floats = np.maximum(timing.flops / replica.peak_flops, timing.bytes_moved / replica.memory_bytes_per_second)
+    return np.asarray(np.maximum(seconds, floor * ranks))
 
 
 def curve_of(case: Case, x: Floats) -> Curve:
