@@ -139,3 +139,19 @@ def test_a_dense_model_pays_nothing_for_experts() -> None:
     one = a_replica(a_model(), efficiency=Efficiency())
     other = a_replica(a_model(), efficiency=Efficiency(expert_compute=0.01, expert_padding=64.0, moe_layer_seconds=1.0))
     assert decode_step(one, 8.0, 100.0).seconds == decode_step(other, 8.0, 100.0).seconds
+
+
+def test_accelerators_known_by_a_single_figure_reach_less_and_still_count_as_uncalibrated() -> None:
+    amd, hopper = (starting_values(one, "Fp8") for one in ("mi300x", "h100-sxm"))
+    assert amd.efficiency.memory < hopper.efficiency.memory
+    assert amd.efficiency.layer_seconds > hopper.efficiency.layer_seconds
+    assert amd.provenance == "Uncalibrated"
+    assert "one published figure" in amd.source
+
+
+def test_experts_spread_over_more_than_a_node_run_on_kernels_of_their_own() -> None:
+    r1, chip = MODELS["deepseek-r1"], ACCELERATORS["h800-sxm"]
+    narrow = Replica(r1, chip, 8, "Fp8", "Bf16", tensor_parallel=1, expert_parallel=8)
+    wide = Replica(r1, chip, 144, "Fp8", "Bf16", tensor_parallel=1, expert_parallel=144)
+    assert wide.reached.expert_compute > 3 * narrow.reached.expert_compute
+    assert wide.reached.compute == narrow.reached.compute
