@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from economics_builders import (
     ACCELERATORS,
@@ -17,7 +18,8 @@ from economics_builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidefleet.economics.memory import GIB, kv_bytes, kv_bytes_per_token, memory_fit, weight_bytes
+from tidefleet.economics.memory import GIB, kv_bytes, kv_bytes_per_token, memory_fit, replica_memory, weight_bytes
+from tidefleet.economics.replica import Replica
 
 WEIGHTS = {"mxfp4": "Fp4", "fp8": "Fp8", "bf16": "Bf16"}
 
@@ -140,3 +142,60 @@ def test_wider_replicas_and_narrower_values_leave_more_room(model, accelerator, 
         assert two.kv_room >= one.kv_room
     narrow = memory_fit(model, accelerator, chips=chips, weights=weights, kv="Fp8")
     assert narrow.max_context_tokens >= one.max_context_tokens
+
+
+def test_ranks_hold_their_own_dense_weights_and_their_share_of_the_experts() -> None:
+    chip = an_accelerator(memory_bytes=100e9)
+    facts = {"chips": 8, "weights": "Bf16", "kv": "Bf16"}
+    # 4 GB of dense weights and 16 GB of experts: all over 8 chips; dense on each of 8 ranks; dense over ranks of two.
+    assert memory_fit(a_moe(), chip, **facts).weights == pytest.approx(20e9 / 8)
+    wide = memory_fit(a_moe(), chip, **facts, tensor_parallel=1, expert_parallel=8)
+    assert wide.weights == pytest.approx(4e9 + 16e9 / 8)
+    pairs = memory_fit(a_moe(), chip, **facts, tensor_parallel=2, expert_parallel=8)
+    assert pairs.weights == pytest.approx(4e9 / 2 + 16e9 / 8)
+    copies = memory_fit(a_moe(), chip, **facts, tensor_parallel=2)
+    assert copies.weights == pytest.approx(20e9 / 2)  # experts sharded like the rest: one copy a rank
+
+
+def test_a_sequence_fits_one_rank_and_not_the_whole_replica() -> None:
+    chip = an_accelerator(memory_bytes=100e9)
+    model = a_model(context_tokens=0)
+    one = memory_fit(model, chip, chips=1, weights="Bf16", kv="Bf16")
+    ranks = memory_fit(model, chip, chips=4, weights="Bf16", kv="Bf16", tensor_parallel=1)
+    assert ranks.max_context_tokens == pytest.approx(one.max_context_tokens, rel=0.02)
+    shared = memory_fit(model, chip, chips=4, weights="Bf16", kv="Bf16")
+    assert shared.max_context_tokens > 2 * ranks.max_context_tokens
+
+
+def test_a_latent_cache_of_ranks_of_one_holds_eight_times_the_sequences() -> None:
+    r1, chip = MODELS["deepseek-r1"], ACCELERATORS["h200-sxm"]
+    room = {}
+    for width, experts in ((8, 1), (1, 8)):
+        fit = memory_fit(r1, chip, chips=8, weights="Fp8", kv="Fp8", tensor_parallel=width, expert_parallel=experts)
+        room[width] = fit.kv_room * 8 / kv_bytes(r1, "Fp8", width, 4000.0)
+    assert 4 < room[1] / room[8] < 8  # eightfold, less what the copies of dense weights take
+
+
+def test_a_replica_s_memory_is_that_of_its_parts() -> None:
+    replica = Replica(
+        MODELS["deepseek-r1"], ACCELERATORS["b200-sxm"], 8, "Fp4", "Fp8", tensor_parallel=1, expert_parallel=8
+    )
+    apart = memory_fit(
+        replica.model,
+        replica.accelerator,
+        chips=8,
+        weights="Fp4",
+        kv="Fp8",
+        tensor_parallel=1,
+        expert_parallel=8,
+        context=9000.0,
+        utilisation=0.8,
+    )
+    assert replica_memory(replica, context=9000.0, utilisation=0.8) == apart
+
+
+def test_kv_of_many_contexts_at_once_is_that_of_each() -> None:
+    contexts = np.array([10.0, 128.0, 5000.0])
+    for name in ("gpt-oss-120b", "llama-3.1-8b", "deepseek-r1"):
+        together = kv_bytes(MODELS[name], "Fp8", 2, contexts)
+        assert together.tolist() == [kv_bytes(MODELS[name], "Fp8", 2, one) for one in contexts.tolist()]

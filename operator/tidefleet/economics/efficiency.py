@@ -72,37 +72,51 @@ class StartingValues:
 
 _SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 2,120 aggregated runs"
 
-# Fitted by benchmarks/economics.py --fit to the measured times between tokens of those runs (H100, H200, B200, B300,
+# Fitted by benchmarks/economics_fit.py to the measured times between tokens of those runs (H100, H200, B200, B300,
 # GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models. Few parameters, so
 # each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer, and the share of
 # the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a large GEMM's.
 _FITTED = Efficiency(
-    memory=0.84,
-    network=0.76,
-    layer_seconds=42e-6,
-    hop_seconds=3.4e-6,
+    memory=0.83,
+    network=0.80,
+    layer_seconds=39e-6,
+    hop_seconds=4e-6,
     imbalance=1.1,
-    expert_memory=0.92,
+    expert_memory=0.95,
     attention_compute=0.70,
-    attention_memory=0.82,
-    expert_padding=17.0,
+    attention_memory=0.81,
+    expert_padding=23.0,
     moe_layer_seconds=14e-6,
-    step_seconds=4e-4,
+    step_seconds=4.6e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=56e-6,
+    bulk_seconds=59e-6,
     piggyback=1.0,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.75, "Fp8": 0.50, "Fp4": 0.29}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.22, "Fp8": 0.09, "Fp4": 0.17}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.75, "Fp8": 0.49, "Fp4": 0.37}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.25, "Fp8": 0.095, "Fp4": 0.16}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.45, "Fp8": 0.45, "Fp4": 0.16}
 """By precision of the arithmetic. Expert imbalance in expert-parallel groups is assumed, not fitted: about what
-DeepSeek's load balancer (EPLB) leaves between the busiest chip and the mean."""
+DeepSeek's load balancer (EPLB) leaves between the busiest chip and the mean.
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 4e-4, "sglang": 2e-3, "trtllm": 7e-5}
-_BLACKWELL_MEMORY = 0.93
+The wide values hold for experts spread over more chips than a node has: such groups run on kernels made for whole
+experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
+pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
+
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 4.6e-4, "sglang": 1.8e-3, "trtllm": 7e-5}
+_BLACKWELL_MEMORY = 0.90
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
 _HOPPER = ("h100", "h200", "h800", "h20", "gh200")
 _BLACKWELL = ("b200", "b300", "gb200", "gb300")
+
+_CDNA: Mapping[str, tuple[float, float]] = {
+    "mi300x": (0.60, 1.8),
+    "mi325x": (0.60, 1.8),
+    "mi355x": (0.50, 1.7),
+}
+"""Shares of the peaks and fixed costs of AMD's accelerators relative to Hopper's: set so that gpt-oss-120b at 90
+tokens/s a user comes to InferenceMAX's published 1,342 (MI300X) and 6,757 (MI355X) tokens/s a GPU. One figure each, so
+they count as uncalibrated; without them these accelerators would look three to six times as fast as they were."""
 
 _SIGMA: Mapping[tuple[str, bool], float] = {
     ("Fitted", False): 0.22,
@@ -121,9 +135,23 @@ def generation_of(accelerator: str) -> str:
     return "Hopper" if family in _HOPPER else "Blackwell" if family in _BLACKWELL else ""
 
 
+def _slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
+    """The same with every share of a peak and every fixed time multiplied."""
+    shares = ("compute", "memory", "expert_compute", "expert_memory", "attention_compute", "attention_memory")
+    costs = ("layer_seconds", "moe_layer_seconds", "step_seconds", "sequence_seconds", "hop_seconds", "bulk_seconds")
+    changes = {name: share * getattr(efficiency, name) for name in shares}
+    return replace(efficiency, **changes, **{name: cost * getattr(efficiency, name) for name in costs})
+
+
 @cache
 def starting_values(
-    accelerator: str, precision: str, *, engine: str = "", dense_precision: str = "", experts: bool = False
+    accelerator: str,
+    precision: str,
+    *,
+    engine: str = "",
+    dense_precision: str = "",
+    experts: bool = False,
+    wide: bool = False,
 ) -> StartingValues:
     """The efficiency to start from.
 
@@ -133,18 +161,25 @@ def starting_values(
         dense_precision: of the layers outside the experts; empty = the same.
         engine: ``vllm``, ``sglang`` or ``trtllm``; anything else is taken as vLLM.
         experts: whether the model has routed experts; sets the error only.
+        wide: whether experts are spread over more chips than a node has.
     """
     generation = generation_of(accelerator)
     bandwidth = _BLACKWELL_MEMORY if generation == "Blackwell" else 1.0
+    expert_compute = _WIDE_EXPERT_COMPUTE if wide else _EXPERT_COMPUTE
     efficiency = replace(
         _FITTED,
         compute=_DENSE_COMPUTE.get(dense_precision or precision, _DENSE_COMPUTE["Fp8"]),
-        expert_compute=_EXPERT_COMPUTE.get(precision, _EXPERT_COMPUTE["Fp8"]),
+        expert_compute=expert_compute.get(precision, expert_compute["Fp8"]),
         memory=_FITTED.memory * bandwidth,
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
         step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
     )
+    family = accelerator.split("-", 1)[0].lower()
+    if family in _CDNA:
+        efficiency = _slower(efficiency, *_CDNA[family])
     provenance = "Fitted" if generation else "Uncalibrated"
     source = f"{_SAMPLE}, {generation}" if generation else f"assumed to be like Hopper ({_SAMPLE})"
+    if family in _CDNA:
+        source = "assumed: Hopper's shares and costs scaled to one published figure (InferenceMAX, gpt-oss-120b)"
     return StartingValues(efficiency, provenance, _SIGMA[provenance, experts], source)

@@ -80,6 +80,7 @@ class Replica:
             engine=self.engine,
             dense_precision=self.dense_precision,
             experts=self.model.is_moe,
+            wide=self.expert_parallel > max(8, self.accelerator.chips_per_node),
         )
 
     @property

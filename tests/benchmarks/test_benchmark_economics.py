@@ -1,0 +1,126 @@
+"""The cost model's benchmark: its filters, its scores, and the closed loop behind the time to first token."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def module(name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+silicon, economics, fitting = module("silicon"), module("economics"), module("economics_fit")
+
+
+@pytest.fixture(scope="module")
+def runs() -> list:
+    try:
+        silicon.sample_path()
+    except (PackageNotFoundError, FileNotFoundError) as error:
+        pytest.skip(f"the measured runs are not installed: {error}")
+    return silicon.read_runs()
+
+
+def test_the_filters_give_the_rows_they_are_said_to(runs) -> None:
+    assert sum(run.states_precision for run in runs) == 1754
+    assert sum(run.states_parallelism for run in runs) == 2095
+    assert {run.replica.model.name for run in runs} == set(silicon.MODELS.values())
+    assert all(run.tpot_seconds > 0 and run.ttft_seconds > 0 and run.concurrency >= 1 for run in runs)
+
+
+def test_predictions_are_finite_and_agree_with_a_single_run_s(runs) -> None:
+    some = runs[::97]
+    together = silicon.predict(some)
+    assert np.isfinite(together.tpot).all()
+    assert (together.ttft > together.prefill).all()
+    alone = silicon.predict(some[3:4])
+    assert alone.tpot[0] == pytest.approx(together.tpot[3])
+    assert alone.ttft[0] == pytest.approx(together.ttft[3])
+
+
+def test_the_fit_s_guesses_make_an_efficiency_for_every_run_and_a_fit_betters_them(runs) -> None:
+    some = [run for run in runs if run.states_precision][::60]
+    measured = np.array([run.tpot_seconds for run in some])
+    guess = {name: middle for name, (middle, _, _) in fitting.GUESSES.items()}
+
+    def error(numbers) -> float:
+        modelled = silicon.predict(some, lambda one: fitting.efficiency_with(numbers, one)).tpot
+        return float(economics.relative_error(modelled, measured).mean())
+
+    fitted = fitting.fit(some, silicon.predict)
+    assert error(fitted) < error(guess)
+    assert all(
+        least <= fitted[name] * 1.0001 and fitted[name] <= most * 1.0001
+        for name, (_, least, most) in fitting.GUESSES.items()
+    )
+
+
+def test_one_request_in_the_loop_waits_for_its_own_prefill_alone() -> None:
+    one = np.array([1.0])
+    assert silicon.first_token(one, one, np.array([0.2]), np.array([5.0]))[0] == pytest.approx(0.2)
+
+
+def test_two_requests_in_the_loop_meet_as_the_machine_repair_model_says(monkeypatch) -> None:
+    monkeypatch.setattr(silicon, "CLIENT_BURST", 0.0)
+    two, own, decode = np.array([2.0]), np.array([1.0]), np.array([3.0])
+    # One request: R = 1, X = 1/4, Q = 1/4. Two: R = 1 * (1 + 1/4).
+    assert silicon.first_token(two, two, own, decode)[0] == pytest.approx(1.25)
+    # Three of which two fit: X = 2 / (1.25 + 3), and the third waits 1/X for a place.
+    assert silicon.first_token(np.array([3.0]), two, own, decode)[0] == pytest.approx(1.25 + 4.25 / 2)
+
+
+def test_a_loop_that_starts_at_once_waits_for_half_of_the_others(monkeypatch) -> None:
+    monkeypatch.setattr(silicon, "CLIENT_BURST", 1.0)
+    many = np.array([9.0])
+    assert silicon.first_token(many, many, np.array([0.1]), np.array([1.0]))[0] == pytest.approx(0.5)
+
+
+def test_waiting_grows_with_the_requests_in_the_loop() -> None:
+    requests = np.array([1.0, 2.0, 8.0, 64.0, 300.0])
+    waits = silicon.first_token(requests, np.minimum(requests, 100.0), np.full(5, 0.05), np.full(5, 4.0))
+    assert (np.diff(waits) > 0).all()
+
+
+def test_pairs_of_accelerators_count_only_where_both_ran_the_same_case() -> None:
+    cases = [("a",), ("a",), ("a",), ("b",), ("b",), ("c",)]
+    chips = ["h100", "h200", "h200", "h100", "b200", "h100"]
+    measured = np.array([2.0, 1.0, 1.2, 5.0, 4.0, 9.0])
+    assert economics.ordered_pairs(cases, chips, measured, measured) == (2, 2)
+    assert economics.ordered_pairs(cases, chips, 1.0 / measured, measured) == (2, 0)
+    assert economics.ordered_pairs(cases, chips, np.ones(6), measured) == (2, 0)  # a tie is no order
+
+
+def test_a_scalar_takes_the_bias_of_a_group_away_and_judges_only_runs_it_has_not_seen() -> None:
+    groups = [("slow",)] * 40 + [("fast",)] * 40
+    measured = np.linspace(1.0, 2.0, 80)
+    modelled = measured * np.repeat([0.8, 1.25], 40)
+    errors = economics.calibrated_error(groups, modelled, measured, seed=1)
+    assert len(errors) == 56
+    assert errors.max() < 0.02 < economics.relative_error(modelled, measured).min()
+    assert economics.calibrated_error([("lone",)], np.ones(1), np.ones(1), seed=0).size == 0
+
+
+def test_the_same_seed_draws_the_same_runs() -> None:
+    rng = np.random.default_rng(3)
+    measured, modelled = rng.uniform(1, 2, 50), rng.uniform(1, 2, 50)
+    groups = [("g",)] * 50
+    one, same, other = (economics.calibrated_error(groups, modelled, measured, seed) for seed in (5, 5, 6))
+    assert (one == same).all()
+    assert not np.array_equal(one, other)
