@@ -35,7 +35,7 @@ def ready(place: Place, pool: str = "chat") -> int:
     return sum(place.ready_replicas(pool).values())
 
 
-def scaled_up(place: Place, op, engines, *pools: str, rate: float = 9.0) -> None:
+def scaled_up(place: Place, op, engines, *pools: str, rate: float = 16.0) -> None:
     """Bring pools of measured demand to the replicas that `rate` needs, and their history past the window."""
     for one in pools:
         engines.load(rate, one)
@@ -63,7 +63,7 @@ def test_more_load_brings_replicas_within_two_loops(place, operator_in_process, 
     assert place.has("DemandKnown", "True", "Known"), place.condition("DemandKnown")
     assert total(place) == 1
 
-    engines.load(12.0)
+    engines.load(21.0)
     op.observe()
     op.observe()
     assert total(place) >= 2
@@ -116,7 +116,7 @@ def test_a_metrics_page_that_cannot_be_trusted_never_lowers_capacity(place, oper
 
     for one in pools:
         engines.fault("", one)
-        engines.load(9.0, one)
+        engines.load(16.0, one)
     op.until(lambda: engines.count() >= len(pools))
     for _ in range(4):
         op.observe()

@@ -78,7 +78,7 @@ def test_demand_comes_from_prometheus_and_is_held_when_it_stops(
             prometheus={"url": prometheus.url, "windowSeconds": 30},
         )  # fmt: skip
         eventually(lambda: engines.count() == 1)
-        engines.load(9.0)
+        engines.load(16.0)
 
         def measured() -> bool:
             prometheus.scrape_pods()
