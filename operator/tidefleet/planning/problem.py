@@ -150,8 +150,9 @@ class NothingFits:
 
 
 def describe(chosen: Iterable[tuple[Option, int]]) -> str:
-    """Options and replicas as a phrase, e.g. ``6 h200-sxm (fp8, tp2), 2 l40s (fp8, tp1)``."""
-    return ", ".join(f"{count} {option}" for option, count in chosen if count) or "no replicas"
+    """Options and replicas as a phrase, most replicas first: ``6 h200-sxm (fp8, tp2), 2 l40s (fp8, tp1)``."""
+    held = sorted(((count, str(option)) for option, count in chosen if count), key=lambda one: (-one[0], one[1]))
+    return ", ".join(f"{count} {option}" for count, option in held) or "no replicas"
 
 
 def tokens_per_request(problem: PoolProblem) -> float:
