@@ -14,17 +14,18 @@ import sys
 # A file beside this one is called operator.py, like a module of the standard library: the folder goes to the path's end.
 sys.path.append(sys.path.pop(0))
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import resource  # noqa: E402
-import time  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import json
+import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
-from planner_instances import Sizes, generate, read_instance  # noqa: E402
-from planner_melange import fleet_by_slices  # noqa: E402
-from tidefleet.planning.fleet import FleetPlan, FleetProblem, Infeasible, Limits, SolverFailed, solve  # noqa: E402
+from planner_instances import Sizes, generate, read_instance
+from planner_melange import fleet_by_slices
+
+from tidefleet.planning.fleet import FleetPlan, FleetProblem, Infeasible, Limits, SolverFailed, solve
 
 
 def measure(problem: FleetProblem, *, threads: int, seconds: float, gap: float) -> dict[str, Any]:

@@ -36,10 +36,6 @@ _LOW_RATES = (
     "at 1 request/s one A100 of our profile carries the load alone, so an H100 alone costs twice as much; the authors' "
     "profiles (an engine of early 2024, lengths not published) need more GPUs there. Needed: their throughput tables"
 )
-_AMD = (
-    "no measurement of AMD hardware stands behind the starting values, which are Hopper's; the engine on it was weeks "
-    "old when measured. Needed: measured rows of AMD hardware"
-)
 _IX_PRICE = (
     "lengths, parallelism and speculation of the published points are not stated; 8k/1k without speculation is "
     "assumed on shared prefill and decode. Apart, the same model gives 0.45 USD at 50 tokens/s and 2.60 at 125, so the "
@@ -50,10 +46,6 @@ MISSED: dict[str, dict[str, Miss]] = {
         "greatest saving at 120 ms, %": Miss(1.551, _LOW_RATES),
         "greatest saving at 40 ms, %": Miss(2.326, _LOW_RATES),
     },
-    "IX-01": {
-        "tokens/s per MW, mi300x": Miss(3.061, _AMD),
-        "tokens/s per MW, mi355x": Miss(1.572, _AMD),
-    },
     "IX-03": {
         "USD per 1M output at 50 tokens/s": Miss(1.622, _IX_PRICE),
         "price ratio": Miss(0.4845, _IX_PRICE),
@@ -63,13 +55,6 @@ MISSED: dict[str, dict[str, Miss]] = {
             1.924,
             "ours is the steady rate; the run is finite and its answers have a long tail (up to 20,000 tokens), so its "
             "mean batch is smaller, and the source is secondary. Needed: the batch over the run",
-        )
-    },
-    "MLP-03": {
-        "tokens/s per rack": Miss(
-            0.6439,
-            "the figure needs a third of the FP4 peak in dense layers for its prompts and answers; engines reach 29 % "
-            "in the measured serving rows that the starting values are fitted to. Needed: offline runs of that engine",
         )
     },
 }

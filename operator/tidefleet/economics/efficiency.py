@@ -102,6 +102,10 @@ The wide values hold for experts spread over more chips than a node has: such gr
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
 
+_PIGGYBACK: Mapping[str, float] = {"trtllm": 0.0}
+"""TensorRT-LLM takes prompts whole unless told otherwise, so they share less of the decode steps: its published
+throughput at full load is met without any sharing, while the runs at fixed concurrency hardly tell (0.5 points)."""
+
 _STEP_SECONDS: Mapping[str, float] = {"vllm": 4.6e-4, "sglang": 1.8e-3, "trtllm": 7e-5}
 _BLACKWELL_MEMORY = 0.90
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
@@ -174,6 +178,7 @@ def starting_values(
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
         step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
+        piggyback=_PIGGYBACK.get(engine.lower(), _FITTED.piggyback),
     )
     family = accelerator.split("-", 1)[0].lower()
     if family in _CDNA:
