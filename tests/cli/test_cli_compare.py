@@ -398,7 +398,7 @@ def test_the_table_fits_the_terminal(columns: int) -> None:
     lines = result.stdout.splitlines()
     assert all(len(line) <= columns for line in lines)
     assert any("█" in line for line in lines)
-    for words in ("$/CHIP-H", "PFLOPS/$", "TOK/S/W", "CONTEXT", "cannot serve", "without a price"):
+    for words in ("$/CHIP-H", "PFLOPS/$", "TOK/S/W", "CONTEXT", "cannot serve", "without a price", "speed from "):
         assert words in result.stdout
 
 

@@ -39,6 +39,9 @@ def print_comparison(answer: Mapping[str, Any], *, capture: bool = False) -> str
             markup=False,
         )
         console.print(f"{answer['misled_most']}.", highlight=False, markup=False)
+        sources = sorted({row["provenance"] for row in entries if row["kind"] != "Api"})
+        if sources:
+            console.print(f"speed from {', '.join(sources)}", highlight=False, markup=False)
     if answer["unpriced"]:
         console.print(_unpriced(answer["unpriced"]))
     if answer["cannot_serve"]:

@@ -62,7 +62,10 @@ def print_sweep(
     rows: list[dict[str, Any]] = []
     for tpot in np.geomspace(low, high, _POINTS):
         asked = [*others, Objective("TPOT", float(tpot))]
-        tried = (estimate(each, work.shape, asked, role=role, correction=corrected) for each, corrected in corrections)
+        tried = (
+            estimate(each, work.shape, asked, role=role, correction=corrected, memory_utilisation=memory_utilisation)
+            for each, corrected in corrections
+        )
         found = [one for one in tried if isinstance(one, Estimate)]
         priced = [(token_cost(one, chip, utilisation=utilisation), one) for one in found]
         row: dict[str, Any] = {"tpot_seconds": float(tpot), "tokens_per_second_per_user": 1.0 / float(tpot)}
