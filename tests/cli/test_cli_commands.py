@@ -10,7 +10,6 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tidefleet import catalogue
 from tidefleet.api.inference_pool_status import PlanStatus
 from tidefleet.api.reasons import REASONS
 from tidefleet.cli.main import app
@@ -48,7 +47,17 @@ def manifests(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [["plan"], ["cost"], ["explain"], ["validate"], ["operator", "run"], ["crds", "generate"], ["emulator", "run"], []],
+    [
+        ["plan"],
+        ["cost"],
+        ["compare"],
+        ["explain"],
+        ["validate"],
+        ["operator", "run"],
+        ["crds", "generate"],
+        ["emulator", "run"],
+        [],
+    ],
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     result = run(*command, "--help")
@@ -148,73 +157,6 @@ def test_an_unknown_model_is_told_with_names_like_it(manifests: str) -> None:
     said = result.stdout + result.stderr
     assert 'spec.model.name is "llama-3.1-9b"' in said
     assert "llama-3" in said.split("expected", 1)[1]
-
-
-# --- cost ------------------------------------------------------------------------------------------------------------
-
-COST = ("cost", "--model", "llama-3.1-8b", "--accelerator", "h100-sxm")
-
-
-def test_the_cost_of_a_configuration_has_all_its_figures() -> None:
-    answer = json.loads(run(*COST, "--cached", "0.4", "--tpot", "0.05", "-o", "json").stdout)
-    assert set(answer) == {
-        "model", "accelerator", "chips", "weights", "kv", "usd_per_chip_hour", "fits", "kv_room_bytes",
-        "max_context_tokens", "usd_per_million_input_tokens", "usd_per_million_cached_input_tokens",
-        "usd_per_million_output_tokens", "usd_per_million_tokens", "output_tokens_per_second_per_chip", "batch",
-        "ttft_seconds", "tpot_seconds", "watts_per_chip", "joules_per_output_token", "mfu", "mbu", "bound_by",
-        "limited_by", "provenance", "sigma",
-    }  # fmt: skip
-    assert answer["tpot_seconds"] <= 0.05
-    assert 0 < answer["mfu"] <= 1
-    assert 0 < answer["mbu"] <= 1
-    # 600 uncached, 400 cached and 250 output tokens a request: the parts are the whole.
-    parts = (
-        600 * answer["usd_per_million_input_tokens"]
-        + 400 * answer["usd_per_million_cached_input_tokens"]
-        + 250 * answer["usd_per_million_output_tokens"]
-    )
-    assert parts == pytest.approx(1250 * answer["usd_per_million_tokens"])
-
-
-def test_a_price_and_a_load_of_ones_own_are_used() -> None:
-    base, dear, idle = (
-        json.loads(run(*COST, "--price-per-hour", price, "--utilisation", load, "-o", "json").stdout)
-        for price, load in (("2", "1"), ("4", "1"), ("2", "0.5"))
-    )
-    assert dear["usd_per_million_tokens"] == pytest.approx(2 * base["usd_per_million_tokens"])
-    assert idle["usd_per_million_tokens"] == pytest.approx(2 * base["usd_per_million_tokens"])
-
-
-def test_what_cannot_be_served_says_why_and_fails() -> None:
-    result = run("cost", "--model", "llama-3.1-405b", "--accelerator", "l4", "--price-per-hour", "1", "-o", "json")
-    assert result.exit_code == 1
-    answer = json.loads(result.stdout)
-    assert answer["cannot_serve"] == "Memory"
-    assert "usable per chip" in answer["because"]
-    assert not answer["fits"]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--model", "llama-9"), "--model is 'llama-9'; expected one of"),
-        (("--accelerator", "h1000"), "--accelerator is 'h1000'; expected one of"),
-        (("--weights", "fp7"), "--weights is 'fp7'; expected bf16, fp8 or fp4"),
-        (("--kv", "int2"), "--kv is 'int2'; expected"),
-        (("--utilisation", "0"), "--utilisation is 0; expected a share above 0"),
-        (("--tp", "0"), "'--tp'"),
-        (("--cached", "1.5"), "'--cached'"),
-    ],
-)
-def test_a_wrong_option_of_cost_is_told_with_what_is_expected(options: tuple[str, str], words: str) -> None:
-    result = run(*COST, *options)
-    assert result.exit_code == 2
-    assert words in result.stderr
-
-
-def test_an_unknown_model_of_cost_names_those_there_are() -> None:
-    said = run(*COST, "--model", "llama-9").stderr
-    assert all(name in said for name in catalogue.models())
 
 
 # --- the operator's configuration ------------------------------------------------------------------------------------

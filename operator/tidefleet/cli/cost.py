@@ -3,73 +3,134 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
-from tidefleet.catalogue.external_prices import PricesNotInstalled, external_offers
+from tidefleet.api import AcceleratorType
+from tidefleet.api.vocabulary import CapacityType
 from tidefleet.cli import workload
-from tidefleet.cli.output import Form, fail, print_json, print_table
+from tidefleet.cli.cost_table import print_cost
+from tidefleet.cli.hosting import host_or_buy_of
+from tidefleet.cli.output import Form, fail, print_json
 from tidefleet.cli.sweep import print_levers, print_sweep
-from tidefleet.economics.breakdown import Breakdown, as_json, break_even_usd_per_chip_hour, breakdown
-from tidefleet.economics.breakeven import Hosting, break_even_utilisation, host_or_buy
+from tidefleet.economics.breakdown import FIGURES, Breakdown, as_json, breakdown
+from tidefleet.economics.contest import widths
 from tidefleet.economics.evidence import Correction
-from tidefleet.economics.external import TokenVector, blended_usd_per_million, cheapest
 from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, replica_memory
-from tidefleet.economics.money import ChipCost
-from tidefleet.economics.owned import HOURS_PER_MONTH
+from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import ROLES, CannotServe, Estimate, estimate
-from tidefleet.planning.evidence import Evidence
+from tidefleet.planning.evidence import Evidence, Profile
 from tidefleet.planning.from_api import accelerator_of, chosen_price, offer_of
-from tidefleet.planning.options import PLANNING_UTILISATION
+
+_BUSY = 1.0 - 1e-9
+"""Load of a prefill rank that is never without a prompt."""
+
+_CHIPS = workload.within(1, 65_536, "8")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One configuration to price. ``usd_per_chip_hour`` is ``None`` where no price is known."""
+    """One configuration to price, and where the width is open the configurations to choose the cheapest of.
 
-    replica: Replica
-    open_width: bool
+    Attributes:
+        replicas: what may serve, narrowest first.
+        batch: the batch to price; ``None``: the largest that meets the objectives.
+        chip: what a chip-hour costs; 1 USD for comparison where no price is known.
+        usd_per_chip_hour: ``None`` where no price is known.
+    """
+
+    replicas: tuple[Replica, ...]
     role: str
     work: workload.Workload
-    correction: Correction | None
     batch: float | None
     memory_utilisation: float
+    chip: ChipCost
     usd_per_chip_hour: float | None
+    utilisation: float
+    evidence: Evidence
+    profiles: tuple[Profile, ...]
+
+    def correction(self, replica: Replica) -> Correction:
+        """What is measured about a replica."""
+        return self.evidence.correction(replica, self.profiles)
 
 
 def cost(
-    model: Annotated[str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b.")],
     accelerator: Annotated[str, typer.Option(help="Accelerator type, e.g. h100-sxm.")],
-    chips: Annotated[int, typer.Option(help="Chips of one replica; by default as --tp and --ep ask.", min=0)] = 0,
-    tp: Annotated[int, typer.Option(help="Tensor-parallel width; the smallest that serves by default.", min=0)] = 0,
-    ep: Annotated[int, typer.Option(help="Chips that the routed experts are spread over.", min=0)] = 0,
+    model: Annotated[str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b.")] = "",
+    architecture: workload.Config = None,
+    chips: Annotated[
+        int | None,
+        typer.Option(help="Chips of one replica; by default what --tp and --ep ask.", callback=_CHIPS),
+    ] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option(
+            help="Tensor-parallel width: chips that share a sequence. Without a layout, the cheapest that serves.",
+            callback=_CHIPS,
+        ),
+    ] = None,
+    ep: Annotated[
+        int | None,
+        typer.Option(help="Chips that the routed experts are spread over.", callback=_CHIPS),
+    ] = None,
     role: Annotated[str, typer.Option(help="aggregated, prefill or decode.")] = "aggregated",
     weights: Annotated[str, typer.Option(help="bf16, fp8 or fp4; the model's own by default.")] = "",
     kv: Annotated[str, typer.Option(help="bf16 or fp8.")] = "bf16",
     compute: Annotated[str, typer.Option(help="Precision of arithmetic; what storage and chip give by default.")] = "",
+    engine: Annotated[str, typer.Option(help=f"Serving engine: {', '.join(workload.ENGINES)}.")] = "vllm",
     preset: workload.PresetName = "",
     input_tokens: workload.Lengths = None,
     output_tokens: workload.Generated = None,
     cached: workload.Cached = None,
-    batch: Annotated[float, typer.Option(help="Price this batch, not the largest that serves.", min=0)] = 0,
+    batch: Annotated[
+        float | None,
+        typer.Option(
+            help="Price this batch, not the largest that meets the objectives.",
+            callback=workload.within(1e-3, 1e6, "64"),
+        ),
+    ] = None,
     ttft_p95: workload.First = "",
     tpot: workload.Between = "",
-    accept_length: Annotated[float, typer.Option(help="Tokens that a speculative step yields; 1: none.", min=1)] = 1.0,
-    draft_tokens: Annotated[int, typer.Option(help="Drafted tokens a step; by default one above --accept-length.")] = 0,
-    price_per_hour: Annotated[float, typer.Option(help="USD per chip-hour; the catalogue's by default.", min=0)] = 0.0,
+    accept_length: Annotated[
+        float,
+        typer.Option(
+            help="Tokens that a speculative step yields; 1: no speculation.",
+            callback=workload.within(1, 64, "2.4"),
+        ),
+    ] = 1.0,
+    draft_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Drafted tokens a step; by default --accept-length, rounded up.", callback=workload.within(0, 64, "3")
+        ),
+    ] = 0,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            help="USD per chip-hour; the catalogue's by default.",
+            callback=workload.within(1e-6, 1e6, "2.50", "leave it out for the catalogue's price"),
+        ),
+    ] = None,
     capacity_type: Annotated[str, typer.Option(help="OnDemand, Spot, Reserved or Owned.")] = "OnDemand",
     prices: workload.Prices = None,
-    pue: Annotated[float, typer.Option(help="Facility power over IT power.", min=1)] = 1.0,
-    usd_per_kwh: Annotated[float, typer.Option(help="Electricity paid beside the rent; 0: in the rent.", min=0)] = 0.0,
+    pue: workload.Pue = 1.0,
+    usd_per_kwh: workload.Tariff = 0.0,
     utilisation: workload.Busy = 1.0,
     memory_utilisation: Annotated[
-        float, typer.Option(help="Share of device memory the engine takes.", min=0.05, max=1)
+        float,
+        typer.Option(help="Share of device memory the engine takes.", callback=workload.within(0.05, 1, "0.9")),
     ] = GPU_MEMORY_UTILISATION,
-    tokens_per_month: Annotated[float, typer.Option(help="Volume for host or buy; a replica's by default.", min=0)] = 0,
+    tokens_per_month: Annotated[
+        float | None,
+        typer.Option(
+            help="Volume for host or buy; what one replica carries by default.",
+            callback=workload.within(1, 1e18, "5e9"),
+        ),
+    ] = None,
     sweep: Annotated[str, typer.Option(help="Price floor per speed, e.g. tpot=5ms..100ms.")] = "",
     levers: Annotated[bool, typer.Option("--levers", help="The stacked effect of software levers.")] = False,
     form: Annotated[Form, typer.Option("-o", "--format", help="table or json.")] = Form.TABLE,
@@ -78,27 +139,29 @@ def cost(
 
     Prices per direction are allocations of one bill. Every answer names where its speed comes from and how sure it is.
     """
-    if not utilisation:
-        fail("--utilisation is 0; expected a share above 0 and at most 1, e.g. 0.85", 2)
-    if role.capitalize() not in ROLES:
+    kind_of_role = role.capitalize()
+    if kind_of_role not in ROLES:
         fail(f"--role is {role!r}; expected aggregated, prefill or decode", 2)
-    architecture = workload.model_named(model)
+    known = workload.model_of(model, architecture)
     kind = workload.kind_named(accelerator, workload.kinds_with(prices))
+    basis = workload.basis(capacity_type)
     total, width, experts = workload.layout(chips, tp, ep)
+    workload.check_experts(known, ep)
     replica = Replica(
-        architecture,
+        known,
         accelerator_of(kind),
         total or 1,
-        workload.precision("--weights", weights, architecture.native_weights),
+        workload.precision("--weights", weights, known.native_weights),
         workload.precision("--kv", kv, "Bf16"),
         tensor_parallel=width or 1,
         expert_parallel=experts,
         compute=workload.precision("--compute", compute, ""),
         speculation=workload.speculation(accept_length, draft_tokens),
+        engine=workload.engine_named(engine),
     )
     if replica.compute and replica.compute not in replica.accelerator.flops:
-        known = ", ".join(one.lower() for one in replica.accelerator.flops)
-        fail(f"--compute is {compute}; {accelerator} is known to compute in {known}", 2)
+        computes = ", ".join(one.lower() for one in replica.accelerator.flops)
+        fail(f"--compute is {compute}; {accelerator} is known to compute in {computes}", 2)
     work = workload.read_workload(
         preset=preset,
         input_tokens=input_tokens,
@@ -107,84 +170,147 @@ def cost(
         ttft_p95=ttft_p95,
         tpot=tpot,
     )
-    entry = chosen_price(kind, capacity_type)
-    price = price_per_hour or (float(entry.usd_per_chip_hour) if entry else None)
-    evidence = Evidence(today=datetime.datetime.now(tz=datetime.UTC).date())
+    notes = []
+    price, source = _price(kind, basis, price_per_hour)
+    if price is None:
+        notes.append(f"{accelerator} has no {basis} price; give one, e.g. --price-per-hour 2.50")
+    if price_per_hour is not None and (odd := workload.plausibility(kind, basis, price_per_hour)):
+        notes.append(odd)
+    if batch is not None and work.objectives:
+        notes.append("a batch was given, so objectives are not enforced")
     asked = Question(
-        replica=replica,
-        open_width=not total,
-        role=role.capitalize(),
+        replicas=(replica,) if total else tuple(workload.with_width(replica, n) for n in widths(replica.accelerator)),
+        role=kind_of_role,
         work=work,
-        correction=None,
-        batch=batch or None,
+        batch=batch,
         memory_utilisation=memory_utilisation,
+        chip=ChipCost(1.0 if price is None else price, usd_per_kilowatt_hour=usd_per_kwh, pue=pue),
         usd_per_chip_hour=price,
+        utilisation=utilisation,
+        evidence=Evidence(today=datetime.datetime.now(tz=datetime.UTC).date()),
+        profiles=tuple(offer_of(kind, placeable=False).profiles),
     )
-    profiles = offer_of(kind, placeable=False).profiles
-    asked = replace(asked, correction=evidence.correction(replica, profiles))
-    chip = ChipCost(price or 0.0, usd_per_kilowatt_hour=usd_per_kwh, pue=pue)
-    if (sweep or levers) and price is None:
-        fail(f"{accelerator} has no {capacity_type} price in the catalogue; give one, e.g. --price-per-hour 2.50", 2)
+    refused = workload.refused_role(kind, kind_of_role)
+    if (sweep or levers) and refused:
+        fail(f"--role is {role}: {refused.detail}", 2)
+    if levers and (sweep or batch is not None):
+        fail(f"--levers and {'--sweep' if sweep else '--batch'} exclude each other; ask one after the other", 2)
     if sweep:
-        print_sweep(sweep, asked.replica, work, chip, widths=_widths(asked), utilisation=utilisation, form=form)
+        _sweep(sweep, asked, form)
         return
-    replica, found = _solved(asked)
-    if levers:
-        print_levers(replica, work, chip, utilisation=utilisation, form=form)
-        return
-    fit = replica_memory(replica, utilisation=memory_utilisation)
-    answer = _head(model, asked, replica, fit)
-    if isinstance(found, CannotServe):
-        answer |= {"cannot_serve": found.cause, "because": found.detail}
-    else:
-        priced = breakdown(
-            found, replace(chip, usd_per_chip_hour=price or 1.0), utilisation=utilisation, usage=work.usage
-        )
-        figures = as_json(priced)
-        if price is None:
-            figures |= dict.fromkeys(name for name in figures if name.startswith(("usd_", "cost_")))
-            answer["note"] = f"{accelerator} has no {capacity_type} price; give one, e.g. --price-per-hour 2.50"
-        answer |= figures
-        if asked.role == "Aggregated":
-            answer |= _host_or_buy(priced, price, tokens_per_month, utilisation)
+    try:
+        found = refused or _cheapest(asked)
+        if levers and isinstance(found, Estimate):
+            if price is None:
+                fail(f"{notes[0]}", 2)
+            print_levers(found.replica, work, asked.chip, role=kind_of_role, utilisation=utilisation,
+                         memory_utilisation=memory_utilisation, form=form)  # fmt: skip
+            return
+        answer, failed = _answer(asked, found), isinstance(found, CannotServe)
+        answer["price_source"] = source
+        if isinstance(found, Estimate) and kind_of_role == "Aggregated":
+            answer |= host_or_buy_of(breakdown_of(asked, found), price, tokens_per_month, utilisation)
+    except ValueError as error:
+        fail(str(error), 2)
+    answer["notes"] = notes
     if form is Form.JSON:
         print_json(answer)
     else:
-        _print(f"{model} on {replica.chips} x {accelerator}", answer)
-    if isinstance(found, CannotServe):
+        print_cost(answer, work)
+    if failed:
         raise typer.Exit(1)
 
 
-def _widths(asked: Question) -> tuple[Replica, ...]:
-    """The replicas to try, narrowest first."""
-    if not asked.open_width:
-        return (asked.replica,)
-    return tuple(workload.with_width(asked.replica, n) for n in workload.widths_of(asked.replica.accelerator))
+def _price(kind: AcceleratorType, basis: CapacityType, given: float | None) -> tuple[float | None, str]:
+    """USD per chip-hour and where it is from."""
+    if given is not None:
+        return given, "--price-per-hour"
+    entry = chosen_price(kind, basis)
+    if entry is None:
+        return None, ""
+    where = " ".join(word for word in (str(entry.capacity_type), entry.provider, entry.region) if word)
+    day = f", {entry.as_of}" if entry.as_of else ""
+    return float(entry.usd_per_chip_hour), f"{where}{day}: {entry.source or 'no source named'}"
 
 
-def _solved(asked: Question) -> tuple[Replica, Estimate | CannotServe]:
-    """The narrowest replica that serves, or the widest that does not."""
-    replica, found = asked.replica, CannotServe("Width", "no width was tried")
-    answer: Estimate | CannotServe = found
-    for replica in _widths(asked):
-        answer = estimate(
-            replica,
-            asked.work.shape,
-            asked.work.objectives,
-            role=asked.role,
-            correction=asked.correction,
-            batch=asked.batch,
-            memory_utilisation=asked.memory_utilisation,
+def _sweep(text: str, asked: Question, form: Form) -> None:
+    if asked.usd_per_chip_hour is None:
+        name = asked.replicas[0].accelerator.name
+        fail(f"{name} has no price of this capacity type; give one, e.g. --price-per-hour 2.50", 2)
+    if asked.batch is not None:
+        fail("--batch and --sweep exclude each other: a sweep looks for the batch of each speed", 2)
+    if asked.role == "Prefill":
+        fail("--sweep is over the time between tokens, which a prefill replica has none of; leave --role out", 2)
+    print_sweep(text, asked.replicas, asked.work, asked.chip, asked.correction, role=asked.role,
+                utilisation=asked.utilisation, memory_utilisation=asked.memory_utilisation, form=form)  # fmt: skip
+
+
+def _cheapest(asked: Question) -> Estimate | CannotServe:
+    """The operating point with the lowest price per token, or why even the widest replica cannot serve."""
+    found: list[Estimate] = []
+    failed: CannotServe | None = None
+    for replica in asked.replicas:
+        one = (
+            _prompts_at_once(asked, replica)
+            if asked.role == "Prefill" and asked.batch is not None
+            else estimate(
+                replica,
+                asked.work.shape,
+                asked.work.objectives,
+                role=asked.role,
+                correction=asked.correction(replica),
+                batch=asked.batch,
+                memory_utilisation=asked.memory_utilisation,
+            )
         )
-        if isinstance(answer, Estimate):
-            break
-    return replica, answer
+        if isinstance(one, Estimate):
+            found.append(one)
+        else:
+            failed = one
+    if not found:
+        return failed or CannotServe("Width", "no width was tried")
+    return min(found, key=lambda one: token_cost(one, asked.chip, utilisation=asked.utilisation).blended)
 
 
-def _head(model: str, asked: Question, replica: Replica, fit: MemoryFit) -> dict[str, Any]:
+def _prompts_at_once(asked: Question, replica: Replica) -> Estimate | CannotServe:
+    """A prefill replica that always has so many prompts: each rank takes them one after the other, so the last waits
+    for those before it, and nothing queues beyond them."""
+    prompts, ranks = asked.batch or 1.0, replica.data_parallel
+    one = estimate(
+        replica,
+        asked.work.shape,
+        role="Prefill",
+        correction=asked.correction(replica),
+        batch=min(_BUSY, prompts / ranks),
+        memory_utilisation=asked.memory_utilisation,
+    )
+    if isinstance(one, CannotServe):
+        return one
+    last = one.prefill_seconds * max(1.0, prompts / ranks) + one.fetch_seconds
+    return replace(one, batch=prompts, ttft_seconds=last)
+
+
+def breakdown_of(asked: Question, found: Estimate) -> Breakdown:
+    """The point with all that follows from it."""
+    return breakdown(found, asked.chip, utilisation=asked.utilisation, usage=asked.work.usage)
+
+
+def _answer(asked: Question, found: Estimate | CannotServe) -> dict[str, Any]:
+    replica = found.replica if isinstance(found, Estimate) else asked.replicas[-1]
+    fit = replica_memory(replica, utilisation=asked.memory_utilisation)
+    answer = _head(asked, replica, fit)
+    if isinstance(found, CannotServe):
+        return answer | dict.fromkeys(FIGURES) | {"cannot_serve": found.cause, "because": found.detail}
+    figures = as_json(breakdown_of(asked, found))
+    if asked.usd_per_chip_hour is None:
+        figures |= dict.fromkeys(name for name in figures if name.startswith(("usd_", "cost_")))
+    return answer | figures
+
+
+def _head(asked: Question, replica: Replica, fit: MemoryFit) -> dict[str, Any]:
     shape = asked.work.shape
     return {
-        "model": model,
+        "model": replica.model.name,
         "accelerator": replica.accelerator.name,
         "role": asked.role,
         "chips": replica.chips,
@@ -200,60 +326,3 @@ def _head(model: str, asked: Question, replica: Replica, fit: MemoryFit) -> dict
         "kv_room_bytes": max(0.0, fit.kv_room),
         "max_context_tokens": fit.max_context_tokens,
     }
-
-
-def _host_or_buy(priced: Breakdown, price: float | None, tokens_per_month: float, utilisation: float) -> dict[str, Any]:
-    """The cheapest external offer for the same tokens, and what it takes for hosting to be cheaper."""
-    found = priced.estimate
-    shape = found.shape
-    nothing: dict[str, Any] = {"external_api": None, "host_or_buy": None}
-    try:
-        offers = external_offers(found.replica.model.name, datetime.datetime.now(tz=datetime.UTC).date())
-    except PricesNotInstalled as error:
-        return nothing | {"host_or_buy": str(error)}
-    tokens = TokenVector(shape.uncached, shape.cached, shape.output_mean, requests=1.0)
-    offer = cheapest(offers, tokens)
-    if offer is None:
-        return nothing | {"host_or_buy": f"no external price of {found.replica.model.name} is known"}
-    api = blended_usd_per_million(offer, tokens, prompt_tokens=shape.input_mean)
-    answer: dict[str, Any] = {
-        "external_api": {
-            "name": offer.name,
-            "usd_per_million_tokens": api,
-            "as_of": offer.as_of,
-            "source": offer.source,
-        },
-        "break_even_usd_per_chip_hour": break_even_usd_per_chip_hour(found, api, utilisation=utilisation),
-    }
-    if price is None:
-        return answer | {"host_or_buy": None}
-    full = found.requests_per_second * 3600.0 * tokens.total
-    load = utilisation if utilisation < 1 else PLANNING_UTILISATION
-    hosting = Hosting(priced.cost.usd_per_hour * HOURS_PER_MONTH, full * load * HOURS_PER_MONTH)
-    volume = tokens_per_month or hosting.tokens_per_replica_month
-    line = host_or_buy(hosting, tokens_per_month=volume, api_usd_per_million_tokens=api, api=offer.name)
-    return answer | {
-        "break_even_utilisation": break_even_utilisation(priced.cost.usd_per_hour, full, api),
-        "host_or_buy": line.sentence,
-    }
-
-
-def _print(title: str, answer: Mapping[str, Any]) -> None:
-    rows: list[tuple[str, str]] = []
-    sentences = []
-    for name, value in answer.items():
-        if isinstance(value, str) and " " in value:
-            sentences.append(f"  {name.replace('_', ' ')}: {value}")
-        elif isinstance(value, Mapping):
-            rows += [(f"{name}.{key}", _text(one)) for key, one in value.items()]
-        else:
-            rows.append((name, _text(value)))
-    print_table(title, ("", "#"), rows)
-    for line in sentences:
-        typer.echo(line)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

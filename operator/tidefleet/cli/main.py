@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import cost, crds, emulator, explain, operator, plan, validate
+from tidefleet.cli import compare, cost, crds, emulator, explain, operator, plan, validate
 
 app = typer.Typer(
     name="tidefleet",
@@ -23,6 +23,7 @@ app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
 app.command("cost")(cost.cost)
+app.command("compare")(compare.compare)
 
 
 def _print_version(wanted: bool) -> None:

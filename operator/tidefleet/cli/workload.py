@@ -4,32 +4,77 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
+from tidefleet.api.accelerator_type import Price
+from tidefleet.api.validation import implausible_prices, parse
+from tidefleet.api.vocabulary import CapacityType
 from tidefleet.cli.output import fail
 from tidefleet.cli.prices import with_price_book
-from tidefleet.economics.accelerator import Accelerator
-from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.breakdown import Usage
 from tidefleet.economics.presets import PRESETS
 from tidefleet.economics.replica import Replica, Speculation
+from tidefleet.economics.serving import CannotServe
 from tidefleet.economics.shape import Objective, TokenShape
 
+ENGINES = ("vllm", "sglang", "trtllm")
 PRECISIONS = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
-Lengths = Annotated[float | None, typer.Option("--input", help="Prompt tokens, mean. 1000 without a preset.", min=0)]
-Generated = Annotated[float | None, typer.Option("--output", help="Generated tokens, mean. 250 by default.", min=0)]
+MOST_CHIPS = 65_536
+MOST_TOKENS = 1e8
+MOST_USD = 1e6
+
+
+def within(
+    least: float, most: float, example: str, hint: str = ""
+) -> Callable[[typer.CallbackParam, float | None], float | None]:
+    """A check of an option: a number from ``least`` to ``most``; NaN and infinity never are."""
+
+    def check(param: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            name = next((one for one in param.opts if one.startswith("--")), param.opts[0])
+            fail(
+                f"{name} is {value:g}; expected {_range_words(least, most)}, e.g. {example}{f' ({hint})' * bool(hint)}",
+                2,
+            )
+        return value
+
+    return check
+
+
+def _range_words(least: float, most: float) -> str:
+    return f"a number from {least:g} to {most:g}"
+
+
+Lengths = Annotated[
+    float | None,
+    typer.Option(
+        "--input", help="Prompt tokens, mean. 1000 without a preset.", callback=within(1, MOST_TOKENS, "1800")
+    ),
+]
+Generated = Annotated[
+    float | None,
+    typer.Option(
+        "--output", help="Generated tokens, mean. 250 without a preset.", callback=within(1, MOST_TOKENS, "300")
+    ),
+]
 Cached = Annotated[
     float | None,
-    typer.Option(help="Prompt tokens found in the prefix cache: a share up to 1, or tokens above.", min=0),
+    typer.Option(
+        help="Prompt tokens found in the prefix cache: a share up to 1, or tokens above.",
+        callback=within(0, MOST_TOKENS, "0.4"),
+    ),
 ]
 PresetName = Annotated[
     str, typer.Option("--preset", help=f"Lengths and objectives of a common use: {', '.join(PRESETS)}.")
@@ -37,7 +82,23 @@ PresetName = Annotated[
 First = Annotated[str, typer.Option("--ttft-p95", help="Objective for the first token at p95, e.g. 0.8 or 800ms.")]
 Between = Annotated[str, typer.Option("--tpot", help="Objective between tokens, e.g. 0.05 or 50ms.")]
 Prices = Annotated[Path | None, typer.Option("--prices", help="A price book (YAML or CSV) laid over the catalogue.")]
-Busy = Annotated[float, typer.Option("--utilisation", help="Mean load over capacity, above 0 to 1.", min=0, max=1)]
+Busy = Annotated[
+    float,
+    typer.Option("--utilisation", help="Mean load over capacity, above 0 to 1.", callback=within(1e-6, 1, "0.85")),
+]
+Pue = Annotated[
+    float, typer.Option("--pue", help="Facility power over IT power, from 1.", callback=within(1, 10, "1.2"))
+]
+Tariff = Annotated[
+    float,
+    typer.Option(
+        "--usd-per-kwh", help="Electricity paid beside the rent; 0: in the rent.", callback=within(0, 100, "0.08")
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--architecture", help="config.json of a model of one's own, instead of the catalogue's --model."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +145,9 @@ def read_workload(
             reasoning_cap=chosen.reasoning_cap,
         )
     if input_tokens is not None:
-        shape = replace(shape, input_mean=_tokens("--input", input_tokens, least=1), input_p95=0.0)
+        shape = replace(shape, input_mean=input_tokens, input_p95=0.0)
     if output_tokens is not None:
-        most = _tokens("--output", output_tokens, least=1)
-        shape = replace(shape, output_mean=most, output_p95=0.0, reasoning_mean=0.0, reasoning_p95=0.0)
+        shape = replace(shape, output_mean=output_tokens, output_p95=0.0, reasoning_mean=0.0, reasoning_p95=0.0)
     if cached is not None:
         share = cached if cached <= 1 else cached / shape.input_mean
         if not 0 <= share <= 1:
@@ -99,12 +159,6 @@ def read_workload(
     return Workload(shape, (*kept, *given), usage)
 
 
-def _tokens(option: str, value: float, least: float) -> float:
-    if not least <= value <= 1e8:
-        fail(f"{option} is {value:g}; expected tokens from {least:g} to 100 million, e.g. 1800", 2)
-    return value
-
-
 def model_named(name: str, option: str = "--model") -> Architecture:
     """A model of the catalogue."""
     models = catalogue.models()
@@ -114,12 +168,39 @@ def model_named(name: str, option: str = "--model") -> Architecture:
     return models[name]
 
 
+def model_of(name: str, config: Path | None) -> Architecture:
+    """The model that is asked about: of the catalogue, or read from a ``config.json``."""
+    if config is not None:
+        return _architecture_from(config, name)
+    if not name:
+        fail("--model is missing; expected a model of the catalogue, e.g. llama-3.3-70b, or --architecture FILE", 2)
+    return model_named(name)
+
+
+def _architecture_from(path: Path, name: str) -> Architecture:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        fail(f"--architecture {path}: cannot be read: {' '.join(str(error).split())}", 2)
+    if not isinstance(config, dict):
+        fail(f"--architecture {path}: is not a mapping; expected the fields of a config.json", 2)
+    known = str(config.get("_name_or_path") or "").rsplit("/", 1)[-1]
+    try:
+        return architecture_from_config(name or known or path.stem, config)
+    except UnusableConfig as error:
+        fail(f"--architecture {path}: {error}", 2)
+
+
 def kinds_with(book: Path | None) -> dict[str, AcceleratorType]:
     """The shipped accelerator types with a price book's prices."""
-    kinds = {
+    return with_price_book(_shipped(), book)
+
+
+@cache
+def _shipped() -> Mapping[str, AcceleratorType]:
+    return {
         one.name: one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
     }
-    return with_price_book(kinds, book)
 
 
 def kind_named(name: str, kinds: Mapping[str, AcceleratorType]) -> AcceleratorType:
@@ -139,6 +220,13 @@ def precision(option: str, text: str, default: str) -> str:
     return PRECISIONS[text.lower()]
 
 
+def engine_named(name: str) -> str:
+    """An engine whose starting efficiencies are known."""
+    if name.lower() not in ENGINES:
+        fail(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}", 2)
+    return name.lower()
+
+
 def speculation(accept_length: float, draft_tokens: int) -> Speculation | None:
     """Speculative decoding that yields so many tokens a step; ``None`` for one."""
     if accept_length == 1.0 and not draft_tokens:
@@ -149,27 +237,59 @@ def speculation(accept_length: float, draft_tokens: int) -> Speculation | None:
     return Speculation(tokens=verified, accept_length=accept_length)
 
 
-def layout(chips: int, tp: int, ep: int) -> tuple[int, int, int]:
+def basis(text: str) -> CapacityType:
+    """A way of paying by its name, in any case of letters."""
+    for one in CapacityType:
+        if str(one).lower() == text.lower():
+            return one
+    fail(f"--capacity-type is {text!r}; expected {', '.join(str(one) for one in CapacityType)}", 2)
+
+
+def layout(chips: int | None, tp: int | None, ep: int | None) -> tuple[int, int, int]:
     """Chips, attention width and expert group that these options mean; (0, 0, 1) leaves the width open.
 
     Expert parallelism without ``--tp`` means attention on one chip each ("DEP").
     """
-    experts = max(1, ep)
+    experts = ep or 1
     if not chips and not tp and experts == 1:
         return 0, 0, 1
-    total = chips or max(tp, experts)
+    total = chips or max(tp or 1, experts)
     width = tp or (1 if experts > 1 else total)
-    if total % width or (experts > 1 and (total % experts or experts % width)):
+    said = " ".join(f"--{name} {value}" for name, value in (("chips", chips), ("tp", tp), ("ep", ep)) if value)
+    if total % width:
+        fail(f"{said}: {width} chips that share a sequence do not divide {total}; expected e.g. --chips 8 --tp 4", 2)
+    if experts > 1 and (total % experts or experts % width):
         fail(
-            f"--chips {total} --tp {width} --ep {experts}: expected widths that divide, e.g. --chips 8 --tp 1 --ep 8", 2
+            f"{said}: expected --ep that divides the {total} chips into groups of whole ranks, e.g. --chips 8 --ep 8", 2
         )
     return total, width, experts
 
 
-def widths_of(accelerator: Accelerator) -> Sequence[int]:
-    """Widths to try where none is given: powers of two up to a node, or the scale-up domain where that is wider."""
-    widest = max(accelerator.chips_per_node or 8, 8)
-    return [2**i for i in range(widest.bit_length()) if 2**i <= widest]
+def check_experts(model: Architecture, ep: int | None) -> None:
+    """End the command where experts are to be spread that a model does not have."""
+    if (ep or 1) > 1 and not model.is_moe:
+        fail(f"--ep is {ep}; {model.name} is a dense model without experts; expected 1, or --tp {ep}", 2)
+
+
+def refused_role(kind: AcceleratorType, role: str) -> CannotServe | None:
+    """Why an accelerator type is not for this role, ``None`` where it is."""
+    can = [str(one) for one in kind.spec.roles]
+    if not can or role in can:
+        return None
+    words = " and ".join(one.lower() for one in can)
+    return CannotServe("Role", f"{kind.name} serves {words} only; ask for --role {can[0].lower()}")
+
+
+def plausibility(kind: AcceleratorType, capacity_type: CapacityType, usd_per_chip_hour: float) -> str:
+    """What is odd about a price that somebody gave; empty where nothing is."""
+    given = Price(capacity_type=capacity_type, usd_per_chip_hour=Decimal(f"{usd_per_chip_hour:.6f}"))
+    known = [one.usd_per_chip_hour for one in kind.spec.prices]
+    changed = kind.model_copy(update={"spec": kind.spec.model_copy(update={"prices": (given,)})})
+    found = next(iter(implausible_prices(changed, known)), None)
+    if found is None:
+        return ""
+    what = found.expected.partition("(it ")[2].partition(";")[0]
+    return f"--price-per-hour {usd_per_chip_hour:g} {what}; expected USD for one chip and hour"
 
 
 def with_width(replica: Replica, chips: int) -> Replica:

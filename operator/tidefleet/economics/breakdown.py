@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tidefleet.economics.energy import facility_watts
 from tidefleet.economics.lognormal import ZERO, law
 from tidefleet.economics.memory import kv_bytes
 from tidefleet.economics.money import HOUR, ChipCost, TokenCost, token_cost
 from tidefleet.economics.serving import Estimate
 from tidefleet.economics.sessions import concurrent_sessions, usd_per_user_month
-from tidefleet.economics.tasks import CallClass, Cost, RequestLengths, task_cost
+from tidefleet.economics.shape import TokenShape
+from tidefleet.economics.tasks import CallClass, Cost, RequestLengths, TokenRates, task_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Breakdown:
     Attributes:
         cost: USD per million tokens by direction.
         joules_per_output_token: of all chips, per generated token (prompt token for a prefill replica); ``None`` when
-            the accelerator's power is unknown. ``facility_watts_per_chip`` is with PUE.
+            the accelerator's power is unknown. ``facility_watts_per_chip`` is with its share of host, network and PUE.
         request, task: USD, mean and percentiles over requests and tasks.
         concurrent_sessions: sessions one replica carries at once, idle ones that keep their KV included.
         first_visible_seconds: mean time until the first token that is not reasoning.
@@ -57,6 +59,38 @@ class Breakdown:
     usd_per_user_month: float
 
 
+def request_and_task(
+    shape: TokenShape, rates: TokenRates, usage: Usage, *, fetched_share: float = 0.0
+) -> tuple[Cost, Cost]:
+    """What a request and a task cost at these prices per token, mean and percentiles.
+
+    Args:
+        fetched_share: share of the prompt whose KV is fetched from a tier, beside what the device's cache holds.
+
+    Raises:
+        ValueError: a length, a rate or a number of ``usage`` is not usable.
+    """
+    thinking = shape.reasoning_mean
+    cap = {"cap": usage.reasoning_cap} if usage.reasoning_cap else {}
+    lengths = RequestLengths(
+        input=law(shape.input_mean, shape.input_p95),
+        output=law(max(0.0, shape.output_mean - thinking), max(0.0, shape.output_p95 - shape.reasoning_p95)),
+        reasoning=law(thinking, shape.reasoning_p95, **cap) if thinking else ZERO,
+        cached_share=min(1.0, shape.cached_share + fetched_share),
+    )
+    calls = CallClass(
+        lengths,
+        rates,
+        calls_per_task=usage.calls_per_task,
+        calls_p95=usage.calls_p95,
+        turns_per_session=usage.turns_per_session,
+    )
+    request = task_cost({"request": CallClass(lengths, rates)}, "request").usd
+    if usage.calls_per_task == 1.0 and usage.calls_p95 <= 1.0 and usage.turns_per_session == 1.0:
+        return request, request
+    return request, task_cost({"request": calls}, "request").usd
+
+
 def breakdown(found: Estimate, chip: ChipCost, *, utilisation: float = 1.0, usage: Usage | None = None) -> Breakdown:
     """All that follows from an operating point at a price.
 
@@ -68,32 +102,19 @@ def breakdown(found: Estimate, chip: ChipCost, *, utilisation: float = 1.0, usag
     cost = token_cost(found, chip, utilisation=utilisation)
     tokens = found.output_tokens_per_second or found.requests_per_second * shape.input_mean
     joules = None if found.watts_per_chip is None else found.watts_per_chip * replica.chips / tokens
-    cap = {"cap": usage.reasoning_cap} if usage.reasoning_cap else {}
     thinking = shape.reasoning_mean
-    lengths = RequestLengths(
-        input=law(shape.input_mean, shape.input_p95),
-        output=law(max(0.0, shape.output_mean - thinking), max(0.0, shape.output_p95 - shape.reasoning_p95)),
-        reasoning=law(thinking, shape.reasoning_p95, **cap) if thinking else ZERO,
-        cached_share=min(1.0, shape.cached_share + found.fetched_share),
-    )
-    calls = CallClass(
-        lengths,
-        cost.rates,
-        calls_per_task=usage.calls_per_task,
-        calls_p95=usage.calls_p95,
-        turns_per_session=usage.turns_per_session,
-    )
-    alone = CallClass(lengths, cost.rates)
-    request = task_cost({"request": alone}, "request").usd
+    request, task = request_and_task(shape, cost.rates, usage, fetched_share=found.fetched_share)
     turn = found.ttft_seconds + shape.output_mean * found.tpot_seconds
     context = shape.input_mean + shape.output_mean / 2.0
     return Breakdown(
         estimate=found,
         cost=cost,
         joules_per_output_token=joules,
-        facility_watts_per_chip=None if found.watts_per_chip is None else found.watts_per_chip * chip.pue,
+        facility_watts_per_chip=None
+        if found.watts_per_chip is None
+        else facility_watts(replica.accelerator, found.watts_per_chip, pue=chip.pue),
         request=request,
-        task=task_cost({"request": calls}, "request").usd,
+        task=task,
         concurrent_sessions=concurrent_sessions(
             kv_room_bytes=found.memory.kv_room * replica.chips,
             kv_bytes_per_session=kv_bytes(replica.model, replica.kv, replica.tp, context),
@@ -107,7 +128,7 @@ def breakdown(found: Estimate, chip: ChipCost, *, utilisation: float = 1.0, usag
 
 
 def as_json(one: Breakdown) -> dict[str, object]:
-    """The figures by name, units in the names; a direction or a power that is unknown is ``None``."""
+    """The figures by name, units in the names; ``None`` is unknown, or nothing that this role does."""
     found, cost = one.estimate, one.cost
     return {
         "usd_per_million_input_tokens": cost.input,
@@ -126,9 +147,9 @@ def as_json(one: Breakdown) -> dict[str, object]:
         ),
         "batch": found.batch,
         "concurrent_sessions": one.concurrent_sessions,
-        "ttft_seconds": found.ttft_seconds,
-        "first_visible_token_seconds": one.first_visible_seconds,
-        "tpot_seconds": found.tpot_seconds,
+        "ttft_seconds": None if found.role == "Decode" else found.ttft_seconds,
+        "first_visible_token_seconds": one.first_visible_seconds if found.role == "Aggregated" else None,
+        "tpot_seconds": None if found.role == "Prefill" else found.tpot_seconds,
         "joules_per_output_token": one.joules_per_output_token,
         "watts_per_chip": found.watts_per_chip,
         "facility_watts_per_chip": one.facility_watts_per_chip,
@@ -140,6 +161,38 @@ def as_json(one: Breakdown) -> dict[str, object]:
         "provenance": found.provenance,
         "sigma": found.sigma,
     }
+
+
+FIGURES = (
+    "usd_per_million_input_tokens",
+    "usd_per_million_cached_input_tokens",
+    "usd_per_million_output_tokens",
+    "usd_per_million_tokens",
+    "usd_per_replica_hour",
+    "usd_per_request",
+    "usd_per_task",
+    "usd_per_user_month",
+    "requests_per_second",
+    "planned_requests_per_second",
+    "output_tokens_per_second_per_chip",
+    "input_tokens_per_second_per_chip",
+    "batch",
+    "concurrent_sessions",
+    "ttft_seconds",
+    "first_visible_token_seconds",
+    "tpot_seconds",
+    "joules_per_output_token",
+    "watts_per_chip",
+    "facility_watts_per_chip",
+    "mfu",
+    "mbu",
+    "bound_by",
+    "limited_by",
+    "cost_share",
+    "provenance",
+    "sigma",
+)
+"""Names of ``as_json``, for answers in which nothing can be priced."""
 
 
 def _percentiles(cost: Cost) -> dict[str, float]:

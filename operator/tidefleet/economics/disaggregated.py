@@ -66,7 +66,8 @@ def pair(
     """The operating points of a prefill and a decode replica that meet every objective together.
 
     Objectives on the first token are held by the prefill replica, less transfer and first step. Objectives that go on
-    to later tokens leave the decode replica what remains once the first token has come.
+    to later tokens leave the decode replica what remains once the first token has come. The first step is that of the
+    decode replica's batch; where so long a step leaves prefill no time, the step is held to a quarter of what is there.
     """
     sending = transfer_seconds(sender, receiver, shape.input_mean)
     if sending is None:
@@ -74,28 +75,71 @@ def pair(
     lone = estimate(receiver, shape, role="Decode", correction=decode_correction, batch=1.0)
     if isinstance(lone, CannotServe):
         return lone
-    before = sending + lone.decode_seconds
-    first = [replace(one, seconds=one.seconds - before) for one in objectives if one.metric == "TTFT"]
-    later = [one for one in objectives if one.metric in _AFTER_FIRST]
-    if later and not first:  # half of what is left after a lone decode may go by until the first token
-        for one in later:
-            tokens = _tokens_after(one, shape)
-            calls = shape.calls_per_task if one.metric == "Task" else 1.0
-            limit = one.limit(shape.input_at(one.percentile)) / max(1.0, calls)
-            first.append(Objective("TTFT", 0.5 * (limit - tokens * lone.tpot_seconds) - before, one.percentile))
-    prompt = estimate(sender, shape, first, role="Prefill", correction=prefill_correction)
+    ask = _Ask(sender, receiver, shape, tuple(objectives), prefill_correction, decode_correction, sending, lone)
+    found = _with_step(ask, lone.decode_seconds)
+    if isinstance(found, CannotServe) or not ask.first or found.decode.decode_seconds <= lone.decode_seconds:
+        return found
+    again = _with_step(ask, found.decode.decode_seconds)
+    if isinstance(again, Disaggregated) and again.decode.decode_seconds <= found.decode.decode_seconds * (1.0 + 1e-9):
+        return again
+    least = min(one.limit(shape.input_at(one.percentile)) for one in ask.first)
+    return _with_step(ask, max(lone.decode_seconds, 0.25 * (least - sending)), held=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What a pair is asked for; ``lone`` is the decode replica with one sequence."""
+
+    sender: Replica
+    receiver: Replica
+    shape: TokenShape
+    objectives: tuple[Objective, ...]
+    prefill_correction: Correction | None
+    decode_correction: Correction | None
+    sending: float
+    lone: Estimate
+
+    @property
+    def later(self) -> list[Objective]:
+        """Objectives that go on to later tokens."""
+        return [one for one in self.objectives if one.metric in _AFTER_FIRST]
+
+    @property
+    def first(self) -> list[Objective]:
+        """Objectives on the first token; of those on later ones, the half of what a lone decode leaves of them."""
+        asked = [one for one in self.objectives if one.metric == "TTFT"]
+        if asked:
+            return asked
+        for one in self.later:
+            after = _tokens_after(one, self.shape) * self.lone.tpot_seconds
+            asked.append(Objective("TTFT", 0.5 * (_limit(one, self.shape) - after), one.percentile))
+        return asked
+
+
+def _limit(objective: Objective, shape: TokenShape) -> float:
+    """Seconds that one call may take."""
+    calls = max(1.0, shape.calls_per_task) if objective.metric == "Task" else 1.0
+    return objective.limit(shape.input_at(objective.percentile)) / calls
+
+
+def _with_step(ask: _Ask, step: float, *, held: bool = False) -> Disaggregated | CannotServe:
+    """The pair when the first decode step takes so many seconds, and with ``held`` none takes longer."""
+    before = ask.sending + step
+    first = [replace(one, seconds=one.seconds - before) for one in ask.first]
+    prompt = estimate(ask.sender, ask.shape, first, role="Prefill", correction=ask.prefill_correction)
     if isinstance(prompt, CannotServe):
         return prompt
-    ttft = prompt.ttft_seconds + before
-    tokens_held = [one for one in objectives if one.metric in ("TPOT", "Stall")]
-    for one in later:
-        calls = max(1.0, shape.calls_per_task) if one.metric == "Task" else 1.0
-        left = one.limit(shape.input_at(one.percentile)) / calls - ttft
-        tokens_held.append(Objective("TPOT", left / max(1.0, _tokens_after(one, shape)), one.percentile))
-    decode = estimate(receiver, shape, tokens_held, role="Decode", correction=decode_correction)
+    tokens_held = [one for one in ask.objectives if one.metric in ("TPOT", "Stall")]
+    for one in ask.later:
+        left = _limit(one, ask.shape) - prompt.ttft_seconds - before
+        tokens_held.append(Objective("TPOT", left / max(1.0, _tokens_after(one, ask.shape)), one.percentile))
+    if held:
+        tokens_held.append(Objective("Stall", step))
+    decode = estimate(ask.receiver, ask.shape, tokens_held, role="Decode", correction=ask.decode_correction)
     if isinstance(decode, CannotServe):
         return decode
-    return Disaggregated(prompt, decode, sending, prompt.ttft_seconds + sending + decode.decode_seconds)
+    ttft = prompt.ttft_seconds + ask.sending + decode.decode_seconds
+    return Disaggregated(prompt, decode, ask.sending, ttft)
 
 
 def _tokens_after(objective: Objective, shape: TokenShape) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from tidefleet.economics.evidence import Correction
+from tidefleet.economics.memory import GPU_MEMORY_UTILISATION
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica, Speculation
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
@@ -24,15 +26,17 @@ class Lever:
 
     Attributes:
         name: what changes, e.g. ``weights fp8``.
-        usd_per_million_tokens: with this and all levers above it; ``None`` when it cannot serve.
-        step: cost relative to the line above; total: relative to the first line. 1 when nothing changes.
-        note: what stands behind it: a figure given, an assumption, or why it cannot be used.
+        usd_per_million_tokens: with this and the levers in use above it; ``None`` when it cannot serve.
+        step: cost relative to the line above; total: relative to the first line that serves. 1 when nothing changes.
+        used: whether it stays for the lines below: a lever that makes tokens dearer does not, and changes nothing.
+        note: what stands behind it: a figure given, an assumption, or why it is not used.
     """
 
     name: str
     usd_per_million_tokens: float | None
     step: float
     total: float
+    used: bool = True
     note: str = ""
 
 
@@ -42,7 +46,9 @@ def levers(
     objectives: Sequence[Objective],
     chip: ChipCost,
     *,
+    role: str = "Aggregated",
     utilisation: float = 1.0,
+    memory_utilisation: float = GPU_MEMORY_UTILISATION,
     upgraded: Correction | None = None,
 ) -> tuple[Lever, ...]:
     """The stack from 16-bit weights up: weights, KV cache, speculation, engine version, prefix reuse.
@@ -56,55 +62,70 @@ def levers(
     spoken = replica.speculation or ASSUMED_SPECULATION
     guess = "" if replica.speculation else f"assumed: {spoken.accept_length:g} tokens accepted a step"
     reuse = shape.cached_share or ASSUMED_REUSE
-    cold = replace(shape, cached_share=0.0)
-    now, at = replace(replica, weights="Bf16", kv="Bf16", speculation=None), cold
-    correction: Correction | None = None
-    steps: list[tuple[str, Replica, TokenShape, Correction | None, str]] = [
-        ("bf16 weights and KV", now, at, correction, "")
-    ]
-    for precision in ("Fp8", "Fp4"):
+    reused = f"{reuse:.0%} of prompt tokens" + ("" if shape.cached_share else ", assumed")
+
+    def stored(precision: str) -> Step:
         computed = replica.accelerator.compute_precision(precision)
         note = "" if computed == precision else f"computed in {str(computed).lower()}: saves memory alone"
-        now = replace(now, weights=precision)
-        steps.append((f"weights {precision.lower()}", now, at, correction, note))
-    now = replace(now, kv="Fp8")
-    steps.append(("KV cache fp8", now, at, correction, ""))
-    now = replace(now, speculation=spoken)
-    steps.append(("speculative decoding", now, at, correction, guess))
-    if upgraded is not None:
-        correction = upgraded
-    steps.append(
+        return (
+            f"weights {precision.lower()}",
+            lambda at: replace(at, replica=replace(at.replica, weights=precision)),
+            note,
+        )
+
+    steps: list[Step] = [
+        ("bf16 weights and KV", lambda at: at, ""),
+        stored("Fp8"),
+        stored("Fp4"),
+        ("KV cache fp8", lambda at: replace(at, replica=replace(at.replica, kv="Fp8")), ""),
+        ("speculative decoding", lambda at: replace(at, replica=replace(at.replica, speculation=spoken)), guess),
         (
             "engine version",
-            now,
-            at,
-            correction,
+            lambda at: replace(at, correction=upgraded or at.correction),
             upgraded.source if upgraded else "no measured profile of another version",
-        )
-    )
-    at = replace(cold, cached_share=reuse)
-    steps.append(
-        (
-            "prefix reuse",
-            now,
-            at,
-            correction,
-            f"{reuse:.0%} of prompt tokens" + ("" if shape.cached_share else ", assumed"),
-        )
-    )
-
+        ),
+        ("prefix reuse", lambda at: replace(at, shape=replace(at.shape, cached_share=reuse)), reused),
+    ]
+    now = _At(replace(replica, weights="Bf16", kv="Bf16", speculation=None), replace(shape, cached_share=0.0), None)
     result: list[Lever] = []
     first = last = None
-    for name, one, asked, corrected, note in steps:
-        found = estimate(one, asked, objectives, correction=corrected)
+    for name, change, note in steps:
+        tried = change(now)
+        found = estimate(
+            tried.replica,
+            tried.shape,
+            objectives,
+            role=role,
+            correction=tried.correction,
+            memory_utilisation=memory_utilisation,
+        )
         if isinstance(found, CannotServe):
-            result.append(Lever(name, None, 1.0, 1.0, found.detail))
+            if last is None:
+                now = tried
+            result.append(Lever(name, None, 1.0, 1.0, last is None, found.detail))
             continue
         usd = _blended(found, chip, utilisation)
-        first, last = first or usd, last or usd
-        result.append(Lever(name, usd, usd / last, usd / first, note))
+        if last is not None and first is not None and usd > last:
+            why = f"not used: {usd / last - 1:+.0%}" + (f"; {note}" if note else "")
+            result.append(Lever(name, last, 1.0, last / first, False, why))
+            continue
+        first, last, now = first or usd, last or usd, tried
+        result.append(Lever(name, usd, usd / last, usd / first, True, note))
         last = usd
     return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Where the stack stands."""
+
+    replica: Replica
+    shape: TokenShape
+    correction: Correction | None
+
+
+Step: TypeAlias = "tuple[str, Callable[[_At], _At], str]"
+"""A lever's name, what it changes, and a note."""
 
 
 def _blended(found: Estimate, chip: ChipCost, utilisation: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidefleet.economics.disaggregated import Disaggregated
+from tidefleet.economics.roofline import prefill
 from tidefleet.economics.serving import Estimate
 from tidefleet.economics.shares import CostShare, cost_share
 from tidefleet.economics.tasks import TokenRates
@@ -35,8 +36,9 @@ class TokenCost:
     """USD per million tokens by direction, for a replica that is loaded to ``utilisation``.
 
     The three directions are allocations of one bill by the time each took: multiplied by their token rates they sum to
-    ``usd_per_hour``. ``blended`` divides the bill by all tokens (uncached and cached input, and output). A direction
-    that a role does not handle costs ``None``: a prefill replica has no output, a decode replica no input.
+    ``usd_per_hour``. ``blended`` divides the bill by all tokens (uncached and cached input, and output). Where no input
+    is cached, ``cached_input`` is what a cached token would add. A direction that a role does not handle costs
+    ``None``: a prefill replica has no output, a decode replica no input.
     """
 
     usd_per_hour: float
@@ -90,7 +92,9 @@ def token_cost(estimate: Estimate, chip: ChipCost, *, utilisation: float = 1.0) 
         usd_per_hour=usd_per_hour,
         utilisation=utilisation,
         input=per_million(uncached_usd, uncached) if prefills else None,
-        cached_input=per_million(prefill_usd - uncached_usd, cached) if prefills else None,
+        cached_input=_cached_input(estimate, usd_per_hour, utilisation, per_million(prefill_usd - uncached_usd, cached))
+        if prefills
+        else None,
         output=per_million(usd_per_hour - prefill_usd, output) if decodes else None,
         blended=per_million(usd_per_hour, handled),
         share=cost_share(
@@ -103,6 +107,19 @@ def token_cost(estimate: Estimate, chip: ChipCost, *, utilisation: float = 1.0) 
             storage_usd=chip.storage_usd_per_hour,
         ),
     )
+
+
+def _cached_input(estimate: Estimate, usd_per_hour: float, utilisation: float, average: float) -> float:
+    """USD per million cached tokens: their share of the bill, or where there are none, what one more would add.
+
+    Such a token is read and attended by the prompt's uncached tokens: (T_p(S, c) - T_p(S, 0))/c of one rank's time.
+    """
+    if uncached_tokens(estimate) < estimate.shape.input_mean or estimate.prefill_seconds <= 0:
+        return average
+    replica, tokens = estimate.replica, estimate.shape.input_mean
+    alone, behind = (float(prefill(replica, tokens, c).seconds[0]) for c in (0.0, tokens))
+    seconds = max(0.0, behind - alone) * estimate.prefill_seconds / alone / tokens
+    return usd_per_hour / HOUR / replica.data_parallel / utilisation * seconds * MILLION
 
 
 def uncached_tokens(estimate: Estimate) -> float:
