@@ -11,11 +11,16 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
+from tidefleet.planning.fleet.large import LargePool, solve_large
 from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.problem import FleetProblem
+from tidefleet.planning.fleet.problem import DECODE, FleetProblem
 from tidefleet.planning.fleet.result import FleetResult, SolverFailed
+from tidefleet.planning.fleet.strong import Arcs
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, solve as solve_matrix
+
+SMALL = 30_000
+"""Arcs up to which a pool's MILP is solved at once."""
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
@@ -78,11 +83,10 @@ def solve(
     return search.run()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Task:
-    pool: int
-    matrix: Matrix
-    seconds: Callable[[], float]
+    owner: int
+    pool: LargePool
 
 
 class _Search:
@@ -90,6 +94,7 @@ class _Search:
 
     def __init__(self, milp: FleetMilp, limits: Limits, watch: Watch, spread: Spread, workers: int) -> None:
         self.milp, self.limits, self.watch, self.spread, self.workers = milp, limits, watch, spread, workers
+        self.near = bounds.nearest(milp.problem, bounds.unit_cost(milp.problem), 2)
 
     def run(self) -> FleetResult:
         """The result."""
@@ -133,28 +138,43 @@ class _Search:
     def _pools(self, prices: Floats, total: float) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        begun = 0
-
-        def share() -> float:
-            nonlocal begun
-            left = max(1, -(-(len(owners) - begun) // self.workers))
-            begun += 1
-            return 0.85 * self.watch.left() / left * (1.0 if left == 1 else 1.5)
-
-        tasks = [_Task(one, matrix.part(matrix.owner == one, matrix.row_owner == one), share) for one in owners]
-        tasks.sort(key=lambda one: -len(one.matrix.cost))
+        tasks = [_Task(one, self._pool(matrix, one)) for one in owners]
+        tasks.sort(key=lambda one: -len(one.pool.matrix.cost))
+        waiting = [len(one.pool.matrix.cost) for one in tasks]
         spare = 0.4 * self.limits.gap * abs(total) / max(1, len(owners))
 
         def run(task: _Task) -> Outcome:
-            return solve_matrix(
-                task.matrix,
-                seconds=task.seconds(),
-                gap=0.6 * self.limits.gap,
-                absolute_gap=spare,
-                cancelled=self.watch.cancelled,
-            )
+            """Each pool gets a share of the time left by its size, and half as much again, since few need all of it."""
+            size = len(task.pool.matrix.cost)
+            part = min(1.0, 1.5 * self.workers * size / max(sum(waiting), 1))
+            until = self.watch.clock() + 0.85 * part * self.watch.left()
+            if size in waiting:
+                waiting.remove(size)
+            gap = 0.6 * self.limits.gap
+            cancelled = self.watch.cancelled
+            if len(task.pool.arcs.x) > SMALL:
+                seconds = lambda: until - self.watch.clock()  # noqa: E731
+                return solve_large(task.pool, seconds=seconds, gap=gap, absolute_gap=spare, cancelled=cancelled)
+            left = until - self.watch.clock()
+            return solve_matrix(task.pool.matrix, seconds=left, gap=gap, absolute_gap=spare, cancelled=cancelled)
 
-        return {task.pool: answer for task, answer in zip(tasks, self.spread(run, tasks), strict=True)}
+        return {task.owner: answer for task, answer in zip(tasks, self.spread(run, tasks), strict=True)}
+
+    def _pool(self, matrix: Matrix, owner: int) -> LargePool:
+        """One pool's part of the matrix, with its arcs found again in it."""
+        p, columns = self.milp.problem, self.milp.columns
+        mine = matrix.owner == owner
+        at = np.cumsum(mine) - 1
+        arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
+        option = p.arc_option[arcs]
+        side = 2 * p.arc_cell[arcs] + (p.option_role[option] == DECODE)
+        multiple = p.option_multiple[option].astype(np.float64)
+        return LargePool(
+            matrix.part(mine, matrix.row_owner == owner),
+            Arcs(at[columns.x[arcs]], at[columns.n[option]], side, multiple),
+            self.near[arcs],
+            at[columns.n[p.option_pool == owner]],
+        )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:
         """The pools' answers as one point of the whole, or ``None`` where they exceed a shared limit."""

@@ -71,6 +71,14 @@ class _Quiet(highspy.Highs):  # type: ignore[misc]  # highspy's classes carry no
         super().enableCallbacks()
 
 
+def quiet() -> highspy.Highs:
+    """A solver that prints nothing and has the threads that all have."""
+    highs = _Quiet()
+    highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", THREADS)
+    return highs
+
+
 Outcome = Answer | NoPoint | OutOfTime | Broken
 
 
@@ -117,10 +125,9 @@ def _once(
     stop_at: float | None,
     cancelled: Callable[[], bool],
 ) -> Outcome:
-    highs = _Quiet()
+    highs = quiet()
     mixed = bool(matrix.integer.any())
     options: dict[str, object] = {
-        "threads": THREADS,
         "mip_rel_gap": gap,
         "small_matrix_value": _SMALL_ENTRIES,
         "mip_abs_gap": absolute_gap,
@@ -149,7 +156,7 @@ def _once(
 
 
 def _run(highs: highspy.Highs, matrix: Matrix, start: Floats | None, mixed: bool) -> Outcome:
-    if highs.passModel(_as_highs(matrix, mixed)) == highspy.HighsStatus.kError:
+    if highs.passModel(to_highs(matrix)) == highspy.HighsStatus.kError:
         return Broken("HiGHS refused the program")
     if start is not None:
         point = highspy.HighsSolution()
@@ -194,7 +201,8 @@ def _run(highs: highspy.Highs, matrix: Matrix, start: Floats | None, mixed: bool
     return Answer(values, objective, min(bound, objective), prices, status == known.kOptimal)
 
 
-def _as_highs(matrix: Matrix, mixed: bool) -> highspy.HighsLp:
+def to_highs(matrix: Matrix) -> highspy.HighsLp:
+    """The matrix as HiGHS takes it."""
     lp = highspy.HighsLp()
     lp.num_col_ = len(matrix.cost)
     lp.num_row_ = len(matrix.row_lower)
@@ -207,7 +215,7 @@ def _as_highs(matrix: Matrix, mixed: bool) -> highspy.HighsLp:
     lp.a_matrix_.start_ = matrix.start.astype(np.int32)
     lp.a_matrix_.index_ = matrix.row.astype(np.int32)
     lp.a_matrix_.value_ = matrix.value
-    if mixed:
+    if matrix.integer.any():
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[int(one)] for one in matrix.integer]
     return lp

@@ -1,0 +1,114 @@
+"""A pool too large for its MILP at once: a bound from the strong relaxation, plans from shortlists of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
+from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, solve
+from tidefleet.planning.fleet.strong import Arcs, strengthen
+
+SHORTLIST = 14
+"""Options of one shortlist; the optimum seldom uses more than ten of one pool."""
+
+TURNS = 6
+"""Shortlists tried."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LargePool:
+    """A pool's matrix, its arcs, which of them are near, and its columns n."""
+
+    matrix: Matrix
+    arcs: Arcs
+    near: Bools
+    n: Ints
+
+
+def solve_large(
+    pool: LargePool,
+    *,
+    seconds: Callable[[], float],
+    gap: float,
+    absolute_gap: float,
+    cancelled: Callable[[], bool],
+) -> Outcome:
+    """A plan of the pool with a bound, as ``solver.solve`` gives it.
+
+    The first shortlist are the options that the relaxation uses most. Later ones keep what the best plan uses and take in
+    others by their reduced cost; the search ends when the gap is reached or no shortlist helps any more.
+    """
+    budget = seconds()
+    strong = strengthen(
+        pool.matrix, pool.arcs, pool.near, seconds=lambda: seconds() - 0.4 * budget, cancelled=cancelled
+    )
+    matrix = pool.matrix
+    order = np.lexsort((strong.reduced[pool.n], -strong.values[pool.n] * np.maximum(matrix.cost[pool.n], 1e-9)))
+    forced = matrix.lower[pool.n] > 0
+    best: Answer | None = None
+    tried = np.zeros(len(pool.n), dtype=np.bool_)
+    for turn in range(TURNS):
+        kept = forced | (best.values[pool.n] > 0.5 if best is not None else False)
+        room = max(2, SHORTLIST - int(kept.sum()))
+        fresh = [o for o in order if not kept[o] and not tried[o]][:room]
+        if not fresh:
+            break
+        shortlist = kept.copy()
+        shortlist[fresh] = True
+        tried |= shortlist
+        found = _among(pool, shortlist, best, seconds() / (2 if turn else 1.5), 0.4 * gap, cancelled)
+        if isinstance(found, Answer) and (best is None or found.objective < best.objective):
+            best = found
+        if best is not None and best.objective - strong.bound <= max(gap * abs(best.objective), absolute_gap):
+            break
+        if seconds() <= 0 or cancelled():
+            break
+    if best is None:
+        best = _rounded(pool, strong.values)
+    if best is None:
+        # Where shortlists cannot serve everything, all options can, or nothing can.
+        outcome = solve(matrix, seconds=max(seconds(), 1.0), gap=gap, cancelled=cancelled)
+        if isinstance(outcome, Answer):
+            bound = max(outcome.bound, strong.bound)
+            return Answer(outcome.values, outcome.objective, bound, outcome.row_prices, outcome.complete)
+        return OutOfTime(strong.bound) if isinstance(outcome, OutOfTime) else outcome
+    bound = min(strong.bound, best.objective)
+    done = best.objective - bound <= max(gap * abs(best.objective), absolute_gap)
+    return Answer(best.values, best.objective, bound, np.zeros(0), done)
+
+
+def _rounded(pool: LargePool, values: Floats) -> Answer | None:
+    """The relaxation's point with every number of replicas rounded up, if that is a plan."""
+    rounded = np.where(pool.matrix.integer, np.ceil(values - 1e-9), values)
+    if not values.any() or pool.matrix.violation(rounded) > TOLERANCE:
+        return None
+    return Answer(rounded, float(pool.matrix.cost @ rounded), -np.inf, np.zeros(0), False)
+
+
+def _among(
+    pool: LargePool, shortlist: Bools, best: Answer | None, seconds: float, gap: float, cancelled: Callable[[], bool]
+) -> Answer | NoPoint | OutOfTime | Broken:
+    """The best plan over a shortlist, as a point of the whole pool."""
+    matrix = pool.matrix
+    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
+    allowed[pool.n[shortlist]] = True
+    columns = np.ones(len(matrix.cost), dtype=np.bool_)
+    columns[pool.arcs.x] = allowed[pool.arcs.n]
+    columns[pool.n] = shortlist
+    part = matrix.part(columns, _touched(matrix, columns))
+    start: Floats | None = best.values[columns] if best is not None else None
+    found = solve(part, seconds=seconds, gap=gap, start=start, cancelled=cancelled)
+    if not isinstance(found, Answer):
+        return found
+    values = np.zeros(len(matrix.cost))
+    values[columns] = found.values
+    return Answer(values, found.objective, -np.inf, np.zeros(0), found.complete)
+
+
+def _touched(matrix: Matrix, columns: Bools) -> Bools:
+    """Rows that some of the columns are in, or that nothing satisfies by being empty."""
+    touched = np.bincount(matrix.row[columns[matrix.column]], minlength=len(matrix.row_lower)) > 0
+    return touched | (matrix.row_lower > 0) | (matrix.row_upper < 0)
