@@ -4,14 +4,16 @@ usage: python benchmarks/planner.py [--instance FILE.npz | --types 20 --classes 
            [--gap 0.004] [--against melange [--slice-factor 1] [--melange-seconds 60]] [--json]
 
 Keys: ``cost_usd_per_hour``, ``bound_usd_per_hour``, ``gap`` (cost less bound, over cost), ``seconds`` (reading the file
-not included), ``cpu_seconds`` (of all threads; on a machine with other work, ``seconds`` says little), ``peak_mb`` (10^6 bytes, the process at its peak after the planner), ``status``.
+not included), ``cpu_seconds`` (of all threads; on a machine with other work, ``seconds`` says little), ``peak_mb``
+(10^6 bytes, the process at its peak after the planner), ``status``.
 """
 
 from __future__ import annotations
 
 import sys
 
-# A file beside this one is called operator.py, like a module of the standard library: the folder goes to the path's end.
+# A file beside this one is called operator.py, like a module of the standard library: the folder goes to the path's
+# end.
 _HERE = __file__.rpartition("/")[0] or "."
 sys.path[:] = [f"{_HERE}/../operator", *(one for one in sys.path if one != sys.path[0]), _HERE]
 
@@ -25,6 +27,7 @@ from typing import Any  # noqa: E402
 
 from planner_instances import Sizes, generate, read_instance  # noqa: E402
 from planner_melange import fleet_by_slices  # noqa: E402
+
 from tidefleet.planning.fleet import FleetPlan, FleetProblem, Infeasible, Limits, SolverFailed, solve  # noqa: E402
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from tidefleet.planning.fleet import FleetPlan, FleetProblem, FleetResult, Limits, solve
 from tidefleet.planning.fleet.matrix import SHARED
 from tidefleet.planning.fleet.milp import build
-from tidefleet.planning.fleet.solver import Answer, solve as solve_matrix
+from tidefleet.planning.fleet.solver import Answer
+from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.verify import Decision, violations
 
 INF = float("inf")

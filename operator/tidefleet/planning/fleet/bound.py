@@ -30,11 +30,11 @@ ROUNDS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relaxation:
-    """The linear relaxation of the whole: prices per row, replicas in multiples per option, and its cost."""
+    """The linear relaxation of the whole: prices per row, its point, and a bound of the cost (without the constant)."""
 
     prices: Floats
-    replicas: Floats
-    cost: float
+    values: Floats
+    bound: float
 
 
 def unit_cost(problem: FleetProblem) -> Floats:
@@ -67,7 +67,9 @@ def relax(
     every = np.ones(len(matrix.cost), dtype=np.bool_)
     rows = np.ones(len(matrix.row_lower), dtype=np.bool_)
     arcs = nearest(p, unit_cost(p), NEAREST) | (len(p.arc_cell) < 20_000)
-    for turn in range(ROUNDS):
+    turn = 0
+    while True:
+        turn += 1
         columns = every.copy()
         columns[milp.columns.x] = arcs
         answer = solve(matrix.part(columns, rows).relaxed(), seconds=seconds(), cancelled=cancelled)
@@ -79,12 +81,24 @@ def relax(
         reduced = matrix.priced(answer.row_prices)[milp.columns.x]
         missing = ~arcs & (reduced < -1e-7 * (1.0 + np.abs(unit_cost(p))))
         shared_priced = bool((np.abs(answer.row_prices[matrix.row_owner == SHARED]) > 1e-9).any())
-        if turn == ROUNDS - 1 or not missing.any() or not shared_priced:
-            break
+        if turn >= ROUNDS or not missing.any() or not shared_priced:
+            values = np.zeros(len(matrix.cost))
+            values[columns] = answer.values
+            return Relaxation(answer.row_prices, values, answer.objective + least_outside(p, ~arcs, reduced))
         arcs = arcs | (missing & nearest(p, np.where(missing, reduced, np.inf), NEAREST))
-    values = np.zeros(len(matrix.cost))
-    values[columns] = answer.values
-    return Relaxation(answer.row_prices, values[milp.columns.n], answer.objective)
+
+
+def sides(problem: FleetProblem) -> Ints:
+    """Per arc, twice its cell, and one more for decode: the shares of a side add up to at most 1."""
+    decodes: Ints = (problem.option_role[problem.arc_option] == DECODE).astype(np.int64)
+    return 2 * problem.arc_cell + decodes
+
+
+def least_outside(problem: FleetProblem, outside: Bools, reduced: Floats) -> float:
+    """What arcs left out of a relaxation can lower its cost by at most, by their reduced costs (at most 0)."""
+    least = np.zeros(2 * len(problem.cell_class))
+    np.minimum.at(least, sides(problem)[outside], reduced[outside])
+    return float(least.sum())
 
 
 def shared_prices(milp: FleetMilp, prices: Floats) -> Floats:

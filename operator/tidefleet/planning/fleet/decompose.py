@@ -11,16 +11,17 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
-from tidefleet.planning.fleet.large import LargePool, solve_large
-from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix
+from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix, summed
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.problem import DECODE, FleetProblem
+from tidefleet.planning.fleet.pools import LargePool, solve_pool
+from tidefleet.planning.fleet.problem import FleetProblem
 from tidefleet.planning.fleet.result import FleetResult, SolverFailed
+from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime
+from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
-from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, solve as solve_matrix
 
-SMALL = 30_000
-"""Arcs up to which a pool's MILP is solved at once."""
+POOLS_SHARE = 0.8
+"""Share of the time for the pools; the rest is for the whole."""
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
@@ -95,6 +96,7 @@ class _Search:
     def __init__(self, milp: FleetMilp, limits: Limits, watch: Watch, spread: Spread, workers: int) -> None:
         self.milp, self.limits, self.watch, self.spread, self.workers = milp, limits, watch, spread, workers
         self.near = bounds.nearest(milp.problem, bounds.unit_cost(milp.problem), 2)
+        self.sides = bounds.sides(milp.problem)
 
     def run(self) -> FleetResult:
         """The result."""
@@ -108,14 +110,14 @@ class _Search:
             case Broken(why):
                 return SolverFailed(why)
         prices = bounds.shared_prices(milp, relaxation.prices)
-        answers = self._pools(prices, relaxation.cost)
+        answers = self._pools(prices, relaxation)
         broken = [one for one in answers.values() if isinstance(one, Broken)]
         if broken:
             return SolverFailed(broken[0].why)
         if any(isinstance(one, NoPoint) for one in answers.values()):
             return why_infeasible(milp, watch.left, watch.cancelled)
-        lower = bounds.shared_part(milp, prices) + sum(one.bound for one in answers.values())
-        lower = max(lower, -np.inf)
+        parts = [one.bound for one in answers.values() if isinstance(one, Answer | OutOfTime)]
+        lower = max(bounds.shared_part(milp, prices) + sum(parts), relaxation.bound + milp.constant)
         values = self._together(answers)
         best: Floats | None = values
         if best is None or self._cost(best) - lower > self.limits.gap * abs(self._cost(best)):
@@ -135,28 +137,34 @@ class _Search:
     def _cost(self, values: Floats) -> float:
         return float(self.milp.matrix.cost @ values) + self.milp.constant
 
-    def _pools(self, prices: Floats, total: float) -> dict[int, Outcome]:
+    def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
         tasks = [_Task(one, self._pool(matrix, one)) for one in owners]
-        tasks.sort(key=lambda one: -len(one.pool.matrix.cost))
-        waiting = [len(one.pool.matrix.cost) for one in tasks]
-        spare = 0.4 * self.limits.gap * abs(total) / max(1, len(owners))
+        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
+        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
+        sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
+        cost = np.array([max(spent[one.owner], 0.0) for one in tasks])
+        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        order = np.argsort(-weights, kind="stable")
+        tasks = [tasks[i] for i in order]
+        waiting = {task.owner: float(weights[i]) for task, i in zip(tasks, order, strict=True)}
+        end = self.watch.clock() + POOLS_SHARE * self.watch.left()
+        spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
 
         def run(task: _Task) -> Outcome:
-            """Each pool gets a share of the time left by its size, and half as much again, since few need all of it."""
-            size = len(task.pool.matrix.cost)
-            part = min(1.0, 1.5 * self.workers * size / max(sum(waiting), 1))
-            until = self.watch.clock() + 0.85 * part * self.watch.left()
-            if size in waiting:
-                waiting.remove(size)
-            gap = 0.6 * self.limits.gap
-            cancelled = self.watch.cancelled
-            if len(task.pool.arcs.x) > SMALL:
-                seconds = lambda: until - self.watch.clock()  # noqa: E731
-                return solve_large(task.pool, seconds=seconds, gap=gap, absolute_gap=spare, cancelled=cancelled)
-            left = until - self.watch.clock()
-            return solve_matrix(task.pool.matrix, seconds=left, gap=gap, absolute_gap=spare, cancelled=cancelled)
+            """Each pool gets its share of the time left, and half as much again, since few need all of it."""
+            total = sum(list(waiting.values()))
+            part = min(1.0, 1.5 * self.workers * waiting.pop(task.owner) / max(total, 1e-9))
+            now = self.watch.clock()
+            until = now + part * (end - now)
+            return solve_pool(
+                task.pool,
+                seconds=lambda: until - self.watch.clock(),
+                gap=0.6 * self.limits.gap,
+                absolute_gap=spare,
+                cancelled=self.watch.cancelled,
+            )
 
         return {task.owner: answer for task, answer in zip(tasks, self.spread(run, tasks), strict=True)}
 
@@ -167,11 +175,10 @@ class _Search:
         at = np.cumsum(mine) - 1
         arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
         option = p.arc_option[arcs]
-        side = 2 * p.arc_cell[arcs] + (p.option_role[option] == DECODE)
         multiple = p.option_multiple[option].astype(np.float64)
         return LargePool(
             matrix.part(mine, matrix.row_owner == owner),
-            Arcs(at[columns.x[arcs]], at[columns.n[option]], side, multiple),
+            Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
             self.near[arcs],
             at[columns.n[p.option_pool == owner]],
         )
@@ -205,7 +212,8 @@ class _Search:
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[matrix.owner == owner] = answer.values
-            open_ = (used[milp.columns.n] > 0.5) | (relaxation.replicas > 1e-6) | (matrix.lower[milp.columns.n] > 0)
+            n = milp.columns.n
+            open_ = (used[n] > 0.5) | (relaxation.values[n] > 1e-6) | (matrix.lower[n] > 0)
             columns = np.ones(len(matrix.cost), dtype=np.bool_)
             columns[milp.columns.x] = open_[milp.problem.arc_option]
             part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))

@@ -1,7 +1,7 @@
 """HiGHS behind one function: a matrix in, a checked answer out. The only module that imports ``highspy``.
 
-Every instance gets the same number of threads: HiGHS shares one scheduler in a process, and a mismatch has returned zeros
-without an error. What comes back is verified here, so nothing else trusts a solver's own word for feasibility.
+Every instance gets the same number of threads: HiGHS shares one scheduler in a process, and a mismatch has returned
+zeros without an error. What comes back is verified here, so nothing else trusts a solver's own word for feasibility.
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ class Broken:
     why: str
 
 
-class _Quiet(highspy.Highs):  # type: ignore[misc]  # highspy's classes carry no complete types
-    """A solver that is silent before its callbacks are set: setting them prints a banner on standard output otherwise."""
+class _Quiet(highspy.Highs):
+    """Silent before its callbacks are set: setting them prints a banner on standard output otherwise."""
 
     def enableCallbacks(self) -> None:
         self.setOptionValue("output_flag", False)
-        super().enableCallbacks()
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
 
 
 def quiet() -> highspy.Highs:
     """A solver that prints nothing and has the threads that all have."""
-    highs = _Quiet()
+    highs = _Quiet()  # type: ignore[no-untyped-call]
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("threads", THREADS)
     return highs
@@ -109,39 +109,42 @@ def solve(
         fits = bool((matrix.row_lower <= TOLERANCE).all() and (matrix.row_upper >= -TOLERANCE).all())
         none = np.zeros(0)
         return Answer(none, 0.0, 0.0, np.zeros(len(matrix.row_lower)), True) if fits else NoPoint()
-    outcome = _once(matrix, seconds, gap, absolute_gap, start, stop_at, cancelled)
+    settings = _Settings(seconds, gap, absolute_gap, stop_at, cancelled)
+    outcome = _once(matrix, settings, start)
     if start is not None and isinstance(outcome, Broken):
         # HiGHS 1.16 can carry a start into its presolved space at a lower cost than it has, and end with it.
-        outcome = _once(matrix, seconds, gap, absolute_gap, None, stop_at, cancelled)
+        outcome = _once(matrix, settings, None)
     return outcome
 
 
-def _once(
-    matrix: Matrix,
-    seconds: float,
-    gap: float,
-    absolute_gap: float,
-    start: Floats | None,
-    stop_at: float | None,
-    cancelled: Callable[[], bool],
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    seconds: float
+    gap: float
+    absolute_gap: float
+    stop_at: float | None
+    cancelled: Callable[[], bool]
+
+
+def _once(matrix: Matrix, settings: _Settings, start: Floats | None) -> Outcome:
     highs = quiet()
     mixed = bool(matrix.integer.any())
-    options: dict[str, object] = {
-        "mip_rel_gap": gap,
+    options: dict[str, bool | float] = {
+        "mip_rel_gap": settings.gap,
         "small_matrix_value": _SMALL_ENTRIES,
-        "mip_abs_gap": absolute_gap,
+        "mip_abs_gap": settings.absolute_gap,
         "mip_feasibility_tolerance": TOLERANCE,
         "mip_allow_restart": False,  # a restart costs a quarter of the time here: 11.1 s with, 8.1 s without
     }
-    if np.isfinite(seconds):
-        options["time_limit"] = float(seconds)
+    if np.isfinite(settings.seconds):
+        options["time_limit"] = float(settings.seconds)
     for name, value in options.items():
         highs.setOptionValue(name, value)
 
     def look(event: HighsCallbackEvent) -> None:
+        stop_at = settings.stop_at
         enough = stop_at is not None and mixed and event.data_out.mip_dual_bound >= stop_at
-        if enough or cancelled():
+        if enough or settings.cancelled():
             event.interrupt()
 
     for callback in (highs.cbMipInterrupt, highs.cbSimplexInterrupt, highs.cbIpmInterrupt):

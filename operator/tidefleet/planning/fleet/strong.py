@@ -4,9 +4,10 @@ Without integers the MILP says nothing when a sliver of a replica serves a cell;
 and closes most of that. There are as many such rows as arcs, and few of either matter: the relaxation begins with each
 cell's nearest arcs and no such row, then alternately adds arcs that price out and rows that are broken.
 
-In any round, prices y of the rows give the valid bound  y . limits + sum over cells of the least reduced cost of an arc left
-out, where that is negative: the shares of a cell's aggregated and prefill arcs add up to at most 1, and so do those of its
-decode arcs. The bound holds however early the growth stops.
+In any round, prices y of the rows give the valid bound  y . limits + sum over cells of the least reduced cost of an arc
+left
+out, where that is negative: the shares of a cell's aggregated and prefill arcs add up to at most 1, and so do those of
+its decode arcs. The bound holds however early the growth stops.
 """
 
 from __future__ import annotations

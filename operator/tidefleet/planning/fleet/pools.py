@@ -1,4 +1,4 @@
-"""A pool too large for its MILP at once: a bound from the strong relaxation, plans from shortlists of its options."""
+"""One pool: its MILP at once where it is small; else a strong relaxation, shortlists of options, and then the MILP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import numpy as np
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, solve
 from tidefleet.planning.fleet.strong import Arcs, strengthen
+
+SMALL = 6_000
+"""Arcs up to which a pool's MILP is solved at once."""
+
+MEDIUM = 40_000
+"""Arcs up to which the MILP is tried when shortlists leave a gap."""
 
 SHORTLIST = 14
 """Options of one shortlist; the optimum seldom uses more than ten of one pool."""
@@ -28,7 +34,7 @@ class LargePool:
     n: Ints
 
 
-def solve_large(
+def solve_pool(
     pool: LargePool,
     *,
     seconds: Callable[[], float],
@@ -38,19 +44,22 @@ def solve_large(
 ) -> Outcome:
     """A plan of the pool with a bound, as ``solver.solve`` gives it.
 
-    The first shortlist are the options that the relaxation uses most. Later ones keep what the best plan uses and take in
-    others by their reduced cost; the search ends when the gap is reached or no shortlist helps any more.
+    The first shortlist are the options that the relaxation uses most. Later ones keep what the best plan uses and take
+    in others by their reduced cost; the search ends when the gap is reached or no shortlist helps any more.
     """
+    if len(pool.arcs.x) <= SMALL:
+        return solve(pool.matrix, seconds=seconds(), gap=gap, absolute_gap=absolute_gap, cancelled=cancelled)
     budget = seconds()
+    kept_back = 0.6 if len(pool.arcs.x) <= MEDIUM else 0.4
     strong = strengthen(
-        pool.matrix, pool.arcs, pool.near, seconds=lambda: seconds() - 0.4 * budget, cancelled=cancelled
+        pool.matrix, pool.arcs, pool.near, seconds=lambda: seconds() - kept_back * budget, cancelled=cancelled
     )
     matrix = pool.matrix
     order = np.lexsort((strong.reduced[pool.n], -strong.values[pool.n] * np.maximum(matrix.cost[pool.n], 1e-9)))
     forced = matrix.lower[pool.n] > 0
     best: Answer | None = None
     tried = np.zeros(len(pool.n), dtype=np.bool_)
-    for turn in range(TURNS):
+    for _ in range(TURNS):
         kept = forced | (best.values[pool.n] > 0.5 if best is not None else False)
         room = max(2, SHORTLIST - int(kept.sum()))
         fresh = [o for o in order if not kept[o] and not tried[o]][:room]
@@ -59,12 +68,13 @@ def solve_large(
         shortlist = kept.copy()
         shortlist[fresh] = True
         tried |= shortlist
-        found = _among(pool, shortlist, best, seconds() / (2 if turn else 1.5), 0.4 * gap, cancelled)
+        left = seconds() - (0.3 * budget if len(pool.arcs.x) <= MEDIUM else 0.0)
+        found = _among(pool, shortlist, best, seconds=left / 2, gap=0.4 * gap, cancelled=cancelled)
         if isinstance(found, Answer) and (best is None or found.objective < best.objective):
             best = found
         if best is not None and best.objective - strong.bound <= max(gap * abs(best.objective), absolute_gap):
             break
-        if seconds() <= 0 or cancelled():
+        if left <= 0.02 * budget or cancelled():
             break
     if best is None:
         best = _rounded(pool, strong.values)
@@ -76,6 +86,16 @@ def solve_large(
             return Answer(outcome.values, outcome.objective, bound, outcome.row_prices, outcome.complete)
         return OutOfTime(strong.bound) if isinstance(outcome, OutOfTime) else outcome
     bound = min(strong.bound, best.objective)
+    open_gap = best.objective - bound > max(gap * abs(best.objective), absolute_gap)
+    if open_gap and len(pool.arcs.x) <= MEDIUM:
+        whole = solve(
+            matrix, seconds=seconds(), gap=gap, absolute_gap=absolute_gap, start=best.values, cancelled=cancelled
+        )
+        if isinstance(whole, Answer | OutOfTime):
+            bound = max(bound, whole.bound)
+        if isinstance(whole, Answer) and whole.objective < best.objective:
+            best = whole
+    bound = min(bound, best.objective)
     done = best.objective - bound <= max(gap * abs(best.objective), absolute_gap)
     return Answer(best.values, best.objective, bound, np.zeros(0), done)
 
@@ -89,7 +109,13 @@ def _rounded(pool: LargePool, values: Floats) -> Answer | None:
 
 
 def _among(
-    pool: LargePool, shortlist: Bools, best: Answer | None, seconds: float, gap: float, cancelled: Callable[[], bool]
+    pool: LargePool,
+    shortlist: Bools,
+    best: Answer | None,
+    *,
+    seconds: float,
+    gap: float,
+    cancelled: Callable[[], bool],
 ) -> Answer | NoPoint | OutOfTime | Broken:
     """The best plan over a shortlist, as a point of the whole pool."""
     matrix = pool.matrix
