@@ -18,7 +18,7 @@ import numpy as np
 
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints
 from tidefleet.planning.fleet.milp import FleetMilp
-from tidefleet.planning.fleet.problem import DECODE, FleetProblem
+from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, FleetProblem
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, OutOfTime, solve
 
 NEAREST = 3
@@ -55,6 +55,21 @@ def nearest(problem: FleetProblem, cost: Floats, most: int) -> Bools:
     rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
     keep = np.zeros(len(order), dtype=np.bool_)
     keep[order] = rank < most
+    return keep
+
+
+def handy(problem: FleetProblem, most: int) -> Bools:
+    """Which options are among the most useful of their pool: aggregated, cheap in most of its cells."""
+    p = problem
+    cost, whole = unit_cost(p), p.option_role[p.arc_option] == AGGREGATED
+    least = np.full(len(p.cell_class), np.inf)
+    np.minimum.at(least, p.arc_cell[whole], cost[whole])
+    ratio = np.where(whole, np.maximum(least[p.arc_cell], 1e-12) / np.maximum(cost, 1e-12), 0.0)
+    score = np.bincount(p.arc_option, np.where(np.isfinite(ratio), ratio, 0.0), len(p.option_pool))
+    keep = np.zeros(len(p.option_pool), dtype=np.bool_)
+    for pool in range(p.pools):
+        mine = np.flatnonzero((p.option_pool == pool) & (score > 0))
+        keep[mine[np.argsort(-score[mine], kind="stable")[:most]]] = True
     return keep
 
 

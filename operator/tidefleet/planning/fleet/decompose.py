@@ -11,17 +11,26 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
-from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix, summed
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
+from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.pools import LargePool, solve_pool
 from tidefleet.planning.fleet.problem import FleetProblem
-from tidefleet.planning.fleet.result import FleetResult, SolverFailed
+from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime
 from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
 
 POOLS_SHARE = 0.8
 """Share of the time for the pools; the rest is for the whole."""
+
+PRICE_SHARES = (1.0, 0.5, 0.0)
+"""Shares of the relaxation's prices at which the pools are solved, while time is left and the gap is not reached.
+
+Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them."""
+
+HANDY = 6
+"""Options of each pool, the cheapest over its cells, that the repair may use besides those in use."""
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
@@ -79,9 +88,15 @@ def solve(
     """
     limits = limits or Limits()
     watch = Watch(clock, clock() + limits.seconds, cancelled)
-    milp = build(problem)
-    search = _Search(milp, limits, watch, spread, max(1, workers))
-    return search.run()
+    merged = merge(problem)
+    result = _Search(build(merged.problem), limits, watch, spread, max(1, workers)).run()
+    match result:
+        case FleetPlan():
+            return merged.split(result)
+        case Infeasible() if merged.problem is not problem:
+            return why_infeasible(build(problem), watch.left, cancelled)
+        case _:
+            return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +124,30 @@ class _Search:
                 return SolverFailed("the time was over before the linear relaxation was solved")
             case Broken(why):
                 return SolverFailed(why)
-        prices = bounds.shared_prices(milp, relaxation.prices)
-        answers = self._pools(prices, relaxation)
-        broken = [one for one in answers.values() if isinstance(one, Broken)]
-        if broken:
-            return SolverFailed(broken[0].why)
-        if any(isinstance(one, NoPoint) for one in answers.values()):
-            return why_infeasible(milp, watch.left, watch.cancelled)
-        parts = [one.bound for one in answers.values() if isinstance(one, Answer | OutOfTime)]
-        lower = max(bounds.shared_part(milp, prices) + sum(parts), relaxation.bound + milp.constant)
-        values = self._together(answers)
-        best: Floats | None = values
-        if best is None or self._cost(best) - lower > self.limits.gap * abs(self._cost(best)):
-            outcome = self._repair(answers, relaxation, best, lower)
+        lower, best = relaxation.bound + milp.constant, None
+        used = relaxation.values[milp.columns.n] > 1e-6
+        full = bounds.shared_prices(milp, relaxation.prices)
+        for share in PRICE_SHARES if full.any() else PRICE_SHARES[:1]:
+            before = watch.left()
+            answers = self._pools(share * full, relaxation)
+            broken = [one for one in answers.values() if isinstance(one, Broken)]
+            if broken and best is None:
+                return SolverFailed(broken[0].why)
+            if any(isinstance(one, NoPoint) for one in answers.values()):
+                return why_infeasible(milp, watch.left, watch.cancelled)
+            parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
+            lower = max(lower, bounds.shared_part(milp, share * full) + sum(parts))
+            for owner, answer in answers.items():
+                if isinstance(answer, Answer):
+                    used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
+            best = self._better(best, self._together(answers))
+            if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
+                break
+        if not self._done(best, lower):
+            outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
-                    best = outcome.values
+                    best = self._better(best, outcome.values)
                     lower = max(lower, outcome.bound)
                 case NoPoint() if best is None:
                     return why_infeasible(milp, watch.left, watch.cancelled)
@@ -133,6 +156,21 @@ class _Search:
         if best is None:
             return SolverFailed("the time was over before a plan was found")
         return explained(milp, best, lower, relaxation.prices, self.limits.gap)
+
+    def _done(self, best: Floats | None, lower: float) -> bool:
+        return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))
+
+    def _better(self, one: Floats | None, other: Floats | None) -> Floats | None:
+        if one is None or other is None:
+            return other if one is None else one
+        return one if self._cost(one) <= self._cost(other) else other
+
+    def _in_use(self, owner: int, answer: Answer) -> Bools:
+        """Which of a pool's options have replicas in an answer for the pool."""
+        mine = np.zeros(len(self.milp.matrix.cost))
+        mine[self.milp.matrix.owner == owner] = answer.values
+        used: Bools = mine[self.milp.columns.n[self.milp.problem.option_pool == owner]] > 0.5
+        return used
 
     def _cost(self, values: Floats) -> float:
         return float(self.milp.matrix.cost @ values) + self.milp.constant
@@ -201,34 +239,33 @@ class _Search:
         values[mine] = answer.values
         return values
 
-    def _repair(
-        self, answers: dict[int, Outcome], relaxation: bounds.Relaxation, best: Floats | None, lower: float
-    ) -> Outcome:
-        """The whole as one MILP: first over the options that any solution so far uses, then over all of them."""
+    def _repair(self, used: Bools, best: Floats | None, lower: float) -> Outcome:
+        """The whole as one MILP: first over the options any solution so far uses and handy ones, then over all."""
         milp, matrix, watch = self.milp, self.milp.matrix, self.watch
         small = len(milp.columns.x) <= LARGE
-        if best is None:
-            used = np.zeros(len(matrix.cost))
-            for owner, answer in answers.items():
-                if isinstance(answer, Answer):
-                    used[matrix.owner == owner] = answer.values
-            n = milp.columns.n
-            open_ = (used[n] > 0.5) | (relaxation.values[n] > 1e-6) | (matrix.lower[n] > 0)
-            columns = np.ones(len(matrix.cost), dtype=np.bool_)
-            columns[milp.columns.x] = open_[milp.problem.arc_option]
-            part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
-            seconds = watch.left() * (0.4 if small else 1.0)
-            answer = solve_matrix(part, seconds=seconds, gap=0.5 * self.limits.gap, cancelled=watch.cancelled)
-            if isinstance(answer, Answer):
-                best = np.zeros(len(matrix.cost))
-                best[columns] = answer.values
-        if best is not None and (not small or self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))):
+        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
+        columns = np.ones(len(matrix.cost), dtype=np.bool_)
+        columns[milp.columns.x] = shortlist[milp.problem.arc_option]
+        part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
+        found = solve_matrix(
+            part,
+            seconds=watch.left() * (0.5 if small else 1.0),
+            gap=0.5 * self.limits.gap,
+            start=None if best is None or best[~columns].any() else best[columns],
+            cancelled=watch.cancelled,
+        )
+        if isinstance(found, Answer):
+            values = np.zeros(len(matrix.cost))
+            values[columns] = found.values
+            best = self._better(best, values)
+        if best is not None and (not small or self._done(best, lower)):
             return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        outcome = solve_matrix(matrix, seconds=watch.left(), gap=self.limits.gap, start=best, cancelled=watch.cancelled)
-        if isinstance(outcome, Answer):
-            return Answer(
-                outcome.values, self._cost(outcome.values), outcome.bound + milp.constant, np.zeros(0), outcome.complete
-            )
+        whole = solve_matrix(
+            matrix, seconds=watch.left(), gap=self.limits.gap, start=best, stop_at=None, cancelled=watch.cancelled
+        )
+        if isinstance(whole, Answer):
+            bound = whole.bound + milp.constant
+            return Answer(whole.values, self._cost(whole.values), bound, np.zeros(0), whole.complete)
         if best is not None:
             return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        return outcome
+        return whole
