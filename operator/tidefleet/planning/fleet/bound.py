@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, FleetProblem
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, OutOfTime, solve
@@ -134,6 +134,35 @@ def shared_part(milp: FleetMilp, prices: Floats) -> float:
         at_lower = np.where(reduced[mine] > 0, reduced[mine] * matrix.lower[mine], 0.0)
         at_upper = np.where(reduced[mine] < 0, reduced[mine] * matrix.upper[mine], 0.0)
     return float(prices @ limit + at_lower.sum() + at_upper.sum()) + milp.constant
+
+
+def pool_floors(milp: FleetMilp, priced: Matrix, prices: Floats) -> Floats:
+    """Per pool, a bound that the prices of the relaxation's rows prove without any further solving.
+
+    Args:
+        milp: the MILP.
+        priced: its matrix with the shared rows already priced into the costs.
+        prices: the relaxation's prices of all rows.
+    """
+    p, matrix = milp.problem, priced
+    mine = np.where(matrix.row_owner == SHARED, 0.0, prices)
+    mine = np.where(
+        ((mine > 0) & ~np.isfinite(matrix.row_lower)) | ((mine < 0) & ~np.isfinite(matrix.row_upper)), 0.0, mine
+    )
+    reduced = matrix.priced(mine)
+    limit = np.where(mine > 0, matrix.row_lower, np.where(mine < 0, matrix.row_upper, 0.0))
+    arcs = np.zeros(len(matrix.cost), dtype=np.bool_)
+    arcs[milp.columns.x] = True
+    with np.errstate(invalid="ignore"):
+        lowest = np.where(reduced > 0, reduced * matrix.lower, np.where(reduced < 0, reduced * matrix.upper, 0.0))
+    least = np.zeros(2 * len(p.cell_class))
+    np.minimum.at(least, sides(p), reduced[milp.columns.x])
+    owner = np.full(len(p.cell_class), SHARED, dtype=np.int64)
+    owner[p.arc_cell] = p.option_pool[p.arc_option]
+    count = p.pools + 1
+    total = summed(matrix.row_owner + 1, mine * limit, count)
+    total += summed(matrix.owner[~arcs] + 1, lowest[~arcs], count)
+    return (total + summed(np.repeat(owner, 2) + 1, least, count))[1:]
 
 
 def served_alone(problem: FleetProblem) -> Ints:

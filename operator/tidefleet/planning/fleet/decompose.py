@@ -17,7 +17,7 @@ from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.pools import LargePool, solve_pool
 from tidefleet.planning.fleet.problem import FleetProblem
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
-from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime
+from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
 
@@ -204,7 +204,11 @@ class _Search:
                 cancelled=self.watch.cancelled,
             )
 
-        return {task.owner: answer for task, answer in zip(tasks, self.spread(run, tasks), strict=True)}
+        floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
+        return {
+            task.owner: raised(answer, float(floors[task.owner]))
+            for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
+        }
 
     def _pool(self, matrix: Matrix, owner: int) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highspy
 import numpy as np
@@ -80,6 +80,17 @@ def quiet() -> highspy.Highs:
 
 
 Outcome = Answer | NoPoint | OutOfTime | Broken
+
+
+def raised(outcome: Outcome, floor: float) -> Outcome:
+    """The same outcome with a bound of at least ``floor``."""
+    match outcome:
+        case Answer() if floor > outcome.bound:
+            return replace(outcome, bound=min(floor, outcome.objective))
+        case OutOfTime() if floor > outcome.bound:
+            return OutOfTime(floor)
+        case _:
+            return outcome
 
 
 def solve(
