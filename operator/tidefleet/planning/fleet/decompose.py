@@ -140,7 +140,10 @@ class _Search:
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
-            best = self._better(best, self._together(answers))
+            together = self._together(answers)
+            if together is None:
+                together = self._together(self._fitted(answers, used))
+            best = self._better(best, together)
             if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
                 break
         if not self._done(best, lower):
@@ -156,6 +159,40 @@ class _Search:
         if best is None:
             return SolverFailed("the time was over before a plan was found")
         return explained(milp, best, lower, relaxation.prices, self.limits.gap)
+
+    def _fitted(self, answers: dict[int, Outcome], used: Bools) -> dict[int, Outcome]:
+        """The pools' answers, the dearest first, each made to fit in what quotas and power the ones before it left.
+
+        A pool that does not fit is solved anew over the options in use anywhere and its handy ones.
+        """
+        milp, matrix = self.milp, self.milp.matrix
+        rows = np.zeros(len(matrix.row_lower), dtype=np.bool_)
+        rows[[one.row for one in milp.shared if one.kind in ("quota", "power")]] = True
+        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, 2 * HANDY)
+        allowed = np.ones(len(matrix.cost), dtype=np.bool_)
+        allowed[milp.columns.x] = shortlist[milp.problem.arc_option]
+        left = matrix.row_upper.copy()
+        fitted: dict[int, Outcome] = {}
+        found = [(owner, one) for owner, one in answers.items() if isinstance(one, Answer)]
+        for owner, answer in sorted(found, key=lambda pair: -pair[1].objective):
+            mine = matrix.owner == owner
+            values = np.zeros(len(matrix.cost))
+            values[mine] = answer.values
+            fitted[owner] = answer
+            if (matrix.activity(values)[rows] > left[rows] + 1e-9).any():
+                columns = mine & allowed
+                part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
+                part = part.part(columns, rows | (matrix.row_owner == owner))
+                seconds = max(0.1 * self.watch.left(), 0.5)
+                other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, cancelled=self.watch.cancelled)
+                values[mine] = 0.0
+                if isinstance(other, Answer):
+                    values[columns] = other.values
+                    fitted[owner] = Answer(values[mine], other.objective, -np.inf, np.zeros(0), False)
+                else:
+                    fitted[owner] = other
+            left = np.where(rows, left - matrix.activity(values), left)
+        return fitted
 
     def _done(self, best: Floats | None, lower: float) -> bool:
         return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))
