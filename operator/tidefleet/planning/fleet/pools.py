@@ -125,13 +125,24 @@ def _among(
     columns[pool.arcs.x] = allowed[pool.arcs.n]
     columns[pool.n] = shortlist
     part = matrix.part(columns, _touched(matrix, columns))
-    start: Floats | None = best.values[columns] if best is not None else None
+    start = best.values[columns] if best is not None else _rounded_up(part, seconds, cancelled)
     found = solve(part, seconds=seconds, gap=gap, start=start, cancelled=cancelled)
+    if start is not None and not (isinstance(found, Answer) and found.objective <= float(part.cost @ start)):
+        found = Answer(start, float(part.cost @ start), -np.inf, np.zeros(0), False)
     if not isinstance(found, Answer):
         return found
     values = np.zeros(len(matrix.cost))
     values[columns] = found.values
     return Answer(values, found.objective, -np.inf, np.zeros(0), found.complete)
+
+
+def _rounded_up(matrix: Matrix, seconds: float, cancelled: Callable[[], bool]) -> Floats | None:
+    """The linear relaxation's point with every number of replicas rounded up, if that is a plan: seldom far off."""
+    relaxed = solve(matrix.relaxed(), seconds=seconds, cancelled=cancelled)
+    if not isinstance(relaxed, Answer):
+        return None
+    rounded = np.where(matrix.integer, np.ceil(relaxed.values - 1e-7), relaxed.values)
+    return rounded if matrix.violation(rounded) <= TOLERANCE else None
 
 
 def _touched(matrix: Matrix, columns: Bools) -> Bools:
