@@ -14,7 +14,7 @@ from tidefleet.planning.fleet.infeasible import why_infeasible
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.pools import LargePool, solve_pool
+from tidefleet.planning.fleet.pools import LargePool, rounded_up, solve_pool
 from tidefleet.planning.fleet.problem import FleetProblem
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
@@ -183,8 +183,9 @@ class _Search:
                 columns = mine & allowed
                 part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
                 part = part.part(columns, rows | (matrix.row_owner == owner))
-                seconds = max(0.1 * self.watch.left(), 0.5)
-                other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, cancelled=self.watch.cancelled)
+                seconds, cancelled = max(0.2 * self.watch.left(), 1.0), self.watch.cancelled
+                start = rounded_up(part, seconds, cancelled)
+                other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, start=start, cancelled=cancelled)
                 values[mine] = 0.0
                 if isinstance(other, Answer):
                     values[columns] = other.values
@@ -215,7 +216,7 @@ class _Search:
     def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        tasks = [_Task(one, self._pool(matrix, one)) for one in owners]
+        tasks = [_Task(one, self._pool(matrix, one, relaxation.values)) for one in owners]
         # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
         spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
         sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
@@ -247,7 +248,7 @@ class _Search:
             for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
         }
 
-    def _pool(self, matrix: Matrix, owner: int) -> LargePool:
+    def _pool(self, matrix: Matrix, owner: int, point: Floats) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""
         p, columns = self.milp.problem, self.milp.columns
         mine = matrix.owner == owner
@@ -260,6 +261,7 @@ class _Search:
             Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
             self.near[arcs],
             at[columns.n[p.option_pool == owner]],
+            point[mine],
         )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:

@@ -26,12 +26,13 @@ TURNS = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LargePool:
-    """A pool's matrix, its arcs, which of them are near, and its columns n."""
+    """A pool's matrix, its arcs, which are near, its columns n, and its point in the relaxation of the whole."""
 
     matrix: Matrix
     arcs: Arcs
     near: Bools
     n: Ints
+    point: Floats
 
 
 def solve_pool(
@@ -50,6 +51,7 @@ def solve_pool(
     if len(pool.arcs.x) <= SMALL:
         return solve(pool.matrix, seconds=seconds(), gap=gap, absolute_gap=absolute_gap, cancelled=cancelled)
     budget = seconds()
+    first = _at_once(pool, budget, cancelled)
     kept_back = 0.6 if len(pool.arcs.x) <= MEDIUM else 0.4
     strong = strengthen(
         pool.matrix, pool.arcs, pool.near, seconds=lambda: seconds() - kept_back * budget, cancelled=cancelled
@@ -57,10 +59,10 @@ def solve_pool(
     matrix = pool.matrix
     order = np.lexsort((strong.reduced[pool.n], -strong.values[pool.n] * np.maximum(matrix.cost[pool.n], 1e-9)))
     forced = matrix.lower[pool.n] > 0
-    best: Answer | None = None
+    best = first
     tried = np.zeros(len(pool.n), dtype=np.bool_)
     for _ in range(TURNS):
-        kept = forced | (best.values[pool.n] > 0.5 if best is not None else False)
+        kept = forced | (best.values[pool.n] > 0.5 if best is not None and best is not first else False)
         room = max(2, SHORTLIST - int(kept.sum()))
         fresh = [o for o in order if not kept[o] and not tried[o]][:room]
         if not fresh:
@@ -100,6 +102,24 @@ def solve_pool(
     return Answer(best.values, best.objective, bound, np.zeros(0), done)
 
 
+def _at_once(pool: LargePool, seconds: float, cancelled: Callable[[], bool]) -> Answer | None:
+    """A plan without any search: the options that the relaxation of the whole uses most, rounded up."""
+    matrix = pool.matrix
+    use = pool.point[pool.n] * np.maximum(matrix.cost[pool.n], 1e-9)
+    shortlist = matrix.lower[pool.n] > 0
+    shortlist[np.argsort(-use, kind="stable")[:SHORTLIST]] = True
+    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
+    allowed[pool.n[shortlist]] = True
+    columns = np.ones(len(matrix.cost), dtype=np.bool_)
+    columns[pool.arcs.x] = allowed[pool.arcs.n]
+    start = rounded_up(matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_)), seconds, cancelled)
+    if start is None:
+        return None
+    values = np.zeros(len(matrix.cost))
+    values[columns] = start
+    return Answer(values, float(matrix.cost @ values), -np.inf, np.zeros(0), False)
+
+
 def _rounded(pool: LargePool, values: Floats) -> Answer | None:
     """The relaxation's point with every number of replicas rounded up, if that is a plan."""
     rounded = np.where(pool.matrix.integer, np.ceil(values - 1e-9), values)
@@ -125,7 +145,8 @@ def _among(
     columns[pool.arcs.x] = allowed[pool.arcs.n]
     columns[pool.n] = shortlist
     part = matrix.part(columns, _touched(matrix, columns))
-    start = best.values[columns] if best is not None else _rounded_up(part, seconds, cancelled)
+    outside = best is None or bool(best.values[~columns].any())
+    start = rounded_up(part, seconds, cancelled) if best is None or outside else best.values[columns]
     found = solve(part, seconds=seconds, gap=gap, start=start, cancelled=cancelled)
     if start is not None and not (isinstance(found, Answer) and found.objective <= float(part.cost @ start)):
         found = Answer(start, float(part.cost @ start), -np.inf, np.zeros(0), False)
@@ -136,7 +157,7 @@ def _among(
     return Answer(values, found.objective, -np.inf, np.zeros(0), found.complete)
 
 
-def _rounded_up(matrix: Matrix, seconds: float, cancelled: Callable[[], bool]) -> Floats | None:
+def rounded_up(matrix: Matrix, seconds: float, cancelled: Callable[[], bool]) -> Floats | None:
     """The linear relaxation's point with every number of replicas rounded up, if that is a plan: seldom far off."""
     relaxed = solve(matrix.relaxed(), seconds=seconds, cancelled=cancelled)
     if not isinstance(relaxed, Answer):
