@@ -71,7 +71,8 @@ class _Options:
 
 
 def generate(sizes: Sizes, *, seed: int = 0, scale: float = 1.0, quota_factor: float = 1.0) -> FleetProblem:
-    """An instance: types by memory, bandwidth and price; models by bytes; classes by rate, lengths and how fast they want.
+    """An instance: types by memory, bandwidth and price; models by bytes; classes by rate, lengths and how fast they
+    want.
 
     A replica's decode rate follows the bytes it streams per step (weights shared by its batch, KV per request), and its
     prefill rate the chips' compute; an option that streams its weights slower than a class allows is no arc.
@@ -138,7 +139,7 @@ def _add_options(options: _Options, m: int, t: int, chips: float, rng: np.random
         options.rows.append((m, t, AGGREGATED, width, True))
 
 
-def _demand(
+def _demand(  # noqa: PLR0917  # the columns of one table
     sizes: Sizes,
     rng: np.random.Generator,
     model: np.ndarray,

@@ -1,7 +1,7 @@
 """The slice ILP of Mélange (Griggs et al., arXiv 2404.14527), the peer that the planner is compared with.
 
-Each bucket's rate is cut into ``slice factor`` equal slices; each slice goes whole to one GPU type; GPUs are whole numbers.
-Written here from the paper and solved, as the authors do, by CBC through PuLP.
+Each bucket's rate is cut into ``slice factor`` equal slices; each slice goes whole to one GPU type; GPUs are whole
+numbers. Written here from the paper and solved, as the authors do, by CBC through PuLP.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def example() -> FleetProblem:
 def fleet_by_slices(problem: FleetProblem, *, slice_factor: int = 1, seconds: float = 60.0) -> dict[str, Any]:
     """Solve a fleet by slices: one ILP over all its aggregated options; spilling is one more place for a slice.
 
-    The quota, power and spot limits are kept, so that its plan may be compared; prefill and decode apart are unknown to it.
+    The quota, power and spot limits are kept, so that its plan may be compared; prefill and decode apart are unknown to
+    it.
 
     Returns:
         ``cost_usd_per_hour`` (``None`` without a plan in time), ``bound_usd_per_hour`` is not given by CBC, ``status``,

@@ -20,9 +20,17 @@ from tidefleet.planning.fleet import (
     Limits,
     SolverFailed,
     decompose,
+    pools,
     solve,
     solver,
 )
+
+CATALOGUE = [
+    *("type_price", "type_quota", "type_site", "option_pool", "option_type", "option_role", "option_fabric"),
+    *("option_chips", "option_cost", "option_kw", "option_spot", "option_capacity"),
+    *("arc_cell", "arc_option", "arc_load"),
+]
+DEMAND = ["cell_class", "cell_rate", "cell_spill"]
 
 
 def test_a_quota_that_is_too_small_is_named_with_the_demand_it_stops() -> None:
@@ -82,7 +90,7 @@ def test_an_unmet_set_shrinks_to_demands_that_conflict() -> None:
 
 def test_an_empty_fleet_plans_nothing() -> None:
     none = np.zeros(0)
-    empty: dict[str, Any] = dict.fromkeys(["type_price", "type_quota", "type_site", "option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_cost", "option_kw", "option_spot", "option_capacity", "cell_class", "cell_rate", "cell_spill", "arc_cell", "arc_option", "arc_load"], none)
+    empty: dict[str, Any] = dict.fromkeys(CATALOGUE + DEMAND, none)
     plan = solved(a_fleet(**empty))
     assert isinstance(plan, FleetPlan)
     assert plan.usd_per_hour == 0.0
@@ -90,7 +98,7 @@ def test_an_empty_fleet_plans_nothing() -> None:
 
 def test_an_empty_catalogue_with_demand_is_infeasible() -> None:
     none = np.zeros(0)
-    empty: dict[str, Any] = dict.fromkeys(["type_price", "type_quota", "type_site", "option_pool", "option_type", "option_role", "option_fabric", "option_chips", "option_cost", "option_kw", "option_spot", "option_capacity", "arc_cell", "arc_option", "arc_load"], none)
+    empty: dict[str, Any] = dict.fromkeys(CATALOGUE, none)
     assert isinstance(solved(a_fleet(**empty)), Infeasible)
 
 
@@ -163,6 +171,7 @@ def test_a_solver_that_returns_nonsense_is_noticed(monkeypatch: pytest.MonkeyPat
         values = {"zeros": answer.values * 0, "nan": answer.values * np.nan, "halves": answer.values / 2}[junk]
         return replace(answer, values=values)
 
+    monkeypatch.setattr(pools, "solve", broken)
     monkeypatch.setattr(decompose, "solve_matrix", broken)
     assert isinstance(solved(a_fleet()), SolverFailed)
 

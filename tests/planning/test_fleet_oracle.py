@@ -26,7 +26,7 @@ def test_no_whole_number_of_replicas_is_cheaper_than_the_plan(seed: int) -> None
     assert plan.bound <= best + 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seeds, st.floats(1.05, 2.0))
 def test_cost_never_falls_when_demand_rises(seed: int, factor: float) -> None:
     problem = random_fleet(np.random.default_rng(seed))
@@ -35,7 +35,7 @@ def test_cost_never_falls_when_demand_rises(seed: int, factor: float) -> None:
     assert after.usd_per_hour >= before.usd_per_hour - 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seeds)
 def test_a_plan_is_never_worse_for_one_more_option(seed: int) -> None:
     problem = random_fleet(np.random.default_rng(seed))
@@ -43,7 +43,7 @@ def test_a_plan_is_never_worse_for_one_more_option(seed: int) -> None:
     assert planned(problem).usd_per_hour <= planned(fewer).usd_per_hour + 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seeds)
 def test_the_bound_is_below_the_optimum_also_where_the_search_stops_early(seed: int) -> None:
     problem = random_fleet(np.random.default_rng(seed), pools=3)

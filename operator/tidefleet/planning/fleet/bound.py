@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.milp import FleetMilp
-from tidefleet.planning.fleet.problem import DECODE, FleetProblem
+from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, FleetProblem
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, OutOfTime, solve
 
 NEAREST = 3
@@ -30,11 +30,11 @@ ROUNDS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relaxation:
-    """The linear relaxation of the whole: prices per row, replicas in multiples per option, and its cost."""
+    """The linear relaxation of the whole: prices per row, its point, and a bound of the cost (without the constant)."""
 
     prices: Floats
-    replicas: Floats
-    cost: float
+    values: Floats
+    bound: float
 
 
 def unit_cost(problem: FleetProblem) -> Floats:
@@ -58,6 +58,21 @@ def nearest(problem: FleetProblem, cost: Floats, most: int) -> Bools:
     return keep
 
 
+def handy(problem: FleetProblem, most: int) -> Bools:
+    """Which options are among the most useful of their pool: aggregated, cheap in most of its cells."""
+    p = problem
+    cost, whole = unit_cost(p), p.option_role[p.arc_option] == AGGREGATED
+    least = np.full(len(p.cell_class), np.inf)
+    np.minimum.at(least, p.arc_cell[whole], cost[whole])
+    ratio = np.where(whole, np.maximum(least[p.arc_cell], 1e-12) / np.maximum(cost, 1e-12), 0.0)
+    score = np.bincount(p.arc_option, np.where(np.isfinite(ratio), ratio, 0.0), len(p.option_pool))
+    keep = np.zeros(len(p.option_pool), dtype=np.bool_)
+    for pool in range(p.pools):
+        mine = np.flatnonzero((p.option_pool == pool) & (score > 0))
+        keep[mine[np.argsort(-score[mine], kind="stable")[:most]]] = True
+    return keep
+
+
 def relax(
     milp: FleetMilp, *, seconds: Callable[[], float], cancelled: Callable[[], bool]
 ) -> Relaxation | NoPoint | OutOfTime | Broken:
@@ -67,7 +82,9 @@ def relax(
     every = np.ones(len(matrix.cost), dtype=np.bool_)
     rows = np.ones(len(matrix.row_lower), dtype=np.bool_)
     arcs = nearest(p, unit_cost(p), NEAREST) | (len(p.arc_cell) < 20_000)
-    for turn in range(ROUNDS):
+    turn = 0
+    while True:
+        turn += 1
         columns = every.copy()
         columns[milp.columns.x] = arcs
         answer = solve(matrix.part(columns, rows).relaxed(), seconds=seconds(), cancelled=cancelled)
@@ -79,12 +96,24 @@ def relax(
         reduced = matrix.priced(answer.row_prices)[milp.columns.x]
         missing = ~arcs & (reduced < -1e-7 * (1.0 + np.abs(unit_cost(p))))
         shared_priced = bool((np.abs(answer.row_prices[matrix.row_owner == SHARED]) > 1e-9).any())
-        if turn == ROUNDS - 1 or not missing.any() or not shared_priced:
-            break
+        if turn >= ROUNDS or not missing.any() or not shared_priced:
+            values = np.zeros(len(matrix.cost))
+            values[columns] = answer.values
+            return Relaxation(answer.row_prices, values, answer.objective + least_outside(p, ~arcs, reduced))
         arcs = arcs | (missing & nearest(p, np.where(missing, reduced, np.inf), NEAREST))
-    values = np.zeros(len(matrix.cost))
-    values[columns] = answer.values
-    return Relaxation(answer.row_prices, values[milp.columns.n], answer.objective)
+
+
+def sides(problem: FleetProblem) -> Ints:
+    """Per arc, twice its cell, and one more for decode: the shares of a side add up to at most 1."""
+    decodes: Ints = (problem.option_role[problem.arc_option] == DECODE).astype(np.int64)
+    return 2 * problem.arc_cell + decodes
+
+
+def least_outside(problem: FleetProblem, outside: Bools, reduced: Floats) -> float:
+    """What arcs left out of a relaxation can lower its cost by at most, by their reduced costs (at most 0)."""
+    least = np.zeros(2 * len(problem.cell_class))
+    np.minimum.at(least, sides(problem)[outside], reduced[outside])
+    return float(least.sum())
 
 
 def shared_prices(milp: FleetMilp, prices: Floats) -> Floats:
@@ -105,6 +134,35 @@ def shared_part(milp: FleetMilp, prices: Floats) -> float:
         at_lower = np.where(reduced[mine] > 0, reduced[mine] * matrix.lower[mine], 0.0)
         at_upper = np.where(reduced[mine] < 0, reduced[mine] * matrix.upper[mine], 0.0)
     return float(prices @ limit + at_lower.sum() + at_upper.sum()) + milp.constant
+
+
+def pool_floors(milp: FleetMilp, priced: Matrix, prices: Floats) -> Floats:
+    """Per pool, a bound that the prices of the relaxation's rows prove without any further solving.
+
+    Args:
+        milp: the MILP.
+        priced: its matrix with the shared rows already priced into the costs.
+        prices: the relaxation's prices of all rows.
+    """
+    p, matrix = milp.problem, priced
+    mine = np.where(matrix.row_owner == SHARED, 0.0, prices)
+    mine = np.where(
+        ((mine > 0) & ~np.isfinite(matrix.row_lower)) | ((mine < 0) & ~np.isfinite(matrix.row_upper)), 0.0, mine
+    )
+    reduced = matrix.priced(mine)
+    limit = np.where(mine > 0, matrix.row_lower, np.where(mine < 0, matrix.row_upper, 0.0))
+    arcs = np.zeros(len(matrix.cost), dtype=np.bool_)
+    arcs[milp.columns.x] = True
+    with np.errstate(invalid="ignore"):
+        lowest = np.where(reduced > 0, reduced * matrix.lower, np.where(reduced < 0, reduced * matrix.upper, 0.0))
+    least = np.zeros(2 * len(p.cell_class))
+    np.minimum.at(least, sides(p), reduced[milp.columns.x])
+    owner = np.full(len(p.cell_class), SHARED, dtype=np.int64)
+    owner[p.arc_cell] = p.option_pool[p.arc_option]
+    count = p.pools + 1
+    total = summed(matrix.row_owner + 1, mine * limit, count)
+    total += summed(matrix.owner[~arcs] + 1, lowest[~arcs], count)
+    return (total + summed(np.repeat(owner, 2) + 1, least, count))[1:]
 
 
 def served_alone(problem: FleetProblem) -> Ints:

@@ -11,12 +11,26 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
-from tidefleet.planning.fleet.matrix import SHARED, Floats, Matrix
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
+from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
+from tidefleet.planning.fleet.pools import LargePool, rounded_up, solve_pool
 from tidefleet.planning.fleet.problem import FleetProblem
-from tidefleet.planning.fleet.result import FleetResult, SolverFailed
-from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime
+from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
+from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
+from tidefleet.planning.fleet.strong import Arcs
+
+POOLS_SHARE = 0.8
+"""Share of the time for the pools; the rest is for the whole."""
+
+PRICE_SHARES = (1.0, 0.5, 0.0)
+"""Shares of the relaxation's prices at which the pools are solved, while time is left and the gap is not reached.
+
+Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them."""
+
+HANDY = 6
+"""Options of each pool, the cheapest over its cells, that the repair may use besides those in use."""
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
@@ -74,16 +88,21 @@ def solve(
     """
     limits = limits or Limits()
     watch = Watch(clock, clock() + limits.seconds, cancelled)
-    milp = build(problem)
-    search = _Search(milp, limits, watch, spread, max(1, workers))
-    return search.run()
+    merged = merge(problem)
+    result = _Search(build(merged.problem), limits, watch, spread, max(1, workers)).run()
+    match result:
+        case FleetPlan():
+            return merged.split(result)
+        case Infeasible() if merged.problem is not problem:
+            return why_infeasible(build(problem), watch.left, cancelled)
+        case _:
+            return result
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Task:
-    pool: int
-    matrix: Matrix
-    seconds: Callable[[], float]
+    owner: int
+    pool: LargePool
 
 
 class _Search:
@@ -91,6 +110,8 @@ class _Search:
 
     def __init__(self, milp: FleetMilp, limits: Limits, watch: Watch, spread: Spread, workers: int) -> None:
         self.milp, self.limits, self.watch, self.spread, self.workers = milp, limits, watch, spread, workers
+        self.near = bounds.nearest(milp.problem, bounds.unit_cost(milp.problem), 2)
+        self.sides = bounds.sides(milp.problem)
 
     def run(self) -> FleetResult:
         """The result."""
@@ -103,22 +124,33 @@ class _Search:
                 return SolverFailed("the time was over before the linear relaxation was solved")
             case Broken(why):
                 return SolverFailed(why)
-        prices = bounds.shared_prices(milp, relaxation.prices)
-        answers = self._pools(prices, relaxation.cost)
-        broken = [one for one in answers.values() if isinstance(one, Broken)]
-        if broken:
-            return SolverFailed(broken[0].why)
-        if any(isinstance(one, NoPoint) for one in answers.values()):
-            return why_infeasible(milp, watch.left, watch.cancelled)
-        lower = bounds.shared_part(milp, prices) + sum(one.bound for one in answers.values())
-        lower = max(lower, -np.inf)
-        values = self._together(answers)
-        best: Floats | None = values
-        if best is None or self._cost(best) - lower > self.limits.gap * abs(self._cost(best)):
-            outcome = self._repair(answers, relaxation, best, lower)
+        lower, best = relaxation.bound + milp.constant, None
+        used = relaxation.values[milp.columns.n] > 1e-6
+        full = bounds.shared_prices(milp, relaxation.prices)
+        for share in PRICE_SHARES if full.any() else PRICE_SHARES[:1]:
+            before = watch.left()
+            answers = self._pools(share * full, relaxation)
+            broken = [one for one in answers.values() if isinstance(one, Broken)]
+            if broken and best is None:
+                return SolverFailed(broken[0].why)
+            if any(isinstance(one, NoPoint) for one in answers.values()):
+                return why_infeasible(milp, watch.left, watch.cancelled)
+            parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
+            lower = max(lower, bounds.shared_part(milp, share * full) + sum(parts))
+            for owner, answer in answers.items():
+                if isinstance(answer, Answer):
+                    used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
+            together = self._together(answers)
+            if together is None:
+                together = self._together(self._fitted(answers, used))
+            best = self._better(best, together)
+            if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
+                break
+        if not self._done(best, lower):
+            outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
-                    best = outcome.values
+                    best = self._better(best, outcome.values)
                     lower = max(lower, outcome.bound)
                 case NoPoint() if best is None:
                     return why_infeasible(milp, watch.left, watch.cancelled)
@@ -128,34 +160,109 @@ class _Search:
             return SolverFailed("the time was over before a plan was found")
         return explained(milp, best, lower, relaxation.prices, self.limits.gap)
 
+    def _fitted(self, answers: dict[int, Outcome], used: Bools) -> dict[int, Outcome]:
+        """The pools' answers, the dearest first, each made to fit in what quotas and power the ones before it left.
+
+        A pool that does not fit is solved anew over the options in use anywhere and its handy ones.
+        """
+        milp, matrix = self.milp, self.milp.matrix
+        rows = np.zeros(len(matrix.row_lower), dtype=np.bool_)
+        rows[[one.row for one in milp.shared if one.kind in ("quota", "power")]] = True
+        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, 2 * HANDY)
+        allowed = np.ones(len(matrix.cost), dtype=np.bool_)
+        allowed[milp.columns.x] = shortlist[milp.problem.arc_option]
+        left = matrix.row_upper.copy()
+        fitted: dict[int, Outcome] = {}
+        found = [(owner, one) for owner, one in answers.items() if isinstance(one, Answer)]
+        for owner, answer in sorted(found, key=lambda pair: -pair[1].objective):
+            mine = matrix.owner == owner
+            values = np.zeros(len(matrix.cost))
+            values[mine] = answer.values
+            fitted[owner] = answer
+            if (matrix.activity(values)[rows] > left[rows] + 1e-9).any():
+                columns = mine & allowed
+                part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
+                part = part.part(columns, rows | (matrix.row_owner == owner))
+                seconds, cancelled = max(0.2 * self.watch.left(), 1.0), self.watch.cancelled
+                start = rounded_up(part, seconds, cancelled)
+                other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, start=start, cancelled=cancelled)
+                values[mine] = 0.0
+                if isinstance(other, Answer):
+                    values[columns] = other.values
+                    fitted[owner] = Answer(values[mine], other.objective, -np.inf, np.zeros(0), False)
+                else:
+                    fitted[owner] = other
+            left = np.where(rows, left - matrix.activity(values), left)
+        return fitted
+
+    def _done(self, best: Floats | None, lower: float) -> bool:
+        return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))
+
+    def _better(self, one: Floats | None, other: Floats | None) -> Floats | None:
+        if one is None or other is None:
+            return other if one is None else one
+        return one if self._cost(one) <= self._cost(other) else other
+
+    def _in_use(self, owner: int, answer: Answer) -> Bools:
+        """Which of a pool's options have replicas in an answer for the pool."""
+        mine = np.zeros(len(self.milp.matrix.cost))
+        mine[self.milp.matrix.owner == owner] = answer.values
+        used: Bools = mine[self.milp.columns.n[self.milp.problem.option_pool == owner]] > 0.5
+        return used
+
     def _cost(self, values: Floats) -> float:
         return float(self.milp.matrix.cost @ values) + self.milp.constant
 
-    def _pools(self, prices: Floats, total: float) -> dict[int, Outcome]:
+    def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        begun = 0
-
-        def share() -> float:
-            nonlocal begun
-            left = max(1, -(-(len(owners) - begun) // self.workers))
-            begun += 1
-            return 0.85 * self.watch.left() / left * (1.0 if left == 1 else 1.5)
-
-        tasks = [_Task(one, matrix.part(matrix.owner == one, matrix.row_owner == one), share) for one in owners]
-        tasks.sort(key=lambda one: -len(one.matrix.cost))
-        spare = 0.4 * self.limits.gap * abs(total) / max(1, len(owners))
+        tasks = [_Task(one, self._pool(matrix, one, relaxation.values)) for one in owners]
+        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
+        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
+        sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
+        cost = np.array([max(spent[one.owner], 0.0) for one in tasks])
+        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        order = np.argsort(-weights, kind="stable")
+        tasks = [tasks[i] for i in order]
+        waiting = {task.owner: float(weights[i]) for task, i in zip(tasks, order, strict=True)}
+        end = self.watch.clock() + POOLS_SHARE * self.watch.left()
+        spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
 
         def run(task: _Task) -> Outcome:
-            return solve_matrix(
-                task.matrix,
-                seconds=task.seconds(),
+            """Each pool gets its share of the time left, and half as much again, since few need all of it."""
+            total = sum(list(waiting.values()))
+            part = min(1.0, 1.5 * self.workers * waiting.pop(task.owner) / max(total, 1e-9))
+            now = self.watch.clock()
+            until = now + part * (end - now)
+            return solve_pool(
+                task.pool,
+                seconds=lambda: until - self.watch.clock(),
                 gap=0.6 * self.limits.gap,
                 absolute_gap=spare,
                 cancelled=self.watch.cancelled,
             )
 
-        return {task.pool: answer for task, answer in zip(tasks, self.spread(run, tasks), strict=True)}
+        floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
+        return {
+            task.owner: raised(answer, float(floors[task.owner]))
+            for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
+        }
+
+    def _pool(self, matrix: Matrix, owner: int, point: Floats) -> LargePool:
+        """One pool's part of the matrix, with its arcs found again in it."""
+        p, columns = self.milp.problem, self.milp.columns
+        mine = matrix.owner == owner
+        at = np.cumsum(mine) - 1
+        arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
+        option = p.arc_option[arcs]
+        multiple = p.option_multiple[option].astype(np.float64)
+        return LargePool(
+            matrix.part(mine, matrix.row_owner == owner),
+            Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
+            self.near[arcs],
+            at[columns.n[p.option_pool == owner]],
+            point[mine],
+        )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:
         """The pools' answers as one point of the whole, or ``None`` where they exceed a shared limit."""
@@ -175,33 +282,33 @@ class _Search:
         values[mine] = answer.values
         return values
 
-    def _repair(
-        self, answers: dict[int, Outcome], relaxation: bounds.Relaxation, best: Floats | None, lower: float
-    ) -> Outcome:
-        """The whole as one MILP: first over the options that any solution so far uses, then over all of them."""
+    def _repair(self, used: Bools, best: Floats | None, lower: float) -> Outcome:
+        """The whole as one MILP: first over the options any solution so far uses and handy ones, then over all."""
         milp, matrix, watch = self.milp, self.milp.matrix, self.watch
         small = len(milp.columns.x) <= LARGE
-        if best is None:
-            used = np.zeros(len(matrix.cost))
-            for owner, answer in answers.items():
-                if isinstance(answer, Answer):
-                    used[matrix.owner == owner] = answer.values
-            open_ = (used[milp.columns.n] > 0.5) | (relaxation.replicas > 1e-6) | (matrix.lower[milp.columns.n] > 0)
-            columns = np.ones(len(matrix.cost), dtype=np.bool_)
-            columns[milp.columns.x] = open_[milp.problem.arc_option]
-            part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
-            seconds = watch.left() * (0.4 if small else 1.0)
-            answer = solve_matrix(part, seconds=seconds, gap=0.5 * self.limits.gap, cancelled=watch.cancelled)
-            if isinstance(answer, Answer):
-                best = np.zeros(len(matrix.cost))
-                best[columns] = answer.values
-        if best is not None and (not small or self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))):
+        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
+        columns = np.ones(len(matrix.cost), dtype=np.bool_)
+        columns[milp.columns.x] = shortlist[milp.problem.arc_option]
+        part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
+        found = solve_matrix(
+            part,
+            seconds=watch.left() * (0.5 if small else 1.0),
+            gap=0.5 * self.limits.gap,
+            start=None if best is None or best[~columns].any() else best[columns],
+            cancelled=watch.cancelled,
+        )
+        if isinstance(found, Answer):
+            values = np.zeros(len(matrix.cost))
+            values[columns] = found.values
+            best = self._better(best, values)
+        if best is not None and (not small or self._done(best, lower)):
             return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        outcome = solve_matrix(matrix, seconds=watch.left(), gap=self.limits.gap, start=best, cancelled=watch.cancelled)
-        if isinstance(outcome, Answer):
-            return Answer(
-                outcome.values, self._cost(outcome.values), outcome.bound + milp.constant, np.zeros(0), outcome.complete
-            )
+        whole = solve_matrix(
+            matrix, seconds=watch.left(), gap=self.limits.gap, start=best, stop_at=None, cancelled=watch.cancelled
+        )
+        if isinstance(whole, Answer):
+            bound = whole.bound + milp.constant
+            return Answer(whole.values, self._cost(whole.values), bound, np.zeros(0), whole.complete)
         if best is not None:
             return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        return outcome
+        return whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import Floats, Ints
+from tidefleet.planning.fleet.matrix import Floats, Ints, summed
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.result import Binding, FleetPlan, SolverFailed
 from tidefleet.planning.fleet.verify import Decision, chips_used, costs, pool_cost, power_used, violations
@@ -49,6 +49,8 @@ def explained(milp: FleetMilp, values: Floats, bound: float, prices: Floats, gap
         gap: the relative gap that was asked for.
     """
     p = milp.problem
+    if not np.isfinite(values).all() or not np.isfinite(bound):
+        return SolverFailed("the solver's plan holds a value that is not a number")
     decision = decision_of(milp, values)
     broken = violations(p, decision, tolerance=2e-6)
     if broken:
@@ -86,24 +88,25 @@ def _binding(milp: FleetMilp, decision: Decision, saves: dict[tuple[str, int], f
     """Limits where not even the smallest replica of the option in question would still fit, or that cost something."""
     p = milp.problem
     used, power = chips_used(p, decision.replicas), power_used(p, decision.replicas)
-    in_pool = np.bincount(p.option_pool, decision.replicas, p.pools)
+    in_pool = summed(p.option_pool, decision.replicas, p.pools)
     spent = pool_cost(p, decision)
-    found: list[Binding] = []
     smallest = np.full(len(used), np.inf)
     np.minimum.at(smallest, p.option_type, (p.option_chips * p.option_multiple).astype(np.float64))
-    for t in np.flatnonzero(used + smallest > p.type_quota + _NEAR):
-        found.append(Binding("quota", int(t), float(p.type_quota[t]), saves.get(("quota", int(t)), 0.0)))
     least = np.full(len(power), np.inf)
     site = p.type_site[p.option_type]
     np.minimum.at(least, site, p.site_pue[site] * p.option_kw * p.option_multiple)
-    for j in np.flatnonzero(power + least > p.site_limit_kw + _NEAR):
-        found.append(Binding("power", int(j), float(p.site_limit_kw[j]), saves.get(("power", int(j)), 0.0)))
-    for pool in np.flatnonzero((p.pool_min > 0) & (in_pool <= p.pool_min + _NEAR)):
-        found.append(Binding("pool_min", int(pool), float(p.pool_min[pool]), 0.0))
-    for pool in np.flatnonzero(in_pool >= p.pool_max - _NEAR):
-        found.append(Binding("pool_max", int(pool), float(p.pool_max[pool]), 0.0))
-    for pool in np.flatnonzero(spent >= p.pool_budget - _NEAR * np.maximum(1.0, spent)):
-        found.append(Binding("pool_budget", int(pool), float(p.pool_budget[pool]), 0.0))
-    if np.isfinite(p.budget) and costs(p, decision).total >= p.budget * (1 - _NEAR):
-        found.append(Binding("budget", 0, float(p.budget), saves.get(("budget", 0), 0.0)))
+    total = np.array([costs(p, decision).total])
+    tight = (
+        ("quota", used + smallest > p.type_quota + _NEAR, p.type_quota),
+        ("power", power + least > p.site_limit_kw + _NEAR, p.site_limit_kw),
+        ("pool_min", (p.pool_min > 0) & (in_pool <= p.pool_min + _NEAR), p.pool_min),
+        ("pool_max", in_pool >= p.pool_max - _NEAR, p.pool_max),
+        ("pool_budget", spent >= p.pool_budget - _NEAR * np.maximum(1.0, spent), p.pool_budget),
+        ("budget", total >= p.budget * (1 - _NEAR), np.array([p.budget])),
+    )
+    found = [
+        Binding(kind, int(i), float(limit[i]), saves.get((kind, int(i)), 0.0))
+        for kind, binds, limit in tight
+        for i in np.flatnonzero(binds)
+    ]
     return tuple(sorted(found, key=lambda one: -one.usd_per_hour))

@@ -1,16 +1,17 @@
 """Why a fleet cannot serve its demand: a smallest set of cells that cannot be met, and the limits that stop them.
 
-Both sets are irreducible, found by divide and conquer over a test "can these cells be met under these limits?" (QuickXplain,
-U. Junker, AAAI 2004): a set of k out of n takes about k log2(n / k) tests.
+Both sets are irreducible, found by divide and conquer over a test "can these cells be met under these limits?"
+(QuickXplain, U. Junker, AAAI 2004): a set of k out of n takes about k log2(n / k) tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.planning.fleet.bound import served_alone
 from tidefleet.planning.fleet.milp import FleetMilp, build
@@ -51,8 +52,8 @@ def why_infeasible(
     """The explanation; call it for a problem without a plan.
 
     Returns:
-        ``SolverFailed`` when the problem turns out to have a plan after all (the solver contradicted itself), or when the
-        time was over before anything was learnt.
+        ``SolverFailed`` when the problem turns out to have a plan after all (the solver contradicted itself), or when
+        the time was over before anything was learnt.
     """
     p = milp.problem
     must = np.isinf(p.cell_spill) & np.isinf(p.cell_penalty)
@@ -116,7 +117,7 @@ def _only(problem: FleetProblem, cells: Sequence[int], limits: Sequence[Limit]) 
     for one in limits:
         at.setdefault(one.kind, []).append(one.index)
 
-    def kept(kind: str, values: np.ndarray, lifted: float) -> np.ndarray:  # type: ignore[type-arg]
+    def kept(kind: str, values: NDArray[Any], lifted: float) -> NDArray[Any]:
         result = np.full_like(values, lifted)
         result[at.get(kind, [])] = values[at.get(kind, [])]
         return result

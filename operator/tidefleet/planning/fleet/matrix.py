@@ -1,11 +1,14 @@
 """A mixed-integer linear program as flat arrays, put together block by block, and cut into the parts it falls into.
 
-Every row and column carries an owner: the pool it belongs to, or ``SHARED``. A part is the columns and rows of one owner.
+Every row and column carries an owner: the pool it belongs to, or ``SHARED``. A part is the columns and rows of one
+owner.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +21,17 @@ SHARED = -1
 """Owner of rows and columns that tie pools together."""
 
 
+def summed(index: Ints, values: ArrayLike, length: int) -> Floats:
+    """Sums of the values that share an index, from 0 up to the length."""
+    return np.bincount(index, np.asarray(values, dtype=np.float64), length).astype(np.float64, copy=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
     """Minimise cost . v subject to row_lower <= A v <= row_upper and lower <= v <= upper, v whole where ``integer``.
 
-    A's entries are sorted by column, then row: ``start`` has one entry per column and one more; ``row`` and ``value`` have
-    one per entry.
+    A's entries are sorted by column, then row: ``start`` has one entry per column and one more; ``row`` and ``value``
+    have one per entry.
     """
 
     cost: Floats
@@ -45,10 +53,11 @@ class Matrix:
 
     def activity(self, values: Floats) -> Floats:
         """A v: one number per row."""
-        return np.bincount(self.row, self.value * values[self.column], minlength=len(self.row_lower))
+        return summed(self.row, self.value * values[self.column], len(self.row_lower))
 
     def violation(self, values: Floats) -> float:
-        """The largest violation of a bound, a row or integrality, relative to the size of what is compared (at least 1).
+        """The largest violation of a bound, a row or integrality, relative to the size of what is compared (at least
+        1).
 
         Infinite when a value is not a number.
         """
@@ -196,7 +205,7 @@ def _floats(values: ArrayLike, count: int) -> Floats:
     return np.broadcast_to(np.asarray(values, dtype=np.float64), (count,))
 
 
-def _joined(blocks: list[tuple[NDArray[np.generic], ...]] | list, types: tuple[type, ...]) -> tuple:  # type: ignore[type-arg]
+def _joined(blocks: Sequence[tuple[NDArray[Any], ...]], types: tuple[type, ...]) -> tuple[NDArray[Any], ...]:
     if not blocks:
         return tuple(np.zeros(0, dtype=one) for one in types)
     return tuple(np.concatenate(one) for one in zip(*blocks, strict=True))

@@ -27,8 +27,8 @@ Subject to
   spare[p,role]: sum_o f[o] (u n - sum_c l x) >= q L,  L >= f[o] u[o] on[o],  n <= M on      (f[o]: share of the pool's
                 demand that a busy replica carries; what is lost is the largest replica in use, as many as q)
   pool[p]:      min <= sum n <= max;  paid[p]: cost of the pool - over <= F[p]
-  quota[t]:     sum g n <= Q;  nodes[t]: sum g n <= B N;  credit[t]: e + v <= sum g n;  bought[t]: e <= sum g n, not spot
-  power[j]:     pue sum w n <= W
+  quota[t]:     sum g n <= Q;  nodes[t]: sum g n <= B N;  credit[t]: e + v <= sum g n;  bought[t]: e <= sum g n, not
+  spot power[j]:     pue sum w n <= W
   paid:         cost of all - over <= F
 A KV-tier size is encoded by options of its own: the hit rate h(bytes) of a size changes the loads of the pool's
 options, so each size has a copy of them with its own ``arc_load`` (and ``option_tier`` set), and y picks one size. The

@@ -28,7 +28,7 @@ MOST_REPLICAS = 1e6
 
 
 class FleetProblemError(ValueError):
-    """An array of a ``FleetProblem`` is wrong; the message names the array, the index, what came and what is expected."""
+    """An array of a ``FleetProblem`` is wrong: the message names array, index, what came and what is expected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -65,13 +65,15 @@ class FleetProblem:
         tier_cost: USD per hour of a choice's storage. Default no choices.
         pool_min, pool_max: bounds of a pool's replicas in all. Default 0 and infinite.
         pool_spare: replicas of each role that may be lost at once without losing demand (N+1 is 1). Default 0.
-        pool_budget: USD per hour a pool should not exceed: the lower of its cost target times its tokens and its monthly
+        pool_budget: USD per hour a pool should not exceed: the lower of its cost target times its tokens and its
+        monthly
             budget. Default infinite.
         class_spot_limit: largest share of a class's rate on spot options. Default 1.
         cell_class: the class of each cell.
         cell_rate: requests/s.
         cell_spill: USD per hour of sending the whole cell to an external API; infinite where there is none.
-        cell_penalty: USD per hour of leaving the whole cell unserved; infinite where it must be served. Default infinite.
+        cell_penalty: USD per hour of leaving the whole cell unserved; infinite where it must be served. Default
+        infinite.
         arc_cell, arc_option: the pair.
         arc_load: replicas of the option that the whole cell's flow keeps busy, at utilisation 1.
         budget: USD per hour that the fleet should not exceed. Default infinite.
@@ -248,7 +250,7 @@ def _array(name: str, given: Any, dtype: type, length: int) -> NDArray[Any]:
         wrong = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)))
         if len(wrong):
             raise FleetProblemError(f"{name}[{wrong[0]}] is {array[wrong[0]]}; expected a whole number, e.g. 1")
-    converted = array.astype(dtype)
+    converted: NDArray[Any] = array.astype(dtype)
     converted.flags.writeable = False
     return converted
 

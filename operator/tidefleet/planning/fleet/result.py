@@ -11,8 +11,8 @@ from tidefleet.planning.fleet.problem import Floats, Ints
 class Costs:
     """What a plan's cost is made of, USD per hour; ``total`` is what is minimised and what the bound is compared with.
 
-    ``credits`` (reserved chips in use, chips that earn at night) is at most 0; ``budget_penalty`` is not money: it is what
-    the dollars above a soft budget count beyond themselves.
+    ``credits`` (reserved chips in use, chips that earn at night) is at most 0; ``budget_penalty`` is not money: it is
+    what the dollars above a soft budget count beyond themselves.
     """
 
     replicas: float
@@ -44,11 +44,13 @@ class Binding:
     """A limit that the plan has come up against.
 
     Attributes:
-        kind: ``quota`` (of type ``index``), ``power`` (of site), ``nodes``, ``reserved`` or ``night`` (of type), ``budget``
+        kind: ``quota`` (of type ``index``), ``power`` (of site), ``nodes``, ``reserved`` or ``night`` (of type),
+        ``budget``
             (of the fleet), ``pool_budget``, ``pool_min`` or ``pool_max`` (of pool).
         index: which one.
         limit: its value.
-        usd_per_hour: what one more of its unit (chip, kW, node, dollar) would save per hour, from the duals of the linear
+        usd_per_hour: what one more of its unit (chip, kW, node, dollar) would save per hour, from the duals of the
+        linear
             relaxation; 0 where rounding alone makes it bind.
     """
 
@@ -105,7 +107,7 @@ class FleetPlan:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit that stops demands: ``kind`` as in ``Binding`` (also ``option_max``, ``spot``, ``spare``), and which one."""
+    """A limit that stops demands: ``kind`` as in ``Binding`` (or ``option_max``, ``spot``, ``spare``), and which."""
 
     kind: str
     index: int
@@ -132,7 +134,7 @@ class Infeasible:
 
 @dataclass(frozen=True, slots=True)
 class SolverFailed:
-    """The solver failed, returned nonsense or ran out of time without any plan: keep the last one. ``why`` is a sentence."""
+    """The solver failed, returned nonsense or found no plan in time: keep the last one. ``why`` is a sentence."""
 
     why: str
 

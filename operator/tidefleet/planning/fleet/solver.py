@@ -1,14 +1,14 @@
 """HiGHS behind one function: a matrix in, a checked answer out. The only module that imports ``highspy``.
 
-Every instance gets the same number of threads: HiGHS shares one scheduler in a process, and a mismatch has returned zeros
-without an error. What comes back is verified here, so nothing else trusts a solver's own word for feasibility.
+Every instance gets the same number of threads: HiGHS shares one scheduler in a process, and a mismatch has returned
+zeros without an error. What comes back is verified here, so nothing else trusts a solver's own word for feasibility.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highspy
 import numpy as np
@@ -63,15 +63,34 @@ class Broken:
     why: str
 
 
-class _Quiet(highspy.Highs):  # type: ignore[misc]  # highspy's classes carry no complete types
-    """A solver that is silent before its callbacks are set: setting them prints a banner on standard output otherwise."""
+class _Quiet(highspy.Highs):
+    """Silent before its callbacks are set: setting them prints a banner on standard output otherwise."""
 
     def enableCallbacks(self) -> None:
         self.setOptionValue("output_flag", False)
-        super().enableCallbacks()
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
+def quiet() -> highspy.Highs:
+    """A solver that prints nothing and has the threads that all have."""
+    highs = _Quiet()  # type: ignore[no-untyped-call]
+    highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", THREADS)
+    return highs
 
 
 Outcome = Answer | NoPoint | OutOfTime | Broken
+
+
+def raised(outcome: Outcome, floor: float) -> Outcome:
+    """The same outcome with a bound of at least ``floor``."""
+    match outcome:
+        case Answer() if floor > outcome.bound:
+            return replace(outcome, bound=min(floor, outcome.objective))
+        case OutOfTime() if floor > outcome.bound:
+            return OutOfTime(floor)
+        case _:
+            return outcome
 
 
 def solve(
@@ -101,40 +120,42 @@ def solve(
         fits = bool((matrix.row_lower <= TOLERANCE).all() and (matrix.row_upper >= -TOLERANCE).all())
         none = np.zeros(0)
         return Answer(none, 0.0, 0.0, np.zeros(len(matrix.row_lower)), True) if fits else NoPoint()
-    outcome = _once(matrix, seconds, gap, absolute_gap, start, stop_at, cancelled)
+    settings = _Settings(seconds, gap, absolute_gap, stop_at, cancelled)
+    outcome = _once(matrix, settings, start)
     if start is not None and isinstance(outcome, Broken):
         # HiGHS 1.16 can carry a start into its presolved space at a lower cost than it has, and end with it.
-        outcome = _once(matrix, seconds, gap, absolute_gap, None, stop_at, cancelled)
+        outcome = _once(matrix, settings, None)
     return outcome
 
 
-def _once(
-    matrix: Matrix,
-    seconds: float,
-    gap: float,
-    absolute_gap: float,
-    start: Floats | None,
-    stop_at: float | None,
-    cancelled: Callable[[], bool],
-) -> Outcome:
-    highs = _Quiet()
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    seconds: float
+    gap: float
+    absolute_gap: float
+    stop_at: float | None
+    cancelled: Callable[[], bool]
+
+
+def _once(matrix: Matrix, settings: _Settings, start: Floats | None) -> Outcome:
+    highs = quiet()
     mixed = bool(matrix.integer.any())
-    options: dict[str, object] = {
-        "threads": THREADS,
-        "mip_rel_gap": gap,
+    options: dict[str, bool | float] = {
+        "mip_rel_gap": settings.gap,
         "small_matrix_value": _SMALL_ENTRIES,
-        "mip_abs_gap": absolute_gap,
+        "mip_abs_gap": settings.absolute_gap,
         "mip_feasibility_tolerance": TOLERANCE,
         "mip_allow_restart": False,  # a restart costs a quarter of the time here: 11.1 s with, 8.1 s without
     }
-    if np.isfinite(seconds):
-        options["time_limit"] = float(seconds)
+    if np.isfinite(settings.seconds):
+        options["time_limit"] = float(settings.seconds)
     for name, value in options.items():
         highs.setOptionValue(name, value)
 
     def look(event: HighsCallbackEvent) -> None:
+        stop_at = settings.stop_at
         enough = stop_at is not None and mixed and event.data_out.mip_dual_bound >= stop_at
-        if enough or cancelled():
+        if enough or settings.cancelled():
             event.interrupt()
 
     for callback in (highs.cbMipInterrupt, highs.cbSimplexInterrupt, highs.cbIpmInterrupt):
@@ -149,7 +170,7 @@ def _once(
 
 
 def _run(highs: highspy.Highs, matrix: Matrix, start: Floats | None, mixed: bool) -> Outcome:
-    if highs.passModel(_as_highs(matrix, mixed)) == highspy.HighsStatus.kError:
+    if highs.passModel(to_highs(matrix)) == highspy.HighsStatus.kError:
         return Broken("HiGHS refused the program")
     if start is not None:
         point = highspy.HighsSolution()
@@ -194,7 +215,8 @@ def _run(highs: highspy.Highs, matrix: Matrix, start: Floats | None, mixed: bool
     return Answer(values, objective, min(bound, objective), prices, status == known.kOptimal)
 
 
-def _as_highs(matrix: Matrix, mixed: bool) -> highspy.HighsLp:
+def to_highs(matrix: Matrix) -> highspy.HighsLp:
+    """The matrix as HiGHS takes it."""
     lp = highspy.HighsLp()
     lp.num_col_ = len(matrix.cost)
     lp.num_row_ = len(matrix.row_lower)
@@ -207,7 +229,7 @@ def _as_highs(matrix: Matrix, mixed: bool) -> highspy.HighsLp:
     lp.a_matrix_.start_ = matrix.start.astype(np.int32)
     lp.a_matrix_.index_ = matrix.row.astype(np.int32)
     lp.a_matrix_.value_ = matrix.value
-    if mixed:
+    if matrix.integer.any():
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[int(one)] for one in matrix.integer]
     return lp

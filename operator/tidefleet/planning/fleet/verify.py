@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tidefleet.planning.fleet.matrix import summed
 from tidefleet.planning.fleet.milp import carried_share
 from tidefleet.planning.fleet.problem import AGGREGATED, DECODE, PREFILL, FleetProblem, Floats, Ints
 from tidefleet.planning.fleet.result import Costs
@@ -25,28 +26,28 @@ class Decision:
 
 def chips_used(problem: FleetProblem, replicas: Ints) -> Floats:
     """Chips in use per type."""
-    return np.bincount(problem.option_type, replicas * problem.option_chips, len(problem.type_price))
+    return summed(problem.option_type, replicas * problem.option_chips, len(problem.type_price))
 
 
 def power_used(problem: FleetProblem, replicas: Ints) -> Floats:
     """kW per site, PUE included."""
     p = problem
-    kw = np.bincount(p.type_site[p.option_type], replicas * p.option_kw, len(p.site_limit_kw))
+    kw = summed(p.type_site[p.option_type], replicas * p.option_kw, len(p.site_limit_kw))
     return kw * p.site_pue
 
 
 def pool_cost(problem: FleetProblem, decision: Decision) -> Floats:
     """What each pool's budget is compared with: replicas, storage and spill, USD per hour."""
     p = problem
-    cost = np.bincount(p.option_pool, decision.replicas * p.option_cost, p.pools)
+    cost = summed(p.option_pool, decision.replicas * p.option_cost, p.pools)
     taken = decision.tier[decision.tier >= 0]
-    cost += np.bincount(p.tier_pool[taken], p.tier_cost[taken], p.pools)
+    cost += summed(p.tier_pool[taken], p.tier_cost[taken], p.pools)
     owner = np.full(p.classes, -1, dtype=np.int64)
     owner[p.cell_class[p.arc_cell]] = p.option_pool[p.arc_option]
     pool = owner[p.cell_class]
     spilled = decision.spill > 0
     spent = np.where(spilled, decision.spill * np.where(spilled, p.cell_spill, 0.0), 0.0)
-    return cost + np.bincount(pool[pool >= 0], spent[pool >= 0], p.pools)
+    return cost + summed(pool[pool >= 0], spent[pool >= 0], p.pools)
 
 
 def costs(problem: FleetProblem, decision: Decision) -> Costs:
@@ -55,7 +56,7 @@ def costs(problem: FleetProblem, decision: Decision) -> Costs:
     started = np.maximum(d.replicas - p.option_running, 0)
     stopped = np.maximum(p.option_running - d.replicas, 0)
     used = chips_used(p, d.replicas)
-    firm = np.bincount(p.option_type, np.where(p.option_spot, 0, d.replicas * p.option_chips), len(p.type_price))
+    firm = summed(p.option_type, np.where(p.option_spot, 0, d.replicas * p.option_chips), len(p.type_price))
     reserved = np.minimum(p.type_reserved, firm)
     night = np.minimum(p.type_night_chips, used - reserved)
     replicas = float(d.replicas @ p.option_cost)
@@ -93,7 +94,7 @@ def violations(problem: FleetProblem, decision: Decision, tolerance: float = 1e-
         )
         found.extend(f"{what}[{i}] is {value[i]:.9g}; at most {limit[i]:.9g}" for i in bad[:3])
 
-    served = np.bincount(p.arc_cell, np.where(role == DECODE, 0.0, d.flow), len(p.cell_class))
+    served = summed(p.arc_cell, np.where(role == DECODE, 0.0, d.flow), len(p.cell_class))
     served = served + d.spill + d.shortfall
     at_most("served share of cell", served, np.ones(len(served)))
     at_most("unserved share of cell", 1.0 - served, np.zeros(len(served)))
@@ -103,9 +104,10 @@ def violations(problem: FleetProblem, decision: Decision, tolerance: float = 1e-
         at_most(f"negative {what}", -shares, np.zeros(len(shares)))
     width = int(p.option_fabric.max(initial=0)) + 1
     pair = p.arc_cell * width + p.option_fabric[p.arc_option]
-    moved = np.bincount(pair, np.where(role == PREFILL, d.flow, np.where(role == DECODE, -d.flow, 0.0)))
+    moved = np.where(role == PREFILL, d.flow, np.where(role == DECODE, -d.flow, 0.0))
+    moved = summed(pair, moved, int(pair.max(initial=0)) + 1)
     at_most("prefill without decode in cell and fabric", np.abs(moved), np.zeros(len(moved)))
-    load = np.bincount(p.arc_option, p.arc_load * d.flow, len(p.option_pool))
+    load = summed(p.arc_option, p.arc_load * d.flow, len(p.option_pool))
     at_most("load of option", load, p.option_capacity * d.replicas)
     at_most("replicas of option", d.replicas.astype(np.float64), p.option_max)
     at_most("missing replicas of option", p.option_min - d.replicas, np.zeros(len(load)))
@@ -117,9 +119,9 @@ def violations(problem: FleetProblem, decision: Decision, tolerance: float = 1e-
     at_most("kW of site", power_used(p, d.replicas), p.site_limit_kw)
     for decodes in (False, True):
         spot = np.where(p.option_spot[p.arc_option] & ((role == DECODE) == decodes), d.flow, 0.0)
-        rate = np.bincount(p.cell_class[p.arc_cell], spot * p.cell_rate[p.arc_cell], p.classes)
-        at_most("spot rate of class", rate, p.class_spot_limit * np.bincount(p.cell_class, p.cell_rate, p.classes))
-    in_pool = np.bincount(p.option_pool, d.replicas, p.pools)
+        rate = summed(p.cell_class[p.arc_cell], spot * p.cell_rate[p.arc_cell], p.classes)
+        at_most("spot rate of class", rate, p.class_spot_limit * summed(p.cell_class, p.cell_rate, p.classes))
+    in_pool = summed(p.option_pool, d.replicas, p.pools)
     at_most("replicas of pool", in_pool, p.pool_max)
     at_most("missing replicas of pool", p.pool_min - in_pool, np.zeros(p.pools))
     of_tier = p.option_tier >= 0
