@@ -27,6 +27,7 @@ from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.words import sureness
 
 
 def plan(
@@ -163,7 +164,8 @@ def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         "chips",
         "usdPerHour",
     )
-    return tuple(str(one.get(name, "-")) for name in names)
+    sure = sureness(one["provenance"], float(one["sigma"])) if one.get("provenance") and one.get("sigma") else "-"
+    return (*(str(one.get(name, "-")) for name in names), sure)
 
 
 def print_status(name: str, status: dict[str, Any], reason: str) -> None:
@@ -173,7 +175,7 @@ def print_status(name: str, status: dict[str, Any], reason: str) -> None:
     if plan.get("options"):
         print_table(
             "",
-            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H"),
+            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H", "ESTIMATE"),
             [_option_row(one) for one in plan["options"]],
         )
         per_million = plan.get("usdPerMillionTokens")

@@ -113,6 +113,7 @@ def pool_status(
     for target in decision.targets:
         option = target.served.option
         rent = candidates[option].usd_per_hour * target.planned if option in candidates else None
+        unsure = max(candidates[option].estimates, key=lambda one: one.sigma) if option in candidates else None
         options.append(
             {
                 "accelerator": option.accelerator,
@@ -126,6 +127,7 @@ def pool_status(
                 "chips": target.planned * option.chips,
                 "workload": target.served.name if "/" in target.served.name else f"Deployment/{target.served.name}",
                 **({"usdPerHour": decimal(rent)} if rent is not None else {}),
+                **({"provenance": unsure.provenance, "sigma": f"{unsure.sigma:.2f}"} if unsure is not None else {}),
             }
         )
     options.sort(key=lambda one: (-one["chips"], one["workload"]))

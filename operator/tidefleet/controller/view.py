@@ -8,6 +8,7 @@ from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.records import Workload
+from tidefleet.controller.calibrating import Learning, Round
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
@@ -70,6 +71,7 @@ class PoolView:
         conflicts: who else scales an adopted workload, by workload name.
         chips: what its pods hold, by (accelerator, capacity type).
         reading: newest reading of its engines; ``None`` before the first round.
+        measured: what that round measured of each engine, for the calibration.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
     """
 
@@ -85,6 +87,7 @@ class PoolView:
     conflicts: Mapping[str, Fault] = field(default_factory=dict)
     chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
     reading: Reading | None = None
+    measured: Round | None = None
     busy_ratio: float | None = None
     price_fault: str = ""
 
@@ -110,4 +113,5 @@ class PoolMemory:
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     calibrations: dict[ReplicaKey, Correction] = field(default_factory=dict)
+    learning: Learning = field(default_factory=Learning)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)

@@ -252,7 +252,7 @@ def _point(
         fetched_share=prompt.fetched_share if prefills else 0.0,
         recomputed_share=prompt.recomputed_share if prefills else 0.0,
         provenance=case.correction.provenance,
-        sigma=case.correction.sigma,
+        sigma=case.correction.sigma_at(batch / replica.data_parallel) if decodes else case.correction.sigma,
     )
     if not is_physical(found):
         return CannotServe("Unphysical", f"the estimate exceeds a peak: MFU {mfu:.0%}, MBU {mbu:.0%}")
