@@ -110,9 +110,10 @@ def read_page(text: str) -> EngineCounters:
     for line in text.split("\n"):
         if not line.startswith(prefix):
             continue
-        match = _SAMPLE.match(line)
-        metric = match[1] if match else ""
+        end = line.find("{")
+        metric = line[:end].rstrip() if end >= 0 else line.split(None, 1)[0]
         field = names.get(metric)
+        match = _SAMPLE.match(line) if field is not None else None
         if match is None or field is None:
             continue
         try:

@@ -33,11 +33,13 @@ WORST_KV = 0.97
 ABSURD = 6.0
 """A measured time this many times longer or shorter than modelled is a fault of the measurement."""
 
-_MOST_PREFILL = 0.6
+_MOST_PREFILL = 0.7
+_BALANCE = 2.5
+_COUNTED = 10.0
 _MIN_PREFILL_SECONDS = 0.02
 _MIN_PREFILL_PART = 0.3
 _MIN_FIRST_TOKENS = 3.0
-_STEPS = 40
+_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +128,17 @@ def ratios_of(replica: Replica, shape: TokenShape, intervals: Sequence[Interval]
     """
     if not is_plausible(shape, replica.model.context_tokens):
         return []
-    usable = [(one, *measured) for one in intervals if is_steady(one) and (measured := _tpot(one)) is not None]
+    usable = [
+        (one, *measured)
+        for one in intervals
+        if is_steady(one) and _balances(one, shape) and (measured := _tpot(one)) is not None
+    ]
     if not usable:
         return []
     ranks = replica.data_parallel
-    own = float(prefill(replica, shape.uncached, shape.cached).seconds)
+    own = float(prefill(replica, shape.uncached, shape.cached).seconds[0])
     batches = np.maximum(np.array([batch for _, batch, _ in usable]), 1.0)
-    steps = np.atleast_1d(decode_step(replica, batches, shape.input_mean + shape.output_mean / 2.0).seconds)
+    steps = decode_step(replica, batches, shape.input_mean + shape.output_mean / 2.0).seconds
     variation = variation_of(shape.input_mean, shape.input_p95) if shape.input_p95 else ASSUMED_VARIATION
     found = []
     for (one, batch, tpot), step in zip(usable, steps.tolist(), strict=True):
@@ -142,6 +148,12 @@ def ratios_of(replica: Replica, shape: TokenShape, intervals: Sequence[Interval]
         if 1.0 / ABSURD <= decode <= ABSURD:
             found.append(Ratio(batch / ranks, math.log(decode), None if factor is None else math.log(factor)))
     return found
+
+
+def _balances(one: Interval, shape: TokenShape) -> bool:
+    """Whether about as many requests came in as went out, by their tokens: a hung or draining engine shows here."""
+    into, out = one.prompt_tokens / shape.input_mean, one.generation_tokens / shape.output_mean
+    return max(into, out) < _COUNTED or 1.0 / _BALANCE <= into / max(out, 1e-9) <= _BALANCE
 
 
 def _tpot(one: Interval) -> tuple[float, float] | None:

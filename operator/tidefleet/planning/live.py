@@ -46,6 +46,10 @@ SIGMA_STEP = 0.02
 _EDGES = (4.0, 16.0, 64.0, 256.0, 1024.0)
 _PRIOR_SAMPLES = 5.0
 _BIN_PRIOR_SAMPLES = 20.0
+_FORGETS = 2.0
+_CROWD = 5
+_OUT_OF_LINE = 4.0
+_IN_LINE = 0.25
 _LEAST_SHARE = 0.02
 _SLOTS_PER_HALF_LIFE = 12.0
 _MOST_SLOTS = 96
@@ -101,12 +105,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class _Summary:
-    """A weighted median, the weight behind it in samples, and its standard error."""
+    """A weighted median, the weight behind it in samples, its standard error, mean ln batch, and the newest time."""
 
     median: float
     weight: float
     error: float
     batch: float
+    newest: float
 
 
 @dataclass(slots=True)
@@ -131,7 +136,7 @@ class LiveCalibration:
         """
         by_bin: dict[int, list[tuple[float, float]]] = {}
         prompts: list[tuple[float, float]] = []
-        for one in ratios:
+        for one in _in_line(list(ratios)):
             log_batch = math.log(max(1.0, one.batch))
             by_bin.setdefault(bisect_right(_EDGES, one.batch), []).append((one.decode, log_batch))
             if one.prefill is not None:
@@ -161,12 +166,12 @@ class LiveCalibration:
         regions = [one for series in self._bins if (one := self._summary(series.slots, at)) is not None]
         seen = [one for one in regions if one.weight >= _LEAST_SHARE * whole.weight]
         error = math.sqrt(sum(one.weight * one.error**2 for one in seen) / sum(one.weight for one in seen))
-        points = sorted((one.batch, self._shrunk(one, overall)) for one in seen)
+        points = sorted((one.batch, self._shrunk(one, overall, at)) for one in seen)
         batches = [math.exp(lnb) for lnb, _ in points]
         steps = decode_step(replica, np.array(batches) * replica.data_parallel, _context(shape)).seconds
-        factors = monotone([_bounded(log) for _, log in points], np.atleast_1d(steps).tolist())
+        factors = monotone([_bounded(log) for _, log in points], steps.tolist())
         prompts = self._summary(self._prefill.slots, at)
-        first = overall if prompts is None else self._shrunk(prompts, overall)
+        first = overall if prompts is None else self._shrunk(prompts, overall, at)
         idle = max(0.0, at - max(slot.at for slot in every)) / self.half_life_seconds
         sigma = math.sqrt(
             SIGMA_FLOOR**2 + error**2 + (prior * ROOFLINE_SIGMA) ** 2 + (_STALE_SIGMA * max(0.0, idle - 0.5)) ** 2
@@ -202,15 +207,28 @@ class LiveCalibration:
         slots_count = total**2 / sum(weight**2 for _, weight in weighted)
         variance = between**2 / slots_count + within**2 / max(1.0, min(_INDEPENDENT, total))
         batch = sum(slot.batch * weight for slot, weight in weighted) / total
-        return _Summary(middle, total, math.sqrt(_MEDIAN_VARIANCE * variance), batch)
+        newest = max(slot.at for slot, _ in weighted)
+        return _Summary(middle, total, math.sqrt(_MEDIAN_VARIANCE * variance), batch, newest)
 
     def _decay(self, age: float) -> float:
         return float(2.0 ** (-max(0.0, age) / self.half_life_seconds))
 
-    @staticmethod
-    def _shrunk(one: _Summary, overall: float) -> float:
-        """A region's logarithm, drawn to that of all while it has few samples."""
-        return overall + one.weight / (one.weight + _BIN_PRIOR_SAMPLES) * (one.median - overall)
+    def _shrunk(self, one: _Summary, overall: float, at: float) -> float:
+        """A region's logarithm, drawn to that of all where it has few samples or has not been visited lately.
+
+        An engine that gets slower holds more requests at once: the region it left must not stand for it any more.
+        """
+        own = one.weight / (one.weight + _BIN_PRIOR_SAMPLES) * self._decay(_FORGETS * (at - one.newest))
+        return overall + own * (one.median - overall)
+
+
+def _in_line(ratios: list[Ratio]) -> list[Ratio]:
+    """Without the engines that differ from most others of the round, whatever their batch: slow ones hold more."""
+    if len(ratios) < _CROWD:
+        return ratios
+    middle = _middle(sorted(one.decode for one in ratios))
+    apart = _MAD * _middle(sorted(abs(one.decode - middle) for one in ratios))
+    return [one for one in ratios if abs(one.decode - middle) <= max(_IN_LINE, _OUT_OF_LINE * apart)]
 
 
 def follow(before: Correction | None, measured: Correction | None) -> Correction | None:
