@@ -164,8 +164,17 @@ def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         "chips",
         "usdPerHour",
     )
-    sure = sureness(one["provenance"], float(one["sigma"])) if one.get("provenance") and one.get("sigma") else "-"
-    return (*(str(one.get(name, "-")) for name in names), sure)
+    return tuple(str(one.get(name, "-")) for name in names)
+
+
+def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
+    """What the options' estimates rest on, e.g. ``l40s calibrated live, ±4 %; h100-sxm roofline, ±25 %``."""
+    told = {
+        f"{one['accelerator']} {sureness(str(one['provenance']), float(one['sigma']))}": None
+        for one in options
+        if one.get("provenance") and one.get("sigma")
+    }
+    return "; ".join(told)
 
 
 def print_status(name: str, status: dict[str, Any], reason: str) -> None:
@@ -175,12 +184,14 @@ def print_status(name: str, status: dict[str, Any], reason: str) -> None:
     if plan.get("options"):
         print_table(
             "",
-            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H", "ESTIMATE"),
+            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H"),
             [_option_row(one) for one in plan["options"]],
         )
         per_million = plan.get("usdPerMillionTokens")
         cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
         typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
+        if sure := _sureness(plan["options"]):
+            typer.echo(f"  estimates: {sure}")
     if plan.get("runnersUp"):
         rows = [(one["option"], one.get("usdPerMillionTokens", "-"), one["lostBecause"]) for one in plan["runnersUp"]]
         print_table("  what lost", ("  OPTION", "#$/1M", "BECAUSE"), [(f"  {a}", b, c) for a, b, c in rows])
