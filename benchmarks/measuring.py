@@ -79,6 +79,30 @@ def _family(root: int) -> list[int]:
     return found
 
 
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of a JSON value by their paths; elements of a list all have the same path and an ordinal."""
+    if isinstance(value, dict):
+        return {key: leaf for name, inner in value.items() for key, leaf in leaves(inner, f"{path}.{name}").items()}
+    if isinstance(value, list):
+        return {key: leaf for i, inner in enumerate(value) for key, leaf in leaves(inner, f"{path}[{i}]").items()}
+    return {path: value}
+
+
+def changed_fields(before: dict[Key, Any], after: dict[Key, Any]) -> dict[str, dict[str, Any]]:
+    """Fields that differ between two pictures of the same objects: how many objects, and one example of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, now in after.items():
+        one, other = leaves(before.get(key, {})), leaves(now)
+        for path in one.keys() | other.keys():
+            if one.get(path) != other.get(path):
+                entry = found.setdefault(re.sub(r"\[\d+\]", "[]", path), {"objects": set(), "example": []})
+                entry["objects"].add(key)
+                entry["example"] = entry["example"] or ["/".join(key), one.get(path), other.get(path)]
+    return {
+        path: {"objects": len(entry["objects"]), "example": entry["example"]} for path, entry in sorted(found.items())
+    }
+
+
 _SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -134,6 +158,11 @@ class Server:
             token = page["metadata"].get("continue", "")
             if not token:
                 return ready, count, chips
+
+    def statuses(self) -> dict[Key, Any]:
+        """The status of every pool."""
+        items = self.client.get("/apis/tidefleet.io/v1alpha1/inferencepools").json()["items"]
+        return {(one["metadata"]["namespace"], one["metadata"]["name"]): one.get("status", {}) for one in items}
 
     def close(self) -> None:
         """Close its connections."""

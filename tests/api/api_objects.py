@@ -241,6 +241,7 @@ GOOD: tuple[Case, ...] = (
         prices=[
             {**PRICE, "asOf": "2026-11-21", "source": "list price", "minimumTermDays": 0},
             {**PRICE, "provider": "aws", "region": "us-east-1", "state": "Disabled"},
+            {**PRICE, "capacityType": "Reserved", "usdPerChipHour": "1530", "plausibility": "Override"},
             {**PRICE, "capacityType": "Spot", "nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
         ],
     ),
@@ -441,6 +442,8 @@ SCHEMA_BAD: tuple[Case, ...] = (
     bad("spec.prices[0].asOf", "accelerator", prices=[{**PRICE, "asOf": "2026-02-30"}]),
     bad("spec.prices[0].asOf", "accelerator", prices=[{**PRICE, "asOf": "21.11.2026"}]),
     bad("spec.prices[0].state", "accelerator", prices=[{**PRICE, "state": False}]),
+    bad("spec.prices[0].plausibility", "accelerator", prices=[{**PRICE, "plausibility": "override"}]),
+    bad("spec.prices[0].plausibility", "accelerator", prices=[{**PRICE, "plausibility": True}]),
     bad("spec.health.conditions[0].status", "accelerator", health__conditions=[{"type": "X", "status": True}]),
     bad("spec.roles", "accelerator", roles=[]),
     bad("spec.roles[1]", "accelerator", roles=["Prefill", "Prefill"]),

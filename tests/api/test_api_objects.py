@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from api_objects import GOOD, OURS, SCHEMA_BAD, UNKNOWN_FIELDS, Case
 
+from tidefleet import catalogue
 from tidefleet.api import validation
+from tidefleet.api.accelerator_type import AcceleratorType
 from tidefleet.api.reasons import Reason
 from tidefleet.api.validation import Invalid
+from tidefleet.planning.prices import known_prices
 
 
 def problems(raw: Any, **how: bool) -> list[str]:
@@ -173,10 +177,53 @@ def test_a_price_of_another_unit_is_noticed(memory_gib: int, usd: str, words: st
         assert words in found[0].expected
 
 
-def test_an_annotation_or_a_disabled_price_silences_the_doubt() -> None:
+H100_PRICES = (Decimal("6.88"), Decimal("1.6"), Decimal("1.3"), Decimal("1.69"))
+"""What the shipped catalogue lists for an H100, in all markets."""
+
+
+@pytest.mark.parametrize(
+    ("usd", "words"),
+    [
+        ("1.95", ""),
+        ("6.88", ""),
+        ("12.29", ""),
+        ("0.10", ""),
+        ("16", "whole node of 8"),
+        ("31.2", "whole node of 8"),
+        ("35", "day"),
+        ("250", "month"),
+        ("1460", "month"),
+        ("17520", "month"),
+        ("0.03", "minute"),
+        ("0.0025", "minute"),
+        ("0.01", "unit"),
+    ],
+)
+def test_a_price_far_from_what_such_chips_are_known_to_cost_is_noticed(usd: str, words: str) -> None:
+    raw = Case("accelerator", (("spec.chipsPerNode", 8), ("spec.prices.0.usdPerChipHour", usd))).raw
+    accelerator = validation.parse(raw)
+    assert isinstance(accelerator, validation.AcceleratorType)
+    found = validation.implausible_prices(accelerator, H100_PRICES)
+    assert bool(found) == bool(words)
+    assert all(words in one.expected and "plausibility: Override" in one.expected for one in found)
+
+
+def test_prices_of_the_shipped_catalogue_are_plausible_beside_each_other() -> None:
+    parsed = [validation.parse(raw) for raw in catalogue.accelerator_manifests()]
+    kinds = [kind for kind in parsed if isinstance(kind, AcceleratorType)]
+    known = known_prices(kinds)
+    assert len(kinds) > 20
+    assert [one for kind in kinds for one in validation.implausible_prices(kind, known[kind.name])] == []
+
+
+def test_an_annotation_an_override_or_a_disabled_price_silences_the_doubt() -> None:
     changes: tuple[tuple[str, Any], ...] = (("spec.prices.0.usdPerChipHour", "1533"),)
     annotated = {"tidefleet.io/accept-implausible-price": "true"}
-    for extra in (("metadata.annotations", annotated), ("spec.prices.0.state", "Disabled")):
+    for extra in (
+        ("metadata.annotations", annotated),
+        ("spec.prices.0.state", "Disabled"),
+        ("spec.prices.0.plausibility", "Override"),
+    ):
         accelerator = validation.parse(Case("accelerator", (*changes, extra)).raw)
         assert isinstance(accelerator, validation.AcceleratorType)
         assert validation.implausible_prices(accelerator) == ()

@@ -19,8 +19,9 @@ NAMED = {
     "deepseek-r1", "deepseek-v3", "deepseek-v3.1", "gemma-3-12b", "gemma-3-27b", "gemma-3-4b", "glm-4.5", "glm-4.5-air",
     "gpt-oss-120b", "gpt-oss-20b", "kimi-k2", "llama-2-70b", "llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b",
     "llama-3.3-70b", "llama-4-maverick", "llama-4-scout", "minimax-m2", "mistral-7b", "mistral-small-3.2-24b",
-    "mixtral-8x22b", "mixtral-8x7b", "phi-4", "qwen2.5-72b", "qwen3-0.6b", "qwen3-14b", "qwen3-235b-a22b",
-    "qwen3-30b-a3b", "qwen3-32b", "qwen3-8b", "qwen3-coder-480b-a35b",
+    "mixtral-8x22b", "mixtral-8x7b", "nemotron-nano-12b-v2", "nemotron-nano-9b-v2", "phi-4", "qwen2.5-72b",
+    "qwen3-0.6b", "qwen3-14b", "qwen3-235b-a22b", "qwen3-30b-a3b", "qwen3-32b", "qwen3-8b", "qwen3-coder-30b-a3b",
+    "qwen3-coder-480b-a35b",
 }  # fmt: skip
 
 
@@ -72,10 +73,22 @@ def attention_parameters(c: Mapping[str, Any]) -> int:
     return total
 
 
+def mamba_parameters(c: Mapping[str, Any]) -> int:
+    """Parameters of one Mamba-2 mixer: projections, convolution with bias, decay, skip and time step, norm."""
+    inner, groups = c["mamba_num_heads"] * c["mamba_head_dim"], 2 * c["n_groups"] * c["ssm_state_size"]
+    projected = 2 * inner + groups + c["mamba_num_heads"]
+    convolution = (inner + groups) * c["conv_kernel"] + (inner + groups)
+    return c["hidden_size"] * (projected + inner) + convolution + 3 * c["mamba_num_heads"] + inner
+
+
 def text_parameters(c: Mapping[str, Any]) -> tuple[int, int]:
     """Total and active parameters of a language model, without multi-token-prediction layers."""
     d, layers, family = c["hidden_size"], c["num_hidden_layers"], c["model_type"]
     embeddings = c["vocab_size"] * d * (1 if c["tie_word_embeddings"] else 2)
+    if family == "nemotron_h":  # one norm and one mixer or feed-forward network without a gate in each block
+        of = {"M": mamba_parameters(c), "*": attention_parameters(c), "-": 2 * d * c["intermediate_size"]}
+        total = embeddings + d + sum(of[kind] + d for kind in c["hybrid_override_pattern"])
+        return total, total
     norms = 4 * d if family == "gemma3_text" else 2 * d
     fixed = embeddings + d + layers * (attention_parameters(c) + norms)
     experts = next((c[k] for k in ("num_experts", "n_routed_experts", "num_local_experts") if c.get(k)), 0)
@@ -160,6 +173,8 @@ def test_the_native_weights_agree_with_the_quantisation(name: str) -> None:
 def test_listed_layers_are_as_many_as_the_model_has(name: str) -> None:
     config = MODELS[name]["config"]
     text = config.get("text_config", config)
+    if "hybrid_override_pattern" in text:
+        assert len(text["hybrid_override_pattern"]) == text["num_hidden_layers"]
     if "layer_types" in text:
         assert len(text["layer_types"]) == text["num_hidden_layers"]
 
@@ -182,6 +197,7 @@ def test_windowed_layers_are_the_ones_the_models_publish() -> None:
         "llama-3.3-70b": (0, 0),
         "llama-4-scout": (36, 8192),
         "mistral-7b": (0, 0),
+        "nemotron-nano-12b-v2": (28, 1280),  # Mamba-2 layers: 128 x 80 x 128 values of 4 bytes, as 1,280 tokens of KV
         "qwen2.5-72b": (0, 0),
     }
     for name, expected in windows.items():

@@ -89,9 +89,9 @@ class Release:
         """Uninstall without hooks: simulated pods do nothing, so tests that need the hook run its command."""
         self.helm("uninstall", "--no-hooks", "--ignore-not-found")
 
-    def manifests(self) -> list[dict[str, Any]]:
-        """What Helm says it installed."""
-        done = self._helm("get", "manifest", "tidefleet", "-n", self.namespace, "--kubeconfig", self.cluster.kubeconfig)
+    def manifests(self, which: str = "manifest") -> list[dict[str, Any]]:
+        """What Helm says it installed, or its hooks."""
+        done = self._helm("get", which, "tidefleet", "-n", self.namespace, "--kubeconfig", self.cluster.kubeconfig)
         return [one for one in yaml.safe_load_all(done.stdout) if one]
 
     def live(self) -> dict[str, dict[str, Any]]:
@@ -370,6 +370,41 @@ def test_upgrade_and_reinstall_leave_users_objects_and_edits_alone(release):
         release.api.delete(f"{pools.format(release.namespace)}/chat")
 
 
+def run_command(words: list[str], paths: dict[str, Path], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run what a container of the chart runs, with files in the place of what is mounted into it."""
+    arguments = [str(paths.get(word, word)) for word in words]
+    return subprocess.run(
+        [sys.executable, "-c", "from tidefleet.cli.main import main; main()", *arguments],
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT / "operator")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_helm_tests_command_accepts_the_sample_and_names_what_is_wrong_with_a_bad_one(release, tmp_path):
+    """`helm test` itself would wait for a pod: those on simulated nodes are empty shells."""
+    release.install()
+    tests = {
+        one["kind"]: one
+        for one in release.manifests("hooks")
+        if one["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    }
+    (container,) = tests["Pod"]["spec"]["containers"]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in tests["Pod"]["spec"]["volumes"]}
+    assert volumes["samples"]["configMap"]["name"] == tests["ConfigMap"]["metadata"]["name"]
+    sample = tmp_path / "sample.yaml"
+    sample.write_text(tests["ConfigMap"]["data"]["sample.yaml"])
+    paths = {f"{mounts['samples']}/sample.yaml": sample}
+    done = run_command(container["args"], paths, KUBECONFIG="")
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    sample.write_text(sample.read_text().replace("kind: InferencePool", "kind: InferencePools"))
+    done = run_command(container["args"], paths, KUBECONFIG="")
+    assert done.returncode != 0
+    assert "InferencePools" in f"{done.stdout}{done.stderr}"
+
+
 def test_uninstall_hooks_command_lifts_the_finalizer_with_the_charts_account(release, cluster, render, tmp_path):
     release.install("--set", f"scope.namespaces={{{release.namespace}}}")
     pools = f"/apis/tidefleet.io/v1alpha1/namespaces/{release.namespace}/inferencepools"
@@ -383,15 +418,8 @@ def test_uninstall_hooks_command_lifts_the_finalizer_with_the_charts_account(rel
         config = tmp_path / "config.yaml"
         config.write_text(release.config_map("tidefleet-config")["data"]["config.yaml"])
         words = job["spec"]["template"]["spec"]["containers"][0]["args"]
-        arguments = [str(config) if word == "/etc/tidefleet/config.yaml" else word for word in words]
         account = cluster.service_account_kubeconfig(release.namespace, "tidefleet")
-        done = subprocess.run(
-            [sys.executable, "-c", "from tidefleet.cli.main import main; main()", *arguments],
-            env={**os.environ, "KUBECONFIG": str(account), "PYTHONPATH": str(ROOT / "operator")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(words, {"/etc/tidefleet/config.yaml": config}, KUBECONFIG=str(account))
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         assert release.api.get(f"{pools}/chat")["metadata"]["finalizers"] == ["example.com/other"]
     finally:

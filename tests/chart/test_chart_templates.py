@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tidefleet.api import validation
-from tidefleet.catalogue import accelerator_manifests
+from tidefleet.catalogue import accelerator_manifests, parse_price_book
 from tidefleet.cli.main import app
 from tidefleet.controller.config import OperatorConfiguration, load_configuration
 
@@ -358,3 +358,44 @@ def test_notes_say_when_nothing_runs_or_watches(helm, chart):
     assert "0 replicas: no operator runs" in notes
     assert "No monitor and no alert were installed" in notes
     assert "0 replicas" not in helm(*run).stdout.split("NOTES:")[1]
+
+
+BOOK = {
+    "currencies": {"EUR": {"usd": 1.08, "asOf": "2026-11-20"}},
+    "prices": [
+        {
+            "accelerator": "h100-sxm",
+            "capacityType": "OnDemand",
+            "price": 1168000,
+            "currency": "EUR",
+            "unit": "node-year",
+        }
+    ],
+}
+
+
+def test_a_price_book_among_the_values_is_mounted_and_can_be_read(render, tmp_path):
+    objects = render({"prices": {"book": BOOK}})
+    held = one(objects, "ConfigMap", "tidefleet-prices")["data"]["prices.yaml"]
+    (quote,) = parse_price_book(held, chips_per_node={"h100-sxm": 8}).quotes
+    assert float(quote.usd_per_chip_hour) == pytest.approx(1168000 * 1.08 / 8760 / 8)
+    sources = next(
+        v for v in one(objects, "Deployment")["spec"]["template"]["spec"]["volumes"] if v["name"] == "config"
+    )
+    (mounted,) = [s["configMap"] for s in sources["projected"]["sources"] if s["configMap"]["name"].endswith("-prices")]
+    written = tmp_path / "config.yaml"
+    written.write_text(one(objects, "ConfigMap", "tidefleet-config")["data"]["config.yaml"])
+    assert load_configuration(written).price_file == f"/etc/tidefleet/{mounted['items'][0]['path']}"
+
+
+def test_a_price_book_of_ones_own_keeps_its_key_and_without_one_nothing_is_mounted(render):
+    own = render({"prices": {"existingConfigMap": "finops", "key": "prices.csv"}})
+    assert (
+        "priceFile: /etc/tidefleet/prices/prices.csv"
+        in one(own, "ConfigMap", "tidefleet-config")["data"]["config.yaml"]
+    )
+    assert "finops" in str(one(own, "Deployment")["spec"]["template"]["spec"]["volumes"])
+    assert not [o for o in own if o["metadata"]["name"].endswith("-prices")]
+    none = render()
+    assert 'priceFile: ""' in one(none, "ConfigMap", "tidefleet-config")["data"]["config.yaml"]
+    assert "prices" not in str(one(none, "Deployment")["spec"]["template"]["spec"]["volumes"])

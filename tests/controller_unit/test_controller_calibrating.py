@@ -22,7 +22,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.metrics_page import EngineCounters, Unusable, read_page
-from tidefleet.controller.readings import Sample
+from tidefleet.controller.readings import Sample, Trouble
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction
@@ -32,7 +32,7 @@ from tidefleet.emulator.engine import Engine
 from tidefleet.emulator.faults import Fault, FaultKind, spoil
 from tidefleet.emulator.metrics import render
 from tidefleet.emulator.pods import EngineFacts
-from tidefleet.planning.demand import DemandHistory, Known
+from tidefleet.planning.demand import Cause, DemandHistory, Known
 from tidefleet.planning.evidence import key_of
 from tidefleet.planning.options import EstimateMemo
 
@@ -71,7 +71,7 @@ class Rig:
         for one in self.engines:
             one.slowdown = factor
 
-    def answer(self, index: int) -> Sample | str:
+    def answer(self, index: int) -> Sample | Trouble:
         kind = self.faults.get(index)
         engine = self.engines[index]
         if kind is FaultKind.COUNTER_RESET:
@@ -80,7 +80,7 @@ class Rig:
             page = spoil(render(engine), [Fault(kind)] if kind else [])
             return Sample(self.at + self.reported, read_page(page.decode("utf-8", "replace")))
         except Unusable as error:
-            return str(error)
+            return Trouble(error.cause, str(error))
 
     def scrape(self) -> Round:
         """One period passes, and all engines are read."""
@@ -368,12 +368,12 @@ def test_any_counter_that_falls_spoils_the_interval(name: str) -> None:
 def test_an_engine_teaches_only_once_it_is_warm_and_after_faults_again() -> None:
     trail, names = IntervalTrail(), {"a": ("w", "r")}
 
-    def step(at: float, answer: Sample | str) -> int:
+    def step(at: float, answer: Sample | Trouble) -> int:
         return len(trail.step(at, {"a": answer}, names).measured)
 
     first = [at for i in range(12) if step(at := 10.0 * i, Sample(at, grown(1.0 + i)))]
     assert first[0] == WARM_SECONDS + 10.0
-    assert step(120.0, "it did not answer") == 0
+    assert step(120.0, Trouble(Cause.UNREADABLE, "it did not answer")) == 0
     later = [at for i in range(13, 25) if step(at := 10.0 * i, Sample(at, grown(1.0 + i)))]
     assert later[0] == 130.0 + WARM_SECONDS + 10.0
     assert step(240.0, Sample(240.0, grown(25.0))) == 0  # the same sample again

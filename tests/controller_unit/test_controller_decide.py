@@ -16,7 +16,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.view import Chips, Fault, PoolMemory, PoolView, Served
-from tidefleet.planning.demand import DemandHistory, Empty, Known, Reading, Stale
+from tidefleet.planning.demand import Cause, DemandHistory, Empty, Known, Reading, Stale
 from tidefleet.planning.options import EstimateMemo, Option
 
 SETTINGS = OperatorConfiguration()
@@ -173,8 +173,9 @@ missing: st.SearchStrategy[Reading | None] = st.sampled_from(
     [
         None,
         Empty(NOW, "Engines", "no ready pod to measure"),
-        Stale(NOW - 300, "Engines", "none of 3 engines can be read: prod/p-0 did not answer within 5 s"),
-        Stale(NOW, "Prometheus", "vllm:prompt_tokens_total is NaN; expected a finite number of at least 0, e.g. 42"),
+        Stale(NOW - 300, "Engines", "prod/p-0 did not answer within 5 s", Cause.UNREACHABLE),
+        Stale(NOW, "Prometheus", "vllm:prompt_tokens_total is NaN", Cause.NOT_A_NUMBER),
+        Stale(NOW, "Engines", "prod/p-0 is not ready", Cause.UNREADABLE),
         Known(NOW - 7200, 0.0, "Engines"),  # a collector that hangs: nobody has looked for two hours
     ]
 )
@@ -220,11 +221,11 @@ def test_missing_data_starts_no_other_accelerator(reading, memory, count) -> Non
 
 
 def test_why_demand_is_not_known_is_told() -> None:
-    nan = Stale(NOW, "Engines", "p: vllm:x is NaN; expected a finite number of at least 0, e.g. 42")
-    gone = Stale(NOW, "Engines", "prod/p-0 cannot be reached: ClientConnectorError")
     for reading, reason in (
-        (nan, Reason.NOT_A_NUMBER),
-        (gone, Reason.UNREACHABLE),
+        (Stale(NOW, "Engines", "p: vllm:x is NaN", Cause.NOT_A_NUMBER), Reason.NOT_A_NUMBER),
+        (Stale(NOW, "Engines", "prod/p-0 is gone", Cause.UNREACHABLE), Reason.UNREACHABLE),
+        (Stale(NOW, "Engines", "prod/answer-and-reach-0 is not ready", Cause.UNREADABLE), Reason.STALE),
+        (Stale(NOW, "Engines", "prod/answer-and-reach-0 was read an hour ago", Cause.AGED), Reason.STALE),
         (Empty(NOW, "Engines", "no ready pod to measure"), Reason.EMPTY),
         (None, Reason.EMPTY),
         (Known(NOW - 3600, 5.0, "Engines"), Reason.STALE),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tidefleet.controller.metrics_page import EngineCounters, Unusable, read_page
+from tidefleet.controller.metrics_page import EngineCounters, NotANumber, Unusable, read_page
+from tidefleet.planning.demand import Cause
 
 VLLM = """\
 # HELP python_gc_objects_collected_total Objects collected during gc
@@ -81,6 +82,23 @@ def test_a_page_of_sglang_is_read_and_every_prompt_token_was_looked_up() -> None
     assert (found.hit_tokens, found.queried_tokens) == (1_200_000, 8_128_902)
 
 
+@pytest.mark.parametrize(
+    ("line", "started"),
+    [
+        ("process_start_time_seconds 1.7640001e+09", 1_764_000_100.0),
+        ('vllm:prompt_tokens_created{engine="0",model_name="m"} 1.7640002e+09', 1_764_000_200.0),
+        ("process_start_time_seconds 10\nprocess_start_time_seconds 30\nprocess_start_time_seconds 20", 30.0),
+        ("process_start_time_seconds NaN", 0.0),
+        ("process_start_time_seconds -1", 0.0),
+        ("process_start_time_seconds", 0.0),
+        ("process_start_time_seconds_total 7", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_start_of_an_engine_is_read_where_it_is_told(line: str, started: float) -> None:
+    assert read_page(a_page() + line + "\n").started == started
+
+
 def test_two_engines_behind_one_port_are_added_up() -> None:
     both = read_page(VLLM + VLLM.replace('engine="0"', 'engine="1"'))
     assert both.prompt_tokens == 2 * 1_630_211
@@ -142,8 +160,15 @@ def test_a_value_that_is_no_number_of_at_least_0_is_unusable(value: str) -> None
         read_page(a_page(prefix_cache_hits_total=value))
 
 
+def test_what_is_wrong_with_a_page_is_a_value() -> None:
+    for page, cause in ((a_page(num_requests_waiting="NaN"), Cause.NOT_A_NUMBER), ("", Cause.UNREADABLE)):
+        with pytest.raises(Unusable) as caught:
+            read_page(page)
+        assert caught.value.cause is cause
+
+
 def test_values_that_overflow_together_are_unusable() -> None:
-    with pytest.raises(Unusable, match="finite"):
+    with pytest.raises(NotANumber, match="finite"):
         read_page(a_page() + "vllm:prompt_tokens_total 1e308\nvllm:prompt_tokens_total 1e308\n")
 
 

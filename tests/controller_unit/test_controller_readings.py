@@ -16,10 +16,11 @@ from tidefleet.controller.readings import (
     PoolEngines,
     Sample,
     TokenTally,
+    Trouble,
     pool_reading,
     rates_between,
 )
-from tidefleet.planning.demand import Empty, Known, Reading, Stale
+from tidefleet.planning.demand import Cause, Empty, Known, Reading, Stale
 
 NONE = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -45,8 +46,11 @@ def an_engine(**changes: float | None) -> EngineRates:
     return EngineRates(**{**facts, **changes})  # type: ignore[arg-type]
 
 
-def engines(*rates: EngineRates, young: int = 0, faulty: int = 0, fault: str = "") -> PoolEngines:
-    return PoolEngines(rates, young, faulty, fault)
+SILENT = Trouble(Cause.UNREACHABLE, "prod/p-0 did not answer within 5 s")
+
+
+def engines(*rates: EngineRates, young: int = 0, faulty: int = 0, fault: Trouble = SILENT) -> PoolEngines:
+    return PoolEngines(rates, young, faulty, fault if faulty else None)
 
 
 def read(found: PoolEngines, *, last: Reading | None = None, now: float = 100.0) -> Reading:
@@ -77,6 +81,32 @@ def test_a_counter_that_falls_is_a_restart() -> None:
     assert rates_between(before, a_sample(10.0, finished=3, prompt_tokens=300, generation_tokens=1)) is None
     assert rates_between(before, before) is None
     assert rates_between(a_sample(10.0), a_sample(0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "restarted"),
+    [
+        (a_sample(0.0, started=1000.0, finished=5), a_sample(10.0, started=1007.0, finished=9), True),
+        (a_sample(0.0, started=1000.0, finished=5), a_sample(10.0, started=1000.004, finished=9), False),
+        (a_sample(0.0, started=1000.0, finished=5), a_sample(10.0, finished=9), False),
+        (a_sample(0.0, finished=5), a_sample(10.0, started=1007.0, finished=9), False),
+        (a_sample(0.0, finished=5), replace(a_sample(10.0, finished=9), restarts=1), True),
+    ],
+    ids=["another start", "the same start, rounded", "no start any more", "no start before", "a restarted container"],
+)
+def test_an_engine_that_has_passed_its_last_count_again_is_known_by_its_start(
+    before: Sample, after: Sample, restarted: bool
+) -> None:
+    assert (rates_between(before, after) is None) == restarted
+
+
+def test_a_restarted_engine_is_measured_from_its_second_sample_on_however_far_it_has_counted() -> None:
+    memory = EngineMemory()
+    memory.step({"a": a_sample(0.0, started=1000.0, finished=100)})
+    memory.step({"a": a_sample(10.0, started=1000.0, finished=120)})
+    restarted = memory.step({"a": a_sample(30.0, started=1011.0, finished=150)})
+    assert (restarted.young, restarted.rates, restarted.fresh) == (1, (), ())
+    assert [one.arrivals for one in memory.step({"a": a_sample(40.0, started=1011.0, finished=230)}).rates] == [8.0]
 
 
 def test_a_mean_prompt_is_that_of_the_time_between() -> None:
@@ -115,18 +145,19 @@ def test_requests_that_wait_are_demand_that_is_to_be_worked_off() -> None:
 
 
 def test_engines_that_answer_stand_in_for_those_that_do_not() -> None:
-    found = read(engines(an_engine(), an_engine(), an_engine(), faulty=1, fault="p: timeout"))
+    found = read(engines(an_engine(), an_engine(), an_engine(), faulty=1))
     assert isinstance(found, Known)
     assert found.requests_per_second == pytest.approx(8.0)
 
 
 def test_when_most_engines_fail_the_reading_is_stale_since_the_last_good_one() -> None:
     last = Known(40.0, 6.0, "Engines")
-    found = read(engines(an_engine(), faulty=2, fault="prod/p-0 did not answer within 5 s"), last=last)
-    assert found == Stale(40.0, "Engines", "2 of 3 engines cannot be read: prod/p-0 did not answer within 5 s")
-    later = read(engines(faulty=3, fault="x"), last=found, now=200.0)
+    found = read(engines(an_engine(), faulty=2), last=last)
+    why = "2 of 3 engines cannot be read: prod/p-0 did not answer within 5 s"
+    assert found == Stale(40.0, "Engines", why, Cause.UNREACHABLE)
+    later = read(engines(faulty=3, fault=Trouble(Cause.NOT_A_NUMBER, "x")), last=found, now=200.0)
     assert isinstance(later, Stale)
-    assert later.at == 40.0
+    assert (later.at, later.cause) == (40.0, Cause.NOT_A_NUMBER)
 
 
 def test_nobody_to_ask_is_empty_and_not_zero() -> None:
@@ -137,7 +168,7 @@ def test_nobody_to_ask_is_empty_and_not_zero() -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([None, Known(1.0, 5.0, "Engines")]))
 def test_a_fault_never_reads_as_less_demand(good: int, young: int, faulty: int, last: Known | None) -> None:
-    found = read(engines(*[an_engine()] * good, young=young, faulty=faulty, fault="x"), last=last)
+    found = read(engines(*[an_engine()] * good, young=young, faulty=faulty), last=last)
     if isinstance(found, Known):
         assert good
         assert found.requests_per_second >= 2.0 * good
@@ -172,8 +203,8 @@ def test_a_repeated_sample_repeats_its_rates_and_is_counted_once() -> None:
 def test_an_engine_that_fails_for_a_while_is_measured_over_the_gap() -> None:
     memory = EngineMemory()
     memory.step({"a": a_sample(0.0)})
-    found = memory.step({"a": "prod/a cannot be reached: ClientError"})
-    assert (found.faulty, found.fault) == (1, "prod/a cannot be reached: ClientError")
+    found = memory.step({"a": SILENT})
+    assert (found.faulty, found.fault) == (1, SILENT)
     assert memory.step({"a": a_sample(30.0, finished=30)}).rates[0].arrivals == 1.0
 
 

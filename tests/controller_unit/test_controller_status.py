@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +18,12 @@ from hypothesis import strategies as st
 from tidefleet.api import ConditionStatus, ConditionType, Reason
 from tidefleet.api.inference_pool_status import InferencePoolStatus
 from tidefleet.api.leaves import DIGITS
+from tidefleet.controller.act import VOLATILE_SECONDS
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision, Verdict
-from tidefleet.controller.status import conditions, decimal, differs, pool_status, timestamp
+from tidefleet.controller.readings import RecentWindow
+from tidefleet.controller.status import conditions, decimal, differs, followed, pool_status, steady, timestamp
 from tidefleet.controller.view import Fault, PoolMemory
 from tidefleet.planning.demand import DemandHistory, Known, Reading, Stale
 from tidefleet.planning.options import EstimateMemo
@@ -149,6 +155,68 @@ def test_noise_in_the_demand_says_nothing_new() -> None:
     first = written(a_decision(5.0))
     again = written(a_decision(5.004), first, now=NOW + 15)
     assert not differs(first["plan"], again["plan"])
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "count", "after"),
+    [
+        ("0.32", 0.29, math.inf, "0.32"),
+        ("0.32", 0.27, math.inf, "0.27"),
+        ("0.32", 0.27, 100.0, "0.32"),
+        ("0.32", 0.10, 1.0, "0.1"),
+        ("0.04", 0.06, math.inf, "0.04"),
+        ("0.04", 0.07, math.inf, "0.07"),
+        ("0.32", 0.0, 4.0, "0"),
+        ("0", 0.01, math.inf, "0.01"),
+        (None, 0.31, math.inf, "0.31"),
+        ("many", 0.31, math.inf, "0.31"),
+    ],
+)
+def test_a_measured_ratio_is_told_again_when_it_has_moved_by_more_than_noise(
+    before: object, value: float, count: float, after: str
+) -> None:
+    assert followed(value, before, count=count) == after
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 20.0])
+def test_requests_that_come_at_random_at_a_steady_rate_write_hardly_any_status(rate: float) -> None:
+    """Two hours of Poisson arrivals at four engines, read every 15 s; a load twice as high is told within a minute."""
+    draw = random.Random(7)  # noqa: S311 - the same arrivals each time
+    window, memory = RecentWindow(), PoolMemory(DemandHistory(600.0))
+    pool, memo = a_pool(accelerators=[{"type": "l40s"}]), EstimateMemo()
+    replicas, status, writes = 1, dict[str, Any](), list[float]()
+
+    def look(second: float, load: float) -> None:
+        nonlocal status, replicas
+        counted = sum(1 for _ in itertools.takewhile(lambda at: at < 15.0, arrivals(draw, load)))
+        now = NOW + second
+        reading = window.with_mean(Known(now, counted / 15.0, "Engines", 1000.0, 250.0, 0.4, 15.0))
+        served = (a_served(pool, an_option("l40s"), replicas=replicas),)
+        view = a_view(pool, served=served, reading=reading, busy_ratio=1.0, now=now)
+        decision = decide(view, memory, OperatorConfiguration(), memo)
+        replicas = max(1, sum(one.desired for one in decision.targets))
+        found = written(decision, status, now=now)
+        if differs(steady(status), steady(found)) or (
+            differs(status, found) and (not writes or second - writes[-1] >= VOLATILE_SECONDS)
+        ):
+            writes.append(second)
+            status = found
+
+    for second in range(0, 7200, 15):
+        look(second, rate)
+    late = [at for at in writes if at > 1200]
+    assert len(late) <= 12, late
+    for second in range(7200, 7320, 15):
+        look(second, 2.5 * rate)
+    assert writes[-1] > 7200
+
+
+def arrivals(draw: random.Random, rate: float) -> Iterator[float]:
+    """Times of requests that come at random, in seconds."""
+    at = 0.0
+    while True:
+        at += draw.expovariate(rate)
+        yield at
 
 
 def test_an_invalid_pool_keeps_what_was_said_of_its_plan() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from demo import __main__ as command
 from demo.stage import Stage
 from localcluster import LocalClusterError
+from localcluster.api import ApiClient
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 class Demo:
     """A demo in a process of its own, whose temporary files have a directory of their own."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, keep: str = "") -> None:
         self.directory = directory
         self.log = directory / "output.txt"
         self.temporary = directory / "temporary"
         self.temporary.mkdir()
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "deploy" / "local"), "TMPDIR": str(self.temporary)}
-        environment.pop("DEMO_KEEP", None)
+        environment["DEMO_KEEP"] = keep
         argv = [sys.executable, "-u", "-m", "demo", "--no-live", "--html", str(directory / "day.html"), *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment, cwd=ROOT)
@@ -111,6 +114,26 @@ def test_a_signal_at_a_bad_moment_leaves_nothing(
             assert time.monotonic() < until, demo[0].output
             time.sleep(0.01)
     demo[0].process.send_signal(number)
+    assert demo[0].process.wait(60) == 130, demo[0].output
+    assert demo[0].left() == []
+
+
+@pytest.mark.cluster
+@pytest.mark.needs_local_pods
+@pytest.mark.timeout(240)
+def test_a_demo_that_is_kept_runs_on_until_it_is_interrupted(tmp_path: Path, demo: list[Demo]) -> None:
+    demo.append(Demo(tmp_path, "--seconds", "25", keep="1"))
+    demo[0].wait_for("Everything stays up until Ctrl-C", 200.0)
+    path = Path(next(iter(re.findall(r"export KUBECONFIG=(\S+)", demo[0].output))))
+    with ApiClient.from_kubeconfig(path) as api:
+        pools = api.get("/apis/tidefleet.io/v1alpha1/inferencepools")["items"]
+    assert {one["metadata"]["name"] for one in pools} == {"chat", "code", "reasoning"}
+    for url in re.findall(r"curl (\S+)", demo[0].output):
+        assert httpx.get(url, timeout=20.0, trust_env=False).status_code == 200
+    time.sleep(3.0)
+    assert demo[0].process.poll() is None, demo[0].output
+    assert len(demo[0].left()) > 5
+    demo[0].process.send_signal(signal.SIGINT)
     assert demo[0].process.wait(60) == 130, demo[0].output
     assert demo[0].left() == []
 

@@ -129,3 +129,27 @@ def test_any_json_gives_an_architecture_or_says_why_not(changes: dict[str, Any])
 
 def test_every_shipped_model_knows_its_vocabulary() -> None:
     assert all(model.vocabulary > 10_000 for model in MODELS.values())
+
+
+def test_a_mamba_layer_counts_as_a_window_of_the_same_bytes() -> None:
+    config = {
+        "num_hidden_layers": 6,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "hybrid_override_pattern": "M-M*--",
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 32,
+        "n_groups": 2,
+        "conv_kernel": 4,
+    }
+    found = architecture_from_config("hybrid", config)
+    assert (found.layers, found.windowed_layers) == (3, 2)
+    state, token = 8 * 16 * 32 * 4, 2 * 2 * 16 * 2  # bytes of one layer's state, and of one token's keys and values
+    assert found.window * token == state
+    with pytest.raises(UnusableConfig, match="hybrid_override_pattern is MEM"):
+        architecture_from_config("hybrid", {**config, "hybrid_override_pattern": "MEM*"})

@@ -1,4 +1,4 @@
-"""Dollars: the phases sum to the bill, idle time is paid for, and power is what was measured."""
+"""Dollars: the phases sum to the bill, and idle time is paid for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.disaggregated import Disaggregated, pair
-from tidefleet.economics.energy import chip_watts
 from tidefleet.economics.money import ChipCost, pair_cost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import Estimate, estimate
@@ -122,15 +121,3 @@ def test_a_utilisation_out_of_bounds_is_an_error_with_an_example(utilisation: fl
     found = served(a_replica(), TokenShape(1000, 250))
     with pytest.raises(ValueError, match=r"utilisation is .*e\.g\. 0\.85"):
         token_cost(found, ChipCost(3.0), utilisation=utilisation)
-
-
-def test_power_follows_the_fit_and_stays_between_idle_and_tdp() -> None:
-    chip = an_accelerator(tdp_watts=700.0, idle_watts=75.0)
-    # 0.538 + 0.017 * 6 + 0.153 * 0.5 + 1.16 * 0.1 = 0.8325 of 700 W.
-    assert chip_watts(chip, batch=64, memory_use=0.5, compute_use=0.1) == pytest.approx(582.75)
-    assert chip_watts(chip, batch=1024, memory_use=1.0, compute_use=1.0) == 700.0
-    assert chip_watts(replace(chip, idle_watts=500.0), batch=1, memory_use=0.0, compute_use=0.0) == 500.0
-
-
-def test_power_is_unknown_without_a_tdp() -> None:
-    assert chip_watts(an_accelerator(), batch=64, memory_use=0.5, compute_use=0.1) is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from emulator_builders import ACCELERATORS, MODELS, a_pod, an_annotation
 from prometheus_client.parser import text_string_to_metric_families
 
+from localcluster.addresses import PodRange
 from tidefleet.cluster.clock import ScaledClock
 from tidefleet.emulator import Fleet, Running, SimulatedPod
 from tidefleet.emulator.server import unbindable
@@ -26,18 +26,21 @@ SCALE = 50.0
 """Simulated seconds per real one."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _addresses() -> None:
-    problem = unbindable("127.77.0.2")
-    if problem:
-        pytest.skip(problem)
+@pytest.fixture(scope="module")
+def network() -> Iterator[str]:
+    """The first two bytes of loopback addresses that nobody else uses, such as 127.1."""
+    with PodRange.claim() as own:
+        found = ".".join(own.cidr.split(".")[:2])
+        problem = unbindable(f"{found}.0.2")
+        if problem:
+            pytest.skip(problem)
+        yield found
 
 
 @pytest.fixture
-def pod() -> SimulatedPod:
+def pod(network: str) -> SimulatedPod:
     """A pod with an address and a port that nothing else has."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    host = f"127.77.{1 + int(worker)}.{next(_hosts)}"
+    host = f"{network}.0.{next(_hosts)}"
     with socket.socket() as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
@@ -348,7 +351,7 @@ def test_the_admin_server_refuses_with_a_reason(
 def test_the_admin_server_shows_load_engines_and_problems(
     admin: httpx.Client, emulator: Running, pod: SimulatedPod
 ) -> None:
-    emulator.set_pods([pod, a_pod("broken", ip="127.77.0.3", annotation="{")])
+    emulator.set_pods([pod, a_pod("broken", ip="192.0.2.2", annotation="{")])
     admin.put("/load/prod/empty", json={"requestsPerSecond": 1, "inputTokens": 10, "outputTokens": 10})
     pools = {pool["pool"]: pool for pool in admin.get("/load").json()["pools"]}
     assert pools["empty"]["ready_pods"] == 0
@@ -381,9 +384,11 @@ def test_a_socket_closes_when_its_pod_goes_and_opens_when_it_is_ready(
     assert engine.get("/health").status_code == 200
 
 
-def test_six_hundred_engines_listen_at_once(emulator: Running, admin: httpx.Client) -> None:
+def test_six_hundred_engines_listen_at_once(emulator: Running, admin: httpx.Client, network: str) -> None:
     pods = [
-        a_pod(f"many-{index}", ip=f"127.78.{index // 200}.{index % 200 + 1}", annotation=an_annotation(port=18432))
+        a_pod(
+            f"many-{index}", ip=f"{network}.{1 + index // 200}.{index % 200 + 1}", annotation=an_annotation(port=18432)
+        )
         for index in range(600)
     ]
     emulator.set_pods(pods)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from localcluster import binaries, compilation, download, toolchain
+from localcluster.__main__ import main
 from localcluster.errors import LocalClusterError
 
 HERE = toolchain.Platform.here()
@@ -203,3 +204,22 @@ def test_release_addresses_are_filled_in_for_the_platform() -> None:
     assert release.url.endswith("helm-v4.2.4-darwin-arm64.tar.gz")
     assert release.member == "darwin-arm64/helm"
     assert toolchain.tool("kube-apiserver").release_for(toolchain.Platform("darwin", "arm64")) is None
+
+
+@pytest.mark.usefixtures("empty_machine")
+def test_an_optional_program_is_made_only_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(binaries, "find", lambda name: made.append(name) or Path(name))
+    assert main(["build"]) == 0
+    assert "lws-controller" not in made
+    assert set(toolchain.CONTROL_PLANE) <= set(made)
+    assert main(["build", "lws-controller"]) == 0
+    assert made[-1] == "lws-controller"
+    assert "0.8.0" in capsys.readouterr().out
+
+
+def test_a_program_that_tells_no_version_is_not_taken_from_path(empty_machine: Path) -> None:
+    a_program(empty_machine / "path" / "lws-controller", version="0.8.0")
+    assert binaries.installed_on_path(toolchain.tool("lws-controller")) is None

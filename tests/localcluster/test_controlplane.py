@@ -14,12 +14,8 @@ from localcluster.api import ApiClient, ApiError
 from localcluster.cluster import Cluster
 from localcluster.controlplane import ControlPlane, ServerDied
 from localcluster.nodes import NodeKind, apply_nodes, nodes_for
-from localcluster.pytest_plugin import worker_number
 
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
-
-# Apart from the networks of the workers' own clusters.
-POD_CIDR = f"127.{100 + worker_number()}.0.1/16"
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 90) -> None:
@@ -46,12 +42,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def own() -> Iterator[ControlPlane]:
     """A control plane of this module's own, to disturb."""
-    with ControlPlane(pod_cidr=POD_CIDR) as running:
+    with ControlPlane() as running:
         yield running
 
 
 def test_after_stop_nothing_is_left(temporary: Path) -> None:
-    with ControlPlane(pod_cidr=POD_CIDR) as running:
+    with ControlPlane() as running:
         sleeper = running.run("sleeper", ["sleep", "600"])
         directory = running.directory
         assert directory.parent == temporary
@@ -64,7 +60,7 @@ def test_after_stop_nothing_is_left(temporary: Path) -> None:
 
 def test_a_failed_start_shows_the_log_and_leaves_nothing(temporary: Path) -> None:
     with pytest.raises(ServerDied, match=r"kube-apiserver ended with exit code 1[\s\S]*unknown flag: --no-such-flag"):
-        ControlPlane(pod_cidr=POD_CIDR, apiserver_flags=["--no-such-flag"]).start()
+        ControlPlane(apiserver_flags=["--no-such-flag"]).start()
     assert processes_below(temporary) == []
     assert list(temporary.iterdir()) == []
 
@@ -73,7 +69,7 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(temporary: Path) -> Non
 @pytest.mark.parametrize("when", ["up", "starting"])
 def test_whatever_ends_the_command_no_process_remains(how: signal.Signals, when: str, temporary: Path) -> None:
     search = os.pathsep.join(filter(None, sys.path))
-    argv = [sys.executable, "-m", "localcluster", "up", "--pod-cidr", POD_CIDR, "--nodes", "", "--kubeconfig"]
+    argv = [sys.executable, "-m", "localcluster", "up", "--nodes", "", "--kubeconfig"]
     kubeconfig = temporary / "kubeconfig"
     if how is signal.SIGTERM:  # as a shell starts what it puts in the background: deaf to SIGINT
         argv = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *argv]
@@ -93,7 +89,7 @@ def test_whatever_ends_the_command_no_process_remains(how: signal.Signals, when:
         command.send_signal(how)
         command.wait(60)
     eventually(lambda: not any(temporary.glob("tidefleet-local-*")))
-    assert [line for line in processes_below(temporary) if "defunct" not in line] == []
+    eventually(lambda: not [line for line in processes_below(temporary) if "defunct" not in line])
     if how is not signal.SIGKILL:
         assert not kubeconfig.exists()
 

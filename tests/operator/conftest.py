@@ -13,33 +13,19 @@ from typing import Any
 
 import pytest
 import yaml
-from operator_builders import FLEET, ROOT, Engines, HandClock, InProcess, Place, RealOperator, eventually
+from operator_builders import FLEET, NODES, ROOT, Engines, HandClock, InProcess, Place, RealOperator, prepare
 
 from localcluster import binaries
 from localcluster.cluster import Cluster
-from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet import catalogue
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.writes import Write
-
-NODES = {"l40s": 10, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @pytest.fixture(scope="session")
 def fleet(cluster: Cluster) -> Cluster:
     """The cluster with our definitions and the nodes that all tests here share."""
-    api = cluster.api()
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        definition = yaml.safe_load(file.read_text())
-        api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
-        plural = definition["spec"]["names"]["plural"]
-        eventually(lambda plural=plural: api.is_ok(f"/apis/tidefleet.io/v1alpha1/{plural}"), f"{plural} to be served")
-    kinds = {name: dataclasses.replace(kind, chips_per_node=8) for name, kind in node_kinds().items()}
-    nodes = nodes_for(NODES, kinds=kinds, labels={FLEET: "operator"})
-    for node in nodes:
-        node["metadata"]["name"] = f"operator-{node['metadata']['name']}"
-    apply_nodes(cluster.kubeconfig, nodes)
+    prepare(cluster)
     return cluster
 
 

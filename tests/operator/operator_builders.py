@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import yaml
 from typer.testing import CliRunner
 
 from localcluster import binaries
 from localcluster.api import ApiError
 from localcluster.cluster import Cluster
+from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet import catalogue
 from tidefleet.cli.main import app
 from tidefleet.cluster.clock import Clock
@@ -30,6 +33,7 @@ from tidefleet.cluster.kinds import (
     DEPLOYMENT,
     EVENT,
     INFERENCE_POOL,
+    LEADER_WORKER_SET,
     POD,
     STATEFUL_SET,
     WORKLOAD_CLASS,
@@ -166,8 +170,37 @@ def adopting(*workloads: tuple[str, str], kind: str = "Deployment", **spec: Any)
 
 
 _KINDS = {
-    one.kind: one for one in (INFERENCE_POOL, WORKLOAD_CLASS, ACCELERATOR_TYPE, DEPLOYMENT, STATEFUL_SET, POD, EVENT)
+    one.kind: one
+    for one in (
+        INFERENCE_POOL,
+        WORKLOAD_CLASS,
+        ACCELERATOR_TYPE,
+        DEPLOYMENT,
+        STATEFUL_SET,
+        LEADER_WORKER_SET,
+        POD,
+        EVENT,
+    )
 }
+
+
+NODES = {"l40s": 10, "h100-sxm": 6, "h200-sxm": 2, "mi300x": 2}
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def prepare(cluster: Cluster) -> None:
+    """Our definitions, and the nodes that all tests on a cluster share."""
+    api = cluster.api()
+    for file in sorted((ROOT / "crds").glob("*.yaml")):
+        definition = yaml.safe_load(file.read_text())
+        api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
+        plural = definition["spec"]["names"]["plural"]
+        eventually(lambda plural=plural: api.is_ok(f"/apis/tidefleet.io/v1alpha1/{plural}"), f"{plural} to be served")
+    kinds = {name: dataclasses.replace(kind, chips_per_node=8) for name, kind in node_kinds().items()}
+    nodes = nodes_for(NODES, kinds=kinds, labels={FLEET: "operator"})
+    for node in nodes:
+        node["metadata"]["name"] = f"operator-{node['metadata']['name']}"
+    apply_nodes(cluster.kubeconfig, nodes)
 
 
 class Place:

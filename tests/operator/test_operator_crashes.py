@@ -11,7 +11,6 @@ from operator_builders import (
     ACCELERATOR_TYPE,
     DEPLOYMENT,
     INFERENCE_POOL,
-    STEP,
     WORKLOAD_CLASS,
     Crash,
     Place,
@@ -196,11 +195,37 @@ def test_an_operator_that_dies_before_any_write_is_succeeded_to_the_same_state(p
             assert isinstance(op.died, Crash), op.died
             why = str(op.died)
             op = operator_in_process(before_write=before_write)
-            # A half-made choice counts as a choice of before: a dwell may pass until it is taken up again.
-            op.until(lambda: scenario.done(place) and picture(place) == expected, f"{name} {why}", step=STEP)
+            op.until(lambda: scenario.done(place) and picture(place) == expected, f"{name} {why}", step=scenario.step)
         if turn and survived:
             assert turn > 1, "the scenario writes nothing"
             return
         wipe(place)
         op.advance()
     raise AssertionError(f"more than {MOST_WRITES} writes")
+
+
+@pytest.mark.parametrize("made", [1, 2])
+def test_a_first_plan_of_two_kinds_of_accelerator_is_completed_at_once(place, operator_in_process, made):
+    """The operator dies before it makes the second Deployment, and before it says so of both."""
+    died: list[str] = []
+
+    def before_write(write: Write) -> None:
+        deployments = len(place.list(DEPLOYMENT))
+        if not died and deployments == made and write.kind in (DEPLOYMENT, INFERENCE_POOL):
+            died.append(f"with {deployments} Deployments: {write.kind.kind} {write.name}")
+            raise Crash(died[0])
+
+    big, small = place.unique("big"), place.unique("small")
+    place.create(an_accelerator(big, "4.00", like="h100-sxm"), an_accelerator(small, "0.90", like="l40s"))
+    # About 18 and 4 requests/s a replica: one of each costs $4.90, two big ones $8, six small ones $5.40.
+    place.create(a_pool(POOL, accelerators=[{"type": big}, {"type": small}]), a_class(POOL, rate=20))
+    op = operator_in_process(before_write=before_write)
+    op.until(lambda: not op.alive)
+    assert len(place.list(DEPLOYMENT)) == made
+
+    op = operator_in_process(before_write=before_write)
+    began = op.clock.now()
+    op.settle(POOL)
+    assert op.clock.now() == began
+    assert died
+    assert place.replicas(POOL) == {big: 1, small: 1}

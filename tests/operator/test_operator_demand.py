@@ -142,6 +142,30 @@ def test_engines_that_count_from_zero_again_never_lower_capacity(place, operator
     assert total(place) == before
 
 
+def test_engines_that_have_passed_their_last_count_again_never_lower_capacity(place, operator_in_process, engines):
+    place.create(a_pool(accelerators=L40S), a_class(rate=None))
+    op = operator_in_process()
+    op.until(lambda: engines.count() == 1)
+    scaled_up(place, op, engines, "chat")
+    before = total(place)
+
+    engines.fault("counter-reset")
+    op.observe(10)
+    began = op.clock.now()
+    for seconds in range(15, 50, 2):  # longer each time: each count is above the one before, and means little demand
+        engines.fault("counter-reset")
+        op.advance(seconds)
+        op.read_engines()
+        op.advance()
+        assert place.has("DemandKnown", "False", "Empty"), place.condition("DemandKnown")
+        assert total(place) == before
+    assert op.clock.now() > began + WINDOW
+    op.observe()
+    op.observe()
+    assert place.has("DemandKnown", "True", "Known"), place.condition("DemandKnown")
+    assert total(place) == before
+
+
 def test_some_engines_that_fail_are_stood_in_for_by_the_others(place, operator_in_process, engines):
     place.create(a_pool(accelerators=L40S), a_class(rate=None))
     op = operator_in_process()

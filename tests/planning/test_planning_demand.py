@@ -146,6 +146,10 @@ def test_noise_gives_the_same_lengths_and_so_the_same_plan() -> None:
     for factor in (1.05, 0.95, 1.02):
         assert used.follow(Known(0, 1, "Engines", 1500 * factor, 210 * factor, 0.31 * factor)) == used
     assert used.follow(Known(0, 1, "Engines", 1700, 210, 0.31)).input_tokens == 1700
+    assert used.follow(Known(0, 1, "Engines", 1700, 210, 0.31, length_count=30.0)) == used
+    assert used.follow(Known(0, 1, "Engines", 9000, 900, 0.31, length_count=24.0)) == used
+    assert Lengths().follow(Known(0, 1, "Engines", 1550, 215, 0.33), used) == Lengths()
+    assert Lengths().follow(Known(0, 1, "Engines", 1700, 215, 0.33), used) == Lengths(1700.0)
     assert used.follow(Known(0, 1, "Engines", 1500, 210, 0.5)).hit_share == 0.5
 
 

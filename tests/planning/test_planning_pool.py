@@ -12,7 +12,7 @@ from planning_builders import a_candidate, a_market, a_problem, an_option, count
 
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import Candidate, Price, Rejected
-from tidefleet.planning.pool import SWITCH_SAVING, Missed, NothingFits, PoolPlan, describe, plan_pool
+from tidefleet.planning.pool import SWITCH_SAVING, Missed, NothingFits, PoolPlan, PoolProblem, describe, plan_pool
 
 EXPONENT = re.compile(r"[0-9][eE][+-]?[0-9]")
 
@@ -278,7 +278,7 @@ def test_a_small_saving_moves_nothing_and_is_told() -> None:
     assert plan.kept == "Saving"
     assert plan.reason == (
         "4 old (fp8, tp1): kept for 40 requests/s at $0.069 per 1M tokens; 4 new (fp8, tp1) would save $0.9/h (9%), "
-        "below the 10% that moving must save"
+        "below the $0.91/h that moving must save"
     )
 
 
@@ -295,6 +295,28 @@ def test_what_runs_is_left_at_once_when_it_cannot_carry_the_load() -> None:
     capped = {"type_caps": {"old": 2}, "cap_reasons": {"old": "maxChips of old is 2"}}
     plan = planned(a_problem(old, new, rate=40.0, running={old.option: 2}, may_switch=False, **capped))
     assert counts(plan) == {"old": 2, "new": 2}
+
+
+def a_mixed_problem(**changes: object) -> PoolProblem:
+    """45 requests/s: four big replicas and a small one are cheapest, five big ones cost 9 % more."""
+    return a_problem(a_candidate("big", usd=4.0), a_candidate("small", covers=5.0, usd=2.4), rate=45.0, **changes)
+
+
+@pytest.mark.parametrize("first", ["big", "small"])
+def test_an_option_of_the_plan_that_is_missing_beside_what_runs_is_added_at_once(first: str) -> None:
+    whole = counts(planned(a_mixed_problem()))
+    assert whole == {"big": 4, "small": 1}
+    plan = planned(a_mixed_problem(running={an_option(first): whole[first]}, may_switch=False))
+    assert counts(plan) == whole
+    assert plan.kept == ""
+
+
+def test_replicas_that_would_go_for_another_option_stay_within_the_dwell() -> None:
+    plan = planned(a_mixed_problem(running={an_option("big"): 5}, may_switch=False))
+    assert counts(plan) == {"big": 5}
+    few = planned(a_mixed_problem(running={an_option("small"): 2}, may_switch=False))
+    assert counts(few) == {"small": 9}
+    assert few.kept == "Dwell"
 
 
 def test_scaling_within_what_runs_is_never_held() -> None:

@@ -60,6 +60,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- default (printf "%s-catalogue" (include "tidefleet.fullname" .)) .Values.catalogue.existingConfigMap }}
 {{- end }}
 
+{{/* The ConfigMap with the price book; empty without one. */}}
+{{- define "tidefleet.pricesConfigMap" -}}
+{{- if .Values.prices.existingConfigMap }}{{ .Values.prices.existingConfigMap }}
+{{- else if .Values.prices.book }}{{ printf "%s-prices" (include "tidefleet.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{/* The key of that ConfigMap: the chart's own is always YAML. */}}
+{{- define "tidefleet.pricesKey" -}}
+{{- if .Values.prices.existingConfigMap }}{{ .Values.prices.key }}{{ else }}prices.yaml{{ end }}
+{{- end }}
+
 {{/* Roles are cluster-scoped and shared by all releases of this name, so the namespace is part of their name. */}}
 {{- define "tidefleet.clusterName" -}}
 {{- $full := include "tidefleet.fullname" . -}}

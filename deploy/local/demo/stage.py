@@ -1,6 +1,5 @@
 """What the demo stands on: cluster, nodes, chart, engines and operators, started step by step and ended together."""
 
-import os
 import shutil
 import sys
 import threading
@@ -22,9 +21,6 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = ROOT / "deploy" / "samples"
 CHART = ROOT / "charts" / "tidefleet"
 NAMESPACE = "tidefleet-system"
-POD_CIDR = f"127.{100 + os.getpid() % 150}.0.1/16"
-"""Apart from those of clusters started by hand (127.1), of test workers (127.10 and up), and of most other demos."""
-
 NODES: Mapping[str, int] = {
     "b200-sxm": 7, "h200-sxm": 6, "h100-sxm": 8, "a100-sxm-80": 4, "l40s": 4,
     "mi325x": 3, "mi300x": 4,
@@ -79,7 +75,7 @@ class Stage:
     admin: str = ""
 
     def __post_init__(self) -> None:
-        self.cluster = ControlPlane(pod_cidr=POD_CIDR, report=self.report)
+        self.cluster = ControlPlane(report=self.report)
 
     def find_programs(self) -> str:
         """Find, download or compile what is needed."""

@@ -15,6 +15,7 @@ import yaml
 from localcluster import binaries, toolchain
 from localcluster.controlplane import ControlPlane
 from localcluster.errors import LocalClusterError
+from localcluster.leaderworkersets import start_leader_worker_sets
 from localcluster.nodes import CATALOGUE, apply_nodes, node_kinds, node_kinds_from_catalogue, nodes_for, parse_counts
 
 DEFAULT_NODES = "h100-sxm=4,h200-sxm=2,b200-sxm=2,l40s=4,a100-sxm-80=2,mi300x=2,mi355x=2,tpu-v6e=2,trainium2=2"
@@ -65,26 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--pod-cidr",
         metavar="CIDR",
-        default="127.1.0.1/16",
-        help="loopback addresses for simulated pods; each running cluster needs its own (default: %(default)s)",
+        help="loopback addresses for simulated pods, e.g. 127.1.0.1/16 (default: the first that no other cluster has)",
     )
     up.add_argument("--kubeconfig", type=Path, metavar="PATH", help="also write the kubeconfig here, until the end")
     up.add_argument("--unlimited", action="store_true", help="switch off the API server's request limits")
+    up.add_argument("--leader-worker-sets", action="store_true", help="also run the LeaderWorkerSet controller")
     build = commands.add_parser(
         "build",
         help="find, download or compile the programs, print where they are",
         description="Find, download or compile the programs and print where they are. "
         f"Environment: {binaries.NO_DOWNLOAD}=1 skips downloads.",
     )
+    every = ", ".join(toolchain.tools())
     build.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"programs, all if none is given: {', '.join(toolchain.tools())}"
+        "names", nargs="*", metavar="NAME", help=f"programs, all but optional ones if none is given: {every}"
     )
     return parser
 
 
 def _build(names: Sequence[str]) -> int:
     rows = [("NAME", "VERSION", "SECONDS", "PATH")]
-    for name in names or list(toolchain.tools()):
+    for name in names or [one.name for one in toolchain.tools().values() if not one.optional]:
         wanted = toolchain.tool(name)
         begun = time.monotonic()
         path = binaries.find(name)
@@ -99,6 +101,8 @@ def _up(arguments: argparse.Namespace) -> int:
     nodes = _nodes(arguments)
     with ControlPlane(pod_cidr=arguments.pod_cidr, unlimited_requests=arguments.unlimited) as cluster:
         apply_nodes(cluster.kubeconfig, nodes)
+        if arguments.leader_worker_sets:
+            start_leader_worker_sets(cluster)
         print(f"localcluster: up in {cluster.start_seconds:.1f} s, {len(nodes)} simulated nodes", file=sys.stderr)
         shown = cluster.kubeconfig
         if arguments.kubeconfig is not None:

@@ -69,7 +69,9 @@ def ensure(names: Iterable[str], *, report: Report | None = None) -> dict[str, P
 
 
 def installed_on_path(wanted: Tool) -> Path | None:
-    """The program on PATH or in KUBEBUILDER_ASSETS, if its version is one we accept."""
+    """The program on PATH or in KUBEBUILDER_ASSETS, if its version is one we accept; one that tells none is not."""
+    if not wanted.accept:
+        return None
     search = os.pathsep.join(part for part in (os.environ.get("PATH"), os.environ.get("KUBEBUILDER_ASSETS")) if part)
     for directory in search.split(os.pathsep):
         found = shutil.which(wanted.name, path=directory)

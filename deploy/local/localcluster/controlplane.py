@@ -10,10 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from localcluster import binaries, kubeconfig
+from localcluster.addresses import PodRange
 from localcluster.cluster import Cluster
 from localcluster.components import Files, Ports, Settings, command_lines, health_addresses
 from localcluster.errors import LocalClusterError
@@ -58,7 +60,7 @@ class ControlPlane(Cluster):
     def __init__(
         self,
         *,
-        pod_cidr: str = "127.1.0.1/16",
+        pod_cidr: str | None = None,
         apiserver_flags: Sequence[str] = (),
         unlimited_requests: bool = False,
         node_lease_seconds: int = 40,
@@ -68,7 +70,8 @@ class ControlPlane(Cluster):
         """Choose what to start; nothing runs before `start` or `with`.
 
         Args:
-            pod_cidr: First address and size of the range for simulated pods; each cluster needs its own.
+            pod_cidr: First address and size of the range for simulated pods; the first 127.N.0.1/16 that no other
+                cluster on this machine has if not given.
             apiserver_flags: Further flags of kube-apiserver, e.g. "--feature-gates=...".
             unlimited_requests: Switch off the API server's request limits, for load tests.
             node_lease_seconds: How long a node's Lease lasts; renewed at a quarter of it. More for many nodes.
@@ -77,7 +80,6 @@ class ControlPlane(Cluster):
         """
         super().__init__()
         self.settings = Settings(
-            pod_cidr=pod_cidr,
             apiserver_flags=tuple(apiserver_flags),
             unlimited_requests=unlimited_requests,
             node_lease_seconds=node_lease_seconds,
@@ -86,6 +88,8 @@ class ControlPlane(Cluster):
         self.authority = Path()
         self.start_seconds = 0.0
         self._report = report
+        self._wanted_cidr = pod_cidr
+        self._range: PodRange | None = None
         self._authority: Authority | None = None
         self._command_lines: dict[str, list[str]] = {}
 
@@ -97,7 +101,8 @@ class ControlPlane(Cluster):
 
         Raises:
             ServerDied: A server ended; nothing is left running.
-            LocalClusterError: It took longer than two minutes, or a program could not be had.
+            LocalClusterError: It took longer than two minutes, a program could not be had, or another cluster has the
+                range of addresses that was asked for.
         """
         programs = binaries.ensure(CONTROL_PLANE, report=self._report)
         for attempt in range(1, _ATTEMPTS + 1):
@@ -115,6 +120,13 @@ class ControlPlane(Cluster):
                 self.start_seconds = time.monotonic() - begun
                 break
         return self
+
+    def stop(self) -> None:
+        """End every process, remove the directory and give up the range of addresses; safe to call again."""
+        super().stop()
+        if self._range is not None:
+            self._range.release()
+            self._range = None
 
     def restart(self, server: str) -> None:
         """End one server (SIGTERM, SIGKILL after two seconds) and start it again on the same port and data.
@@ -146,7 +158,9 @@ class ControlPlane(Cluster):
         return self._authority.server(name, dns=("localhost",))
 
     def _start(self, programs: dict[str, Path]) -> None:
-        self._processes = Processes(Path(tempfile.mkdtemp(prefix="tidefleet-local-")))
+        self._range = PodRange.claim(self._wanted_cidr)
+        self.settings = replace(self.settings, pod_cidr=self._range.cidr)
+        self._processes = Processes(Path(tempfile.mkdtemp(prefix="tidefleet-local-")), hold=self._range.fds)
         directory = self._processes.directory
         ports = Ports(*free_ports(6))
         self._authority = Authority(directory)

@@ -22,8 +22,11 @@ class Processes:
     Commands are answered in order; any thread may give one.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Start the supervisor; `directory` exists and belongs to it from here on."""
+    def __init__(self, directory: Path, *, hold: Sequence[int] = ()) -> None:
+        """Start the supervisor; `directory` exists and belongs to it from here on.
+
+        The file descriptors to `hold` stay open in it until every process has ended, so that locks on them do too.
+        """
         self.directory = directory
         self._logs = directory / "logs"
         self._logs.mkdir(exist_ok=True)
@@ -33,6 +36,7 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=tuple(hold),
             text=True,
         )
 

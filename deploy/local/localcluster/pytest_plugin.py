@@ -17,8 +17,6 @@ from localcluster.cluster import Cluster, ExistingCluster
 from localcluster.controlplane import ControlPlane
 
 KUBECONFIG_VARIABLE = "TIDEFLEET_TEST_KUBECONFIG"
-# Clusters started by hand and by the demo use 127.1; workers have 127.10 and up.
-_FIRST_NETWORK = 10
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,21 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def worker_number() -> int:
-    """The number of this pytest-xdist worker, 0 without xdist."""
-    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-
-
-def worker_pod_cidr() -> str:
-    """The range of loopback addresses for the pods of this worker's cluster."""
-    return f"127.{_FIRST_NETWORK + worker_number()}.0.1/16"
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster: a control plane of this worker's own, or the one TIDEFLEET_TEST_KUBECONFIG names."""
     existing = os.environ.get(KUBECONFIG_VARIABLE)
-    with ExistingCluster(Path(existing)) if existing else ControlPlane(pod_cidr=worker_pod_cidr()) as running:
+    with ExistingCluster(Path(existing)) if existing else ControlPlane() as running:
         yield running
 
 

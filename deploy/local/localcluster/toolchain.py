@@ -43,7 +43,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One program: the version wanted, the versions accepted from PATH, and how to get it."""
+    """One program: the version wanted, the versions accepted from PATH, and how to get it.
+
+    An optional one is made only when it is asked for by name.
+    """
 
     name: str
     version: str
@@ -55,6 +58,7 @@ class Tool:
     ldflags: str
     build_seconds: int
     python_distribution: str
+    optional: bool
     release: Release | None
 
     def release_for(self, here: Platform) -> Release | None:
@@ -105,6 +109,7 @@ def tools() -> Mapping[str, Tool]:
             ldflags=entry.get("ldflags", "").replace("{version}", entry["version"]),
             build_seconds=entry.get("build_seconds", 0),
             python_distribution=entry.get("python_distribution", ""),
+            optional=entry.get("optional", False),
             release=release
             and Release(release["url"], release["checksum"], release.get("member", ""), tuple(release["systems"])),
         )

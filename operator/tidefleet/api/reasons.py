@@ -101,7 +101,7 @@ class Reason(Word):
     UNPRICED = "Unpriced", "No price is known."
     PRICE_BOOK_FAULTY = (
         "PriceBookFaulty",
-        "The price book cannot be used as it is; the last good one is used, and list prices where there was none.",
+        "The price book cannot be used as it is: the last good one counts, else the prices of the AcceleratorTypes.",
     )
     MIXED_BASES = "MixedBases", "Rented and owned prices were compared with each other."
 

@@ -5,11 +5,12 @@ The only package below the processes that reads files. May import ``tidefleet.ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -32,12 +33,36 @@ def accelerator_manifests(path: Path | None = None) -> tuple[Mapping[str, Any], 
     return tuple(one for one in yaml.safe_load_all(text) if one)
 
 
+# What publishers append to a checkpoint of the same architecture: tuning, date and precision.
+_VARIANT = re.compile(r"(-(instruct|thinking|chat|it|hf|fp8|nvfp4|fp4|bf16|v0\.\d|\d{4}))+$")
+
+
+@cache
+def _facts() -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", yaml.safe_load((files(__name__) / "data" / "models.yaml").read_text()))
+
+
+def model_of(hugging_face: str) -> Architecture | None:
+    """The architecture behind a Hugging Face id, e.g. ``Qwen/Qwen3-32B``; ``None`` when it does not ship.
+
+    Another tuning, date or precision of a shipped model has the same architecture:
+    ``Qwen/Qwen3-235B-A22B-Thinking-2507-FP8`` is ``qwen3-235b-a22b``.
+    """
+
+    def plain(name: str) -> str:
+        return _VARIANT.sub("", name.lower())
+
+    wanted = hugging_face.lower()
+    ids = {str(entry["huggingFace"]).lower(): name for name, entry in _facts().items()}
+    name = ids.get(wanted) or next((one for key, one in ids.items() if plain(key) == plain(wanted)), None)
+    return models()[name] if name else None
+
+
 @cache
 def models() -> Mapping[str, Architecture]:
     """The shipped models by catalogue name, e.g. ``llama-3.3-70b``."""
-    text = (files(__name__) / "data" / "models.yaml").read_text()
     found: dict[str, Architecture] = {}
-    for name, entry in yaml.safe_load(text).items():
+    for name, entry in _facts().items():
         counts, native = entry["parameters"], entry["nativeWeights"]
         found[name] = architecture_from_config(
             name,
@@ -45,5 +70,6 @@ def models() -> Mapping[str, Architecture]:
             parameters=float(counts["total"]),
             active_parameters=float(counts["active"]),
             native_weights=_PRECISIONS.get(native, native),
+            fp8_block=entry.get("fp8Block"),
         )
     return found

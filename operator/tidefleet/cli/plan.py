@@ -27,6 +27,7 @@ from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
 from tidefleet.planning.words import sureness
 
 
@@ -40,6 +41,14 @@ def plan(
     ] = None,
     prices: Annotated[
         Path | None, typer.Option("--prices", help="A price book, YAML or CSV; its prices win over all others.")
+    ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            help="Plan once more under another price, demand, hit rate or API price, e.g. price:h200-sxm=2.9, "
+            "demand:chat*1.3, hit:chat=0.3, api-price:*0.2; several hold together.",
+        ),
     ] = None,
     output: Annotated[Form, typer.Option("--output", "-o", help="table or json.")] = Form.TABLE,
 ) -> None:
@@ -61,14 +70,35 @@ def plan(
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
     kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
-    decisions = [_decide(pool, classes, kinds, rates) for pool in pools]
+    memo = EstimateMemo()
+    decisions = [_decide(pool, classes, kinds, rates, memo) for pool in pools]
+    changed: list[Decision] = []
+    if what_if:
+        changed = [_decide(pool, *_supposed(what_if, classes, kinds, rates), memo) for pool in pools]
     if output is Form.JSON:
-        print_json([_as_json(one) for one in decisions])
+        answers = [_as_json(one) for one in decisions]
+        for answer, before, after in zip(answers, decisions, changed, strict=False):
+            answer["whatIf"] = {"questions": what_if, **compared(before, after), **_as_json(after)}
+        print_json(answers)
     else:
         for one in decisions:
             print_decision(one)
+        if changed:
+            print_comparison(what_if or [], decisions, changed)
     if any(one.plan is None for one in decisions):
         raise typer.Exit(1)
+
+
+def _supposed(
+    texts: Sequence[str], classes: Sequence[WorkloadClass], kinds: dict[str, AcceleratorType], rates: dict[str, float]
+) -> tuple[Sequence[WorkloadClass], dict[str, AcceleratorType], dict[str, float]]:
+    """Classes, accelerator types and rates as the questions suppose them."""
+    try:
+        questions = [parse_what_if(one) for one in texts]
+        asked, measured = with_demand(with_api_prices(classes, questions), rates, questions)
+        return asked, with_prices(kinds, questions), measured
+    except BadQuestion as error:
+        fail(f"--what-if {error}", 2)
 
 
 def _rates(texts: Sequence[str]) -> dict[str, float]:
@@ -95,6 +125,7 @@ def _decide(
     classes: Sequence[WorkloadClass],
     kinds: dict[str, AcceleratorType],
     rates: dict[str, float],
+    memo: EstimateMemo,
 ) -> Decision:
     now = time.time()
     faults: tuple[Fault, ...] = ()
@@ -117,8 +148,9 @@ def _decide(
         offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
         served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),
         reading=None if rate is None else Known(now, rate, "--demand"),
+        compare_roles=True,
     )
-    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), EstimateMemo())
+    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), memo)
 
 
 def _imagined(namespace: str, name: str) -> Workload:
@@ -150,6 +182,42 @@ def print_decision(decision: Decision) -> None:
     print_status(f"{pool.namespace}/{pool.name}", status, decision.reason)
     if decision.plan is not None and not decision.rate:
         typer.echo(f"  its demand is measured; to plan for some: --demand {pool.namespace}/{pool.name}=20\n")
+
+
+def compared(before: Decision, after: Decision) -> dict[str, Any]:
+    """What changes: the choice, and USD per hour before and after."""
+    old = before.plan.usd_per_hour if before.plan else None
+    new = after.plan.usd_per_hour if after.plan else None
+    return {
+        "choiceChanges": before.summary != after.summary,
+        "usdPerHourBefore": old,
+        "usdPerHourAfter": new,
+        "usdPerHourDifference": None if old is None or new is None else new - old,
+    }
+
+
+def print_comparison(questions: Sequence[str], before: Sequence[Decision], after: Sequence[Decision]) -> None:
+    """Pools before and after the questions, one line each."""
+    rows = []
+    for old, new in zip(before, after, strict=True):
+        pool = old.view.pool
+        change = compared(old, new)
+        difference = change["usdPerHourDifference"]
+        rents = [change["usdPerHourBefore"], change["usdPerHourAfter"]]
+        rows.append(
+            (
+                f"{pool.namespace}/{pool.name}",
+                old.summary,
+                new.summary if change["choiceChanges"] else "as before",
+                *("-" if one is None else f"{one:.2f}" for one in rents),
+                "-" if difference is None else f"{difference:+.2f}",
+            )
+        )
+    columns = ("POOL", "NOW", "THEN", "#$/H NOW", "#$/H THEN", "#CHANGE")
+    print_table(f"what if {', '.join(questions)}", columns, rows)
+    for new in after:
+        if new.plan is None:
+            typer.echo(f"  {new.view.pool.namespace}/{new.view.pool.name}: {new.reason}")
 
 
 def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -197,6 +265,8 @@ def print_status(name: str, status: dict[str, Any], reason: str) -> None:
         print_table("  what lost", ("  OPTION", "#$/1M", "BECAUSE"), [(f"  {a}", b, c) for a, b, c in rows])
     for one in plan.get("breakEven", ()):
         typer.echo(f"  the choice changes at {one['what']} = {one['at']}")
+    for one in plan.get("shadowPrices", ()):
+        typer.echo(f"  {one['what']}")
     for one in status.get("conditions", ()):
         neutral = one["type"] in ("Reconciling", "Flipping")
         if (one["status"] != "True" and not neutral) or (one["type"] == "Reconciling" and one["status"] == "True"):

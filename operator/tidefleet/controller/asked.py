@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tidefleet.api import ConditionType, Reason, WorkloadClass
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Verdict
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.planning.demand import Empty, Known, Reading, Stale, observed_shapes
+from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale, observed_shapes, stated_lengths
 from tidefleet.planning.from_api import NOMINAL_SHAPE, class_demands, declared_rate, deferred_rate, is_deferrable
 from tidefleet.planning.options import ClassDemand
 from tidefleet.planning.words import brief
 
 KIND = ConditionType.DEMAND_KNOWN
 FRESH_PERIODS = 4.0
-RATE_STEP = 0.03
+RATE_STEP, MOST_RATE_STEP = 0.03, 0.09
 """A measured rate that moves by less than this share is noise: it makes no new plan, and writes no status.
 
-Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, several times as much.
+Where the mean of ``MEAN_SECONDS`` has a larger standard deviation, as that of a few requests a minute has, it is that,
+up to the second figure. Plans leave ``1 - PLANNING_UTILISATION`` of each replica free, more than either.
 """
 
 
@@ -80,6 +82,12 @@ def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
     return Asked(verdict, rate, classes, False, False, _waker(view), held)
 
 
+def _noise(rate: float) -> float:
+    """Share of a rate that chance moves it by: requests come at random, and n of them have a deviation of sqrt(n)."""
+    count = rate * MEAN_SECONDS
+    return min(MOST_RATE_STEP, max(RATE_STEP, 1.0 / math.sqrt(count))) if count > 0 else RATE_STEP
+
+
 def replace_rate(reading: Known, declared: float) -> Known:
     """The reading, with at least the declared rate."""
     return replace(reading, requests_per_second=max(reading.requests_per_second, declared))
@@ -117,7 +125,6 @@ def _declared(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], d
 def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], reading: Known) -> Asked:
     memory.history.add(reading)
     memory.last_known = reading
-    memory.lengths = memory.lengths.follow(reading)
     split = len(steady) > 1
     message = f"measured by {reading.source}" + ("; split between classes by trafficShare" if split else "")
     ignored = sorted({str(o.metric) for one in steady for o in one.spec.objectives} & {"Task", "Stall"})
@@ -125,10 +132,11 @@ def _measured(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass], r
         message += f"; objectives not planned for: {', '.join(ignored)}"
     message += _deferred(view, steady)
     rate = memory.history.planned_rate(view.now)
-    if abs(rate - memory.planned_rate) > RATE_STEP * memory.planned_rate:
+    if abs(rate - memory.planned_rate) > _noise(memory.planned_rate) * memory.planned_rate:
         memory.planned_rate = rate
     rate = memory.planned_rate
     classes = class_demands(view.classes, rate)
+    memory.lengths = memory.lengths.follow(reading, stated_lengths(classes))
     if all(one.spec.demand.source is not None for one in steady):
         classes = observed_shapes(classes, memory.lengths)
     if _waker(view):
@@ -150,9 +158,13 @@ def _deferred(view: PoolView, steady: list[WorkloadClass]) -> str:
     return f"; {', '.join(names)} may wait and uses what is idle, so nothing is planned for it"
 
 
+_REASONS = {
+    Cause.AGED: Reason.STALE,
+    Cause.UNREADABLE: Reason.STALE,
+    Cause.UNREACHABLE: Reason.UNREACHABLE,
+    Cause.NOT_A_NUMBER: Reason.NOT_A_NUMBER,
+}
+
+
 def _reason(reading: Empty | Stale) -> Reason:
-    if isinstance(reading, Empty):
-        return Reason.EMPTY
-    if "expected a finite number" in reading.why:
-        return Reason.NOT_A_NUMBER
-    return Reason.UNREACHABLE if "reach" in reading.why or "answer" in reading.why else Reason.STALE
+    return Reason.EMPTY if isinstance(reading, Empty) else _REASONS[reading.cause]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tidefleet.cluster.records import Pod
-from tidefleet.controller.readings import Sample
+from tidefleet.controller.readings import Sample, Trouble, is_restart
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
 from tidefleet.economics.live import Interval, ratios_of
@@ -70,7 +70,7 @@ class IntervalTrail:
     _last: dict[str, Sample] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
 
-    def step(self, at: float, answers: Mapping[str, Sample | str], names: Mapping[str, tuple[str, str]]) -> Round:
+    def step(self, at: float, answers: Mapping[str, Sample | Trouble], names: Mapping[str, tuple[str, str]]) -> Round:
         """Take in one round of answers.
 
         Args:
@@ -79,7 +79,7 @@ class IntervalTrail:
         found = []
         for uid, answer in answers.items():
             before = self._last.get(uid)
-            if isinstance(answer, str):
+            if isinstance(answer, Trouble):
                 self._last.pop(uid, None)
                 self._since.pop(uid, None)
                 continue
@@ -113,11 +113,11 @@ _RISING = (
 
 
 def interval_between(before: Sample, after: Sample) -> Interval | None:
-    """What an engine did between two samples; ``None`` when time did not pass or any counter fell."""
+    """What an engine did between two samples; ``None`` when time did not pass, it restarted, or any counter fell."""
     one, two = before.counters, after.counters
     grown = {name: getattr(two, name) - getattr(one, name) for name in _RISING}
     seconds = after.at - before.at
-    if seconds <= 0 or min(grown.values()) < 0:
+    if seconds <= 0 or min(grown.values()) < 0 or is_restart(before, after):
         return None
     told = two.timed_tokens > 0 and one.timed_tokens > 0
     first: float | None = None

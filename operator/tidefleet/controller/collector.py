@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import uvloop
@@ -21,8 +21,17 @@ from tidefleet.controller.calibrating import IntervalTrail, Round
 from tidefleet.controller.config import Prometheus
 from tidefleet.controller.metrics_page import PAGE_LIMIT, Unusable, read_page
 from tidefleet.controller.prometheus import ask, read_all
-from tidefleet.controller.readings import DRAIN_SECONDS, EngineMemory, LengthWindow, Sample, TokenTally, pool_reading
-from tidefleet.planning.demand import Reading
+from tidefleet.controller.readings import (
+    DRAIN_SECONDS,
+    EngineMemory,
+    LengthWindow,
+    RecentWindow,
+    Sample,
+    TokenTally,
+    Trouble,
+    pool_reading,
+)
+from tidefleet.planning.demand import Cause, Reading
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -35,7 +44,7 @@ PoolKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine: its pod (``namespace/name``), the address of its metrics page, and whether the pod is ready.
+    """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts.
 
     ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template.
     """
@@ -44,6 +53,7 @@ class Target:
     pod: str
     url: str
     ready: bool = True
+    restarts: int = 0
     workload: str = ""
     revision: str = ""
 
@@ -55,6 +65,7 @@ class _PoolState:
     lengths: LengthWindow = field(default_factory=LengthWindow)
     trail: IntervalTrail = field(default_factory=IntervalTrail)
     measured: Round | None = None
+    recent: RecentWindow = field(default_factory=RecentWindow)
     reading: Reading | None = None
     busy: float | None = None
 
@@ -111,7 +122,7 @@ class Collector(threading.Thread):
             return state.measured if state else None
 
     def busy_ratio(self, pool: PoolKey) -> float | None:
-        """Share of the pool's engines that had a request running in the last round."""
+        """Share of the pool's engines that had a request running, in the last minutes; ``None`` before any was read."""
         with self._lock:
             state = self._pools.get(pool)
             return state.busy if state else None
@@ -160,7 +171,8 @@ class Collector(threading.Thread):
             pods = [target.pod for engines in wanted.values() for target in engines if target.ready]
             answers = await ask(session, self._prometheus, pods) if pods else {}
             for pool, engines in wanted.items():
-                self._take_in(pool, engines, {t.uid: answers[t.pod] if t.ready else _unready(t) for t in engines})
+                found = {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines}
+                self._take_in(pool, engines, found)
         else:
             gate = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(self._scrape_pool(session, gate, *one) for one in wanted.items()))
@@ -181,7 +193,7 @@ class Collector(threading.Thread):
         answers = {target.uid: answer for target, answer in zip(engines, found, strict=True)}
         self._take_in(pool, engines, answers)
 
-    def _take_in(self, pool: PoolKey, targets: Iterable[Target], answers: Mapping[str, Sample | str]) -> None:
+    def _take_in(self, pool: PoolKey, targets: Iterable[Target], answers: Mapping[str, Sample | Trouble]) -> None:
         now = self._clock.now()
         with self._lock:
             state = self._pools.setdefault(pool, _PoolState())
@@ -190,17 +202,17 @@ class Collector(threading.Thread):
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
             state.measured = state.trail.step(now, answers, {t.uid: (t.workload, t.revision) for t in targets})
-            state.reading = pool_reading(
+            reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
             )
-            count = len(engines.rates)
-            state.busy = sum(one.running > 0 for one in engines.rates) / count if count else None
+            state.reading = state.recent.with_mean(reading)
+            state.busy = state.recent.mean_busy(now, engines.rates)
         source = "prometheus" if self._prometheus else "engines"
         self._telemetry.count("empty_answers_total", float(engines.faulty), source=source)
 
     async def _scrape(
         self, session: aiohttp.ClientSession, gate: asyncio.Semaphore, own: asyncio.Semaphore, target: Target
-    ) -> Sample | str:
+    ) -> Sample | Trouble:
         if not target.ready:
             return _unready(target)
         async with own, gate:
@@ -208,17 +220,21 @@ class Collector(threading.Thread):
                 asked = self._clock.now()
                 async with session.get(target.url, allow_redirects=False) as response:
                     if response.status != 200:
-                        return f"{target.pod} answered {response.status}"
+                        return Trouble(Cause.UNREACHABLE, f"{target.pod} answered {response.status}")
                     page = await read_all(response.content, PAGE_LIMIT)
                     at = (asked + self._clock.now()) / 2.0
-                return Sample(at, read_page(page.decode("utf-8", "replace")))
+                return Sample(at, read_page(page.decode("utf-8", "replace")), target.restarts)
             except Unusable as error:
-                return f"{target.pod}: {error}"
+                return Trouble(error.cause, f"{target.pod}: {error}")
             except TimeoutError:
-                return f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s"
+                return Trouble(Cause.UNREACHABLE, f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                return f"{target.pod} cannot be reached: {type(error).__name__}"
+                return Trouble(Cause.UNREACHABLE, f"{target.pod} cannot be reached: {type(error).__name__}")
 
 
-def _unready(target: Target) -> str:
-    return f"{target.pod} is not ready"
+def _of(target: Target, answer: Sample | Trouble) -> Sample | Trouble:
+    return answer if isinstance(answer, Trouble) else replace(answer, restarts=target.restarts)
+
+
+def _unready(target: Target) -> Trouble:
+    return Trouble(Cause.UNREADABLE, f"{target.pod} is not ready")

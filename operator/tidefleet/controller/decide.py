@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from tidefleet.api import ConditionType, Reason
-from tidefleet.api.inference_pool import Mode
+from tidefleet.api.inference_pool import Disaggregated, Mode
 from tidefleet.controller import marks, verdicts
 from tidefleet.controller.asked import Asked, asked
 from tidefleet.controller.calibrating import measured_shape, modelled, workload_key
@@ -17,8 +18,9 @@ from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
 from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.planning.apart import Apart, find_pairs
 from tidefleet.planning.evidence import Evidence
-from tidefleet.planning.from_api import allowed_of, class_demands
+from tidefleet.planning.from_api import allowed_of, class_demands, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
 from tidefleet.planning.pool import NothingFits, PoolProblem, describe, plan_pool
 
@@ -45,7 +47,13 @@ def decide(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration, 
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
-    plan = plan_pool(_problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons))
+    problem = _problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons)
+    problem = replace(
+        problem,
+        external=external_offers_of(view.classes),
+        apart=_apart(view, memory, demand.classes, allowed, defaults=defaults),
+    )
+    plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
         return _nothing_fits(view, plan, market, demand.verdict)
     targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
@@ -167,6 +175,36 @@ def _market(
         default_weights=defaults[0],
         default_kv=defaults[1],
         memo=memo,
+        evidence=_evidence(view, memory),
+    )
+
+
+def _apart(
+    view: PoolView,
+    memory: PoolMemory,
+    classes: tuple[ClassDemand, ...],
+    allowed: Mapping[str, Allowed],
+    *,
+    defaults: tuple[str, str],
+) -> tuple[Apart, ...]:
+    """Prefill and decode on replicas of their own, where the owner asks for the comparison."""
+    roles = view.pool.spec.roles
+    open_question = view.compare_roles or bool(roles.prefill_only)
+    if roles.disaggregated is Disaggregated.NEVER or view.pool.spec.serving.workloads is not None:
+        return ()
+    if not open_question and roles.disaggregated is not Disaggregated.ALWAYS:
+        return ()
+    assert view.architecture is not None  # noqa: S101 - checked by the caller
+    ratio = roles.prefill_to_decode
+    return find_pairs(
+        view.architecture,
+        view.offers,
+        classes,
+        allowed,
+        default_weights=defaults[0],
+        default_kv=defaults[1],
+        prefill_only=roles.prefill_only,
+        prefill_per_decode=(float(ratio.min), float(ratio.max)) if ratio else (0.0, math.inf),
         evidence=_evidence(view, memory),
     )
 

@@ -6,22 +6,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tidefleet.planning.demand import is_usable
+from tidefleet.planning.demand import Cause, is_usable
 
 PAGE_LIMIT = 4 * 1024 * 1024
 """Bytes of a page that are read; a vLLM page is about 60 kB."""
 
 
 class Unusable(ValueError):
-    """A page that must not be learned from: a needed metric is missing, not a number, infinite or negative."""
+    """A page that must not be learned from: it is cut off, or a needed metric is missing or has no value."""
+
+    cause = Cause.UNREADABLE
+
+
+class NotANumber(Unusable):
+    """A value is not a number, infinite or negative."""
+
+    cause = Cause.NOT_A_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
     """One engine's counters and gauges at one moment. Tokens and requests since the engine started.
 
-    Latencies are sums over all requests in seconds, with their counts: between two tokens (``token_seconds``), to the
-    first token, and in the engine's queue; both are 0 where an engine does not tell.
+    ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say. Latencies are
+    sums over all requests in seconds, with their counts: between two tokens (``token_seconds``), to the first one, and
+    in the engine's queue; both are 0 where an engine does not tell.
     """
 
     prompt_tokens: float
@@ -34,6 +43,7 @@ class EngineCounters:
     measured_prompts: float
     measured_prompt_tokens: float
     kv_usage: float
+    started: float = 0.0
     token_seconds: float = 0.0
     timed_tokens: float = 0.0
     first_token_seconds: float = 0.0
@@ -88,6 +98,10 @@ SGLANG: Mapping[str, str] = {
     "sglang:queue_time_seconds_sum": "queue_seconds",
     "sglang:queue_time_seconds_count": "queued",
 }
+STARTED: frozenset[str] = frozenset(
+    {"process_start_time_seconds", "vllm:prompt_tokens_created", "sglang:prompt_tokens_created"}
+)
+"""When the process, or its counter, began; prometheus-client writes them unless it gathers several processes."""
 _SAMPLE = re.compile(r'([^{\s]+)\s*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s*(\S*)')
 """A line: name, labels in braces (quoted values may hold braces and escaped quotes), value; what follows is ignored."""
 
@@ -108,10 +122,14 @@ def read_page(text: str) -> EngineCounters:
     names = VLLM if "vllm:" in text else SGLANG
     prefix = "vllm:" if names is VLLM else "sglang:"
     for line in text.split("\n"):
-        if not line.startswith(prefix):
+        if not line.startswith((prefix, "process_start_time_seconds")):
             continue
         end = line.find("{")
         metric = line[:end].rstrip() if end >= 0 else line.split(None, 1)[0]
+        if metric in STARTED:
+            match = _SAMPLE.match(line)
+            found["started"] = max(found.get("started", 0.0), moment(match[2]) if match else 0.0)
+            continue
         field = names.get(metric)
         match = _SAMPLE.match(line) if field is not None else None
         if match is None or field is None:
@@ -122,7 +140,7 @@ def read_page(text: str) -> EngineCounters:
             raise Unusable(f"{metric} has no value") from None
         found[field] = found.get(field, 0.0) + value
         if not (is_usable(value) and is_usable(found[field])) and not is_latency(field):
-            raise Unusable(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
+            raise NotANumber(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
     missing = [name for name in NEEDED if name not in found]
     if missing:
         wanted = [metric for metric, field in names.items() if field in missing]
@@ -146,3 +164,12 @@ def is_latency(field: str) -> bool:
     """Whether a field is part of a latency, without which a page is still good for demand."""
     plain = field.removeprefix(_OLDER)
     return plain in LATENCIES or plain in LATENCIES.values()
+
+
+def moment(text: str) -> float:
+    """Unix seconds out of a sample's value; 0 for anything that is none, since nothing depends on it alone."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if is_usable(value) else 0.0

@@ -284,7 +284,7 @@ class Observer:
         return [one for one in here if one.labels.get(marks.POOL_LABEL) == pool.name]
 
     def targets(self) -> dict[PoolKey, tuple[Target, ...]]:
-        """The engines to read, by pool: every ready pod that has an address."""
+        """The engines to read, by pool: every ready pod that has an address; of a group of pods the leader alone."""
         found: dict[PoolKey, tuple[Target, ...]] = {}
         for seen in self.store.all(INFERENCE_POOL):
             pool = seen.parsed
@@ -298,11 +298,12 @@ class Observer:
                     f"{pod.namespace}/{pod.name}",
                     f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
                     pod.ready,
+                    pod.restarts,
                     workload,
                     revision_of(pod),
                 )
                 for workload, pod in pods
-                if pod.pod_ip and not pod.deleting and pod.phase == "Running"
+                if pod.pod_ip and not pod.deleting and pod.phase == "Running" and _answers(pod)
             )
         return found
 
@@ -337,6 +338,11 @@ def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[W
     options = (marks.read_option(one.annotations) for one in own)
     running = {option.accelerator for option in options if option is not None}
     return tuple(whole if whole.accelerator.name in running else one for one, whole in zip(here, every, strict=True))
+
+
+def _answers(pod: Pod) -> bool:
+    """Whether requests go to a pod: of the pods of a LeaderWorkerSet's group they go to the first."""
+    return pod.labels.get(marks.WORKER_INDEX_LABEL, "0") == "0"
 
 
 def _host(address: str) -> str:

@@ -36,6 +36,8 @@ class PriceSource:
     shipped_chips: Mapping[str, int | None] = field(default_factory=dict)
     """Chips of a node of the shipped types, which may not be in the cluster yet."""
     now: Prices = field(default_factory=Prices)
+    _read: object = None
+    """What the file and the types were like when it was last read: a large book takes a second to parse."""
 
     def read(self, chips_per_node: Mapping[str, int | None]) -> Prices:
         """The book as the file has it now; while it is faulty the last good one, with what is wrong.
@@ -46,6 +48,10 @@ class PriceSource:
         if self.path is None:
             return self.now
         known = {**self.shipped_chips, **chips_per_node}
+        seen = (_version(self.path), known)
+        if seen == self._read:
+            return self.now
+        self._read = seen
         try:
             book = catalogue.load_price_book(self.path, chips_per_node=known)
             strangers = book.strangers(known)
@@ -60,3 +66,12 @@ class PriceSource:
             log.info("the price book was read", extra={"prices": len(book.quotes)})
         self.now = Prices(book, fault[:LONGEST_FAULT])
         return self.now
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes when a file does; empty while it cannot be seen."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 
 from tidefleet.controller.config import Prometheus
-from tidefleet.controller.metrics_page import NEEDED, SGLANG, VLLM, counters_of, is_latency
-from tidefleet.controller.readings import Sample
-from tidefleet.planning.demand import is_usable
+from tidefleet.controller.metrics_page import NEEDED, SGLANG, STARTED, VLLM, counters_of, is_latency
+from tidefleet.controller.readings import Sample, Trouble
+from tidefleet.planning.demand import Cause, is_usable
 
 ANSWER_LIMIT = 256 * 1024 * 1024
 """Bytes of an answer that are read: 5,000 engines with 8 samples of 18 metrics each take about 70 MB."""
@@ -39,10 +39,10 @@ _SCRAPERS = frozenset(
 """Labels that tell who scraped. Two scrapes of one engine (PodMonitor and ServiceMonitor, two replicas of Prometheus)
 differ in nothing else and are one series."""
 
-METRICS: Mapping[str, str] = {**VLLM, **SGLANG}
+METRICS: Mapping[str, str] = {**VLLM, **SGLANG, **dict.fromkeys(sorted(STARTED), "started")}
 
 
-async def ask(session: aiohttp.ClientSession, config: Prometheus, pods: Iterable[str]) -> dict[str, Sample | str]:
+async def ask(session: aiohttp.ClientSession, config: Prometheus, pods: Iterable[str]) -> dict[str, Sample | Trouble]:
     """The newest sample of each pod (``namespace/name``), or what is wrong with it.
 
     Raw samples are asked for, not an instant value: that repeats the last one until the next scrape, so that rates
@@ -53,7 +53,8 @@ async def ask(session: aiohttp.ClientSession, config: Prometheus, pods: Iterable
         body = await _query(session, config, {pod.split("/", 1)[0] for pod in pods})
         by_pod = read_matrix(body)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return dict.fromkeys(pods, f"Prometheus cannot be reached or understood: {error or type(error).__name__}")
+        why = f"Prometheus cannot be reached or understood: {error or type(error).__name__}"
+        return dict.fromkeys(pods, Trouble(Cause.UNREACHABLE, why))
     return {pod: _sample(by_pod.get(pod), pod) for pod in pods}
 
 
@@ -95,7 +96,10 @@ async def read_all(content: aiohttp.StreamReader, limit: int) -> bytes:
 
 
 def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
-    """Counters of each pod: name to (time, value), summed over its engines; series that differ in scraper are one."""
+    """Counters of each pod: name to (time, value), summed over its engines; series that differ in scraper are one.
+
+    Of starts the latest counts, and a start that is no number is none.
+    """
     newest: dict[tuple[str, str, frozenset[tuple[str, str]]], tuple[float, float]] = {}
     for one in body["data"]["result"]:
         labels: Mapping[str, str] = one["metric"]
@@ -112,19 +116,23 @@ def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
     for (pod, field, _), (at, value) in newest.items():
         counters = found.setdefault(pod, {})
         time, total = counters.get(field, (math.inf, 0.0))
-        counters[field] = (min(at, time), total + value)
+        if field == "started":
+            counters[field] = (min(at, time), max(total, value) if is_usable(value) else total)
+        else:
+            counters[field] = (min(at, time), total + value)
     return found
 
 
-def _sample(found: Mapping[str, tuple[float, float]] | None, pod: str) -> Sample | str:
+def _sample(found: Mapping[str, tuple[float, float]] | None, pod: str) -> Sample | Trouble:
     if not found:
-        return f"Prometheus has nothing about {pod}"
+        return Trouble(Cause.UNREADABLE, f"Prometheus has nothing about {pod}")
     missing = [name for name in NEEDED if name not in found]
     if missing:
-        return f"Prometheus has no {missing[0]} of {pod}"
+        return Trouble(Cause.UNREADABLE, f"Prometheus has no {missing[0]} of {pod}")
     values = {name: value for name, (_, value) in found.items()}
     bad = [name for name, value in values.items() if not (is_usable(value) or is_latency(name))]
     if bad:
-        return f"{bad[0]} of {pod} is {values[bad[0]]}; expected a finite number of at least 0, e.g. 42"
+        why = f"{bad[0]} of {pod} is {values[bad[0]]}; expected a finite number of at least 0, e.g. 42"
+        return Trouble(Cause.NOT_A_NUMBER, why)
     at = found["prompt_tokens"][0]
     return Sample(at, counters_of(values))

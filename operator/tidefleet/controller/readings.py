@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tidefleet.controller.metrics_page import EngineCounters
-from tidefleet.planning.demand import Empty, Known, Reading, Stale
+from tidefleet.planning.demand import MEAN_SECONDS, Cause, Empty, Known, Reading, Stale
 
 DRAIN_SECONDS = 60.0
 """Waiting requests count as demand that is to be worked off within this time."""
@@ -23,12 +24,42 @@ ANSWERING_SHARE = 0.5
 """Below this share of engines that answer usably, the rest is not extrapolated from them."""
 
 
+STARTED_APART_SECONDS = 1.0
+"""Starts that are reported this much apart are two starts; less is rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one engine reported at ``at`` (seconds of the operator's clock)."""
+    """What one engine reported at ``at`` (seconds of the operator's clock); ``restarts`` of its pod's containers."""
 
     at: float
     counters: EngineCounters
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an engine gave no sample: the cause, and the sentence about it, which names the pod."""
+
+    cause: Cause
+    why: str
+
+
+def is_restart(before: Sample, after: Sample) -> bool:
+    """Whether an engine began to count anew between two samples.
+
+    A counter below the last one shows it. One that has passed the last count already does not: then the start that the
+    engine reports, or its pod's count of restarts, tells.
+    """
+    one, two = before.counters, after.counters
+    if before.restarts != after.restarts:
+        return True
+    if one.started and two.started and abs(two.started - one.started) > STARTED_APART_SECONDS:
+        return True
+    return any(getattr(two, name) < getattr(one, name) for name in _RISING)
+
+
+_RISING = ("prompt_tokens", "generation_tokens", "finished", "hit_tokens", "queried_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +85,7 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
     """
     seconds = after.at - before.at
     one, two = before.counters, after.counters
-    if seconds <= 0:
-        return None
-    rising = ("prompt_tokens", "generation_tokens", "finished", "hit_tokens", "queried_tokens")
-    if any(getattr(two, name) < getattr(one, name) for name in rising):
+    if seconds <= 0 or is_restart(before, after):
         return None
     inside = (two.running + two.waiting) - (one.running + one.waiting)
     prompts = two.measured_prompts - one.measured_prompts
@@ -100,6 +128,11 @@ class LengthWindow:
         while self._rounds and self._rounds[0][0] < at - LENGTH_SECONDS:
             self._rounds.popleft()
 
+    @property
+    def finished(self) -> float:
+        """Requests that the means are of."""
+        return sum(one[1] for one in self._rounds)
+
     def means(self) -> tuple[float | None, float | None, float | None]:
         """Mean prompt tokens, mean generated tokens, share of prompt tokens found in caches."""
         finished, generated, prompt, hits, queried = (sum(one[i] for one in self._rounds) for i in range(1, 6))
@@ -110,6 +143,33 @@ class LengthWindow:
         )
 
 
+@dataclass(slots=True)
+class RecentWindow:
+    """What a pool's readings were in the last minutes: one of them alone is a handful of requests."""
+
+    _rates: deque[tuple[float, float, float]] = field(default_factory=deque)
+    _busy: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def with_mean(self, reading: Reading) -> Reading:
+        """The reading with the mean rate of ``MEAN_SECONDS``; counts it first when it is known."""
+        if not isinstance(reading, Known):
+            return reading
+        self._rates.append((reading.at, reading.requests_per_second * reading.seconds, reading.seconds))
+        while self._rates[0][0] <= reading.at - MEAN_SECONDS:
+            self._rates.popleft()
+        seconds = sum(one for _, _, one in self._rates)
+        return replace(reading, mean=sum(one for _, one, _ in self._rates) / seconds if seconds > 0 else None)
+
+    def mean_busy(self, at: float, rates: Sequence[EngineRates]) -> float | None:
+        """Share of engines that had a request running, over ``MEAN_SECONDS``; ``None`` when no engine was read."""
+        if not rates:
+            return None
+        self._busy.append((at, sum(one.running > 0 for one in rates) / len(rates)))
+        while self._busy[0][0] <= at - MEAN_SECONDS:
+            self._busy.popleft()
+        return sum(one for _, one in self._busy) / len(self._busy)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolEngines:
     """How a pool's engines answered in one round.
@@ -117,14 +177,14 @@ class PoolEngines:
     Attributes:
         rates: of engines with two usable samples; ``fresh`` those of them that were not counted before.
         young: engines with their first usable sample (just started, or restarted).
-        faulty: engines that did not answer, or with something unusable; ``fault`` is one of their reasons.
+        faulty: engines that did not answer, or with something unusable; ``fault`` is the trouble of one of them.
         returned: requests that were inside engines which are gone: sent again to the others, they are not new.
     """
 
     rates: tuple[EngineRates, ...]
     young: int
     faulty: int
-    fault: str = ""
+    fault: Trouble | None = None
     fresh: tuple[EngineRates, ...] = ()
     returned: float = 0.0
 
@@ -143,18 +203,15 @@ def pool_reading(
     one. A pool without engines gives an empty answer, which is not zero demand.
     """
     count = len(engines.rates)
+    since = last.at if isinstance(last, Known | Stale) else now
     if not count:
-        if engines.faulty:
-            since = last.at if isinstance(last, Known | Stale) else now
-            return Stale(
-                since, "Engines", f"none of {engines.faulty + engines.young} engines can be read: {engines.fault}"
-            )
+        if engines.fault is not None:
+            why = f"none of {engines.faulty + engines.young} engines can be read: {engines.fault.why}"
+            return Stale(since, "Engines", why, engines.fault.cause)
         return Empty(now, "Engines", "engines have just started" if engines.young else "no ready pod to measure")
-    if count < ANSWERING_SHARE * (count + engines.faulty):
-        since = last.at if isinstance(last, Known | Stale) else now
-        return Stale(
-            since, "Engines", f"{engines.faulty} of {count + engines.faulty} engines cannot be read: {engines.fault}"
-        )
+    if engines.fault is not None and count < ANSWERING_SHARE * (count + engines.faulty):
+        why = f"{engines.faulty} of {count + engines.faulty} engines cannot be read: {engines.fault.why}"
+        return Stale(since, "Engines", why, engines.fault.cause)
     scale = (count + engines.faulty) / count
     seconds = min(one.seconds for one in engines.rates)
     arrivals = max(0.0, sum(one.arrivals for one in engines.rates) - engines.returned / seconds)
@@ -167,6 +224,7 @@ def pool_reading(
         output_tokens=out,
         hit_share=hits,
         seconds=seconds,
+        length_count=lengths.finished if lengths is not None else math.inf,
     )
 
 
@@ -206,7 +264,7 @@ class EngineMemory:
     _seen: dict[str, None] = field(default_factory=dict)
     _last_round: float | None = None
 
-    def step(self, answers: Mapping[str, Sample | str]) -> PoolEngines:
+    def step(self, answers: Mapping[str, Sample | Trouble]) -> PoolEngines:
         """Take in one round of answers (a sample, or what was wrong with it) and say how the pool's engines did.
 
         A sample seen before (a Prometheus that has not scraped since) repeats its rates and is not counted again. What
@@ -217,9 +275,9 @@ class EngineMemory:
         fresh: list[EngineRates] = []
         first: list[tuple[str, Sample]] = []
         faulty = 0
-        fault = ""
+        fault: Trouble | None = None
         for uid, answer in answers.items():
-            if isinstance(answer, str):
+            if isinstance(answer, Trouble):
                 faulty += 1
                 fault = fault or answer
                 continue

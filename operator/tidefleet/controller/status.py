@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 from tidefleet.api import ConditionType
 from tidefleet.controller import marks
 from tidefleet.controller.decision import Decision, Verdict
-from tidefleet.planning.demand import Known
+from tidefleet.planning.demand import MEAN_SECONDS, Known
 from tidefleet.planning.words import rounded
 
 LINE = 1024
 FOLLOWED = 0.1
+"""Share by which a measured value must move to be told again; more where chance explains more."""
+
+FOLLOWED_RATIO = 0.02
+"""A ratio that moves by no more than this says nothing new either, however small it is."""
+
 _LARGEST = 990_000_000.0
 _VOLATILE = frozenset({"utilization", "busyRatio", "kvHitRatio", "demand", "plan"})
 _UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
@@ -30,16 +36,19 @@ def decimal(value: float) -> str:
     return "0" if text in ("", "-0") else text
 
 
-def followed(value: float, before: object) -> str:
-    """As ``decimal``, but what was written before stays while the value is within a tenth of it.
+def followed(value: float, before: object, *, count: float = math.inf) -> str:
+    """A ratio as ``decimal`` writes it, but what was written before stays while the value is about the same.
 
-    Scrapes are never quite a period apart: a steady load is measured a few hundredths higher or lower each time.
+    That is within a tenth of it, or within two standard deviations of the ``count`` of requests it was made from.
+    Scrapes are never quite a period apart, and requests come at random: a steady load is measured higher or lower each
+    time.
     """
     try:
         old = float(before) if isinstance(before, str) else 0.0
     except ValueError:
         old = 0.0
-    if min(abs(old), abs(value)) > 0 and abs(value - old) <= FOLLOWED * abs(old):
+    share = min(0.5, max(FOLLOWED, 2.0 / math.sqrt(count))) if count > 0 else FOLLOWED
+    if min(abs(old), abs(value)) > 0 and abs(value - old) <= max(FOLLOWED_RATIO, share * abs(old)):
         return str(before)
     return decimal(value)
 
@@ -150,13 +159,17 @@ def pool_status(
             for one in plan.runners_up[:16]
         ],
         "breakEven": [{"what": one.what, "at": decimal(one.at)} for one in plan.break_even[:16]],
+        "shadowPrices": [
+            {"what": one.what[:LINE], "usdPerHour": decimal(one.usd_per_hour)} for one in plan.shadow_prices[:16]
+        ],
     }
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
     status["demand"] = _demand(decision, now)
     used = utilization(decision)
     if used is not None:
-        status["utilization"] = followed(used, before.get("utilization"))
+        rate = view.reading.requests_per_second if isinstance(view.reading, Known) else math.inf
+        status["utilization"] = followed(used, before.get("utilization"), count=rate * MEAN_SECONDS)
     if view.busy_ratio is not None:
         status["busyRatio"] = followed(view.busy_ratio, before.get("busyRatio"))
     if isinstance(view.reading, Known) and view.reading.hit_share is not None:
@@ -167,14 +180,16 @@ def pool_status(
 def utilization(decision: Decision) -> float | None:
     """Accelerator-seconds needed over those paid for, 0..1; ``None`` while nothing serves or the need is not known.
 
-    Needed: the measured requests at each option's operating point. Paid: every replica that serves.
+    Needed: the measured requests of the last minutes at each option's operating point. Paid: every replica that serves.
     """
     if decision.market is None:
         return None
     rates = {one.option: one.requests_per_second for one in decision.market.candidates}
     carried = sum(one.ready * rates.get(one.option, 0.0) for one in decision.view.served)
     reading = decision.view.reading
-    asked = reading.requests_per_second if isinstance(reading, Known) else decision.rate
+    asked = decision.rate
+    if isinstance(reading, Known):
+        asked = reading.requests_per_second if reading.mean is None else reading.mean
     return min(1.0, asked / carried) if carried > 0 else None
 
 

@@ -71,6 +71,7 @@ class PoolView:
         conflicts: who else scales an adopted workload, by workload name.
         chips: what its pods hold, by (accelerator, capacity type).
         reading: newest reading of its engines; ``None`` before the first round.
+        compare_roles: whether prefill and decode on replicas of their own is priced too where the owner leaves it open.
         measured: what that round measured of each engine, for the calibration.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
     """
@@ -88,6 +89,7 @@ class PoolView:
     chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
     reading: Reading | None = None
     measured: Round | None = None
+    compare_roles: bool = False
     busy_ratio: float | None = None
     price_fault: str = ""
 

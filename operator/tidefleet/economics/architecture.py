@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _MOST_PARAMETERS = 1e15
+_MOST_BLOCKS = 10_000
 _LARGEST = 10**9  # of any field of a configuration; beyond it products overflow
 
 
@@ -20,7 +22,7 @@ class Architecture:
 
     Attributes:
         name: catalogue name, e.g. ``llama-3.3-70b``.
-        layers: decoder layers.
+        layers: decoder layers; in a hybrid, the blocks that mix tokens (attention and Mamba-2).
         hidden_size: model width d.
         heads: query heads n_h.
         kv_heads: key/value heads n_kv.
@@ -33,11 +35,13 @@ class Architecture:
         experts_per_token: routed experts a token uses, k.
         moe_layers: layers with routed experts.
         mla_latent: latent KV width r + d_rope of multi-head latent attention; 0 for grouped-query attention.
-        windowed_layers: layers whose attention sees only the last ``window`` tokens.
+        windowed_layers: layers whose attention sees only the last ``window`` tokens, and state-space layers.
         window: size of that window in tokens; 0 when there is none.
         vocabulary: tokens in the vocabulary; 0 = unknown.
         context_tokens: longest context the model supports.
         native_weights: precision of the published weights: ``Bf16``, ``Fp8`` or ``Fp4``.
+        fp8_block: rows that FP8 expert kernels pad to: the side of the published FP8 checkpoint's scaling blocks, 0
+            when each channel or tensor has one scale.
         multimodal: whether the model also holds a vision or audio tower.
     """
 
@@ -60,6 +64,7 @@ class Architecture:
     vocabulary: int = 0
     context_tokens: int = 0
     native_weights: str = "Bf16"
+    fp8_block: int = 0
     multimodal: bool = False
 
     @property
@@ -88,6 +93,9 @@ def _integer(config: Mapping[str, Any], *names: str, default: int | None = None)
 
 def _windowed_layers(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
     """How many layers use a sliding window, and its size. (0, 0) without one."""
+    hybrid = _hybrid_pattern(config)
+    if hybrid:
+        return hybrid.count("M"), _state_tokens(config)
     window = _integer(config, "sliding_window", "attention_chunk_size", default=0)
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
@@ -103,6 +111,50 @@ def _windowed_layers(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
     if str(config.get("model_type", "")).startswith("gpt_oss"):
         return layers // 2, window
     return layers, window
+
+
+def _hybrid_pattern(config: Mapping[str, Any]) -> str:
+    """The blocks of a hybrid of Mamba-2 (``M``), attention (``*``) and feed-forward (``-``); empty for a transformer.
+
+    Raises:
+        UnusableConfig: it has blocks of another kind.
+    """
+    pattern = config.get("hybrid_override_pattern")
+    if not isinstance(pattern, str) or not pattern:
+        return ""
+    if len(pattern) > _MOST_BLOCKS or not set(pattern) <= set("M*-") or not set(pattern) & set("M*"):
+        raise UnusableConfig(
+            f"hybrid_override_pattern is {pattern[:40]}; "
+            "expected blocks of M (Mamba-2), * (attention) and - (feed-forward), e.g. M-M*-"
+        )
+    return pattern
+
+
+def _state_tokens(config: Mapping[str, Any]) -> int:
+    """The tokens whose keys and values in 16 bits take as much as one Mamba-2 layer's state in 32 bits.
+
+    The state is of one size at any context, as the cache of a sliding window is, so such a layer counts as windowed.
+    """
+    state = (
+        4.0
+        * _integer(config, "mamba_num_heads")
+        * _integer(config, "mamba_head_dim")
+        * _integer(config, "ssm_state_size")
+    )
+    heads = _integer(config, "num_key_value_heads", "num_attention_heads") or 1
+    return math.ceil(state / (4.0 * heads * max(1, _integer(config, "head_dim", "attention_head_dim", default=128))))
+
+
+def _hybrid_parameters(config: Mapping[str, Any], pattern: str, attention: int) -> tuple[int, int]:
+    """Parameters of all mixers and of all feed-forward blocks of a Nemotron-H hybrid, norms left out."""
+    d = _integer(config, "hidden_size")
+    heads = _integer(config, "mamba_num_heads")
+    inner = heads * _integer(config, "mamba_head_dim")
+    mixed = 2 * _integer(config, "n_groups", default=1) * _integer(config, "ssm_state_size")
+    convolution = (inner + mixed) * (_integer(config, "conv_kernel", default=4) + 1)
+    mamba = d * (2 * inner + mixed + heads) + convolution + 3 * heads + inner + inner * d
+    blocks = 2 * d * _integer(config, "intermediate_size")  # squared ReLU has no gate
+    return pattern.count("M") * mamba + pattern.count("*") * attention, pattern.count("-") * blocks
 
 
 def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
@@ -121,6 +173,7 @@ def architecture_from_config(
     parameters: float | None = None,
     active_parameters: float | None = None,
     native_weights: str | None = None,
+    fp8_block: int | None = None,
 ) -> Architecture:
     """The architecture that a Hugging Face ``config.json`` describes.
 
@@ -132,6 +185,7 @@ def architecture_from_config(
         parameters: published total count, in parameters.
         active_parameters: published active count, in parameters.
         native_weights: ``Bf16``, ``Fp8`` or ``Fp4``; by default what ``quantization_config`` says.
+        fp8_block: side of the scaling blocks of its FP8 checkpoint; by default what ``quantization_config`` says.
 
     Raises:
         UnusableConfig: a needed field is missing or impossible.
@@ -147,7 +201,7 @@ def architecture_from_config(
     if not (layers and hidden and heads):
         raise UnusableConfig("num_hidden_layers, hidden_size or num_attention_heads is 0; expected e.g. 32, 4096, 32")
     kv_heads = _integer(config, "num_key_value_heads", default=heads) or heads
-    head_dim = _integer(config, "head_dim", default=0) or hidden // heads
+    head_dim = _integer(config, "head_dim", "attention_head_dim", default=0) or hidden // heads
     if not head_dim:
         raise UnusableConfig(f"head_dim is 0 (hidden_size {hidden} / {heads} heads); expected e.g. 128")
     vocabulary = _integer(config, "vocab_size", default=0)
@@ -190,7 +244,12 @@ def architecture_from_config(
         fixed_mlp = layers * 3 * hidden * dense_width
 
     embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    fixed = float(layers * attention + fixed_mlp + embeddings)
+    mixers = layers * attention
+    hybrid = _hybrid_pattern(config)
+    if hybrid:
+        mixers, fixed_mlp = _hybrid_parameters(config, hybrid, attention)
+        layers = len(hybrid) - hybrid.count("-")
+    fixed = float(mixers + fixed_mlp + embeddings)
     total = parameters or fixed + expert_total
     if not 0 < total < _MOST_PARAMETERS:
         raise UnusableConfig(f"the fields give {total:.3g} parameters; expected a model of e.g. 7e10")
@@ -216,6 +275,7 @@ def architecture_from_config(
         vocabulary=vocabulary,
         context_tokens=context,
         native_weights=native_weights or _published_precision(quantisation),
+        fp8_block=_fp8_block(quantisation) if fp8_block is None else fp8_block,
         multimodal=multimodal,
     )
 
@@ -225,3 +285,9 @@ def _published_precision(quantisation: object) -> str:
     if "fp4" in method:
         return "Fp4"
     return "Fp8" if "fp8" in method else "Bf16"
+
+
+def _fp8_block(quantisation: object) -> int:
+    sides = quantisation.get("weight_block_size") if isinstance(quantisation, Mapping) else None
+    side = sides[0] if isinstance(sides, list | tuple) and sides else 0
+    return side if isinstance(side, int) and not isinstance(side, bool) and 0 < side <= _LARGEST else 0

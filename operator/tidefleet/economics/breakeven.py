@@ -137,6 +137,39 @@ def break_even_price(usd_per_million_tokens: float, tokens_per_chip_hour: float)
     return target * checked("tokens_per_chip_hour", tokens_per_chip_hour, most=1e18, example="9e6") / MILLION
 
 
+def grown(volume: float, *, growth_per_month: float, months: float, cap: float = math.inf) -> float:
+    """Tokens a month after some months of growth: min(cap, V (1 + g)^t); growth may be negative.
+
+    Raises:
+        ValueError: a number is not usable, or the growth is not above -1.
+    """
+    start = checked("volume", volume, most=1e24, example="1e9")
+    rate = checked("growth_per_month", growth_per_month, least=-0.999, most=100.0, example="0.1")
+    time = checked("months", months, most=1200.0, example="12")
+    limit = checked("cap", cap, most=math.inf, example="1e12")
+    exponent = time * math.log1p(rate)
+    return min(limit, start * math.exp(exponent)) if exponent < 600.0 else (limit if start else 0.0)
+
+
+def months_until(volume: float, target: float, *, growth_per_month: float, cap: float = math.inf) -> float:
+    """Months until a growing volume reaches a target, such as a break-even volume: ln(target/V)/ln(1 + g).
+
+    0 when it is there already, ``inf`` when it never gets there.
+
+    Raises:
+        ValueError: a number is not usable, or the growth is not above -1.
+    """
+    start = checked("volume", volume, most=1e24, example="1e9")
+    goal = checked("target", target, most=math.inf, example="5e9")
+    rate = checked("growth_per_month", growth_per_month, least=-0.999, most=100.0, example="0.1")
+    limit = checked("cap", cap, most=math.inf, example="1e12")
+    if min(start, limit) >= goal:
+        return 0.0
+    if start == 0.0 or rate <= 0.0 or goal > limit or goal == math.inf:
+        return math.inf
+    return math.log(goal / start) / math.log1p(rate)
+
+
 @dataclass(frozen=True, slots=True)
 class HostOrBuy:
     """Which is cheaper for a volume, with the figures and one sentence."""

@@ -80,15 +80,15 @@ def case_of(role: str, replica: Replica, shape: TokenShape, correction: Correcti
         else:
             again += tokens / shape.input_mean
     timing = prefill(replica, uncached, cached)
-    seconds = guarded(timing, replica, timing.seconds * factor)
+    seconds = guarded(timing, replica, timing.seconds * factor, ranks=replica.data_parallel)
     prompt = Prompt(timing, float(seconds[0]), fetch, uncached, cached, fetched, again)
     return Case(role, replica, shape, correction, prompt)
 
 
-def guarded(timing: Timing, replica: Replica, seconds: Floats) -> Floats:
-    """Seconds that no correction may bring below what the peaks allow."""
-    floor = np.maximum(timing.flops / replica.peak_flops, timing.bytes_moved / replica.memory_bytes_per_second)
-    return np.maximum(seconds, floor)
+def guarded(timing: Timing, replica: Replica, seconds: Floats, *, ranks: int = 1) -> Floats:
+    """Seconds that no correction may bring below what the peaks allow; ``ranks`` work on other requests meanwhile."""
+    floor: Floats = np.maximum(timing.flops / replica.peak_flops, timing.bytes_moved / replica.memory_bytes_per_second)
+    return np.asarray(np.maximum(seconds, floor * ranks))
 
 
 def curve_of(case: Case, x: Floats) -> Curve:

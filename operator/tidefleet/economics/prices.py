@@ -36,6 +36,7 @@ MOST_PROBLEMS = 20
 _LONGEST = 256
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
 _DEAREST = Decimal(10) ** 12
+_DEAREST_HOUR = Decimal(10) ** 8
 _FINEST = Decimal(1).scaleb(-9)
 
 
@@ -230,7 +231,9 @@ def _quote(row: object, rates: Mapping[str, Rate], chips_per_node: Mapping[str, 
         stated = f"{price:f} {currency} per {unit}"
     if currency != "USD":
         stated += f" at {usd_per_unit:f} USD"
-    hourly = hourly.quantize(_FINEST).normalize()
+    if hourly > _DEAREST_HOUR:
+        raise _Problem("price", stated, f"at most {_DEAREST_HOUR:f} USD an hour", "2.10")
+    hourly = Decimal(f"{hourly.quantize(_FINEST):f}".rstrip("0").rstrip("."))  # 20, not 2E+1
     if hourly <= 0:
         raise _Problem("price", stated, "at least a billionth of a USD an hour", "2.10")
     dated = _day(row, "asOf")
@@ -314,7 +317,7 @@ def _amount(row: Mapping[str, Any], name: str, expected: str, example: str, *, z
         raise problem
     text = repr(value) if isinstance(value, float) else str(value).strip() if not _huge(value) else ""
     try:
-        number = Decimal(text) if text and len(text) <= 40 and "_" not in text else None
+        number = Decimal(text) if text.isascii() and len(text) <= 40 and "_" not in text else None
     except InvalidOperation:
         number = None
     if number is None or not number.is_finite() or (number < 0 if zero else number <= 0) or number > _DEAREST:
@@ -354,7 +357,7 @@ def _day(row: Mapping[str, Any], name: str, *, required: bool = False) -> date |
         return value
     try:
         text = value.strip() if isinstance(value, str) else ""
-        return date.fromisoformat(text if len(text) == 10 else "")
+        return date.fromisoformat(text if len(text) == 10 and text.isascii() else "")
     except ValueError:
         raise _Problem(name, value, "a date", "2026-11-21") from None
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.economics.energy import chip_watts
+from tidefleet.economics.energy import replica_watts
 from tidefleet.economics.evidence import UNCORRECTED, Correction, planning_share
 from tidefleet.economics.load import Case, Curve, case_of, curve_of, first_token, metric_of
-from tidefleet.economics.memory import MemoryFit, kv_bytes, replica_memory
+from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import Floats, Timing, prefill
 from tidefleet.economics.shape import Objective, TokenShape
@@ -109,6 +109,7 @@ def estimate(
     role: str = "Aggregated",
     correction: Correction = UNCORRECTED,
     batch: float | None = None,
+    memory_utilisation: float = GPU_MEMORY_UTILISATION,
 ) -> Estimate | CannotServe:
     """The operating point of a replica: the largest batch that fits in memory and meets every objective.
 
@@ -120,8 +121,9 @@ def estimate(
         role: one of ``ROLES``.
         correction: measured over modelled time, from ``evidence.best_evidence``.
         batch: the batch to price, instead of the largest; objectives are then not enforced.
+        memory_utilisation: share of device memory the engine may take, in 0..1.
     """
-    fit = _can_start(replica, shape)
+    fit = _can_start(replica, shape, memory_utilisation)
     if isinstance(fit, CannotServe):
         return fit
     case = case_of(role, replica, shape, correction)
@@ -152,7 +154,7 @@ def estimate(
     return _point(case, fit, curve, objectives, limited)
 
 
-def _can_start(replica: Replica, shape: TokenShape) -> MemoryFit | CannotServe:
+def _can_start(replica: Replica, shape: TokenShape, memory_utilisation: float) -> MemoryFit | CannotServe:
     model, accelerator = replica.model, replica.accelerator
     if "Bf16" not in accelerator.flops or accelerator.compute_precision(replica.weights) is None:
         return CannotServe("Unprofiled", f"no 16-bit compute figure is known for {accelerator.name}")
@@ -162,7 +164,7 @@ def _can_start(replica: Replica, shape: TokenShape) -> MemoryFit | CannotServe:
         return CannotServe(
             "Context", f"{shape.longest:.0f} tokens at p95 exceed the {model.context_tokens} that {model.name} supports"
         )
-    fit = replica_memory(replica, context=shape.longest)
+    fit = replica_memory(replica, context=shape.longest, utilisation=memory_utilisation)
     if not fit.fits:
         need = fit.weights + fit.activation + fit.non_torch
         detail = f"weights and engine need {need / 1e9:.0f} GB of {fit.usable / 1e9:.0f} GB usable per chip"
@@ -244,8 +246,12 @@ def _point(
         mbu=mbu,
         bound_by=max(work.parts, key=lambda name: work.parts[name]),
         limited_by=limited,
-        watts_per_chip=chip_watts(
-            replica.accelerator, batch=max(1.0, batch), memory_use=min(1.0, mbu), compute_use=min(1.0, mfu)
+        watts_per_chip=replica_watts(
+            replica,
+            tokens=max(1.0, batch if decodes else prompt.uncached),
+            steps_per_second=rate * output / max(1.0, batch) if decodes else rate,
+            bytes_per_second=work.bytes_moved,
+            flops_per_second=work.flops,
         ),
         role=case.role,
         fetch_seconds=prompt.fetch_seconds if prefills else 0.0,
@@ -275,7 +281,7 @@ class _Work:
         network = float(timing.communication_seconds[0])
         self.parts["compute" if compute >= memory else "memory"] += per_second * max(compute, memory)
         self.parts["communication"] += per_second * network
-        self.parts["overhead"] += per_second * max(0.0, float(timing.seconds[0]) - max(compute, memory) - network)
+        self.parts["overhead"] += per_second * float(timing.overhead_seconds[0])
 
     def share(self, part: str) -> float:
         """Share of the working time."""

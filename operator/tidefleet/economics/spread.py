@@ -41,11 +41,14 @@ class Spread:
         return float(((self.values - self.mean) ** 2) @ self.weights)
 
     def quantile(self, share: float) -> float:
-        """The value that this share stays at or below, interpolated between buckets; ``share`` in (0, 1)."""
+        """The value that this share stays at or below; ``share`` in (0, 1).
+
+        Interpolated between buckets over -ln(1 - share), in which an exponential tail is a straight line.
+        """
         if len(self.values) == 1:
             return float(self.values[0])
-        middles = np.cumsum(self.weights) - self.weights / 2.0
-        return float(np.interp(share, middles, self.values))
+        above = np.cumsum(self.weights[::-1])[::-1] - self.weights / 2.0
+        return float(np.interp(-np.log(1.0 - share), -np.log(above), self.values))
 
     def __add__(self, other: Spread) -> Spread:
         """The sum of two independent values."""

@@ -27,6 +27,9 @@ MOST_TURNS = 1000
 """Longest session that is followed turn by turn."""
 
 MOST_CLASSES = 64
+MOST_REQUESTS = 1e9
+"""Of one task, all classes together."""
+
 _CALL_EDGES = (0.0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.88, 0.93, 0.96, 0.98, 0.99, 0.995, 0.999, 1.0)
 
 
@@ -236,8 +239,10 @@ def task_cost(classes: Mapping[str, CallClass], root: str) -> TaskCost:
         by_class = {name: total.mean}
         for to, times in calls:
             spread, more, shares = visit(to, (*path, name))
-            total = total + repeated(spread, times)
             tokens = tokens + more.times(times)
+            if tokens.requests > MOST_REQUESTS:
+                raise ValueError(f"class {name}: a task makes {tokens.requests:.3g} requests; expected at most 1e9")
+            total = total + repeated(spread, times)
             for each, usd in shares.items():
                 by_class[each] = by_class.get(each, 0.0) + usd * times
         done[name] = total, tokens, by_class

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.options import ClassDemand
@@ -16,7 +17,8 @@ class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
-    0 for a rate that was not counted.
+    0 for a rate that was not counted. ``mean`` is the rate of the last minutes, ``None`` where there was no such count.
+    ``length_count`` is how many requests the lengths are means of.
     """
 
     at: float
@@ -26,6 +28,8 @@ class Known:
     output_tokens: float | None = None
     hit_share: float | None = None
     seconds: float = 0.0
+    mean: float | None = None
+    length_count: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,23 @@ class Empty:
     why: str
 
 
+class Cause(StrEnum):
+    """What kept a source from being read: too old, no answer, a value that is no number, or anything else unusable."""
+
+    AGED = "Aged"
+    UNREACHABLE = "Unreachable"
+    NOT_A_NUMBER = "NotANumber"
+    UNREADABLE = "Unreadable"
+
+
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The source has not answered, or answered nonsense, since ``at``."""
+    """The source has not answered, or answered nonsense, since ``at``; ``why`` is the sentence about the ``cause``."""
 
     at: float
     source: str
     why: str
+    cause: Cause = Cause.AGED
 
 
 Reading = Known | Empty | Stale
@@ -107,7 +121,14 @@ class DemandHistory:
 
 
 LENGTH_STEP = 0.07
-"""Measured lengths replace the ones in use once they differ by this share: noise must not make a new plan each loop."""
+"""Measured lengths replace the ones in use once they differ by this share: noise must not make a new plan each loop.
+
+By more where few requests were counted: lengths spread about as widely as their mean, so that the mean of n of them has
+a standard deviation of 1 / sqrt(n).
+"""
+
+LENGTH_COUNT = 25.0
+"""Requests whose mean lengths are worth more than what the user states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,30 +139,45 @@ class Lengths:
     output_tokens: float | None = None
     hit_share: float | None = None
 
-    def follow(self, reading: Known) -> Lengths:
-        """These lengths, or the measured ones where they have moved away from them."""
+    def follow(self, reading: Known, stated: Lengths | None = None) -> Lengths:
+        """These lengths, or the measured ones where they have moved away from them, or from those stated."""
+        if reading.length_count < LENGTH_COUNT:
+            return self
+        step = max(LENGTH_STEP, 1.0 / math.sqrt(reading.length_count))
+        now = stated or Lengths()
         return Lengths(
-            _moved(self.input_tokens, reading.input_tokens),
-            _moved(self.output_tokens, reading.output_tokens),
-            _moved_share(self.hit_share, reading.hit_share),
+            _moved(self.input_tokens, now.input_tokens, reading.input_tokens, step),
+            _moved(self.output_tokens, now.output_tokens, reading.output_tokens, step),
+            _moved_share(self.hit_share, now.hit_share, reading.hit_share, step / 2.0),
         )
 
 
-def _moved(used: float | None, measured: float | None) -> float | None:
+def _moved(used: float | None, stated: float | None, measured: float | None, step: float) -> float | None:
     if measured is None or measured <= 0:
         return used
-    if used is not None and abs(measured / used - 1.0) <= LENGTH_STEP:
+    known = used if used is not None else stated
+    if known and abs(measured / known - 1.0) <= step:
         return used
     return float(f"{measured:.3g}")
 
 
-def _moved_share(used: float | None, measured: float | None) -> float | None:
+def _moved_share(used: float | None, stated: float | None, measured: float | None, step: float) -> float | None:
     if measured is None:
         return used
     measured = min(0.98, max(0.0, measured))
-    if used is not None and abs(measured - used) <= LENGTH_STEP / 2:
+    known = used if used is not None else stated
+    if known is not None and abs(measured - known) <= step:
         return used
     return round(measured, 2)
+
+
+def stated_lengths(classes: Sequence[ClassDemand]) -> Lengths:
+    """Mean lengths and hit share of a mix of classes as they are."""
+    return Lengths(
+        sum(one.share * one.shape.input_mean for one in classes),
+        sum(one.share * one.shape.output_mean for one in classes),
+        sum(one.share * one.shape.cached_share for one in classes),
+    )
 
 
 def observed_shapes(classes: Sequence[ClassDemand], lengths: Lengths) -> tuple[ClassDemand, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -11,9 +12,11 @@ from tidefleet.api.accelerator_type import Price as PriceEntry
 from tidefleet.api.accelerator_type import PriceState
 from tidefleet.api.accelerator_type import Profile as ProfileEntry
 from tidefleet.api.vocabulary import Precision, Role
+from tidefleet.api.workload_class import Spill
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.evidence import ProfilePoint
+from tidefleet.economics.external import ExternalOffer, PerToken
 from tidefleet.economics.shape import PLANNED_METRICS, Objective, TokenShape
 from tidefleet.planning.demand import with_shares
 from tidefleet.planning.evidence import Profile
@@ -200,6 +203,31 @@ def objectives_of(wclass: WorkloadClass) -> tuple[Objective, ...]:
         )
         for one in wclass.spec.objectives
         if one.metric in PLANNED_METRICS
+    )
+
+
+def external_offers_of(classes: Sequence[WorkloadClass]) -> tuple[ExternalOffer, ...]:
+    """The external APIs that classes name, each once."""
+    found: dict[tuple[str, str], ExternalOffer] = {}
+    for one in classes:
+        for spill in one.spec.spill:
+            offer = _external(spill)
+            if offer is not None:
+                found.setdefault((offer.provider, offer.model), offer)
+    return tuple(found.values())
+
+
+def _external(spill: Spill) -> ExternalOffer | None:
+    """An offer that charges by the token; others need a size that a class does not state."""
+    if spill.usd_per_million_input_tokens is None or spill.usd_per_million_output_tokens is None:
+        return None
+    return ExternalOffer(
+        provider=str(spill.provider),
+        model=str(spill.model),
+        billing=PerToken(float(spill.usd_per_million_input_tokens), float(spill.usd_per_million_output_tokens)),
+        region=str(spill.region),
+        requests_per_minute=float(spill.requests_per_minute) if spill.requests_per_minute else math.inf,
+        added_latency_seconds=(spill.added_latency_milliseconds or 0) / 1000.0,
     )
 
 

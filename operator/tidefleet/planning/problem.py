@@ -1,0 +1,162 @@
+"""A pool's planning problem and its plan, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tidefleet.economics.external import ExternalOffer
+from tidefleet.planning.apart import Apart
+from tidefleet.planning.options import Candidate, ClassDemand, Market, Option
+
+HOURS_PER_MONTH = 730.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolProblem:
+    """Everything the plan of a pool depends on.
+
+    Attributes:
+        pool: ``namespace/name``.
+        classes: demand by class; shares sum to 1.
+        requests_per_second: demand to plan for, all classes.
+        market: what can serve it.
+        minimum, maximum, spare: replica bounds; ``pinned`` replaces all three.
+        type_caps: most chips per accelerator type, and ``cap_reasons`` why.
+        target_usd_per_million_tokens, monthly_budget_usd: soft limits, ``None`` when unset.
+        running: replicas now asked for, by option.
+        may_switch: whether the dwell since the last change of accelerators has passed.
+        start_seconds: time from asking for a replica to its first answer: while accelerators change, both are paid.
+        external: offers of external APIs for the pool's tokens; what they would cost is told.
+        apart: prefill and decode on replicas of their own; what that would cost is told.
+    """
+
+    pool: str
+    classes: tuple[ClassDemand, ...]
+    requests_per_second: float
+    market: Market
+    minimum: int = 1
+    maximum: int = 64
+    spare: int = 0
+    pinned: int | None = None
+    type_caps: Mapping[str, int] = field(default_factory=dict)
+    cap_reasons: Mapping[str, str] = field(default_factory=dict)
+    target_usd_per_million_tokens: float | None = None
+    monthly_budget_usd: float | None = None
+    running: Mapping[Option, int] = field(default_factory=dict)
+    may_switch: bool = True
+    start_seconds: float = 480.0
+    external: tuple[ExternalOffer, ...] = ()
+    apart: tuple[Apart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An option of the plan and its replicas."""
+
+    candidate: Candidate
+    replicas: int
+
+    @property
+    def option(self) -> Option:
+        """The option itself."""
+        return self.candidate.option
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """A choice that lost. ``usd_per_million_tokens`` is ``None`` when it cannot serve or has no price."""
+
+    option: str
+    usd_per_million_tokens: float | None
+    lost_because: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """The value of ``what`` at which the choice would flip."""
+
+    what: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowPrice:
+    """What one more unit of a limit that binds would save, in USD per hour."""
+
+    what: str
+    usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A target that a plan misses: ``what`` is ``CostTarget``, ``Budget``, ``Capacity`` or ``Spare``."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """What serves a pool, at what cost, and why.
+
+    Attributes:
+        chosen: options with at least one replica, dearest first.
+        requests_per_second: demand planned for; ``capacity`` what the plan sustains at planning utilisation.
+        usd_per_hour: rent; ``lower_bound_usd_per_hour`` proven: no plan for this demand can cost less.
+        usd_per_million_tokens: rent over planned tokens, idle included; ``None`` without demand.
+        savings_usd_per_hour: against the best plan of one accelerator type.
+        shortfall: share of demand that the limits leave without capacity, 0..1.
+        missed: targets that the plan misses.
+        shadow_prices: what the limits that bind cost, dearest first.
+        reason: one sentence; the status, the Event, the log and the CLI show it.
+        proven: no cheaper plan exists under the limits; False when the search was cut short.
+        kept: why the present accelerators were kept although others are cheaper: ``Saving`` (too small) or ``Dwell``.
+    """
+
+    pool: str
+    chosen: tuple[Chosen, ...]
+    requests_per_second: float
+    tokens_per_second: float
+    capacity: float
+    usd_per_hour: float
+    lower_bound_usd_per_hour: float
+    usd_per_million_tokens: float | None
+    savings_usd_per_hour: float
+    shortfall: float
+    missed: tuple[Missed, ...]
+    runners_up: tuple[RunnerUp, ...]
+    break_even: tuple[BreakEven, ...]
+    reason: str
+    proven: bool = True
+    kept: str = ""
+    shadow_prices: tuple[ShadowPrice, ...] = ()
+
+    @property
+    def replicas(self) -> int:
+        """Replicas in all."""
+        return sum(one.replicas for one in self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class NothingFits:
+    """No accelerator type can serve the pool; ``runners_up`` says why for each."""
+
+    pool: str
+    reason: str
+    runners_up: tuple[RunnerUp, ...]
+
+
+def describe(chosen: Iterable[tuple[Option, int]]) -> str:
+    """Options and replicas as a phrase, e.g. ``6 h200-sxm (fp8, tp2), 2 l40s (fp8, tp1)``."""
+    return ", ".join(f"{count} {option}" for option, count in chosen if count) or "no replicas"
+
+
+def tokens_per_request(problem: PoolProblem) -> float:
+    """Mean tokens of a request of the pool's mix."""
+    return sum(one.share * (one.shape.input_mean + one.shape.output_mean) for one in problem.classes)
+
+
+def per_million(usd_per_hour: float, tokens_per_second: float) -> float | None:
+    """USD per million tokens; ``None`` without tokens."""
+    return usd_per_hour / (tokens_per_second * 3600.0) * 1e6 if tokens_per_second > 0 else None

@@ -1,0 +1,94 @@
+"""The exact solution of one pool, or as much coverage as its limits allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate
+from tidefleet.planning.problem import PoolProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Replicas by candidate, their cost in USD per hour, and what is missing when the limits allow no cover."""
+
+    counts: tuple[int, ...]
+    cost: float
+    proven: bool
+    shortfall: float = 0.0
+    spare_missing: int = 0
+
+
+def items_of(candidates: Sequence[Candidate]) -> list[Item]:
+    """Candidates as the cover sees them, at planning utilisation."""
+    return [
+        Item(c.usd_per_hour, c.requests_per_second * PLANNING_UTILISATION, c.option.accelerator, c.option.chips)
+        for c in candidates
+    ]
+
+
+def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
+    """The cheapest cover; where the limits allow none, as much coverage as they do allow."""
+    items, demand = items_of(candidates), problem.requests_per_second
+    low, high, spare = problem.minimum, problem.maximum, problem.spare
+    if problem.pinned is not None:
+        low = high = problem.pinned
+        spare = 0
+    for less in range(spare + 1):
+        cover = cheapest_cover(
+            items, demand, spare=spare - less, minimum=low, maximum=high, type_caps=problem.type_caps
+        )
+        if cover is not None:
+            counts = _as_running(problem, candidates, items, cover.counts)
+            return Solution(counts, cover.cost, cover.proven, spare_missing=less)
+    # Where replicas are what is scarce, the largest first; where chips are, the most per chip first.
+    filled = max(
+        _filled(problem, items, high, key=lambda i: -items[i].coverage),
+        _filled(problem, items, high, key=lambda i: -items[i].coverage / items[i].chips),
+        key=lambda counts: sum(n * item.coverage for n, item in zip(counts, items, strict=True)),
+    )
+    covered = sum(n * item.coverage for n, item in zip(filled, items, strict=True))
+    shortfall = max(0.0, 1.0 - covered / demand) if demand > 0 else 0.0
+    return Solution(tuple(filled), sum(n * i.cost for n, i in zip(filled, items, strict=True)), True, shortfall)
+
+
+def _as_running(
+    problem: PoolProblem, candidates: Sequence[Candidate], items: Sequence[Item], counts: Sequence[int]
+) -> tuple[int, ...]:
+    """The same plan with replicas of equal options where they run already (adopted workloads can be alike)."""
+    result = list(counts)
+    alike: dict[Item, list[int]] = {}
+    for i, item in enumerate(items):
+        alike.setdefault(item, []).append(i)
+    for group in alike.values():
+        left = sum(counts[i] for i in group)
+        if len(group) < 2 or not left:
+            continue
+        for i in group:
+            result[i] = min(left, problem.running.get(candidates[i].option, 0))
+            left -= result[i]
+        result[group[0]] += left
+    return tuple(result)
+
+
+def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Callable[[int], float]) -> list[int]:
+    """As many replicas as the limits allow, the items in this order, the cheaper of equal ones first."""
+    counts = [0] * len(items)
+    used: dict[str, int] = {}
+    for i in sorted(range(len(items)), key=lambda i: (key(i), items[i].cost)):
+        item = items[i]
+        n = high - sum(counts)
+        if item.type_name in problem.type_caps:
+            n = min(n, (problem.type_caps[item.type_name] - used.get(item.type_name, 0)) // item.chips)
+        counts[i] = max(0, n)
+        used[item.type_name] = used.get(item.type_name, 0) + counts[i] * item.chips
+    return counts
+
+
+def bound(problem: PoolProblem) -> float:
+    """USD per hour below which no plan can cost."""
+    items = items_of(problem.market.candidates)
+    spare, least = (problem.spare, problem.minimum) if problem.pinned is None else (0, problem.pinned)
+    return max(lower_bound(items, problem.requests_per_second, spare), least * min(item.cost for item in items))

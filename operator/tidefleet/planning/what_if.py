@@ -1,0 +1,188 @@
+"""What if this price, demand, hit rate or API price were another: questions, parsed and applied to objects.
+
+A question is ``KIND:TARGET=VALUE`` or ``KIND:TARGET*FACTOR``, e.g. ``price:h200-sxm=2.9``, ``demand:chat*1.3``,
+``hit:chat=0.3``, ``api-price:*0.2``. Without a target it holds for all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.api.accelerator_type import Price, PriceState
+
+KINDS: Mapping[str, str] = {
+    "price": "an accelerator type, e.g. price:h200-sxm=2.9",
+    "demand": "a pool, e.g. demand:chat*1.3",
+    "hit": "a pool or class, e.g. hit:chat=0.3",
+    "api-price": "a provider, or nothing for all, e.g. api-price:*0.2",
+}
+
+_SHAPE = re.compile(r"(?P<kind>[a-z-]+):(?P<target>[^=*]*)(?P<op>[=*])(?P<value>[^=*]+)")
+_MOST = 1e9
+
+
+class BadQuestion(ValueError):
+    """A what-if that cannot be read, or is about something that does not exist; the message gives an example."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """One change: ``kind`` is a key of ``KINDS``, ``target`` a name or empty for all, ``op`` is ``=`` or ``*``."""
+
+    kind: str
+    target: str
+    op: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}{self.op}{self.value:g}"
+
+    def applied(self, before: float) -> float:
+        """The value after the change."""
+        return self.value if self.op == "=" else before * self.value
+
+
+def parse_what_if(text: str) -> WhatIf:
+    """A question from its words.
+
+    Raises:
+        BadQuestion: it is none; the message says what is expected.
+    """
+    match = _SHAPE.fullmatch(text.strip())
+    if match is None or match["kind"] not in KINDS:
+        raise BadQuestion(f"{text!r}; expected one of: {'; '.join(KINDS.values())}")
+    try:
+        value = float(match["value"])
+    except ValueError:
+        value = math.nan
+    kind, op = match["kind"], match["op"]
+    most = 1.0 if kind == "hit" and op == "=" else _MOST
+    least_excluded = kind == "price"
+    if not 0 <= value <= most or (least_excluded and value == 0):
+        raise BadQuestion(f"{text!r} has the value {match['value']!r}; expected {KINDS[kind]}")
+    return WhatIf(kind, match["target"].strip(), op, value)
+
+
+def with_prices(kinds: Mapping[str, AcceleratorType], questions: Iterable[WhatIf]) -> dict[str, AcceleratorType]:
+    """Accelerator types with changed on-demand prices.
+
+    ``=`` sets the price of a type, also of one without any; ``*`` multiplies every enabled price of it.
+
+    Raises:
+        BadQuestion: a type does not exist, or has no price to multiply.
+    """
+    result = dict(kinds)
+    for question in questions:
+        if question.kind != "price":
+            continue
+        names = [question.target] if question.target else list(result)
+        for name in names:
+            if name not in result:
+                near = [one for one in result if one.split("-")[0] == name.split("-")[0]] or sorted(result)
+                raise BadQuestion(f"{question} is about {name!r}; expected an AcceleratorType, e.g. {near[0]}")
+            result[name] = _priced(result[name], question)
+    return result
+
+
+def _priced(kind: AcceleratorType, question: WhatIf) -> AcceleratorType:
+    prices = kind.spec.prices
+    if question.op == "*":
+        if question.target and not any(one.state is PriceState.ENABLED for one in prices):
+            raise BadQuestion(f"{question}: {kind.name} has no price to multiply; set one, e.g. price:{kind.name}=2.9")
+        changed = tuple(
+            one.model_copy(update={"usd_per_chip_hour": _decimal(question.applied(float(one.usd_per_chip_hour)))})
+            for one in prices
+        )
+    else:
+        own = Price.model_validate(
+            {"capacityType": "OnDemand", "usdPerChipHour": f"{_decimal(question.value):f}", "source": "what if"}
+        )
+        kept = tuple(
+            one for one in prices if (str(one.capacity_type), one.provider, one.region) != ("OnDemand", "", "")
+        )
+        changed = (own, *kept)
+    return kind.model_copy(update={"spec": kind.spec.model_copy(update={"prices": changed})})
+
+
+def with_demand(
+    classes: Sequence[WorkloadClass], rates: Mapping[str, float], questions: Iterable[WhatIf]
+) -> tuple[tuple[WorkloadClass, ...], dict[str, float]]:
+    """Classes and measured rates with changed demand and hit rates.
+
+    Args:
+        rates: measured requests per second by pool (``namespace/name`` or ``name``).
+
+    Raises:
+        BadQuestion: no class of that pool exists.
+    """
+    changed, measured = list(classes), dict(rates)
+    for question in questions:
+        if question.kind not in ("demand", "hit"):
+            continue
+        hits = [i for i, one in enumerate(changed) if _is_about(question, one)]
+        if not hits:
+            pools = sorted({one.spec.pool_ref.name for one in changed}) or ["chat"]
+            raise BadQuestion(f"{question} is about {question.target!r}; expected a pool with classes, e.g. {pools[0]}")
+        for i in hits:
+            changed[i] = _hit(changed[i], question) if question.kind == "hit" else _asked(changed[i], question)
+        if question.kind == "demand":
+            named = [name for name in measured if not question.target or question.target in (name, name.split("/")[-1])]
+            for name in named:
+                measured[name] = question.applied(measured[name])
+    return tuple(changed), measured
+
+
+def _is_about(question: WhatIf, one: WorkloadClass) -> bool:
+    pool = one.spec.pool_ref.name
+    names = ("", pool, f"{one.namespace}/{pool}")
+    return question.target in names or (question.kind == "hit" and question.target == one.name)
+
+
+def _asked(one: WorkloadClass, question: WhatIf) -> WorkloadClass:
+    demand = one.spec.demand
+    if demand.requests_per_second is None:
+        return one
+    rate = _decimal(question.applied(float(demand.requests_per_second)))
+    changed = demand.model_copy(update={"requests_per_second": rate})
+    return one.model_copy(update={"spec": one.spec.model_copy(update={"demand": changed})})
+
+
+def _hit(one: WorkloadClass, question: WhatIf) -> WorkloadClass:
+    tokens = one.spec.tokens
+    if tokens is None:
+        return one
+    share = min(1.0, question.applied(float(tokens.cached_share or 0)))
+    changed = tokens.model_copy(update={"cached_share": _decimal(share)})
+    return one.model_copy(update={"spec": one.spec.model_copy(update={"tokens": changed})})
+
+
+def with_api_prices(classes: Sequence[WorkloadClass], questions: Iterable[WhatIf]) -> tuple[WorkloadClass, ...]:
+    """Classes whose external APIs cost something else; ``=`` sets input and output price per million tokens alike."""
+    changed = list(classes)
+    for question in questions:
+        if question.kind != "api-price":
+            continue
+        for i, one in enumerate(changed):
+            spill = tuple(
+                each.model_copy(
+                    update={
+                        name: _decimal(question.applied(float(getattr(each, name))))
+                        for name in ("usd_per_million_input_tokens", "usd_per_million_output_tokens", "usd_per_month")
+                        if getattr(each, name) is not None
+                    }
+                )
+                if question.target in ("", each.provider)
+                else each
+                for each in one.spec.spill
+            )
+            changed[i] = one.model_copy(update={"spec": one.spec.model_copy(update={"spill": spill})})
+    return tuple(changed)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(f"{value:.6f}").normalize() if value >= 1e-6 or value == 0 else Decimal(repr(value))
