@@ -265,7 +265,7 @@ def test_a_round_is_learned_from_once_however_often_it_is_looked_at() -> None:
     for _ in range(500):
         decide(again, rig.memory, rig.settings, rig.memo)
     (kind,) = rig.memory.learning.kinds.values()
-    assert sum(one._count for one in kind.shown._bins) < 100
+    assert sum(one.held for one in kind.shown._bins) < 100
 
 
 # --- what makes it forget --------------------------------------------------------------------------------------------

@@ -22,8 +22,11 @@ def total(place: Place) -> int:
     return sum(place.replicas().values())
 
 
-def test_a_plan_follows_engines_that_get_slower_and_returns_when_they_recover(place, operator_in_process, engines):
-    place.create(a_pool(accelerators=L40S), a_class(rate=RATE))
+@pytest.mark.parametrize("declared", [RATE, None])
+def test_a_plan_follows_engines_that_get_slower_and_returns_when_they_recover(
+    place, operator_in_process, engines, declared
+):
+    place.create(a_pool(accelerators=L40S), a_class(rate=declared))
     op = operator_in_process(calibration={"halfLifeSeconds": HALF_LIFE})
     engines.load(RATE)
     op.settle()

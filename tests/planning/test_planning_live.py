@@ -333,8 +333,8 @@ def test_memory_is_bounded_however_many_engines_and_rounds() -> None:
     crowd = [Ratio(2.0 * 1.7**i, 0.2, 0.2) for i in range(12)] * 8
     for minute in range(60 * 30):
         shown.add(60.0 * minute, crowd if minute % 4 else [])
-    assert sum(len(one.slots) for one in shown._bins) <= 6 * 96
-    assert all(len(one._open) <= 2048 for one in shown._bins)
+    assert sum(len(one.slots) for one in shown._bins) <= 6 * 64
+    assert all(one.held <= 2048 for one in shown._bins)
 
 
 @given(

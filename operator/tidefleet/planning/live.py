@@ -7,8 +7,8 @@ the past (weights halve with every half-life, and a correction that is not fed i
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +52,8 @@ _OUT_OF_LINE = 4.0
 _IN_LINE = 0.25
 _LEAST_SHARE = 0.02
 _SLOTS_PER_HALF_LIFE = 12.0
-_MOST_SLOTS = 96
+_MOST_SLOTS = 64
+_FIELDS = 5
 _MOST_AT_ONCE = 32
 _MOST_IN_SLOT = 2048
 _INDEPENDENT = 16.0
@@ -77,11 +78,24 @@ class Slot:
 
 @dataclass(slots=True)
 class Series:
-    """Slots of one region of batches (or of prefill), oldest first, and the samples of the slot that is open."""
+    """Slots of one region of batches (or of prefill), oldest first, and the samples of the slot that is open.
 
-    slots: deque[Slot] = field(default_factory=lambda: deque(maxlen=_MOST_SLOTS))
-    _open: list[tuple[float, float]] = field(default_factory=list)
+    Both are kept as bare numbers: a fleet has thousands of them.
+    """
+
+    _slots: array[float] = field(default_factory=lambda: array("d"))
+    _open: array[float] = field(default_factory=lambda: array("d"))
     _count: int = 0
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The closed slots."""
+        return [Slot(*self._slots[i : i + _FIELDS]) for i in range(0, len(self._slots), _FIELDS)]
+
+    @property
+    def held(self) -> int:
+        """Samples held in the open slot."""
+        return len(self._open) // 2
 
     def add(self, values: Sequence[tuple[float, float]]) -> None:
         """Take in one round's (logarithm, ln batch); of many engines evenly spaced ranks stand for all."""
@@ -89,18 +103,20 @@ class Series:
         if len(values) > _MOST_AT_ONCE:
             ranked, last = sorted(values), len(values) - 1
             values = [ranked[round(i * last / (_MOST_AT_ONCE - 1))] for i in range(_MOST_AT_ONCE)]
-        self._open.extend(values[: max(0, _MOST_IN_SLOT - len(self._open))])
+        for pair in values[: max(0, _MOST_IN_SLOT - self.held)]:
+            self._open.extend(pair)
 
     def close(self, at: float) -> None:
         """End the open slot; nothing happens when it is empty."""
         if not self._open:
             return
-        logs = sorted(log for log, _ in self._open)
+        logs = sorted(self._open[0::2])
         middle = _middle(logs)
         spread = _MAD * _middle(sorted(abs(one - middle) for one in logs))
-        batch = sum(lnb for _, lnb in self._open) / len(self._open)
-        self.slots.append(Slot(at, middle, spread, float(self._count), batch))
-        self._open, self._count = [], 0
+        self._slots.extend((at, middle, spread, float(self._count), sum(self._open[1::2]) / len(logs)))
+        if len(self._slots) > _FIELDS * _MOST_SLOTS:
+            del self._slots[:_FIELDS]
+        self._open, self._count = array("d"), 0
 
 
 @dataclass(frozen=True, slots=True)
