@@ -419,3 +419,22 @@ def test_a_latency_that_is_no_number_does_not_spoil_the_page(value: str) -> None
     assert page.generation_tokens == 20.0
     assert (page.token_seconds, page.timed_tokens) == (0.0, 0.0)
     assert math.isfinite(page.kv_usage)
+
+
+def test_latencies_come_from_a_prometheus_as_well_and_never_spoil_its_other_samples() -> None:
+    from tidefleet.controller.prometheus import _sample, read_matrix
+
+    def series(name: str, value: str) -> dict[str, Any]:
+        return {"metric": {"__name__": name, "namespace": "prod", "pod": "a"}, "values": [[NOW, value]]}
+
+    base = [series(line.split()[0], line.split()[1]) for line in PAGE.splitlines()]
+    told = [
+        series("vllm:inter_token_latency_seconds_sum", "8"),
+        series("vllm:inter_token_latency_seconds_count", "80"),
+        series("vllm:time_to_first_token_seconds_sum", "NaN"),
+        series("vllm:time_to_first_token_seconds_count", "2"),
+    ]
+    found = _sample(read_matrix({"data": {"result": [*base, *told]}})["prod/a"], "prod/a")
+    assert isinstance(found, Sample), found
+    assert (found.counters.token_seconds, found.counters.timed_tokens) == (8.0, 80.0)
+    assert (found.counters.first_token_seconds, found.counters.first_tokens) == (0.0, 0.0)
