@@ -38,7 +38,7 @@ from tidefleet.planning.options import EstimateMemo
 
 L40S = an_option("l40s")
 MODEL = catalogue.models()["llama-3.1-8b"]
-PERIOD = 30.0
+PERIOD = 60.0
 SHAPE = Shape(1000.0, 250.0)
 POOL = a_pool(accelerators=[{"type": "l40s"}])
 CLASS = a_class(objectives=[{"metric": "TPOT", "percentile": 95, "milliseconds": 60}])
@@ -64,7 +64,7 @@ class Rig:
         self.engines = [Engine(facts, NOW, seed=7 * i) for i in range(self.count)]
         self.faults: dict[int, FaultKind] = {}
         self.trail = IntervalTrail()
-        self.memory = PoolMemory(DemandHistory(600.0, 60.0))
+        self.memory = PoolMemory(DemandHistory(600.0, 120.0))
         self.seen: set[Correction | None] = set()
 
     def slow(self, factor: float) -> None:
@@ -150,14 +150,14 @@ def test_engines_as_fast_as_modelled_are_learned_as_such_and_need_less_headroom(
 
 
 def test_slow_engines_get_more_replicas_and_fewer_again_once_they_are_fast() -> None:
-    rig = Rig(count=8)
-    fast = rig.run(1.0)
+    rig = Rig(count=8, settings=OperatorConfiguration.model_validate({"calibration": {"halfLifeSeconds": 1200}}))
+    fast = rig.run(0.5)
     rig.slow(1.4)
-    slow = rig.run(3.0)
+    slow = rig.run(1.0)
     assert rig.factor() == pytest.approx(1.4, rel=0.06)
     assert planned(slow) > planned(fast)
     rig.slow(1.0)
-    again = rig.run(4.0)
+    again = rig.run(1.3)
     assert rig.factor() == pytest.approx(1.0, rel=0.06)
     assert planned(again) == planned(fast)
 
@@ -166,7 +166,7 @@ def test_a_steady_pool_is_told_one_correction_for_long() -> None:
     rig = Rig()
     rig.run(1.0)
     rig.seen.clear()
-    rig.run(6.0)
+    rig.run(4.0)
     assert len(rig.seen) <= 2
 
 
@@ -222,9 +222,9 @@ def test_faults_that_come_and_go_leave_what_was_learned(kind: FaultKind) -> None
     before = rig.factor()
     for _ in range(20):
         rig.faults = {0: kind}
-        rig.run(0.02)
+        rig.step()
         rig.faults = {}
-        rig.run(0.02)
+        rig.step()
     assert rig.factor() == pytest.approx(before, abs=0.03)
 
 

@@ -293,6 +293,88 @@ def test_far_from_the_batches_seen_sigma_is_larger_and_never_above_the_rooflines
     assert sigmas[-1] == ROOFLINE_SIGMA
 
 
+# --- an engine that works step by step --------------------------------------------------------------------------------
+
+
+def intervals_of_an_engine(
+    rate: float, *, decode: float, prompt: float, latencies: bool, minutes: float = 40.0, seed: int = 1
+) -> list[Interval]:
+    """Poisson arrivals and exponential outputs in an engine that prefills one prompt and decodes all others a step."""
+    draw, output = random.Random(seed), 200.0  # noqa: S311
+    steps = [0.0, *(decode * decode_step(REPLICA, np.arange(1.0, 513.0), 1000.0 + output / 2.0).seconds).tolist()]
+    own = prompt * float(prefill(REPLICA, 1000.0, 0.0).seconds[0])
+    now, begun, arrival = 0.0, 0.0, draw.expovariate(rate)
+    queue: list[float] = []
+    batch: list[int] = []
+    sums = dict.fromkeys(("prompt", "generated", "token_s", "tokens", "first_s", "first"), 0.0)
+    before, seen = dict(sums), (0.0, 0.0)
+    found = []
+    while now < 60.0 * minutes:
+        while arrival <= now:
+            queue.append(arrival)
+            arrival += draw.expovariate(rate)
+        if not queue and not batch:
+            now = arrival
+            continue
+        asked = queue.pop(0) if queue else None
+        took = (own if asked is not None else 0.0) + steps[len(batch) + (asked is not None)]
+        now += took
+        sums["token_s"] += took * len(batch)
+        sums["tokens"] += len(batch)
+        sums["generated"] += len(batch) + (asked is not None)
+        batch = [left - 1 for left in batch if left > 1]
+        if asked is not None:
+            sums["prompt"] += 1000.0
+            sums["first_s"] += now - asked
+            sums["first"] += 1
+            batch += [left] if (left := round(draw.expovariate(1.0 / output)) - 1) > 0 else []
+        if now - begun >= 15.0:
+            grown = {name: value - before[name] for name, value in sums.items()}
+            found.append(
+                Interval(
+                    seconds=now - begun,
+                    running=(seen[0], len(batch)),
+                    waiting=(seen[1], len(queue)),
+                    prompt_tokens=grown["prompt"],
+                    generation_tokens=grown["generated"],
+                    token_seconds=grown["token_s"] if latencies else None,
+                    timed_tokens=grown["tokens"],
+                    first_token_seconds=grown["first_s"] if latencies else None,
+                    first_tokens=grown["first"],
+                )
+            )
+            before, begun, seen = dict(sums), now, (float(len(batch)), float(len(queue)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rate", "decode", "prompt", "latencies", "tolerance"),
+    [
+        (1.0, 1.0, 1.0, True, 0.03),
+        (1.0, 1.3, 0.9, True, 0.05),
+        (6.0, 1.4, 1.4, True, 0.03),
+        (6.0, 0.9, 1.5, True, 0.07),
+        (3.0, 1.0, 1.0, False, 0.08),
+        (6.0, 1.4, 1.4, False, 0.06),
+    ],
+)
+def test_the_corrected_time_between_tokens_is_that_of_an_engine_of_steps_and_chance(
+    *, rate: float, decode: float, prompt: float, latencies: bool, tolerance: float
+) -> None:
+    shape = TokenShape(1000.0, 200.0)
+    seen = [ratios(one, shape=shape) for one in intervals_of_an_engine(rate, decode=decode, prompt=prompt,
+                                                                      latencies=latencies)]  # fmt: skip
+    shown, at = learned(seen)
+    found = shown.correction(at, REPLICA, shape)
+    assert found is not None
+    batch = float(np.mean([one.batch for each in seen for one in each]))
+    step = float(decode_step(REPLICA, batch, 1100.0).seconds[0])
+    own = batch / 200.0 * float(prefill(REPLICA, 1000.0, 0.0).seconds[0])
+    corrected = at_batch(found, batch) * step + found.prefill * own
+    assert corrected == pytest.approx(decode * step + prompt * own, rel=tolerance)
+    assert found.sigma <= 0.1
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 

@@ -164,6 +164,8 @@ def _tpot(one: Interval) -> tuple[float, float] | None:
     """
     mean = sum(one.running) / 2.0
     if one.token_seconds is None or one.timed_tokens <= 0:
+        if mean < 2.0 * MIN_BATCH:  # two looks at so few requests say little about how many there were in between
+            return None
         return mean, mean * one.seconds / one.generation_tokens
     if one.token_seconds <= 0:
         return None
