@@ -115,7 +115,7 @@ def estimate_microseconds(repeats: int = 20) -> float:
     for _ in range(repeats):
         for replica in replicas:
             decode_step(replica, batches, 2000.0)
-            prefill(replica, 1000.0, 0.0, beside=batches)
+            prefill(replica, batches, 0.0)
     return (time.perf_counter() - begun) * 1e6 / (repeats * len(replicas) * len(batches))
 
 

@@ -50,7 +50,6 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "bulk_seconds": (50e-6, 2e-6, 500e-6),
     "network": (0.70, 0.1, 0.90),
     "expert_padding": (12.0, 0.01, 64.0),
-    "piggyback": (0.80, 0.2, 1.0),
 }
 _SEQUENCE_SECONDS = 8e-6
 _IMBALANCE = 1.1
@@ -77,7 +76,6 @@ def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficienc
         step_seconds=numbers[f"step_seconds_{replica.engine}"],
         sequence_seconds=_SEQUENCE_SECONDS,
         bulk_seconds=numbers["bulk_seconds"],
-        piggyback=numbers["piggyback"],
     )
 
 

@@ -183,7 +183,7 @@ class Prediction:
 def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:
     """The model's times for each run, replicas that are alike priced in one call.
 
-    TPOT = T_d(B, I + O/2) + B/O * T_p(I beside B), B the concurrency as far as it fits the KV cache.
+    TPOT = T_d(B, I + O/2) + B/O * T_p(I), B the concurrency as far as it fits the KV cache.
     """
     by_replica: dict[Replica, list[int]] = {}
     for index, run in enumerate(runs):
@@ -199,7 +199,7 @@ def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | N
         batch = np.minimum(asked, np.maximum(1.0, room)) if fit.kv_room > 0 else asked
         step = decode_step(priced, batch, given + out / 2.0).seconds
         own = prefill(priced, given, 0.0).seconds
-        tpot[rows] = step + batch / out * prefill(priced, given, 0.0, beside=batch).seconds
+        tpot[rows] = step + batch / out * own
         ttft[rows] = first_token(asked, batch, own, step * out) + step
         alone[rows] = own
     return Prediction(tpot, ttft, alone)

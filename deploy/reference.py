@@ -235,7 +235,7 @@ def _type(info: FieldInfo) -> str:
     elif get_args(kind):
         text = " or ".join(f"`{each}`" for each in get_args(kind))
     else:
-        text = {str: "string", int: "integer", float: "number"}[kind]  # type: ignore[index]
+        text = {str: "string", bool: "boolean", int: "integer", float: "number"}[kind]  # type: ignore[index]
     limits = {
         sign: getattr(rule, name)
         for rule in info.metadata

@@ -97,7 +97,7 @@ def test_no_form_passes_the_peaks(model, accelerator, form, context, weights) ->
     for timing, part in (
         (decode_step(replica, chips * batches, context), 1.0),
         (prefill(replica, batches, context), 1.0 / replica.data_parallel),
-        (prefill(replica, batches, context, beside=64.0 * chips), 1.0 / replica.data_parallel),
+        (prefill(replica, batches, context), 1.0 / replica.data_parallel),
     ):
         assert (timing.flops / timing.seconds <= part * replica.peak_flops * (1 + 1e-9)).all()
     step = decode_step(replica, chips * batches, context)
@@ -230,29 +230,6 @@ def test_lengths_and_batches_broadcast_and_agree_with_single_calls() -> None:
     assert grid.seconds[0, 1] == decode_step(replica, 1.0, 900.0).seconds[0]
     many = prefill(replica, np.array([10.0, 4000.0]), np.array([0.0, 300.0]))
     assert many.seconds[1] == prefill(replica, 4000.0, 300.0).seconds[0]
-
-
-def test_a_prompt_that_runs_beside_decoding_takes_what_it_adds_and_never_more() -> None:
-    eff = replace(Efficiency(), piggyback=1.0)
-    replica = a_replica(efficiency=eff)
-    alone = prefill(replica, 40.0, 0.0).seconds[0]
-    beside = prefill(replica, 40.0, 0.0, beside=16.0).seconds[0]
-    # 56 tokens are still bound by reading 20 GB of weights, which the step does anyway: what is left is the least time
-    # that 40 * 20 GFLOP (and 32 MFLOP of attention) take at the peak of 100 TFLOP/s.
-    assert beside == pytest.approx(800.032e9 / 100e12)
-    assert beside < 0.4 * alone
-    assert prefill(replica, 40.0, 0.0, beside=0.0).seconds[0] == alone
-    compute_bound = prefill(replica, 5000.0, 0.0, beside=2000.0).seconds[0]
-    assert compute_bound == pytest.approx(prefill(replica, 5000.0, 0.0).seconds[0] - 0.0002, rel=1e-3)
-
-
-@settings(deadline=None, max_examples=60)
-@given(models, accelerators, st.floats(1, 20_000), st.floats(1, 4000))
-def test_prefill_beside_decoding_is_never_slower_than_alone(model, accelerator, tokens, beside) -> None:
-    assume("Bf16" in accelerator.flops)
-    replica = Replica(model, accelerator, 1, "Bf16", "Bf16")
-    alone, shared = (prefill(replica, tokens, 0.0, beside=b).seconds[0] for b in (0.0, beside))
-    assert shared <= alone * (1 + 1e-9)
 
 
 def test_unknown_links_make_a_group_infinitely_slow_and_not_free() -> None:

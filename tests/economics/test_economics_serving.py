@@ -115,7 +115,7 @@ def test_tpot_is_a_step_and_each_tokens_share_of_prefill() -> None:
     found = served(a_replica(), CHAT, Objective("TPOT", 0.05))
     b = found.batch
     step = float(decode_step(found.replica, np.array([b]), 1125.0).seconds[0])
-    one = float(prefill(found.replica, 1000.0, 0.0, beside=b, per_step=b / 250).seconds[0])
+    one = float(prefill(found.replica, 1000.0, 0.0).seconds[0])
     assert found.tpot_seconds == pytest.approx(step + b / 250 * one)
     assert found.requests_per_second == pytest.approx(b / 250 / found.tpot_seconds)
     assert found.prefill_share == pytest.approx(found.requests_per_second * one)

@@ -68,6 +68,12 @@ class Engines:
             self.running.call(lambda fleet: fleet.drop_fault(self._namespace, pool))
         self._changed.set()  # sockets of crashed engines close and open
 
+    def slow(self, factor: float, pool: str = "chat") -> None:
+        """Let everything that a pool's engines do take so many times as long."""
+        from tidefleet.emulator import Fault, FaultKind
+
+        self.running.call(lambda fleet: fleet.set_fault(self._namespace, pool, Fault(FaultKind.SLOW, factor)))
+
     def count(self) -> int:
         """Engines that listen."""
         return self.running.call(lambda fleet: len(fleet.listening()))

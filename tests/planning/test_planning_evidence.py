@@ -45,8 +45,7 @@ MEASURED_ON = datetime.date(2026, 10, 1)
 
 def modelled_tpot(batch: float, input_tokens: float, output_tokens: float) -> float:
     step = float(decode_step(REPLICA, np.array([batch]), input_tokens + output_tokens / 2).seconds[0])
-    prompts = batch / output_tokens
-    return step + prompts * float(prefill(REPLICA, input_tokens, 0.0, beside=batch, per_step=prompts).seconds[0])
+    return step + batch / output_tokens * float(prefill(REPLICA, input_tokens, 0.0).seconds[0])
 
 
 def a_profile(*factors: tuple[float, float], **changes: object) -> Profile:

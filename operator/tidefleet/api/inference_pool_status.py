@@ -40,6 +40,10 @@ class PlannedOption(Model):
     """Workload that runs them, e.g. Deployment/chat-1a2b3c4d."""
     usd_per_hour: USD | None = None
     """USD per hour of the planned replicas, e.g. "12.66"."""
+    provenance: Label | None = None
+    """What its estimate rests on: Live (calibrated by the pool's own engines), Profile, Group or Roofline."""
+    sigma: Number | None = None
+    """Relative one-sigma error of its estimate, e.g. "0.04"."""
 
 
 class RunnerUp(Model):

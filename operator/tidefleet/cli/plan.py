@@ -31,6 +31,7 @@ from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
+from tidefleet.planning.words import sureness
 
 
 def plan(
@@ -279,6 +280,16 @@ def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(one.get(name, "-")) for name in names)
 
 
+def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
+    """What the options' estimates rest on, e.g. ``l40s calibrated live, ±4 %; h100-sxm roofline, ±25 %``."""
+    told = {
+        f"{one['accelerator']} {sureness(str(one['provenance']), float(one['sigma']))}": None
+        for one in options
+        if one.get("provenance") and one.get("sigma")
+    }
+    return "; ".join(told)
+
+
 def print_status(name: str, status: dict[str, Any], reason: str) -> None:
     """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong."""
     plan = status.get("plan") or {}
@@ -292,6 +303,8 @@ def print_status(name: str, status: dict[str, Any], reason: str) -> None:
         per_million = plan.get("usdPerMillionTokens")
         cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
         typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
+        if sure := _sureness(plan["options"]):
+            typer.echo(f"  estimates: {sure}")
     if plan.get("runnersUp"):
         rows = [(one["option"], one.get("usdPerMillionTokens", "-"), one["lostBecause"]) for one in plan["runnersUp"]]
         print_table("  what lost", ("  OPTION", "#$/1M", "BECAUSE"), [(f"  {a}", b, c) for a, b, c in rows])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
 from tidefleet.controller.status import utilization
@@ -106,6 +107,9 @@ class Accountant:
         planned = sum(t.planned for t in decision.targets) if decision.targets else sum(s.desired for s in view.served)
         ready = sum(one.ready for one in view.served)
         show("pool_replicas", {("desired",): planned, ("ready",): ready}, **labels)
+        counts = {one.served.option: one.planned for one in decision.targets}
+        factors = factors_in_use(decision.calibrations, decision.market, counts) if decision.market else {}
+        show("pool_calibration_factor", factors, **labels)
         target_usd = view.pool.spec.cost_target.usd_per_million_tokens
         budget = view.pool.spec.cost_target.monthly_budget_usd
         single: dict[str, float | None] = {

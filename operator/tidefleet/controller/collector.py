@@ -10,13 +10,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import aiohttp
 import uvloop
 
 from tidefleet.cluster.clock import Clock
+from tidefleet.controller.calibrating import IntervalTrail, Round
 from tidefleet.controller.config import Prometheus
 from tidefleet.controller.metrics_page import PAGE_LIMIT, Unusable, read_page
 from tidefleet.controller.prometheus import ask, read_all
@@ -43,13 +44,18 @@ PoolKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts."""
+    """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts.
+
+    ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template.
+    """
 
     uid: str
     pod: str
     url: str
     ready: bool = True
     restarts: int = 0
+    workload: str = ""
+    revision: str = ""
 
 
 @dataclass(slots=True)
@@ -57,6 +63,8 @@ class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
     lengths: LengthWindow = field(default_factory=LengthWindow)
+    trail: IntervalTrail = field(default_factory=IntervalTrail)
+    measured: Round | None = None
     recent: RecentWindow = field(default_factory=RecentWindow)
     reading: Reading | None = None
     busy: float | None = None
@@ -106,6 +114,12 @@ class Collector(threading.Thread):
         with self._lock:
             state = self._pools.get(pool)
             return state.reading if state else None
+
+    def measured(self, pool: PoolKey) -> Round | None:
+        """What the newest round measured of a pool's engines, for its calibration."""
+        with self._lock:
+            state = self._pools.get(pool)
+            return state.measured if state else None
 
     def busy_ratio(self, pool: PoolKey) -> float | None:
         """Share of the pool's engines that had a request running, in the last minutes; ``None`` before any was read."""
@@ -157,7 +171,8 @@ class Collector(threading.Thread):
             pods = [target.pod for engines in wanted.values() for target in engines if target.ready]
             answers = await ask(session, self._prometheus, pods) if pods else {}
             for pool, engines in wanted.items():
-                self._take_in(pool, {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines})
+                found = {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines}
+                self._take_in(pool, engines, found)
         else:
             gate = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(self._scrape_pool(session, gate, *one) for one in wanted.items()))
@@ -175,9 +190,10 @@ class Collector(threading.Thread):
         """Read one pool's engines, so many at a time that pools with dead ones do not hold up the others."""
         own = asyncio.Semaphore(AT_ONCE_PER_POOL)
         found = await asyncio.gather(*(self._scrape(session, gate, own, target) for target in engines))
-        self._take_in(pool, {target.uid: answer for target, answer in zip(engines, found, strict=True)})
+        answers = {target.uid: answer for target, answer in zip(engines, found, strict=True)}
+        self._take_in(pool, engines, answers)
 
-    def _take_in(self, pool: PoolKey, answers: Mapping[str, Sample | Trouble]) -> None:
+    def _take_in(self, pool: PoolKey, targets: Iterable[Target], answers: Mapping[str, Sample | Trouble]) -> None:
         now = self._clock.now()
         with self._lock:
             state = self._pools.setdefault(pool, _PoolState())
@@ -185,6 +201,7 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
+            state.measured = state.trail.step(now, answers, {t.uid: (t.workload, t.revision) for t in targets})
             reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds
             )

@@ -56,6 +56,15 @@ class Forecasting(_Part):
     """How long replicas take to serve, until the starts of a pool have been seen."""
 
 
+class Calibration(_Part):
+    """How estimates learn from the engines' own metrics."""
+
+    enabled: bool = True
+    """Whether what engines show corrects the cost model; false plans with profiles and the roofline alone."""
+    half_life_seconds: Annotated[float, Field(ge=60, le=604800)] = 7200.0
+    """Time after which a measurement counts half."""
+
+
 class OperatorConfiguration(_Part):
     """Everything an operator process can be told."""
 
@@ -85,6 +94,7 @@ class OperatorConfiguration(_Part):
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
     prometheus: Prometheus = Prometheus()
+    calibration: Calibration = Calibration()
     catalogue_file: str = ""
     """AcceleratorTypes the leader applies; empty: those that ship with tidefleet."""
     price_file: str = ""

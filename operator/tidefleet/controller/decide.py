@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from tidefleet.api import ConditionType, Reason
 from tidefleet.api.inference_pool import Disaggregated, Mode
-from tidefleet.controller import verdicts
+from tidefleet.controller import marks, verdicts
 from tidefleet.controller.asked import Asked, asked
+from tidefleet.controller.calibrating import measured_shape, modelled, workload_key
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
@@ -20,7 +21,7 @@ from tidefleet.controller.template import can_ask, template_precisions
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.planning.apart import Apart, find_pairs
 from tidefleet.planning.evidence import Evidence
-from tidefleet.planning.from_api import allowed_of, external_offers_of
+from tidefleet.planning.from_api import allowed_of, class_demands, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
 from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, describe, plan_pool
 
@@ -52,6 +53,7 @@ def decide(
     """
     if view.faults or view.architecture is None:
         return _unusable(view)
+    _learn(view, memory, settings)
     demand = asked(view, memory, settings)
     native = view.architecture.native_weights
     defaults = template_precisions(view.pool, native)
@@ -110,9 +112,39 @@ def decide(
         classes=demand.classes,
         market=market,
         problem=problem,
+        calibrations=dict(memory.calibrations),
         held=held,
         write=view.pool.spec.mode is not Mode.RECOMMEND,
         summary=describe((t.served.option, t.desired) for t in targets),
+    )
+
+
+def _learn(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) -> None:
+    """Bring the pool's calibrations to what its engines have shown."""
+    if not settings.calibration.enabled:
+        memory.calibrations.clear()
+        return
+    if view.measured is None or view.architecture is None:
+        return
+    pool, engine = view.pool, view.pool.spec.serving.engine
+    like = class_demands(view.classes, 1.0)
+    memory.learning.learn(
+        view.measured,
+        subject=(
+            pool.metadata.annotations.get(marks.RESET_CALIBRATION_ANNOTATION, ""),
+            str(engine.type),
+            str(engine.version or ""),
+            view.architecture.name,
+        ),
+        replicas=modelled(
+            {workload_key(one.option, pool.name): one.option for one in view.served},
+            view.architecture,
+            view.offers,
+            str(engine.type).lower(),
+        ),
+        shape=measured_shape(view.reading, like[0].shape if like else None),
+        half_life_seconds=settings.calibration.half_life_seconds,
+        calibrations=memory.calibrations,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tidefleet.api import ConditionStatus, ConditionType, Reason
 from tidefleet.controller.view import PoolView, Served
+from tidefleet.economics.evidence import Correction
+from tidefleet.planning.evidence import ReplicaKey
 from tidefleet.planning.options import ClassDemand, Market
 from tidefleet.planning.pool import NothingFits, PoolPlan, PoolProblem
 
@@ -41,6 +44,7 @@ class Decision:
         losers: what lost when nothing fits.
         problem: what the plan was asked.
         rate: requests per second planned for; ``classes`` the mix.
+        calibrations: what the pool's engines have taught, by kind of replica.
         held: why replicas are held, empty when they are not.
         write: whether workloads may be written (valid, and mode other than Recommend).
         summary: the accelerators of the pool in one phrase.
@@ -55,6 +59,7 @@ class Decision:
     classes: tuple[ClassDemand, ...] = ()
     market: Market | None = None
     problem: PoolProblem | None = None
+    calibrations: Mapping[ReplicaKey, Correction] = field(default_factory=dict)
     held: str = ""
     write: bool = False
     summary: str = ""

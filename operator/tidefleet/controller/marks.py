@@ -17,6 +17,8 @@ EPOCH_ANNOTATION = "tidefleet.io/epoch"
 DECISION_ANNOTATION = "tidefleet.io/decision-id"
 ENGINE_ANNOTATION = "tidefleet.io/engine"
 ADOPTED_ANNOTATION = "tidefleet.io/adopted"
+RESET_CALIBRATION_ANNOTATION = "tidefleet.io/reset-calibration"
+"""On a pool: with each change of its value, all that was learned from the pool's engines is forgotten."""
 WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 """Written by the LeaderWorkerSet controller: "0" on the leader of a group."""
 

@@ -28,7 +28,9 @@ class NotANumber(Unusable):
 class EngineCounters:
     """One engine's counters and gauges at one moment. Tokens and requests since the engine started.
 
-    ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say.
+    ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say. Latencies are
+    sums over all requests in seconds, with their counts: between two tokens (``token_seconds``), to the first one, and
+    in the engine's queue; both are 0 where an engine does not tell.
     """
 
     prompt_tokens: float
@@ -42,7 +44,23 @@ class EngineCounters:
     measured_prompt_tokens: float
     kv_usage: float
     started: float = 0.0
+    token_seconds: float = 0.0
+    timed_tokens: float = 0.0
+    first_token_seconds: float = 0.0
+    first_tokens: float = 0.0
+    queue_seconds: float = 0.0
+    queued: float = 0.0
 
+
+LATENCIES: Mapping[str, str] = {
+    "token_seconds": "timed_tokens",
+    "first_token_seconds": "first_tokens",
+    "queue_seconds": "queued",
+}
+"""Sums and their counts: a page without them, or with unusable ones, is still good for demand."""
+
+_OLDER = "older "
+"""Marks the name that an engine's releases before the newest gave a latency; both may be on one page."""
 
 VLLM: Mapping[str, str] = {
     "vllm:prompt_tokens_total": "prompt_tokens",
@@ -56,6 +74,14 @@ VLLM: Mapping[str, str] = {
     "vllm:request_prompt_tokens_sum": "measured_prompt_tokens",
     "vllm:kv_cache_usage_perc": "kv_usage",
     "vllm:gpu_cache_usage_perc": "kv_usage",
+    "vllm:inter_token_latency_seconds_sum": "token_seconds",
+    "vllm:inter_token_latency_seconds_count": "timed_tokens",
+    "vllm:time_per_output_token_seconds_sum": f"{_OLDER}token_seconds",
+    "vllm:time_per_output_token_seconds_count": f"{_OLDER}timed_tokens",
+    "vllm:time_to_first_token_seconds_sum": "first_token_seconds",
+    "vllm:time_to_first_token_seconds_count": "first_tokens",
+    "vllm:request_queue_time_seconds_sum": "queue_seconds",
+    "vllm:request_queue_time_seconds_count": "queued",
 }
 SGLANG: Mapping[str, str] = {
     "sglang:prompt_tokens_total": "prompt_tokens",
@@ -65,6 +91,12 @@ SGLANG: Mapping[str, str] = {
     "sglang:num_queue_reqs": "waiting",
     "sglang:cached_tokens_total": "hit_tokens",
     "sglang:token_usage": "kv_usage",
+    "sglang:inter_token_latency_seconds_sum": "token_seconds",
+    "sglang:inter_token_latency_seconds_count": "timed_tokens",
+    "sglang:time_to_first_token_seconds_sum": "first_token_seconds",
+    "sglang:time_to_first_token_seconds_count": "first_tokens",
+    "sglang:queue_time_seconds_sum": "queue_seconds",
+    "sglang:queue_time_seconds_count": "queued",
 }
 STARTED: frozenset[str] = frozenset(
     {"process_start_time_seconds", "vllm:prompt_tokens_created", "sglang:prompt_tokens_created"}
@@ -92,12 +124,14 @@ def read_page(text: str) -> EngineCounters:
     for line in text.split("\n"):
         if not line.startswith((prefix, "process_start_time_seconds")):
             continue
-        match = _SAMPLE.match(line)
-        metric = match[1] if match else ""
-        if match is not None and metric in STARTED:
-            found["started"] = max(found.get("started", 0.0), moment(match[2]))
+        end = line.find("{")
+        metric = line[:end].rstrip() if end >= 0 else line.split(None, 1)[0]
+        if metric in STARTED:
+            match = _SAMPLE.match(line)
+            found["started"] = max(found.get("started", 0.0), moment(match[2]) if match else 0.0)
             continue
         field = names.get(metric)
+        match = _SAMPLE.match(line) if field is not None else None
         if match is None or field is None:
             continue
         try:
@@ -105,7 +139,7 @@ def read_page(text: str) -> EngineCounters:
         except ValueError:
             raise Unusable(f"{metric} has no value") from None
         found[field] = found.get(field, 0.0) + value
-        if not (is_usable(value) and is_usable(found[field])):
+        if not (is_usable(value) and is_usable(found[field])) and not is_latency(field):
             raise NotANumber(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
     missing = [name for name in NEEDED if name not in found]
     if missing:
@@ -113,7 +147,23 @@ def read_page(text: str) -> EngineCounters:
         raise Unusable(f"{wanted[0]} is missing from the page")
     if names is SGLANG:
         found.setdefault("queried_tokens", found["prompt_tokens"])
-    return EngineCounters(**{name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__})
+    return counters_of(found)
+
+
+def counters_of(found: Mapping[str, float]) -> EngineCounters:
+    """The counters from values by field; what is absent is 0, and so is a latency that is not a usable number."""
+    values = {name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__}
+    for total, count in LATENCIES.items():
+        pairs = [(found.get(f"{age}{total}", 0.0), found.get(f"{age}{count}", 0.0)) for age in ("", _OLDER)]
+        told = [pair for pair in pairs if all(is_usable(one) for one in pair) and pair[1] > 0]
+        values[total], values[count] = told[0] if told else (0.0, 0.0)
+    return EngineCounters(**values)
+
+
+def is_latency(field: str) -> bool:
+    """Whether a field is part of a latency, without which a page is still good for demand."""
+    plain = field.removeprefix(_OLDER)
+    return plain in LATENCIES or plain in LATENCIES.values()
 
 
 def moment(text: str) -> float:

@@ -25,6 +25,7 @@ from tidefleet.cluster.kinds import (
 from tidefleet.cluster.records import Node, Pod, Workload
 from tidefleet.controller import marks
 from tidefleet.controller.adoption import Autoscaler, conflicts_of
+from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
 from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
@@ -117,6 +118,7 @@ class Observer:
                 kinds=kinds,
                 offers=offers if named else _with_running(offers_here, offers, own),
                 reading=self.collector.reading(pool.key) if self.collector else None,
+                measured=self.collector.measured(pool.key) if self.collector else None,
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
                 price_fault=self.prices.fault,
                 groups=self.inventory.serves(LEADER_WORKER_SET),
@@ -283,17 +285,19 @@ class Observer:
             pue = float(site.spec.pue) if site.spec.pue is not None else 1.0
             yield SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue, frozenset(here))
 
-    def _pods(self, pool: InferencePool) -> list[Pod]:
-        """The pods that serve a pool: those of its workloads, not whatever carries a label of ours."""
+    def _pods(self, pool: InferencePool) -> list[tuple[str, Pod]]:
+        """The pods that serve a pool, with the option they are of: not whatever carries a label of ours."""
         if pool.spec.serving.workloads is None:
             options = {one.name.rsplit("-", 1)[-1] for one in _own(pool, self._workloads_of(pool))}
             pods = self.inventory.pods_of_pool(pool.namespace, pool.name)
-            return [pod for pod in pods if pod.labels.get(marks.OPTION_LABEL) in options and pod.owner_uid]
-        found: list[Pod] = []
+            keyed = [(pod.labels.get(marks.OPTION_LABEL, ""), pod) for pod in pods if pod.owner_uid]
+            return [(key, pod) for key, pod in keyed if key in options]
+        found: list[tuple[str, Pod]] = []
         for ref in pool.spec.serving.workloads:
             workload = self.inventory.workload(WORKLOAD_KINDS[ref.kind], pool.namespace, ref.name)
             if workload and workload.selector and not workload.match_expressions_present:
-                found += self.inventory.pods(pool.namespace, workload.selector)
+                pods = self.inventory.pods(pool.namespace, workload.selector)
+                found += [(f"{ref.kind}/{ref.name}", pod) for pod in pods]
         return found
 
     def _workloads_of(self, pool: InferencePool) -> list[Workload]:
@@ -316,8 +320,10 @@ class Observer:
                     f"http://{_host(pod.pod_ip)}:{engine.port}{engine.metrics_path}",
                     pod.ready,
                     pod.restarts,
+                    workload,
+                    revision_of(pod),
                 )
-                for pod in pods
+                for workload, pod in pods
                 if pod.pod_ip and not pod.deleting and pod.phase == "Running" and _answers(pod)
             )
         return found

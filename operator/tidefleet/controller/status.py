@@ -122,6 +122,7 @@ def pool_status(
     for target in decision.targets:
         option, name = target.served.option, target.served.name
         rent = candidates[option].usd_per_hour * target.planned if option in candidates else None
+        unsure = max(candidates[option].estimates, key=lambda one: one.sigma) if option in candidates else None
         options.append(
             {
                 "accelerator": option.accelerator,
@@ -135,6 +136,7 @@ def pool_status(
                 "chips": target.planned * option.chips,
                 "workload": name if "/" in name else f"{target.served.kind}/{name}",
                 **({"usdPerHour": decimal(rent)} if rent is not None else {}),
+                **({"provenance": unsure.provenance, "sigma": f"{unsure.sigma:.2f}"} if unsure is not None else {}),
             }
         )
     options.sort(key=lambda one: (-one["chips"], one["workload"]))

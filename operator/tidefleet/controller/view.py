@@ -10,6 +10,7 @@ from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
 from tidefleet.controller.ahead import Ahead
+from tidefleet.controller.calibrating import Learning, Round
 from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
@@ -85,6 +86,7 @@ class PoolView:
         chips: what its pods hold, by (accelerator, capacity type).
         reading: newest reading of its engines; ``None`` before the first round.
         compare_roles: whether prefill and decode on replicas of their own is priced too where the owner leaves it open.
+        measured: what that round measured of each engine, for the calibration.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
     """
@@ -101,6 +103,7 @@ class PoolView:
     conflicts: Mapping[str, Fault] = field(default_factory=dict)
     chips: Mapping[tuple[str, str], Chips] = field(default_factory=dict)
     reading: Reading | None = None
+    measured: Round | None = None
     compare_roles: bool = False
     busy_ratio: float | None = None
     price_fault: str = ""
@@ -128,6 +131,7 @@ class PoolMemory:
     refused_until: dict[str, float] = field(default_factory=dict)
     prices: dict[tuple[str, str], Price] = field(default_factory=dict)
     calibrations: dict[ReplicaKey, Correction] = field(default_factory=dict)
+    learning: Learning = field(default_factory=Learning)
     refused_writes: dict[str, tuple[str, Any, float]] = field(default_factory=dict)
     measured_classes: frozenset[str] = frozenset()
     ahead: Ahead = field(default_factory=Ahead)

@@ -31,7 +31,6 @@ class Efficiency:
         step_seconds: time of a step outside its layers (scheduling, sampling), by engine.
         sequence_seconds: the same for each sequence of the batch.
         bulk_seconds: further latency of the bandwidth-optimal all-reduce that large messages take.
-        piggyback: share of a prompt whose prefill shares weight reads and launches with the decode step it runs in.
     """
 
     compute: float = 0.55
@@ -50,7 +49,6 @@ class Efficiency:
     step_seconds: float = 0.0
     sequence_seconds: float = 0.0
     bulk_seconds: float = 0.0
-    piggyback: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,6 @@ _FITTED = Efficiency(
     step_seconds=4.6e-4,
     sequence_seconds=8e-6,
     bulk_seconds=59e-6,
-    piggyback=1.0,
 )
 _DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.75, "Fp8": 0.49, "Fp4": 0.37}
 _EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.25, "Fp8": 0.095, "Fp4": 0.16}
@@ -101,10 +98,6 @@ DeepSeek's load balancer (EPLB) leaves between the busiest chip and the mean.
 The wide values hold for experts spread over more chips than a node has: such groups run on kernels made for whole
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
-
-_PIGGYBACK: Mapping[str, float] = {"trtllm": 0.0}
-"""TensorRT-LLM takes prompts whole unless told otherwise, so they share less of the decode steps: its published
-throughput at full load is met without any sharing, while the runs at fixed concurrency hardly tell (0.5 points)."""
 
 _STEP_SECONDS: Mapping[str, float] = {"vllm": 4.6e-4, "sglang": 1.8e-3, "trtllm": 7e-5}
 _BLACKWELL_MEMORY = 0.90
@@ -178,7 +171,6 @@ def starting_values(
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
         step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
-        piggyback=_PIGGYBACK.get(engine.lower(), _FITTED.piggyback),
     )
     family = accelerator.split("-", 1)[0].lower()
     if family in _CDNA:

@@ -40,6 +40,7 @@ class Correction:
             logarithm of the batch, beyond them it stays.
         prefill: factor on prefill times.
         source: where the measurement comes from, for people.
+        unseen: what sigma grows by, in quadrature, for each e-fold of batch beyond the outermost points.
     """
 
     provenance: str
@@ -47,6 +48,14 @@ class Correction:
     decode: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     prefill: float = 1.0
     source: str = ""
+    unseen: float = 0.0
+
+    def sigma_at(self, batch: float) -> float:
+        """Relative sigma at a batch: that of the points, more where nothing was measured, at most the roofline's."""
+        if not self.unseen:
+            return self.sigma
+        beyond = max(0.0, math.log(max(1.0, batch) / self.decode[-1][0]), math.log(self.decode[0][0] / max(1.0, batch)))
+        return max(self.sigma, min(ROOFLINE_SIGMA, math.hypot(self.sigma, self.unseen * beyond)))
 
     def decode_factor(self, batch: Floats) -> Floats:
         """The factor on decode steps at these batch sizes, within 1/5 to 5."""

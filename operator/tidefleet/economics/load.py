@@ -51,13 +51,11 @@ class Case:
 class Curve:
     """A replica over its load x: batch for decoding replicas, share of busy time for prefill replicas.
 
-    ``prompt`` is the prefill of a mean prompt beside the decode steps that run meanwhile, whose weight reads it shares.
     ``step`` and ``tpot`` are seconds, ``load`` the share of time that prefills take, ``rate`` requests per second.
     """
 
     x: Floats
     step: Floats
-    prompt: Timing
     tpot: Floats
     load: Floats
     rate: Floats
@@ -99,16 +97,13 @@ def curve_of(case: Case, x: Floats) -> Curve:
     output, ranks = max(1.0, case.shape.output_mean), replica.data_parallel
     if case.role == "Prefill":
         nothing = np.zeros_like(x)
-        return Curve(x, nothing, prompt.timing, nothing, x, x * ranks / prompt.seconds, None)
+        return Curve(x, nothing, nothing, x, x * ranks / prompt.seconds, None)
     whole = np.maximum(x, 1.0)
     timing = decode_step(replica, whole, case.shape.input_mean + output / 2.0)
     step = guarded(timing, replica, timing.seconds * case.correction.decode_factor(whole / ranks))
-    if case.role == "Decode":
-        return Curve(x, step, prompt.timing, step, 0.0 * x, x / output / step, timing)
-    beside = prefill(replica, prompt.uncached, prompt.cached, beside=x, per_step=x / output)
-    own = guarded(beside, replica, beside.seconds * case.correction.prefill_factor, ranks=ranks) / ranks
+    own = prompt.seconds / ranks if case.role == "Aggregated" else 0.0
     tpot = step + x / output * own
-    return Curve(x, step, beside, tpot, x / output * own / tpot, x / output / tpot, timing)
+    return Curve(x, step, tpot, x / output * own / tpot, x / output / tpot, timing)
 
 
 def first_token(case: Case, curve: Curve, percentile: float, tokens: float) -> Floats:

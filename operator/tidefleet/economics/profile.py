@@ -30,9 +30,8 @@ def profile_correction(
     by_batch: dict[float, list[tuple[float, float]]] = {}
     for one in usable:
         step = decode_step(replica, np.array([one.batch]), one.input_tokens + one.output_tokens / 2.0)
-        prompts = one.batch / max(1.0, one.output_tokens)
-        own = prefill(replica, one.input_tokens, 0.0, beside=one.batch, per_step=prompts).seconds[0]
-        modelled = float(step.seconds[0]) + prompts * float(own) / replica.data_parallel
+        own = prefill(replica, one.input_tokens, 0.0).seconds[0] / replica.data_parallel
+        modelled = float(step.seconds[0]) + one.batch / max(1.0, one.output_tokens) * float(own)
         by_batch.setdefault(one.batch, []).append(((one.tpot_seconds or 0.0) / modelled, modelled))
     batches = list(by_batch)
     factors = [float(np.median([f for f, _ in by_batch[b]])) for b in batches]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,51 +223,18 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
     return _timing(replica, works, tokens=tokens, overhead=overhead, ranks=ranks, share=share)
 
 
-def prefill(
-    replica: Replica,
-    uncached: Floats | float,
-    cached: Floats | float,
-    *,
-    beside: Floats | float = 0.0,
-    per_step: Floats | float = 1.0,
-) -> Timing:
+def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) -> Timing:
     """Time to prefill S uncached prompt tokens of one request behind C cached ones, on one rank.
 
     T_p = max{2*P_act*S/(T*F*eta_f), W_r(S)/(T*W*eta_m)} + max{a*(S*C + S^2/2)/(T*F16*eta_a), kappa*C/(T*W*eta_m)}
     (+) T_comm + L*t_l. The other ranks prefill at the same time: a replica finishes D requests in this time.
-
-    Args:
-        beside: sequences of the replica that decode meanwhile. A ``piggyback`` share of the prompt then runs in their
-            steps and takes only what it adds to them, T(B/D + S) - T(B/D): their weights are read anyway.
-        per_step: prompts that one such step takes, at least 1: m of them add T(B/D + m*S) - T(B/D) together.
     """
-    model, eff = replica.model, replica.reached
+    model = replica.model
     tokens, cached = np.maximum(np.asarray(uncached, dtype=float), 0.0), np.asarray(cached, dtype=float)
-    beside = np.asarray(beside, dtype=float) / replica.data_parallel
-    tokens = tokens + 0.0 * cached + 0.0 * beside
+    tokens = tokens + 0.0 * cached
     behind = _attended(model, cached)
     moved = kv_bytes_per_token(model, replica.kv, replica.tp) * behind + 0.0 * tokens
     flops = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
     attention = _attention(replica, flops, moved)
     works = (*_linear(replica, tokens, np.ones_like(tokens)), attention)
-    alone = _timing(replica, works, tokens=tokens, overhead=_layers_seconds(replica), ranks=1.0, share=1.0)
-    if not (eff.piggyback and beside.any()):
-        return alone
-    prompts = np.maximum(1.0, np.asarray(per_step, dtype=float) / replica.data_parallel)
-    joint = beside + prompts * tokens
-    together, without = _linear(replica, joint, beside), _linear(replica, beside, beside)
-    shared = (_seconds(replica, together, joint) - _seconds(replica, without, beside)) / prompts
-    shared = shared + np.maximum(attention.compute, attention.memory)
-    added = sum((one.moved for one in together), 0.0) - sum((one.moved for one in without), 0.0)
-    added = added / prompts + attention.moved
-    part = np.where(beside > 0, eff.piggyback, 0.0)
-    return replace(
-        alone,
-        seconds=np.maximum((1.0 - part) * alone.seconds + part * shared, _floor(replica, alone)),
-        bytes_moved=(1.0 - part) * alone.bytes_moved + part * added,
-    )
-
-
-def _floor(replica: Replica, timing: Timing) -> Floats:
-    """The least seconds that the peaks allow for the arithmetic of one rank's work."""
-    return timing.flops * (replica.data_parallel / replica.peak_flops)
+    return _timing(replica, works, tokens=tokens, overhead=_layers_seconds(replica), ranks=1.0, share=1.0)

@@ -214,7 +214,7 @@ def _point(
     output = max(1.0, shape.output_mean)
     work = _Work(replica)
     if prefills:
-        work.add(curve.prompt, rate)
+        work.add(prompt.timing, rate)
     if curve.timing is not None:
         work.add(curve.timing, rate * output / max(1.0, batch))
     mfu = work.flops / replica.peak_flops
@@ -258,7 +258,7 @@ def _point(
         fetched_share=prompt.fetched_share if prefills else 0.0,
         recomputed_share=prompt.recomputed_share if prefills else 0.0,
         provenance=case.correction.provenance,
-        sigma=case.correction.sigma,
+        sigma=case.correction.sigma_at(batch / replica.data_parallel) if decodes else case.correction.sigma,
     )
     if not is_physical(found):
         return CannotServe("Unphysical", f"the estimate exceeds a peak: MFU {mfu:.0%}, MBU {mbu:.0%}")

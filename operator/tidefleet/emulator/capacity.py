@@ -65,10 +65,9 @@ class Capacity:
         batch = np.unique(np.append(np.geomspace(1.0, self.limit, steps + 1), self.limit))
         step = decode_step(replica, batch, shape.input_tokens + output / 2.0)
         uncached = shape.input_tokens * (1.0 - shape.cached_share)
-        cached = shape.input_tokens - uncached
-        self.prefill_seconds = float(prefill(replica, uncached, cached).seconds[0])
-        beside = prefill(replica, uncached, cached, beside=batch, per_step=batch / output).seconds
-        tpot = step.seconds + batch / output * beside / replica.data_parallel
+        one = prefill(replica, uncached, shape.input_tokens - uncached)
+        self.prefill_seconds = float(one.seconds[0])
+        tpot = step.seconds + batch / output * self.prefill_seconds / replica.data_parallel
         rate = np.maximum.accumulate(batch / (output * tpot))
         self.peak = float(rate[-1])
         self._batch: list[float] = batch.tolist()

@@ -20,6 +20,14 @@ def rounded_down(value: float, digits: int = 2) -> float:
     return rounded(short - 10.0 ** (math.floor(math.log10(value)) + 1 - digits), digits)
 
 
+_PROVENANCES = {"Live": "calibrated live", "Profile": "measured profile", "Group": "calibrated by group"}
+
+
+def sureness(provenance: str, sigma: float) -> str:
+    """What an estimate rests on and how sure it is, e.g. ``calibrated live, ±4 %``."""
+    return f"{_PROVENANCES.get(provenance, provenance.lower())}, ±{100.0 * sigma:.0f} %"
+
+
 def brief(value: float, digits: int = 2) -> str:
     """The value with so many significant digits and thousands separators, e.g. ``0.42``, ``7.3``, ``1,200``."""
     short = rounded(value, digits)

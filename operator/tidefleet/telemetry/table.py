@@ -63,6 +63,12 @@ _TABLE = (
         _POOL,
         "Accelerator-seconds that the demand needs at the operating point of its classes / those that are paid.",
     ),
+    MetricSpec(
+        "pool_calibration_factor",
+        "gauge",
+        (*_POOL, "accelerator", "phase"),
+        "Time that the pool's engines take over what the cost model says, in decode and prefill; 1 until learned.",
+    ),
     MetricSpec("pool_busy_ratio", "gauge", _POOL, "Share of a pool's engines that were running at least one request."),
     MetricSpec("plan_cost_usd_per_hour", "gauge", _POOL, "Rent of the pool's plan, in USD per hour."),
     MetricSpec(
