@@ -25,7 +25,8 @@ from tidefleet.controller.metrics_page import EngineCounters, Unusable, read_pag
 from tidefleet.controller.readings import Sample, Trouble
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction
+from tidefleet.economics.efficiency import starting_values
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.replica import Replica
 from tidefleet.emulator.capacity import Shape
 from tidefleet.emulator.engine import Engine
@@ -143,7 +144,7 @@ def test_engines_as_fast_as_modelled_are_learned_as_such_and_need_less_headroom(
     assert rig.live is not None
     assert rig.live.prefill == pytest.approx(1.0, abs=0.03)
     assert told(before)["provenance"] == "Roofline"
-    assert float(told(before)["sigma"]) == ROOFLINE_SIGMA
+    assert float(told(before)["sigma"]) == starting_values("l40s", "Bf16").sigma
     assert told(after)["provenance"] == "Live"
     assert float(told(after)["sigma"]) < 0.15
     assert planned(after) <= planned(before)

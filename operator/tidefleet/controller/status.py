@@ -17,7 +17,7 @@ LINE = 1024
 FOLLOWED = 0.1
 """Share by which a measured value must move to be told again; more where chance explains more."""
 
-FOLLOWED_RATIO = 0.02
+FOLLOWED_RATIO = 0.03
 """A ratio that moves by no more than this says nothing new either, however small it is."""
 
 _LARGEST = 990_000_000.0
