@@ -110,6 +110,8 @@ def test_a_solver_that_fails_changes_nothing(sharing, monkeypatch, failing) -> N
     for _ in range(3):
         assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
         sharing.settled(30)
+    reasons = sharing.shares(PLANS, LIMITS)["prod/b"].reasons
+    assert reasons == {"cheap": "pools share 12 chips of cheap, by priority"}
 
 
 def test_a_pool_that_is_not_concerned_has_no_share(sharing) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidefleet.controller.decide import Share
@@ -46,6 +46,7 @@ class Sharing:
     _cancel: threading.Event = field(default_factory=threading.Event)
     _answered: Any = None
     _answer: Coordination | None = None
+    _failed: Any = None
     why: tuple[str, ...] = ()
 
     def shares(self, plans: Plans, limits: SharedLimits) -> dict[str, Share]:
@@ -58,8 +59,12 @@ class Sharing:
         question = _question(plans, limits)
         if question != self._answered:
             self._ask(question, plans, limits)
-        current = self._answer if self._answered == question else None
-        return shares_of(current or first_come(plans, limits), plans)
+        if self._answered == question and self._answer is not None:
+            return shares_of(self._answer, plans)
+        found = first_come(plans, limits)
+        if self._failed == question:
+            found = replace(found, reasons={key: f"{why}, by priority" for key, why in found.reasons.items()})
+        return shares_of(found, plans)
 
     def settled(self, timeout: float) -> None:
         """Wait until the solution in progress, if any, is there."""
@@ -98,9 +103,11 @@ class Sharing:
             answer = future.result()
         except Exception:  # the solver is a library: whatever it raises must not stop the loop
             log.exception("planning the fleet failed")
+            self._failed = self._asked
             return
         if isinstance(answer, SolverFailed):
             log.warning("planning the fleet failed", extra={"why": answer.why})
+            self._failed = self._asked
         elif not self._cancel.is_set():
             self._answered, self._answer = self._asked, answer
             log.info(
