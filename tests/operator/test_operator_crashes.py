@@ -216,9 +216,9 @@ def test_a_first_plan_of_two_kinds_of_accelerator_is_completed_at_once(place, op
             raise Crash(died[0])
 
     big, small = place.unique("big"), place.unique("small")
-    place.create(an_accelerator(big, "4.00", like="h100-sxm"), an_accelerator(small, "0.90", like="l40s"))
-    # About 18 and 4 requests/s a replica: one of each costs $4.90, two big ones $8, six small ones $5.40.
-    place.create(a_pool(POOL, accelerators=[{"type": big}, {"type": small}]), a_class(POOL, rate=20))
+    place.create(an_accelerator(big, "4.00", like="h100-sxm"), an_accelerator(small, "1.30", like="l40s"))
+    # About 19 and 5 requests/s a replica: one of each costs $5.30, two big ones $8, five small ones $6.50.
+    place.create(a_pool(POOL, accelerators=[{"type": big}, {"type": small}]), a_class(POOL, rate=21.5))
     op = operator_in_process(before_write=before_write)
     op.until(lambda: not op.alive)
     assert len(place.list(DEPLOYMENT)) == made

@@ -40,7 +40,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
             "spec.model.name",
             '"llama-9-900b"',
             "expected a model of the catalogue",
-            "llama-3.1-8b, or spec.model.architecture",
+            ", or spec.model.architecture",
         ),
     ),
     "unknown-accelerator": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,9 @@ def plan(
         list[str] | None,
         typer.Option("--quota", help="Most chips of a type for all pools together, e.g. h200-sxm=16; may be repeated."),
     ] = None,
+    compare_roles: Annotated[
+        bool, typer.Option("--compare-roles", help="Also price prefill and decode on replicas of their own.")
+    ] = False,
     output: Annotated[Form, typer.Option("--output", "-o", help="table or json.")] = Form.TABLE,
 ) -> None:
     """Plan pools from manifests: accelerators, replicas, cost, and why. Needs no cluster.
@@ -77,12 +81,11 @@ def plan(
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
     kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
-    limits = SharedLimits(chips=_quotas(quota or [], kinds))
-    memo = EstimateMemo()
-    decisions = _decided(pools, classes, kinds, rates, limits=limits, memo=memo)
+    terms = _Terms(SharedLimits(chips=_quotas(quota or [], kinds)), compare_roles)
+    decisions = _decided(pools, classes, kinds, rates, terms)
     changed: list[Decision] = []
     if what_if:
-        changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), limits=limits, memo=memo)
+        changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), terms)
     if output is Form.JSON:
         answers = [_as_json(one) for one in decisions]
         for answer, before, after in zip(answers, decisions, changed, strict=False):
@@ -107,26 +110,33 @@ def _quotas(texts: Sequence[str], kinds: Mapping[str, AcceleratorType]) -> dict[
     return quotas
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What holds for all pools of one answer."""
+
+    limits: SharedLimits
+    compare_roles: bool
+    memo: EstimateMemo = field(default_factory=EstimateMemo)
+
+
 def _decided(
     pools: Sequence[InferencePool],
     classes: Sequence[WorkloadClass],
     kinds: dict[str, AcceleratorType],
     rates: dict[str, float],
-    *,
-    limits: SharedLimits,
-    memo: EstimateMemo,
+    terms: _Terms,
 ) -> list[Decision]:
     """The decisions about all pools, within what they share."""
-    decisions = [_decide(pool, classes, kinds, rates, memo) for pool in pools]
+    decisions = [_decide(pool, classes, kinds, rates, terms) for pool in pools]
     plans = [(one.problem, one.plan) for one in decisions if one.problem is not None and one.plan is not None]
-    if not exceeded(plans, limits):
+    if not exceeded(plans, terms.limits):
         return decisions
-    found = coordinate([problem for problem, _ in plans], limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
+    found = coordinate([problem for problem, _ in plans], terms.limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
     if isinstance(found, SolverFailed):
         fail(f"the fleet cannot be planned within --quota: {found.why}")
     shares = shares_of(found, plans)
     return [
-        _decide(one.view.pool, classes, kinds, rates, memo, share)
+        _decide(one.view.pool, classes, kinds, rates, terms, share)
         if one.problem is not None and (share := shares.get(one.problem.pool)) is not None
         else one
         for one in decisions
@@ -169,7 +179,7 @@ def _decide(
     classes: Sequence[WorkloadClass],
     kinds: dict[str, AcceleratorType],
     rates: dict[str, float],
-    memo: EstimateMemo,
+    terms: _Terms,
     share: Share = NOTHING_SHARED,
 ) -> Decision:
     now = time.time()
@@ -193,9 +203,9 @@ def _decide(
         offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
         served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),
         reading=None if rate is None else Known(now, rate, "--demand"),
-        compare_roles=True,
+        compare_roles=terms.compare_roles,
     )
-    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), memo, share)
+    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), terms.memo, share)
 
 
 def _imagined(namespace: str, name: str) -> Workload:
