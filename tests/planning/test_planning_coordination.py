@@ -127,6 +127,7 @@ def test_what_cannot_be_served_at_all_is_told_and_the_priority_served_first() ->
     found = solved([calm, vital], SharedLimits(chips={"cheap": 10}))
     assert found.caps["prod/vital", "cheap"] == 10
     assert found.shortfall == {"prod/calm": pytest.approx(1.0)}
+    assert found.shadow_prices == ()  # what unserved demand is worth is no saving
     (limited, _) = within([calm, vital], found)
     assert "pools share 10 chips of cheap" in next(one.why for one in limited[1].missed if one.what == "Capacity")
 

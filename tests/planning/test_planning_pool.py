@@ -367,3 +367,10 @@ def test_options_read_as_a_phrase() -> None:
     one, spot = an_option("h200-sxm", tp=2), an_option("l40s", capacity="Spot")
     assert describe([(one, 6), (spot, 2), (an_option("idle"), 0)]) == "6 h200-sxm (fp8, tp2), 2 l40s (fp8, tp1, spot)"
     assert describe([]) == "no replicas"
+
+
+def test_what_is_not_served_makes_tokens_no_cheaper() -> None:
+    fits = planned(a_problem(a_candidate(covers=10.0, usd=4.0), rate=10.0, maximum=1))
+    floods = planned(a_problem(a_candidate(covers=10.0, usd=4.0), rate=1e9, maximum=1))
+    assert floods.shortfall > 0.99
+    assert floods.usd_per_million_tokens == pytest.approx(fits.usd_per_million_tokens)

@@ -34,6 +34,9 @@ UNSERVED_FACTOR = 50.0
 is saved, and where not all of it can be, the higher priority is served first."""
 
 
+_SOME = 1e-6
+
+
 @dataclass(frozen=True, slots=True)
 class SiteLimit:
     """The power limit of one place.
@@ -283,14 +286,15 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
                 caps[key] = caps.get(key, 0) + int(plan.replicas[index]) * one.option.chips
                 reasons[key] = _why(name, limits, at)
             index += 1
-    prices = []
+    prices: list[ShadowPrice] = []
+    unserved = bool(np.any(plan.shortfall > _SOME))  # then a price is what demand is worth here, and no saving
     for site, usd in zip(limits.sites, plan.power_price, strict=False):
-        if usd > 0:
+        if usd > 0 and not unserved:
             prices.append(ShadowPrice(f"one more kW at {site.name} would save ${brief(float(usd))}/h", float(usd)))
     told: set[str] = set()
     names = {index: name for (name, _), index in _types(problems, limits).items()}
     for binding in plan.binding:
-        if binding.kind == "quota" and binding.usd_per_hour > 0:
+        if binding.kind == "quota" and binding.usd_per_hour > 0 and not unserved:
             kind = names.get(binding.index, "")
             if kind in limits.chips and kind not in told:
                 told.add(kind)
@@ -304,6 +308,6 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
         bound_usd_per_hour=plan.bound,
         proven=plan.complete,
         shortfall={
-            problem.pool: float(share) for problem, share in zip(asking, plan.shortfall, strict=True) if share > 1e-6
+            problem.pool: float(share) for problem, share in zip(asking, plan.shortfall, strict=True) if share > _SOME
         },
     )

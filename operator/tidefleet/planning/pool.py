@@ -129,7 +129,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     )
     cost = solution.cost
     tokens = problem.requests_per_second * tokens_per_request(problem)
-    per_token = per_million(cost, tokens)
+    per_token = per_million(cost, tokens * (1.0 - solution.shortfall))  # what is not served costs nothing
     chosen_types = {one.option.accelerator for one in chosen}
     rivals = single_type_rivals(problem, chosen_types)
     losers = [runner_up(problem, one, cost, tokens) for one in rivals]
