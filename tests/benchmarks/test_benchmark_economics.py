@@ -64,7 +64,7 @@ def test_the_fit_s_guesses_make_an_efficiency_for_every_run_and_a_fit_betters_th
         modelled = silicon.predict(some, lambda one: fitting.efficiency_with(numbers, one)).tpot
         return float(economics.relative_error(modelled, measured).mean())
 
-    fitted = fitting.fit(some, silicon.predict)
+    fitted = fitting.fit(some, silicon)
     assert error(fitted) < error(guess)
     assert all(
         least <= fitted[name] * 1.0001 and fitted[name] <= most * 1.0001
