@@ -57,7 +57,7 @@ _WEIGHTS: Mapping[str, str] = {"": "Bf16", "bf16": "Bf16", "fp8": "Fp8", "fp4": 
 MTP_ACCEPT_LENGTH = 2.25
 """Tokens a step yields with three drafted ones on InferenceX's random prompts; fitted, the runs do not state it."""
 
-CLIENT_BURST = 0.3
+CLIENT_BURST = 0.34
 """Share of prompts that wait in a wave of all requests. A run starts with all of them at once (a tenth of InferenceX's,
 which sends ten times as many prompts as run at a time), and lengths are alike, so requests that began together end
 together. Fitted to the median of measured times to first token."""
