@@ -7,6 +7,7 @@ The runs are those of ``silicon.py``: 1,754 for the time between tokens (TPOT), 
 mape_uncalibrated         TPOT with the starting values; ``_dense`` and ``_moe`` the two kinds of models apart.
 mape_calibrated_mean      the same with one scalar per (model, accelerator, engine, precision), from 30 % of a group's
 mape_calibrated_median    runs drawn by --seed, judged on the rest: mean and median.
+mape_calibrated_by_version_mean  with one scalar per group, version of the engine and whether it speculates.
 pairs_ordered_ratio       of pairs of accelerators that ran the same model, precision, lengths, width, concurrency and
                           engine, those whose mean TPOT the model orders as measured.
 estimate_us               microseconds of one estimate (decode step and prefill), many batches priced in one call.
@@ -129,6 +130,8 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
     modelled = silicon.predict(runs).tpot
     error = relative_error(modelled, measured)
     calibrated = calibrated_error([run.group for run in runs], modelled, measured, seed)
+    builds = [(*run.group, run.version, str(run.replica.speculation is not None)) for run in runs]
+    by_version = calibrated_error(builds, modelled, measured, seed)
     cases = [
         (run.group[0], *run.group[2:], run.input_tokens, run.output_tokens, run.replica.chips, run.concurrency)
         for run in runs
@@ -144,6 +147,8 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
         "without_split_times": float(error[~split].mean()),
         "mape_calibrated_mean": float(calibrated.mean()),
         "mape_calibrated_median": float(np.median(calibrated)),
+        "mape_calibrated_by_version_mean": float(by_version.mean()),
+        "mape_calibrated_by_version_median": float(np.median(by_version)),
         "calibrated_runs": float(len(calibrated)),
         "pairs": float(pairs),
         "pairs_ordered_ratio": right / pairs,

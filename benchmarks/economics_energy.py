@@ -13,7 +13,8 @@ energy_mape_predicted_tpot  the same with the throughput that our own step time 
 power_mape_fitted       energy_mape with the shipped constants, which saw these very models (not a test).
 tpot_mape_left_out      our step time at the measured batch against the median inter-token latency, with the engine's
                         own costs (see below) fitted on other models.
-tpot_mape_uncalibrated  the same as the roofline ships, nothing fitted.
+tpot_mape_uncalibrated  the same as the roofline ships, nothing fitted; ``_dense`` and ``_moe`` the two kinds of models
+                        apart. The starting values come from other runs, engines of other versions and other models.
 
 Every fit leaves out whole models: all rows of an architecture, in any tuning and precision, are judged by constants of
 the other architectures. A row of another FILE is judged by the shipped constants; nothing is fitted on it.
@@ -66,7 +67,7 @@ _OTHER_PROMPT = 256.0
 _PRECISIONS = {"bfloat16": "Bf16", "fp8": "Fp8", "mxfp4": "Fp4", "nvfp4": "Fp4"}
 _ACCELERATORS = {"H100": "h100-sxm", "H200": "h200-sxm", "B200": "b200-sxm", "A100": "a100-sxm-80"}
 
-ENGINE_COSTS = (0.9676, 38.66e-6, 36.4e-6, 2.759)
+ENGINE_COSTS = (0.9368, 48.11e-6, 37.98e-6, 3.064)
 """alpha, beta (seconds), gamma (seconds), delta of vLLM in these runs, for rows of another file; --fit prints them."""
 
 
@@ -308,6 +309,10 @@ def measure(energy_file: Path = MEASURED) -> dict[str, float]:
         )
         for name, ratio in zip(_FIGURES, errors, strict=True):
             found[name].append(abs(ratio - 1.0))
+    moe = np.array([run.replica.model.is_moe for run in runs], dtype=bool)
+    bare_errors = np.array(found["tpot_mape_uncalibrated"])
+    for kind, of in (("dense", ~moe), ("moe", moe)):
+        found[f"tpot_mape_uncalibrated_{kind}"] = bare_errors[of].tolist()
     return {
         **{name: float(np.mean(values)) if values else math.nan for name, values in found.items()},
         "energy_rows": float(len(runs)),
@@ -345,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(figures, indent=2))
         return
     for name, value in figures.items():
-        print(f"{name:28} {value:8.1%}" if name in _FIGURES else f"{name:28} {value:8.0f}")
+        print(f"{name:28} {value:8.1%}" if "_mape" in name else f"{name:28} {value:8.0f}")
 
 
 if __name__ == "__main__":

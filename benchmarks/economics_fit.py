@@ -2,10 +2,12 @@
 
     python benchmarks/economics_fit.py        prints the values that the runs of silicon.py give
 
-One value for all models and hardware, but for: compute efficiency by precision, a step's fixed time by engine, and what
-Blackwell reaches of its bandwidth relative to Hopper. The fit starts from round guesses and is held to them: a number
-that few runs speak for stays near its guess (each counts as much as one run whose error is the number's logarithmic
-distance from the guess). The loss is the relative error, nearly linear, and logarithmic beyond 100 %.
+One value for all models and hardware, but for: compute efficiency by precision, a step's fixed time by engine, and the
+bandwidth that Blackwell reaches and its layers' fixed times, both relative to Hopper's, and the bandwidth that dense
+layers in 4 bits reach. The runs are those that state
+their precision. The fit starts from round guesses and is held to them: a number that few runs speak for stays near its
+guess (the square of its logarithmic distance from there counts like the error of one run). The loss is the relative
+error, nearly linear, and logarithmic beyond 100 %.
 """
 
 # A neighbour has the name of a module of the standard library: this folder must leave the path before anything else.
@@ -18,6 +20,7 @@ sys.path[:] = [f"{_ROOT}/operator", *(one for one in sys.path if one != _HERE)]
 import importlib.util  # noqa: E402
 from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import ModuleType  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -34,6 +37,8 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "expert_memory": (0.90, 0.3, 0.95),
     "attention_memory": (0.85, 0.3, 0.95),
     "blackwell_memory": (0.90, 0.5, 1.05),
+    "blackwell_layers": (1.0, 0.2, 3.0),
+    "four_bit_memory": (1.0, 0.3, 1.2),
     "compute_Bf16": (0.65, 0.1, 0.75),
     "compute_Fp8": (0.50, 0.1, 0.75),
     "compute_Fp4": (0.35, 0.05, 0.70),
@@ -43,28 +48,35 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "attention_compute": (0.60, 0.1, 0.70),
     "layer_seconds": (40e-6, 5e-6, 200e-6),
     "moe_layer_seconds": (20e-6, 1e-6, 200e-6),
+    "latent_layer_seconds": (20e-6, 1e-6, 200e-6),
     "step_seconds_vllm": (4e-4, 2e-5, 8e-3),
     "step_seconds_sglang": (2e-3, 2e-5, 8e-3),
     "step_seconds_trtllm": (1e-4, 2e-5, 8e-3),
     "hop_seconds": (3e-6, 0.5e-6, 30e-6),
     "bulk_seconds": (50e-6, 2e-6, 500e-6),
-    "network": (0.70, 0.1, 0.90),
     "expert_padding": (12.0, 0.01, 64.0),
 }
 _SEQUENCE_SECONDS = 8e-6
 _IMBALANCE = 1.1
-_NEARLY_LINEAR = 0.02
-_STEPS = 12
+_NETWORK = 0.80
+"""Assumed: the runs cannot tell it apart from the other costs of an all-reduce (0.70 and 0.85 fit them as well)."""
+
+_NEARLY_LINEAR = (0.05, 0.02)
+"""Errors below which the loss bends to a square: coarse first, so that the fit does not settle on one run's kink."""
+
+_STEPS = 40
+_NUDGE = 1e-3
 
 
 def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficiency:
     """The efficiency of a replica with these numbers."""
-    wide = numbers["blackwell_memory"] if generation_of(replica.accelerator.name) == "Blackwell" else 1.0
+    blackwell = generation_of(replica.accelerator.name) == "Blackwell"
+    wide, launch = (numbers["blackwell_memory"], numbers["blackwell_layers"]) if blackwell else (1.0, 1.0)
     return Efficiency(
         compute=numbers[f"compute_{replica.dense_precision}"],
-        memory=numbers["memory"] * wide,
-        network=numbers["network"],
-        layer_seconds=numbers["layer_seconds"],
+        memory=numbers["memory"] * wide * (numbers["four_bit_memory"] if replica.dense_precision == "Fp4" else 1.0),
+        network=_NETWORK,
+        layer_seconds=numbers["layer_seconds"] * launch,
         hop_seconds=numbers["hop_seconds"],
         imbalance=_IMBALANCE,
         expert_compute=numbers[f"expert_compute_{replica.precision}"],
@@ -72,60 +84,85 @@ def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficienc
         attention_compute=numbers["attention_compute"],
         attention_memory=numbers["attention_memory"] * wide,
         expert_padding=numbers["expert_padding"],
-        moe_layer_seconds=numbers["moe_layer_seconds"],
+        moe_layer_seconds=numbers["moe_layer_seconds"] * launch,
+        latent_layer_seconds=numbers["latent_layer_seconds"] * launch,
         step_seconds=numbers[f"step_seconds_{replica.engine}"],
         sequence_seconds=_SEQUENCE_SECONDS,
         bulk_seconds=numbers["bulk_seconds"],
     )
 
 
-def fit(runs: Sequence[Any], predict: Callable[..., Any]) -> dict[str, float]:
-    """The numbers that fit these runs, by damped Gauss-Newton steps in their logarithms.
+def fit(runs: Sequence[Any], silicon: ModuleType) -> dict[str, float]:
+    """The numbers of least loss on these runs: reweighted, damped least squares in their logarithms.
 
     Args:
-        runs: of ``silicon.read_runs``; predict: ``silicon.predict``.
+        runs: of ``silicon.read_runs``; silicon: that module.
     """
     names = list(GUESSES)
     guess, least, most = (np.log([GUESSES[name][k] for name in names]) for k in range(3))
     measured = np.array([run.tpot_seconds for run in runs])
+    together = silicon.loads(runs)
 
-    def residuals(x: Floats) -> Floats:
+    def errors(x: Floats) -> Floats:
         numbers = dict(zip(names, np.exp(x), strict=True))
-        error = np.abs(predict(runs, lambda one: efficiency_with(numbers, one)).tpot / measured - 1.0)
-        error = np.where(error > 1.0, 1.0 + np.log(np.maximum(error, 1.0)), error)
-        return np.concatenate([(error**2 + _NEARLY_LINEAR**2) ** 0.25, x - guess])
+        modelled = np.zeros(len(runs))
+        for load in together:
+            modelled[load.rows] = silicon.between_tokens(load, efficiency_with(numbers, load.replica))[0]
+        return modelled / measured - 1.0
 
-    x, damping = guess.copy(), 1e-2
-    now = residuals(x)
-    for _ in range(_STEPS):
-        slope = np.column_stack([(residuals(np.clip(x + d, least, most)) - now) / 1e-3 for d in 1e-3 * np.eye(len(x))])
-        for _ in range(5):
-            square = slope.T @ slope
-            step = np.linalg.solve(square + damping * np.diag(np.diag(square) + 1e-9), -slope.T @ now)
-            tried = np.clip(x + step, least, most)
-            after = residuals(tried)
-            if after @ after < now @ now:
+    def loss(error: Floats, x: Floats, bend: float) -> float:
+        size = np.abs(error)
+        size = np.where(size > 1.0, 1.0 + np.log(np.maximum(size, 1.0)), size)
+        return float(np.sqrt(size**2 + bend**2).sum() + ((x - guess) ** 2).sum())
+
+    def slopes(x: Floats, error: Floats) -> Floats:
+        nudges = np.where(x + _NUDGE <= most, _NUDGE, -_NUDGE)
+        return np.column_stack([(errors(x + d) - error) / d.sum() for d in np.diag(nudges)])
+
+    x = guess.copy()
+    error = errors(x)
+    for bend in _NEARLY_LINEAR:
+        now, damping = loss(error, x, bend), 1e-3
+        for _ in range(_STEPS):
+            slope, size = slopes(x, error), np.abs(error)
+            weights = np.where(size > 1.0, 1.0 / np.maximum(size, 1.0) ** 2, 1.0 / np.sqrt(size**2 + bend**2))
+            square = slope.T @ (slope * weights[:, None]) + 2.0 * np.eye(len(x))
+            uphill = slope.T @ (weights * error) + 2.0 * (x - guess)
+            for _ in range(8):
+                step = _downhill(square + damping * np.diag(np.diag(square)), uphill, x - least, most - x)
+                tried = np.clip(x + step, least, most)
+                wrong = errors(tried)
+                after = loss(wrong, tried, bend)
+                if after < now:
+                    break
+                damping *= 6.0
+            else:
                 break
-            damping *= 5.0
-        else:
-            break
-        gain = 1.0 - (after @ after) / (now @ now)
-        x, now, damping = tried, after, damping / 5.0
-        if gain < 1e-4:
-            break
+            gain = 1.0 - after / now
+            x, error, now, damping = tried, wrong, after, max(damping / 6.0, 1e-4)
+            if gain < 2e-5:
+                break
     return dict(zip(names, np.exp(x).tolist(), strict=True))
+
+
+def _downhill(square: Floats, uphill: Floats, above: Floats, below: Floats) -> Floats:
+    """The step to where the quadratic is least, without numbers that are at a bound and want to go beyond it."""
+    free = ~(((above < 1e-9) & (uphill > 0)) | ((below < 1e-9) & (uphill < 0)))
+    step = np.zeros(len(uphill))
+    step[free] = np.linalg.solve(square[np.ix_(free, free)], -uphill[free])
+    return step
 
 
 def errors_left_out(runs: Sequence[Any], part: Callable[[Any], str]) -> Floats:
     """Relative errors of every run with numbers fitted without the runs of its part (a model, an accelerator)."""
-    predict = sys.modules["silicon"].predict
+    silicon = sys.modules["silicon"]
     parts = [part(run) for run in runs]
     errors = np.zeros(len(runs))
     for left_out in sorted(set(parts)):
-        numbers = fit([run for run, one in zip(runs, parts, strict=True) if one != left_out], predict)
+        numbers = fit([run for run, one in zip(runs, parts, strict=True) if one != left_out], silicon)
         rows = [index for index, one in enumerate(parts) if one == left_out]
         judged = [runs[index] for index in rows]
-        modelled = predict(judged, lambda one, numbers=numbers: efficiency_with(numbers, one)).tpot
+        modelled = silicon.predict(judged, lambda one, numbers=numbers: efficiency_with(numbers, one)).tpot
         errors[rows] = np.abs(modelled / np.array([run.tpot_seconds for run in judged]) - 1.0)
     return errors
 
@@ -138,7 +175,8 @@ def main() -> None:
     silicon = importlib.util.module_from_spec(spec)
     sys.modules["silicon"] = silicon
     spec.loader.exec_module(silicon)
-    for name, value in fit(silicon.read_runs(), silicon.predict).items():
+    runs = [run for run in silicon.read_runs() if run.states_precision]
+    for name, value in fit(runs, silicon).items():
         print(f"{name:24} {value:.4g}")
 
 

@@ -57,7 +57,7 @@ _WEIGHTS: Mapping[str, str] = {"": "Bf16", "bf16": "Bf16", "fp8": "Fp8", "fp4": 
 MTP_ACCEPT_LENGTH = 2.25
 """Tokens a step yields with three drafted ones on InferenceX's random prompts; fitted, the runs do not state it."""
 
-CLIENT_BURST = 0.3
+CLIENT_BURST = 0.34
 """Share of prompts that wait in a wave of all requests. A run starts with all of them at once (a tenth of InferenceX's,
 which sends ten times as many prompts as run at a time), and lengths are alike, so requests that began together end
 together. Fitted to the median of measured times to first token."""
@@ -65,7 +65,11 @@ together. Fitted to the median of measured times to first token."""
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measured run. ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision."""
+    """One measured run.
+
+    ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision; ``version`` the
+    engine's, empty where the sample does not state it.
+    """
 
     group: tuple[str, str, str, str]
     replica: Replica
@@ -76,6 +80,7 @@ class Run:
     ttft_seconds: float
     states_precision: bool
     states_parallelism: bool
+    version: str = ""
 
 
 def sample_path() -> Path:
@@ -132,6 +137,7 @@ def read_runs(path: Path | None = None) -> list[Run]:
                     ttft_seconds=float(row["silicon_ttft_ms"]) / 1e3,
                     states_precision=bool(row["precision"]),
                     states_parallelism=float(row["moe_ep_size"] or 0) > 0,
+                    version=row["backend_version"],
                 )
             )
     return runs
@@ -180,27 +186,50 @@ class Prediction:
     prefill: Floats
 
 
-def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:
-    """The model's times for each run, replicas that are alike priced in one call.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Runs of one replica: their rows, batches (the concurrency as far as it fits the KV cache) and lengths."""
 
-    TPOT = T_d(B, I + O/2) + B/O * T_p(I), B the concurrency as far as it fits the KV cache.
-    """
+    replica: Replica
+    rows: list[int]
+    concurrency: Floats
+    batch: Floats
+    input_tokens: Floats
+    output_tokens: Floats
+
+
+def loads(runs: Sequence[Run]) -> list[Load]:
+    """The runs, those of replicas that are alike together: one call prices them."""
     by_replica: dict[Replica, list[int]] = {}
     for index, run in enumerate(runs):
         by_replica.setdefault(run.replica, []).append(index)
-    tpot, ttft, alone = (np.zeros(len(runs)) for _ in range(3))
+    found = []
     for replica, rows in by_replica.items():
-        priced = replace(replica, efficiency=efficiency(replica)) if efficiency else replica
         asked = np.array([runs[i].concurrency for i in rows])
         given = np.array([runs[i].input_tokens for i in rows])
         out = np.array([runs[i].output_tokens for i in rows])
         fit = replica_memory(replica)
         room = fit.kv_room * replica.chips / kv_bytes(replica.model, replica.kv, replica.tp, given + out / 2.0)
         batch = np.minimum(asked, np.maximum(1.0, room)) if fit.kv_room > 0 else asked
-        step = decode_step(priced, batch, given + out / 2.0).seconds
-        own = prefill(priced, given, 0.0).seconds
-        tpot[rows] = step + batch / out * own
-        ttft[rows] = first_token(asked, batch, own, step * out) + step
+        found.append(Load(replica, rows, asked, batch, given, out))
+    return found
+
+
+def between_tokens(load: Load, efficiency: Efficiency | None = None) -> tuple[Floats, Floats, Floats]:
+    """Seconds between tokens, of a decode step and of a prefill: TPOT = T_d(B, I + O/2) + B/O * T_p(I)."""
+    priced = replace(load.replica, efficiency=efficiency) if efficiency else load.replica
+    step = decode_step(priced, load.batch, load.input_tokens + load.output_tokens / 2.0).seconds
+    own = prefill(priced, load.input_tokens, 0.0).seconds
+    return step + load.batch / load.output_tokens * own, step, own
+
+
+def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:
+    """The model's times for each run."""
+    tpot, ttft, alone = (np.zeros(len(runs)) for _ in range(3))
+    for load in loads(runs):
+        rows = load.rows
+        tpot[rows], step, own = between_tokens(load, efficiency(load.replica) if efficiency else None)
+        ttft[rows] = first_token(load.concurrency, load.batch, own, step * load.output_tokens) + step
         alone[rows] = own
     return Prediction(tpot, ttft, alone)
 

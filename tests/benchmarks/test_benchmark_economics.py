@@ -64,12 +64,30 @@ def test_the_fit_s_guesses_make_an_efficiency_for_every_run_and_a_fit_betters_th
         modelled = silicon.predict(some, lambda one: fitting.efficiency_with(numbers, one)).tpot
         return float(economics.relative_error(modelled, measured).mean())
 
-    fitted = fitting.fit(some, silicon.predict)
+    fitted = fitting.fit(some, silicon)
     assert error(fitted) < error(guess)
     assert all(
         least <= fitted[name] * 1.0001 and fitted[name] <= most * 1.0001
         for name, (_, least, most) in fitting.GUESSES.items()
     )
+
+
+def test_the_shipped_starting_values_are_within_15_percent_of_the_runs_on_the_mean(runs) -> None:
+    some = [run for run in runs if run.states_precision]
+    measured = np.array([run.tpot_seconds for run in some])
+    moe = np.array([run.replica.model.is_moe for run in some])
+    error = economics.relative_error(silicon.predict(some).tpot, measured)
+    assert error.mean() <= 0.15
+    assert error[~moe].mean() <= 0.11
+    assert error[moe].mean() <= 0.18
+
+
+def test_a_build_is_a_group_s_version_and_whether_it_speculates(runs) -> None:
+    builds = {(run.group, run.version, run.replica.speculation is not None) for run in runs}
+    groups = {run.group for run in runs}
+    assert len(builds) > len(groups)
+    assert {group for group, _, _ in builds} == groups
+    assert any(run.version and run.replica.speculation is not None for run in runs)
 
 
 def test_one_request_in_the_loop_waits_for_its_own_prefill_alone() -> None:

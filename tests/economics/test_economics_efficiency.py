@@ -120,6 +120,24 @@ def test_fixed_costs_add_up() -> None:
     assert more.overhead_seconds[0] == pytest.approx(31.6e-3)
 
 
+def test_each_layer_of_latent_attention_costs_more_and_layers_of_grouped_queries_do_not() -> None:
+    costly = Efficiency(latent_layer_seconds=1e-3)
+    for model, more in ((a_moe(mla_latent=576, mla_rope=64), 10e-3), (a_moe(), 0.0)):
+        for step in (lambda one: decode_step(one, 8.0, 500.0), lambda one: prefill(one, 300.0, 0.0)):
+            with_it, without = (step(a_replica(model, efficiency=one)).seconds[0] for one in (costly, Efficiency()))
+            assert with_it - without == pytest.approx(more)
+
+
+def test_blackwell_starts_kernels_faster_than_hopper_and_reads_dense_layers_of_4_bits_slower_than_of_8() -> None:
+    old, new = (starting_values(one, "Fp8").efficiency for one in ("h200-sxm", "b200-sxm"))
+    for name in ("layer_seconds", "moe_layer_seconds", "latent_layer_seconds"):
+        assert getattr(new, name) < getattr(old, name)
+    four, only_experts = (starting_values("b200-sxm", "Fp4", dense_precision=one).efficiency for one in ("", "Bf16"))
+    assert four.memory < 0.7 * new.memory
+    assert only_experts.memory == new.memory
+    assert four.expert_memory == new.expert_memory
+
+
 def test_padding_slows_experts_with_few_tokens_and_hardly_those_with_many() -> None:
     # Hidden under weight reads with one token; 2,000 tokens are 500 for each expert, so 25 more are 5 % of compute.
     bare = a_replica(a_moe(), an_accelerator(memory_bytes_per_second=1e15), efficiency=Efficiency(layer_seconds=0.0))

@@ -31,7 +31,7 @@ MEMORY_COEFFICIENT = 0.794
 COMPUTE_COEFFICIENT = 4.717
 """b, of the share of peak FLOP/s that is executed, to the power of 0.6."""
 
-LOCKSTEP = 1.906
+LOCKSTEP = 1.909
 """Added to the exponent when a replica has several attention ranks: a rank without work polls for the others. Measured
 on one model only (16 runs of Qwen3-Coder-480B, 0.81-0.96 of TDP at any batch)."""
 

@@ -160,9 +160,10 @@ def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
 
 def _layers_seconds(replica: Replica) -> float:
     """Launch and synchronisation time of all layers."""
+    model, eff = replica.model, replica.reached
+    latent = model.layers if model.mla_latent else 0
     return (
-        replica.model.layers * replica.reached.layer_seconds
-        + replica.model.moe_layers * replica.reached.moe_layer_seconds
+        model.layers * eff.layer_seconds + model.moe_layers * eff.moe_layer_seconds + latent * eff.latent_layer_seconds
     )
 
 
