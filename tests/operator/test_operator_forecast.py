@@ -125,7 +125,7 @@ def test_a_steady_load_with_a_forecast_is_written_about_by_nobody(place, operato
     op.until(lambda: engines.count() >= 1, "an engine")
     engines.load(5.0, "steady")
     op.settle("steady")
-    op.observe(1500)
+    op.observe(7200)  # what engines show has settled after a half-life
     op.settle("steady")
     assert "weekly pattern" in place.condition("DemandKnown", "steady")[2]
     written.clear()
