@@ -87,21 +87,23 @@ class FleetLoop:
         Raises:
             Deposed: another process leads.
         """
-        while not stop.is_set() and may_go_on():
-            began = self.clock.monotonic()
-            self.wake.clear()
-            try:
-                self.run_once()
-            except Deposed:
-                raise
-            except Exception:  # a surprise must not end the process: the next one would meet it too
-                log.exception("a pass failed")
-                self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
-            left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
-            floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
-            stop.wait(floor / self.clock.scale)
-            self.clock.sleep(max(0.0, left - floor), self.wake)
-        self.sharing.close()
+        try:
+            while not stop.is_set() and may_go_on():
+                began = self.clock.monotonic()
+                self.wake.clear()
+                try:
+                    self.run_once()
+                except Deposed:
+                    raise
+                except Exception:  # a surprise must not end the process: the next one would meet it too
+                    log.exception("a pass failed")
+                    self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
+                left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
+                floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
+                stop.wait(floor / self.clock.scale)
+                self.clock.sleep(max(0.0, left - floor), self.wake)
+        finally:  # a solver at work would keep a deposed process from ending
+            self.sharing.close()
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
