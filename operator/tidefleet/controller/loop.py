@@ -114,6 +114,7 @@ class FleetLoop:
             self.wake.set()
             return ()
         planning = time.monotonic()
+        self._memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
         decided = self._within_shared_limits(decided, fleet)
         acting = time.monotonic()

@@ -150,12 +150,19 @@ class Offer:
 class EstimateMemo:
     """Remembers estimates: the same replica, lengths and objectives always give the same operating point.
 
-    Bounded: the oldest tenth goes when ``limit`` entries are reached.
+    Bounded: a tenth, what was asked for longest ago, goes when ``limit`` entries are reached, or twice what the last
+    pass over a fleet asked for. A fixed limit below that would forget each estimate just before it is asked for again.
     """
 
     limit: int = 20_000
+    _asked: int = 0
+    _last_pass: int = 0
     _known: dict[tuple[object, ...], Estimate | CannotServe] = field(default_factory=dict)
     _pairs: dict[tuple[object, ...], Disaggregated | CannotServe] = field(default_factory=dict)
+
+    def begin_pass(self) -> None:
+        """Another pass over the fleet begins."""
+        self._last_pass, self._asked = self._asked, 0
 
     def get(
         self,
@@ -168,10 +175,10 @@ class EstimateMemo:
     ) -> Estimate | CannotServe:
         """The estimate for this replica, class and role, computed once."""
         key = (replica, shape, objectives, correction, role)
-        known = self._known.get(key)
+        known = self._known.pop(key, None)
         if known is None:
             known = estimate(replica, shape, objectives, role=role, correction=correction)
-            _remember(self._known, key, known, self.limit)
+        self._remember(self._known, key, known)
         return known
 
     def pair(
@@ -186,7 +193,7 @@ class EstimateMemo:
     ) -> Disaggregated | CannotServe:
         """The operating points of a prefill and a decode replica together, computed once."""
         key = (sender, receiver, shape, objectives, prefill_correction, decode_correction)
-        known = self._pairs.get(key)
+        known = self._pairs.pop(key, None)
         if known is None:
             known = pair(
                 sender,
@@ -196,15 +203,16 @@ class EstimateMemo:
                 prefill_correction=prefill_correction,
                 decode_correction=decode_correction,
             )
-            _remember(self._pairs, key, known, self.limit)
+        self._remember(self._pairs, key, known)
         return known
 
-
-def _remember(known: dict[tuple[object, ...], _V], key: tuple[object, ...], value: _V, limit: int) -> None:
-    if len(known) >= limit:
-        for old in list(known)[: max(1, limit // 10)]:
-            del known[old]
-    known[key] = value
+    def _remember(self, known: dict[tuple[object, ...], _V], key: tuple[object, ...], value: _V) -> None:
+        """Put an entry last, since it was asked for just now."""
+        self._asked += 1
+        if len(known) >= max(self.limit, 2 * self._last_pass):
+            for old in list(known)[: max(1, len(known) // 10)]:
+                del known[old]
+        known[key] = value
 
 
 def default_widths(accelerator: Accelerator) -> tuple[int, ...]:
