@@ -199,7 +199,7 @@ def _market(
     assert view.architecture is not None  # noqa: S101 - checked by the caller
     offers = _with_remembered_prices(view.offers, memory, view)
     if view.pool.spec.serving.workloads is not None:
-        return _adopted_market(view, offers, classes, allowed, memo=memo, evidence=_evidence(view, memory))
+        return _adopted_market(view, offers, classes, memo=memo, evidence=_evidence(view, memory))
     offers = across_nodes(view, offers, allowed)
     return find_candidates(
         view.architecture,
@@ -274,7 +274,6 @@ def _adopted_market(
     view: PoolView,
     offers: tuple[Offer, ...],
     classes: tuple[ClassDemand, ...],
-    allowed: Mapping[str, Allowed],
     *,
     memo: EstimateMemo,
     evidence: Evidence,

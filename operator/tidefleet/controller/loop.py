@@ -6,7 +6,7 @@ import calendar
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -248,9 +248,7 @@ class FleetLoop:
             Verdict(ConditionType.RECONCILING, FALSE, Reason.NOT_VALIDATED, "nothing is changed while invalid"),
             Verdict(ConditionType.VALIDATED, FALSE, fault.reason, fault.message),
         )
-        self._write_simple(
-            seen, verdicts, keep=("plan", "demand", "accelerators", "decisionId", "replicas", "selector")
-        )
+        self._write_simple(seen, verdicts, keep=_KEPT_WHEN_INVALID)
 
     def _claim(self, fleet: Fleet) -> bool:
         """Take over: everything we own gets our epoch before the first decision is carried out.
@@ -283,9 +281,8 @@ class FleetLoop:
             self._tell_type(one, in_use.get(one.kind.name, 0))
         for seen, fault in fleet.bad_types:
             self._write_simple(seen, _invalid(fault.reason, fault.message), keep=())
-        pools = {seen.metadata.name: seen for seen, _ in fleet.pools}
         for seen, faults in fleet.classes:
-            verdicts = _class_verdicts(faults, pools)
+            verdicts = _class_verdicts(faults)
             self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
         watts = _site_watts(fleet, decisions)
         for seen, faults, nodes in fleet.sites:
@@ -351,7 +348,7 @@ class FleetLoop:
             else:
                 yield "InferencePool", _invalid(decision.reason, decision.message)
         for _, faults in fleet.classes:
-            yield "WorkloadClass", _class_verdicts(faults, {})
+            yield "WorkloadClass", _class_verdicts(faults)
 
     def _forget_gone(self, fleet: Fleet) -> None:
         here = {(seen.metadata.namespace, seen.metadata.name) for seen, _ in fleet.pools}
@@ -392,7 +389,7 @@ def _valid(message: str, nodes: int, reason: Reason | None = None) -> tuple[Verd
     )
 
 
-def _class_verdicts(faults: tuple[Fault, ...], pools: Mapping[str, Seen]) -> tuple[Verdict, ...]:
+def _class_verdicts(faults: tuple[Fault, ...]) -> tuple[Verdict, ...]:
     if faults:
         return _invalid(faults[0].reason, "; ".join(one.message for one in faults))
     return (
