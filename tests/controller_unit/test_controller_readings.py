@@ -267,6 +267,15 @@ def test_an_engine_that_always_answers_slowly_is_measured_over_a_longer_time() -
     assert fresh >= 3
 
 
+def test_a_clock_that_is_set_back_by_an_hour_does_not_freeze_the_load() -> None:
+    memory = EngineMemory()
+    for i in range(3):
+        memory.step({"a": a_sample(3600.0 + 15.0 * i, finished=15 * i)})
+    assert memory.step({"a": a_sample(3620.0, finished=20)}).rates[0].arrivals == 1.0  # late by seconds: as before
+    assert memory.step({"a": a_sample(45.0, finished=45)}).young == 1
+    assert memory.step({"a": a_sample(60.0, finished=105)}).rates[0].arrivals == 4.0
+
+
 def test_engines_whose_pods_are_gone_are_forgotten() -> None:
     memory = EngineMemory()
     memory.step({"a": a_sample(0.0), "b": a_sample(0.0)})

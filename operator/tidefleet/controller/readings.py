@@ -28,6 +28,9 @@ ANSWERING_SHARE = 0.5
 MOST_UNSURE = 0.1
 """Share of the time between two samples that it may be uncertain by for rates to be taken from them."""
 
+SET_BACK_SECONDS = 60.0
+"""A sample so much older than the last one was not delayed: the clock was set back, and counting begins anew."""
+
 STARTED_APART_SECONDS = 1.0
 """Starts that are reported this much apart are two starts; less is rounding."""
 
@@ -304,7 +307,7 @@ class EngineMemory:
                 fault = fault or answer
                 continue
             before = self.samples.get(uid)
-            if before is not None and answer.at <= before.at and uid in self.rates:
+            if before is not None and 0 <= before.at - answer.at < SET_BACK_SECONDS and uid in self.rates:
                 known.append(self.rates[uid])
                 continue
             if before is not None and is_badly_timed(before, answer):

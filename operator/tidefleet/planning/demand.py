@@ -101,9 +101,12 @@ class DemandHistory:
     _since: float | None = None
 
     def add(self, reading: Known) -> None:
-        """Remember a reading; readings that go back in time are ignored."""
+        """Remember a reading; ones that go back in time are ignored, unless by a gap: then the clock was set back."""
         if self._rates and reading.at <= self._rates[-1][0]:
-            return
+            if self._rates[-1][0] - reading.at <= self.max_gap_seconds:
+                return
+            self._rates.clear()
+            self._since = None
         if self._since is None or reading.at - self._rates[-1][0] > self.max_gap_seconds:
             self._since = reading.at
         rate = reading.requests_per_second
