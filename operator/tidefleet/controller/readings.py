@@ -25,7 +25,7 @@ ANSWERING_SHARE = 0.5
 """Below this share of engines that answer usably, the rest is not extrapolated from them."""
 
 
-MOST_UNSURE = 0.1
+MOST_UNSURE = 0.2
 """Share of the time between two samples that it may be uncertain by for rates to be taken from them."""
 
 SET_BACK_SECONDS = 60.0
