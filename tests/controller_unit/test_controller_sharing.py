@@ -10,17 +10,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from controller_builders import NOW, SHIPPED, a_served, a_view, an_option
+from controller_builders import a_pool as a_pool_of
 
 from tidefleet.cluster.clock import ManualClock
 from tidefleet.controller import sharing as module
 from tidefleet.controller.act import Deposed
 from tidefleet.controller.config import OperatorConfiguration
-from tidefleet.controller.loop import FleetLoop
+from tidefleet.controller.decide import decide
+from tidefleet.controller.loop import FleetLoop, left_by_watchers
 from tidefleet.controller.sharing import Sharing
+from tidefleet.controller.view import PoolMemory
 from tidefleet.economics.shape import TokenShape
-from tidefleet.planning.coordination import SharedLimits
+from tidefleet.planning.coordination import SharedLimits, SiteLimit, kilowatts
+from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.fleet import SolverFailed
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option, Price
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, EstimateMemo, Market, Option, Price
 from tidefleet.planning.pool import plan_pool
 from tidefleet.planning.problem import PoolPlan, PoolProblem
 
@@ -176,3 +181,28 @@ def test_a_deposed_loop_calls_its_solver_off(sharing, monkeypatch) -> None:
     with pytest.raises(Deposed):
         fleet.run(threading.Event())
     assert ended.wait(30)
+
+
+def test_a_pool_that_is_only_watched_takes_no_power_but_what_it_runs() -> None:
+    l40s = an_option("l40s")
+    site = SiteLimit("berlin", 100.0, 1.5, frozenset({"l40s"}))
+
+    def left(mode: str) -> float:
+        pool = a_pool_of("chat", accelerators=[{"type": "l40s"}], mode=mode)
+        view = a_view(
+            pool,
+            SHIPPED["l40s"],
+            served=(a_served(pool, l40s, replicas=2),),
+            reading=Known(NOW, 200.0, "Engines", 1000.0, 250.0),
+        )
+        decision = decide(view, PoolMemory(DemandHistory(600.0)), OperatorConfiguration(), EstimateMemo())
+        assert decision.market is not None
+        assert sum(one.planned for one in decision.targets) > 10
+        each.append(max(kilowatts(one) for one in decision.market.candidates if one.option == l40s))
+        (found,) = left_by_watchers([site], [decision])
+        return found.limit_kw
+
+    each: list[float] = []
+    assert left("Recommend") == pytest.approx(100.0 - 1.5 * 2 * each[0])
+    assert each[0] > 0
+    assert left("Enforce") == 100.0

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -31,7 +31,7 @@ from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
-from tidefleet.planning.coordination import SharedLimits, kilowatts
+from tidefleet.planning.coordination import SharedLimits, SiteLimit, kilowatts
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.observed import Basis
@@ -177,13 +177,17 @@ class FleetLoop:
     def _within_shared_limits(
         self, decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet
     ) -> list[tuple[Seen, Decision | Fault]]:
-        """The decisions, taken again for pools that get less of what they share than they planned with."""
+        """The decisions, taken again for pools that get less of what they share than they planned with.
+
+        A pool in mode Recommend takes nothing from others but what it runs: its plan comes to nothing.
+        """
+        decisions = [one for _, one in decided if isinstance(one, Decision)]
         plans = [
             (one.problem, one.plan)
-            for _, one in decided
-            if isinstance(one, Decision) and one.problem is not None and one.plan is not None
+            for one in decisions
+            if one.write and one.problem is not None and one.plan is not None
         ]
-        shares = self.sharing.shares(plans, SharedLimits(sites=fleet.site_limits))
+        shares = self.sharing.shares(plans, SharedLimits(sites=left_by_watchers(fleet.site_limits, decisions)))
         if not shares:
             return decided
         result: list[tuple[Seen, Decision | Fault]] = []
@@ -284,7 +288,7 @@ class FleetLoop:
         for seen, faults in fleet.classes:
             verdicts = _class_verdicts(faults)
             self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
-        watts = _site_watts(fleet, decisions)
+        watts = _watts_by_site(fleet.site_limits, decisions)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
@@ -360,7 +364,14 @@ class FleetLoop:
                 self.remembrance.forget(key)
 
 
-def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]:
+def left_by_watchers(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> tuple[SiteLimit, ...]:
+    """The power limits less what pools draw that are only watched."""
+    sites = tuple(sites)
+    drawn = _watts_by_site(sites, [one for one in decisions if not one.write])
+    return tuple(replace(site, limit_kw=max(0.0, site.limit_kw - drawn[site.name] / 1000.0)) for site in sites)
+
+
+def _watts_by_site(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> dict[str, float]:
     """Estimated power of the replicas asked for, PUE included, by site with a power limit."""
     drawn: dict[str, float] = {}
     for decision in decisions:
@@ -369,8 +380,9 @@ def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]
             one = candidates.get(target.served.option)
             if one is not None:
                 name = one.option.accelerator
-                drawn[name] = drawn.get(name, 0.0) + target.desired * kilowatts(one) * 1000.0
-    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in fleet.site_limits}
+                replicas = target.desired if decision.write else target.served.desired
+                drawn[name] = drawn.get(name, 0.0) + replicas * kilowatts(one) * 1000.0
+    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in sites}
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:
