@@ -298,6 +298,35 @@ def test_progress_is_counted_as_scheduled_or_by_the_share_of_traffic() -> None:
     assert memory.waiting.done["batch"][today] == pytest.approx(0.5 * of_day(MORNING) * (INTO + OUT) * 100, rel=0.01)
 
 
+def test_neither_what_waits_nor_what_an_old_reading_said_is_work_done() -> None:
+    shared, today = a_batch(2_000_000_000, trafficShare="0.5"), int(MORNING // DAY)
+    memory = a_memory(MORNING, days=9)
+    memory.waiting.done = {"batch": {today: 0.0}}
+    backlog = replace(a_reading(MORNING), arrivals_per_second=0.25 * of_day(MORNING))
+    for at in (MORNING, MORNING + 100):
+        memory.waiting.progress([shared], backlog, at)
+    assert memory.waiting.done["batch"][today] == pytest.approx(0.125 * of_day(MORNING) * (INTO + OUT) * 100)
+
+    classes = (a_class(demand={"requestsPerSecond": "2"}), shared)
+    memory.waiting.done = {"batch": {today: 0.0}}
+    memory.waiting._until = MORNING + 7100
+    asked(a_look(MORNING + 7200, classes=classes, reading=a_reading(MORNING)), memory, SETTINGS)
+    assert memory.waiting.done["batch"][today] == 0.0  # neither measured nor scheduled
+
+
+def test_a_decision_taken_twice_in_one_pass_is_remembered_once() -> None:
+    """Pools that get less of what they share than they planned with are decided again."""
+    memory, memo = a_memory(MORNING, days=9), EstimateMemo()
+    classes = (a_class(), a_batch(2_000_000))
+    decide(a_look(MORNING, classes=classes), memory, SETTINGS, memo)  # from here on it is known what a replica carries
+    for at in (MORNING + 15, MORNING + 930):
+        view = a_look(at, replicas=2, classes=classes)
+        decide(view, memory, SETTINGS, memo)
+        once = repr(memory)
+        decide(view, memory, SETTINGS, memo)
+        assert repr(memory) == once
+
+
 def test_a_share_of_the_traffic_that_may_wait_is_not_planned_for_twice() -> None:
     whole, _ = planned(a_batch(100_000_000))
     shared, memory = planned(a_batch(100_000_000, trafficShare="0.4"))

@@ -382,6 +382,19 @@ def test_an_engine_teaches_only_once_it_is_warm_and_after_faults_again() -> None
     assert step(260.0, Sample(260.0, grown(26.0))) == 0  # gone and back
 
 
+def test_an_interval_of_which_the_time_is_not_known_teaches_nothing_and_the_next_is_measured_over_both() -> None:
+    trail = IntervalTrail()
+    names = {"a": ("prod/pool", "1")}
+
+    def seconds(at: float, unsure: float = 0.01) -> list[float]:
+        answer = Sample(at, grown(1.0 + at / 10.0), unsure=unsure)
+        return [one.interval.seconds for one in trail.step(at, {"a": answer}, names).measured]
+
+    assert [seconds(15.0 * i) for i in range(7)][-1] == [15.0]
+    assert seconds(112.0, unsure=7.0) == []
+    assert seconds(120.0) == [30.0]
+
+
 def test_the_template_of_a_pod_is_told_by_the_label_of_its_controller() -> None:
     from tidefleet.cluster.records import pod
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidefleet.controller.collector import sample_of
 from tidefleet.controller.metrics_page import EngineCounters
 from tidefleet.controller.readings import (
     EngineMemory,
@@ -206,6 +207,73 @@ def test_an_engine_that_fails_for_a_while_is_measured_over_the_gap() -> None:
     found = memory.step({"a": SILENT})
     assert (found.faulty, found.fault) == (1, SILENT)
     assert memory.step({"a": a_sample(30.0, finished=30)}).rates[0].arrivals == 1.0
+
+
+def seen(asked: float, answered: float, written: float) -> Sample:
+    """The sample of an engine that has served 10 requests a second since 0, whose page was written in between."""
+    total = 10.0 * written
+    page = "".join(
+        f"vllm:{name} {value}\n"
+        for name, value in (
+            ("prompt_tokens_total", 1000.0 * total),
+            ("generation_tokens_total", 100.0 * total),
+            ("request_success_total", total),
+            ("num_requests_running", 5.0),
+            ("num_requests_waiting", 0.0),
+        )
+    )
+    return sample_of(page.encode(), asked=asked, answered=answered)
+
+
+def test_a_round_that_is_held_up_does_not_double_the_load_of_the_next_one() -> None:
+    memory = EngineMemory()
+    for at in (0.0, 15.0):
+        memory.step({"a": seen(at, at + 0.02, at + 0.01)})
+    late = memory.step({"a": seen(30.0, 60.0, 30.0)})  # written at once, taken in half a minute later
+    assert late.rates[0].arrivals == pytest.approx(10.0, rel=0.01)
+    next_one = memory.step({"a": seen(60.0, 60.02, 60.01)})  # it comes at once, since the period is long over
+    assert next_one.rates[0].arrivals == pytest.approx(10.0, rel=0.01)
+    assert sum(one.arrivals * one.seconds for one in next_one.fresh) == pytest.approx(450.0, rel=0.01)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.01, 0.1, 1.0, 5.0, 40.0]), st.floats(0, 1), st.booleans()), min_size=3, max_size=30
+    )
+)
+def test_however_rounds_are_held_up_a_steady_load_is_measured_as_it_is(
+    rounds: list[tuple[float, float, bool]],
+) -> None:
+    memory, now, counted, begun = EngineMemory(), 0.0, 0.0, None
+    for held, share, at_once in rounds:
+        taken = seen(now, now + held, now + share * held)
+        found = memory.step({"a": taken})
+        begun = memory.samples["a"].at if begun is None or (found.young and not found.rates) else begun
+        for one in found.rates:
+            assert one.arrivals == pytest.approx(10.0, rel=0.26)
+        counted += sum(one.arrivals * one.seconds for one in found.fresh)
+        now += held if at_once else max(held, 15.0)
+    over = memory.samples["a"].at - begun
+    assert counted == pytest.approx(10.0 * over, rel=0.26, abs=1.0)
+
+
+def test_an_engine_that_always_answers_slowly_is_measured_over_a_longer_time() -> None:
+    memory, fresh = EngineMemory(), 0
+    for i in range(12):
+        found = memory.step({"a": seen(15.0 * i, 15.0 * i + 4.0, 15.0 * i + 4.0 * (i % 2))})
+        fresh += len(found.fresh)
+        assert all(one.arrivals == pytest.approx(10.0, rel=0.26) for one in found.rates)
+    assert fresh >= 3
+
+
+def test_a_clock_that_is_set_back_by_an_hour_does_not_freeze_the_load() -> None:
+    memory = EngineMemory()
+    for i in range(3):
+        memory.step({"a": a_sample(3600.0 + 15.0 * i, finished=15 * i)})
+    assert memory.step({"a": a_sample(3620.0, finished=20)}).rates[0].arrivals == 1.0  # late by seconds: as before
+    assert memory.step({"a": a_sample(45.0, finished=45)}).young == 1
+    assert memory.step({"a": a_sample(60.0, finished=105)}).rates[0].arrivals == 4.0
 
 
 def test_engines_whose_pods_are_gone_are_forgotten() -> None:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from controller_builders import NOW, SHIPPED, a_served, a_view, an_option
+from controller_builders import a_pool as a_pool_of
 
+from tidefleet.cluster.clock import ManualClock
 from tidefleet.controller import sharing as module
+from tidefleet.controller.act import Deposed
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.decide import decide
+from tidefleet.controller.loop import FleetLoop, left_by_watchers
 from tidefleet.controller.sharing import Sharing
+from tidefleet.controller.view import PoolMemory
 from tidefleet.economics.shape import TokenShape
-from tidefleet.planning.coordination import SharedLimits
+from tidefleet.planning.coordination import SharedLimits, SiteLimit, kilowatts
+from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.fleet import SolverFailed
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, Market, Option, Price
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, ClassDemand, EstimateMemo, Market, Option, Price
 from tidefleet.planning.pool import plan_pool
 from tidefleet.planning.problem import PoolPlan, PoolProblem
 
@@ -101,7 +113,10 @@ def test_the_loop_does_not_wait_for_a_solver_and_calls_it_off_when_the_question_
 
 @pytest.mark.parametrize("failing", [SolverFailed("no point was found"), RuntimeError("out of memory")])
 def test_a_solver_that_fails_changes_nothing(sharing, monkeypatch, failing) -> None:
+    asked: list[None] = []
+
     def broken(*_args, **_kwargs):
+        asked.append(None)
         if isinstance(failing, Exception):
             raise failing
         return failing
@@ -112,9 +127,82 @@ def test_a_solver_that_fails_changes_nothing(sharing, monkeypatch, failing) -> N
         sharing.settled(30)
     reasons = sharing.shares(PLANS, LIMITS)["prod/b"].reasons
     assert reasons == {"cheap": "pools share 12 chips of cheap, by priority"}
+    assert len(asked) == 1  # the same question has the same answer
+    caps(sharing, [PLANS[0], a_pool("prod/b", 9.0, rate=11.0)])
+    sharing.settled(30)
+    assert len(asked) == 2
+
+
+def test_a_solver_that_fails_as_it_is_called_off_is_asked_again(sharing, monkeypatch) -> None:
+    asked: list[None] = []
+
+    def called_off(*_args, cancelled, **_kwargs):
+        asked.append(None)
+        while not cancelled():
+            time.sleep(0.001)
+        return SolverFailed("called off")
+
+    monkeypatch.setattr(module, "coordinate", called_off)
+    caps(sharing)
+    caps(sharing, limits=SharedLimits())  # for a moment all plans fit
+    sharing.settled(30)
+    monkeypatch.undo()
+    caps(sharing)
+    sharing.settled(30)
+    assert caps(sharing) == {"prod/a": 2, "prod/b": 10}
 
 
 def test_a_pool_that_is_not_concerned_has_no_share(sharing) -> None:
     shares = sharing.shares([*PLANS, planned("prod/lone", a_candidate("other", 1.0))], LIMITS)
     assert shares.keys() == {"prod/a", "prod/b"}
     assert replace(shares["prod/a"], prices=()).reasons == {"cheap": "pools share 12 chips of cheap"}
+
+
+def test_a_deposed_loop_calls_its_solver_off(sharing, monkeypatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def solver(*_args, cancelled, **_kwargs):
+        begun.set()
+        while not cancelled():
+            time.sleep(0.001)
+        ended.set()
+        return SolverFailed("called off")
+
+    def deposed(_self):
+        caps(sharing)
+        assert begun.wait(30)
+        raise Deposed("epoch 8 has written")
+
+    monkeypatch.setattr(module, "coordinate", solver)
+    monkeypatch.setattr(FleetLoop, "run_once", deposed)
+    part: Any = SimpleNamespace()
+    clock, settings = ManualClock(), OperatorConfiguration()
+    fleet = FleetLoop(part, part, part, part, part, part, clock, settings, sharing=sharing)
+    with pytest.raises(Deposed):
+        fleet.run(threading.Event())
+    assert ended.wait(30)
+
+
+def test_a_pool_that_is_only_watched_takes_no_power_but_what_it_runs() -> None:
+    l40s = an_option("l40s")
+    site = SiteLimit("berlin", 100.0, 1.5, frozenset({"l40s"}))
+
+    def left(mode: str) -> float:
+        pool = a_pool_of("chat", accelerators=[{"type": "l40s"}], mode=mode)
+        view = a_view(
+            pool,
+            SHIPPED["l40s"],
+            served=(a_served(pool, l40s, replicas=2),),
+            reading=Known(NOW, 200.0, "Engines", 1000.0, 250.0),
+        )
+        decision = decide(view, PoolMemory(DemandHistory(600.0)), OperatorConfiguration(), EstimateMemo())
+        assert decision.market is not None
+        assert sum(one.planned for one in decision.targets) > 10
+        each.append(max(kilowatts(one) for one in decision.market.candidates if one.option == l40s))
+        (found,) = left_by_watchers([site], [decision])
+        return found.limit_kw
+
+    each: list[float] = []
+    assert left("Recommend") == pytest.approx(100.0 - 1.5 * 2 * each[0])
+    assert each[0] > 0
+    assert left("Enforce") == 100.0

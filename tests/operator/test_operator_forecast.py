@@ -121,11 +121,11 @@ def test_a_steady_load_with_a_forecast_is_written_about_by_nobody(place, operato
         history.add((slot + 1) * SLOT_SECONDS, SLOT_SECONDS, 5.0 * INTO, 5.0 * OUT)
     place.create(with_past(a_pool("steady", accelerators=L40S), history.pack()), a_class("steady", rate=None))
     written: list[Any] = []
-    op = operator_in_process(before_write=written.append, calibration={"enabled": False})
+    op = operator_in_process(before_write=written.append)
     op.until(lambda: engines.count() >= 1, "an engine")
     engines.load(5.0, "steady")
     op.settle("steady")
-    op.observe(1500)
+    op.observe(7200)  # what engines show has settled after a half-life
     op.settle("steady")
     assert "weekly pattern" in place.condition("DemandKnown", "steady")[2]
     written.clear()

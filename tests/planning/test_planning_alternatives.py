@@ -10,11 +10,15 @@ from planning_builders import CHAT, a_candidate, a_problem, counts, planned
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
+from tidefleet.economics.evidence import Correction, planning_share, roofline_of
 from tidefleet.economics.external import ExternalOffer, PerToken, Provisioned
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.planning import options
 from tidefleet.planning.apart import Apart, Side, find_pairs
+from tidefleet.planning.evidence import Evidence, key_of
 from tidefleet.planning.from_api import offer_of
-from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand
+from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, EstimateMemo
 
 OFFERS = {
     one.name: offer_of(one, placeable=False)
@@ -118,11 +122,11 @@ def test_both_sides_of_a_pair_are_whole_replicas() -> None:
 
 
 def pairs(
-    *classes: ClassDemand, names: tuple[str, ...] = ("h100-sxm", "h200-sxm"), **options: object
+    *classes: ClassDemand, names: tuple[str, ...] = ("h100-sxm", "h200-sxm"), **more: object
 ) -> tuple[Apart, ...]:
     allowed = {name: Allowed() for name in names}
     return find_pairs(
-        LLAMA, [OFFERS[name] for name in OFFERS], classes, allowed, default_weights="Fp8", default_kv="Fp8", **options
+        LLAMA, [OFFERS[name] for name in OFFERS], classes, allowed, default_weights="Fp8", default_kv="Fp8", **more
     )
 
 
@@ -136,19 +140,44 @@ def test_a_pair_is_found_among_what_the_owner_allows() -> None:
 def test_a_prefill_only_accelerator_takes_no_part_in_decode() -> None:
     cpx = replace(OFFERS["rubin-cpx"], prices=OFFERS["h100-sxm"].prices)
     long = ClassDemand("long", 1.0, TokenShape(30_000, 200))
-    options = {"default_weights": "Fp8", "default_kv": "Fp8"}
+    native = {"default_weights": "Fp8", "default_kv": "Fp8"}
     allowed = {"rubin-cpx": Allowed(), "h200-sxm": Allowed()}
-    (both,) = find_pairs(LLAMA, [cpx, OFFERS["h200-sxm"]], [long], allowed, **options)
+    (both,) = find_pairs(LLAMA, [cpx, OFFERS["h200-sxm"]], [long], allowed, **native)
     assert both.decode.accelerator == "h200-sxm"
-    assert find_pairs(LLAMA, [cpx], [long], {ANY_TYPE: Allowed()}, **options) == ()
+    assert find_pairs(LLAMA, [cpx], [long], {ANY_TYPE: Allowed()}, **native) == ()
     (kept,) = find_pairs(
-        LLAMA, [OFFERS["h100-sxm"], OFFERS["h200-sxm"]], [long], allowed, prefill_only=("h100-sxm",), **options
+        LLAMA, [OFFERS["h100-sxm"], OFFERS["h200-sxm"]], [long], allowed, prefill_only=("h100-sxm",), **native
     )
     assert kept.decode.accelerator == "h200-sxm"
 
 
 def test_a_ratio_outside_the_owners_bounds_is_no_pair() -> None:
     assert pairs(CHAT, prefill_per_decode=(1000.0, 2000.0)) == ()
+
+
+def test_both_sides_of_a_pair_are_as_fast_as_measured() -> None:
+    (modelled,) = pairs(CHAT, names=("h100-sxm",))
+    slow = Correction("Live", 0.05, ((1.0, 2.0),), 2.0)
+    live = {key_of(Replica(LLAMA, OFFERS["h100-sxm"].accelerator, width, "Fp8", "Fp8")): slow for width in (1, 2, 4, 8)}
+    (measured,) = pairs(CHAT, names=("h100-sxm",), evidence=Evidence(live=live))
+    alone = Replica(LLAMA, OFFERS["h100-sxm"].accelerator, 1, "Fp8", "Fp8")
+    surer = planning_share(0.05) / planning_share(roofline_of(alone).sigma)
+    for before, after in ((modelled.prefill, measured.prefill), (modelled.decode, measured.decode)):
+        per_chip = (one.requests_per_second / one.chips for one in (before, after))
+        was, now = per_chip
+        assert now == pytest.approx(was * surer / 2.0, rel=0.2)
+
+
+def test_a_pair_is_remembered_from_one_plan_to_the_next(monkeypatch) -> None:
+    memo = EstimateMemo()
+    first = pairs(CHAT, memo=memo)
+
+    def again(*_args, **_kwargs):
+        raise AssertionError("estimated once more")
+
+    monkeypatch.setattr(options, "estimate", again)
+    monkeypatch.setattr(options, "pair", again)
+    assert pairs(CHAT, memo=memo) == first
 
 
 def test_a_type_without_a_price_is_no_side() -> None:

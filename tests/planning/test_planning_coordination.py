@@ -101,6 +101,18 @@ def test_scarce_chips_go_where_doing_without_costs_most() -> None:
     assert found.shadow_prices[0].what.startswith("one more cheap would save $")
 
 
+def test_what_a_plan_moves_away_from_stays_until_there_is_room_for_what_it_moves_to() -> None:
+    old, new = (drawing(a_candidate(name, covers=1.0, usd=usd), 1000.0) for name, usd in (("old", 9.0), ("new", 1.0)))
+    moving = a_pool("prod/moving", old, new, rate=5.0, running={old.option: 5})
+    vital = a_pool("prod/vital", new, rate=8.0, priority=900)
+    limits = SharedLimits(sites=(SiteLimit("berlin", 8.0, 1.0, frozenset({"old", "new"})),))
+    assert [one.option.accelerator for one in moving[1].chosen] == ["new"]
+    found = first_come([moving, vital], limits)
+    assert found.caps == {("prod/moving", "old"): 5, ("prod/moving", "new"): 0, ("prod/vital", "new"): 3}
+    (_, meanwhile), _ = within([moving, vital], found)
+    assert meanwhile.shortfall == 0.0
+
+
 def test_at_once_what_runs_stays_and_then_the_higher_priority_comes_first() -> None:
     calm = a_pool("prod/calm", CHEAP, DEAR, running={CHEAP.option: 4})
     vital = a_pool("prod/vital", CHEAP, DEAR, priority=500)

@@ -48,6 +48,18 @@ def test_the_mean_of_five_minutes_counts_where_it_is_higher_than_the_newest_read
     assert history.planned_rate(120) == 7.0
 
 
+def test_a_clock_that_is_set_back_freezes_no_demand_and_lowers_nothing() -> None:
+    history = DemandHistory(600.0, max_gap_seconds=60.0)
+    for at in range(3600, 4800, 15):
+        history.add(Known(float(at), 10.0, "Engines"))
+    history.add(Known(4770.0, 99.0, "Engines"))  # late by seconds: it says nothing more
+    assert history.planned_rate(4785.0) == 10.0
+    history.add(Known(1000.0, 20.0, "Engines"))
+    history.add(Known(1015.0, 30.0, "Engines"))
+    assert history.planned_rate(1015.0) == 30.0
+    assert not history.spans_window(1015.0)
+
+
 def test_a_reading_counts_as_far_as_chance_does_not_explain_it() -> None:
     def after(rate: float) -> float:
         history = DemandHistory(0.0)

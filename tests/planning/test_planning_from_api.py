@@ -12,7 +12,10 @@ from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.serving import CannotServe
 from tidefleet.economics.shape import TokenShape
+from tidefleet.planning import options
 from tidefleet.planning.from_api import (
     NOMINAL_SHAPE,
     UnknownModel,
@@ -409,6 +412,31 @@ def test_estimates_are_remembered_and_the_oldest_go_first() -> None:
         assert len(memo._known) <= 10
     newest = {shape.input_mean for _, shape, *_ in memo._known}
     assert 2900.0 in newest
+
+
+def test_a_fleet_with_more_estimates_than_the_limit_is_not_estimated_anew_in_each_pass(monkeypatch) -> None:
+    memo, made = EstimateMemo(limit=10), list[TokenShape]()
+    replica = Replica(MODELS["llama-3.1-8b"], FAST, 1, "Bf16", "Bf16")
+
+    def made_now(_replica: Replica, shape: TokenShape, *_args: object, **_more: object) -> CannotServe:
+        made.append(shape)
+        return CannotServe("Memory", "not in this test")
+
+    monkeypatch.setattr(options, "estimate", made_now)
+
+    def one_pass(first: int) -> int:
+        made.clear()
+        memo.begin_pass()
+        for i in range(first, first + 50):
+            memo.get(replica, TokenShape(100.0 + i, 50.0), ())
+        return len(made)
+
+    assert one_pass(0) == 50
+    one_pass(0)
+    assert [one_pass(0) for _ in range(3)] == [0, 0, 0]
+    for i in range(1, 9):
+        one_pass(100 * i)  # lengths that move on are forgotten in time
+    assert len(memo._known) <= 100
 
 
 def test_the_key_of_an_option_is_stable() -> None:

@@ -475,3 +475,30 @@ def test_a_steady_noisy_engine_is_told_only_a_few_times() -> None:
             current = found
     assert current is not None
     assert 1 <= changes <= 4
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.5])
+def test_once_it_has_settled_a_correction_of_a_steady_engine_is_told_no_more(noise: float) -> None:
+    draw, shown, current, changed = random.Random(1), LiveCalibration(), None, []  # noqa: S311
+    for i in range(24 * 240):
+        seen = Ratio(20.0 * math.exp(draw.gauss(0, 0.3)), 0.2 + draw.gauss(0, noise), None)
+        if shown.add(15.0 * i, [seen]):
+            found = follow(current, shown.correction(15.0 * i, REPLICA, SHAPE))
+            if found is not current:
+                changed.append(15.0 * i / HOUR)
+            current = found
+    assert current is not None
+    assert at_batch(current, 20.0) == pytest.approx(math.exp(0.2), rel=0.15)
+    assert [hour for hour in changed if hour > 6.0] == []
+
+
+def test_a_surer_correction_moves_by_less() -> None:
+    sure, unsure = (Correction("Live", sigma, ((20.0, 1.2),), 1.2) for sigma in (0.04, 0.12))
+    slower = {"decode": ((20.0, 1.3),), "prefill": 1.3}
+    assert follow(sure, replace(sure, **slower)) is not sure
+    assert follow(unsure, replace(unsure, **slower)) is unsure
+    much_slower = replace(unsure, decode=((20.0, 1.4),))
+    assert follow(unsure, much_slower) is much_slower
+    assert follow(unsure, replace(unsure, sigma=0.09)) is unsure
+    doubtful = replace(unsure, sigma=0.2)
+    assert follow(unsure, doubtful) is doubtful

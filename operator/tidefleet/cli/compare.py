@@ -222,7 +222,7 @@ def comparison(
             for one in found
         ],
         "misled_most": sentence(found),
-        "notes": [*_notes(entries, asks, bill, quality), *dict.fromkeys(notes)],
+        "notes": [*_notes(entries, asks, quality), *dict.fromkeys(notes)],
     }
 
 
@@ -240,7 +240,7 @@ def _external(model: str, work: workload.Workload, providers: tuple[str, ...], n
     return external(model, offers, work, limit=len(offers) if providers else APIS_SHOWN)
 
 
-def _notes(entries: Sequence[Row], asks: Sequence[Ask], bill: Bill, quality: dict[str, float]) -> list[str]:
+def _notes(entries: Sequence[Row], asks: Sequence[Ask], quality: dict[str, float]) -> list[str]:
     """What a reader must know to read the ranks rightly."""
     notes = []
     hosted_bases = {row["basis"] for row in entries if row["kind"] != "Api"}

@@ -31,9 +31,7 @@ from tidefleet.economics.shape import Objective, TokenShape
 ENGINES = ("vllm", "sglang", "trtllm")
 PRECISIONS = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
-MOST_CHIPS = 65_536
 MOST_TOKENS = 1e8
-MOST_USD = 1e6
 
 
 def within(

@@ -69,7 +69,7 @@ class Ahead:
 
     def note(self, reading: Known, classes: Sequence[ClassDemand], *, gap: float) -> None:
         """Count a reading of the engines. ``gap``: seconds without a reading after which the past is not known."""
-        rate = reading.requests_per_second if reading.arrivals_per_second is None else reading.arrivals_per_second
+        rate = reading.arriving
         into = reading.input_tokens if reading.input_tokens is not None else mean_of(classes, "input_mean")
         out = reading.output_tokens if reading.output_tokens is not None else mean_of(classes, "output_mean")
         uncached, stated = mean_of(classes, "uncached"), mean_of(classes, "input_mean")

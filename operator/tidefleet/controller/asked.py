@@ -220,8 +220,8 @@ def _schedule(
     if not waiting or not steady:
         return 0.0
     ahead, work = memory.ahead, memory.waiting
-    reading = view.reading if isinstance(view.reading, Known) else None
-    work.progress(waiting, reading, view.now)
+    reading = _aged(view.reading, view.now, freshness_seconds(settings))
+    work.progress(waiting, reading if isinstance(reading, Known) else None, view.now)
     if work.is_due(view.now):
         bounds = view.pool.spec.replicas
         expected = ahead.steady(view.now, mix, declared)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tidefleet.cluster.records import Pod
-from tidefleet.controller.readings import Sample, Trouble, is_restart
+from tidefleet.controller.readings import Sample, Trouble, is_badly_timed, is_restart
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
 from tidefleet.economics.live import Interval, ratios_of
@@ -84,6 +84,10 @@ class IntervalTrail:
                 self._since.pop(uid, None)
                 continue
             if before is not None and answer.at == before.at:  # a Prometheus that has not scraped since
+                continue
+            if before is not None and is_badly_timed(before, answer):
+                if answer.unsure < before.unsure:
+                    self._last[uid] = answer
                 continue
             self._last[uid] = answer
             interval = interval_between(before, answer) if before is not None else None

@@ -222,14 +222,24 @@ class Collector(threading.Thread):
                     if response.status != 200:
                         return Trouble(Cause.UNREACHABLE, f"{target.pod} answered {response.status}")
                     page = await read_all(response.content, PAGE_LIMIT)
-                    at = (asked + self._clock.now()) / 2.0
-                return Sample(at, read_page(page.decode("utf-8", "replace")), target.restarts)
+                    answered = self._clock.now()
+                return sample_of(page, asked=asked, answered=answered, restarts=target.restarts)
             except Unusable as error:
                 return Trouble(error.cause, f"{target.pod}: {error}")
             except TimeoutError:
                 return Trouble(Cause.UNREACHABLE, f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 return Trouble(Cause.UNREACHABLE, f"{target.pod} cannot be reached: {type(error).__name__}")
+
+
+def sample_of(page: bytes, *, asked: float, answered: float, restarts: int = 0) -> Sample:
+    """The sample of a page that was asked for and had come at these times; it was written somewhen between them.
+
+    Raises:
+        Unusable: the page must not be learned from.
+    """
+    counters = read_page(page.decode("utf-8", "replace"))
+    return Sample((asked + answered) / 2.0, counters, restarts, max(0.0, answered - asked) / 2.0)
 
 
 def _of(target: Target, answer: Sample | Trouble) -> Sample | Trouble:

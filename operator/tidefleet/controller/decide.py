@@ -73,7 +73,7 @@ def decide(
     problem = replace(
         problem,
         external=external_offers_of(view.classes),
-        apart=_apart(view, memory, demand.classes, allowed, defaults=defaults),
+        apart=_apart(view, memory, demand.classes, allowed, defaults=defaults, memo=memo),
     )
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
@@ -199,7 +199,7 @@ def _market(
     assert view.architecture is not None  # noqa: S101 - checked by the caller
     offers = _with_remembered_prices(view.offers, memory, view)
     if view.pool.spec.serving.workloads is not None:
-        return _adopted_market(view, offers, classes, allowed, memo=memo, evidence=_evidence(view, memory))
+        return _adopted_market(view, offers, classes, memo=memo, evidence=_evidence(view, memory))
     offers = across_nodes(view, offers, allowed)
     return find_candidates(
         view.architecture,
@@ -220,6 +220,7 @@ def _apart(
     allowed: Mapping[str, Allowed],
     *,
     defaults: tuple[str, str],
+    memo: EstimateMemo,
 ) -> tuple[Apart, ...]:
     """Prefill and decode on replicas of their own, where the owner asks for the comparison."""
     roles = view.pool.spec.roles
@@ -240,6 +241,7 @@ def _apart(
         prefill_only=roles.prefill_only,
         prefill_per_decode=(float(ratio.min), float(ratio.max)) if ratio else (0.0, math.inf),
         evidence=_evidence(view, memory),
+        memo=memo,
     )
 
 
@@ -272,7 +274,6 @@ def _adopted_market(
     view: PoolView,
     offers: tuple[Offer, ...],
     classes: tuple[ClassDemand, ...],
-    allowed: Mapping[str, Allowed],
     *,
     memo: EstimateMemo,
     evidence: Evidence,

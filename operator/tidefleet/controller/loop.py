@@ -6,9 +6,9 @@ import calendar
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -31,7 +31,7 @@ from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
-from tidefleet.planning.coordination import SharedLimits, kilowatts
+from tidefleet.planning.coordination import SharedLimits, SiteLimit, kilowatts
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.observed import Basis
@@ -87,21 +87,23 @@ class FleetLoop:
         Raises:
             Deposed: another process leads.
         """
-        while not stop.is_set() and may_go_on():
-            began = self.clock.monotonic()
-            self.wake.clear()
-            try:
-                self.run_once()
-            except Deposed:
-                raise
-            except Exception:  # a surprise must not end the process: the next one would meet it too
-                log.exception("a pass failed")
-                self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
-            left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
-            floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
-            stop.wait(floor / self.clock.scale)
-            self.clock.sleep(max(0.0, left - floor), self.wake)
-        self.sharing.close()
+        try:
+            while not stop.is_set() and may_go_on():
+                began = self.clock.monotonic()
+                self.wake.clear()
+                try:
+                    self.run_once()
+                except Deposed:
+                    raise
+                except Exception:  # a surprise must not end the process: the next one would meet it too
+                    log.exception("a pass failed")
+                    self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
+                left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
+                floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
+                stop.wait(floor / self.clock.scale)
+                self.clock.sleep(max(0.0, left - floor), self.wake)
+        finally:  # a solver at work would keep a deposed process from ending
+            self.sharing.close()
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
@@ -112,6 +114,7 @@ class FleetLoop:
             self.wake.set()
             return ()
         planning = time.monotonic()
+        self._memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
         decided = self._within_shared_limits(decided, fleet)
         acting = time.monotonic()
@@ -174,13 +177,17 @@ class FleetLoop:
     def _within_shared_limits(
         self, decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet
     ) -> list[tuple[Seen, Decision | Fault]]:
-        """The decisions, taken again for pools that get less of what they share than they planned with."""
+        """The decisions, taken again for pools that get less of what they share than they planned with.
+
+        A pool in mode Recommend takes nothing from others but what it runs: its plan comes to nothing.
+        """
+        decisions = [one for _, one in decided if isinstance(one, Decision)]
         plans = [
             (one.problem, one.plan)
-            for _, one in decided
-            if isinstance(one, Decision) and one.problem is not None and one.plan is not None
+            for one in decisions
+            if one.write and one.problem is not None and one.plan is not None
         ]
-        shares = self.sharing.shares(plans, SharedLimits(sites=fleet.site_limits))
+        shares = self.sharing.shares(plans, SharedLimits(sites=left_by_watchers(fleet.site_limits, decisions)))
         if not shares:
             return decided
         result: list[tuple[Seen, Decision | Fault]] = []
@@ -245,9 +252,7 @@ class FleetLoop:
             Verdict(ConditionType.RECONCILING, FALSE, Reason.NOT_VALIDATED, "nothing is changed while invalid"),
             Verdict(ConditionType.VALIDATED, FALSE, fault.reason, fault.message),
         )
-        self._write_simple(
-            seen, verdicts, keep=("plan", "demand", "accelerators", "decisionId", "replicas", "selector")
-        )
+        self._write_simple(seen, verdicts, keep=_KEPT_WHEN_INVALID)
 
     def _claim(self, fleet: Fleet) -> bool:
         """Take over: everything we own gets our epoch before the first decision is carried out.
@@ -280,11 +285,10 @@ class FleetLoop:
             self._tell_type(one, in_use.get(one.kind.name, 0))
         for seen, fault in fleet.bad_types:
             self._write_simple(seen, _invalid(fault.reason, fault.message), keep=())
-        pools = {seen.metadata.name: seen for seen, _ in fleet.pools}
         for seen, faults in fleet.classes:
-            verdicts = _class_verdicts(faults, pools)
+            verdicts = _class_verdicts(faults)
             self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
-        watts = _site_watts(fleet, decisions)
+        watts = _watts_by_site(fleet.site_limits, decisions)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
@@ -348,7 +352,7 @@ class FleetLoop:
             else:
                 yield "InferencePool", _invalid(decision.reason, decision.message)
         for _, faults in fleet.classes:
-            yield "WorkloadClass", _class_verdicts(faults, {})
+            yield "WorkloadClass", _class_verdicts(faults)
 
     def _forget_gone(self, fleet: Fleet) -> None:
         here = {(seen.metadata.namespace, seen.metadata.name) for seen, _ in fleet.pools}
@@ -360,7 +364,14 @@ class FleetLoop:
                 self.remembrance.forget(key)
 
 
-def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]:
+def left_by_watchers(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> tuple[SiteLimit, ...]:
+    """The power limits less what pools draw that are only watched."""
+    sites = tuple(sites)
+    drawn = _watts_by_site(sites, [one for one in decisions if not one.write])
+    return tuple(replace(site, limit_kw=max(0.0, site.limit_kw - drawn[site.name] / 1000.0)) for site in sites)
+
+
+def _watts_by_site(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> dict[str, float]:
     """Estimated power of the replicas asked for, PUE included, by site with a power limit."""
     drawn: dict[str, float] = {}
     for decision in decisions:
@@ -369,8 +380,9 @@ def _site_watts(fleet: Fleet, decisions: Iterable[Decision]) -> dict[str, float]
             one = candidates.get(target.served.option)
             if one is not None:
                 name = one.option.accelerator
-                drawn[name] = drawn.get(name, 0.0) + target.desired * kilowatts(one) * 1000.0
-    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in fleet.site_limits}
+                replicas = target.desired if decision.write else target.served.desired
+                drawn[name] = drawn.get(name, 0.0) + replicas * kilowatts(one) * 1000.0
+    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in sites}
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:
@@ -389,7 +401,7 @@ def _valid(message: str, nodes: int, reason: Reason | None = None) -> tuple[Verd
     )
 
 
-def _class_verdicts(faults: tuple[Fault, ...], pools: Mapping[str, Seen]) -> tuple[Verdict, ...]:
+def _class_verdicts(faults: tuple[Fault, ...]) -> tuple[Verdict, ...]:
     if faults:
         return _invalid(faults[0].reason, "; ".join(one.message for one in faults))
     return (

@@ -25,17 +25,27 @@ ANSWERING_SHARE = 0.5
 """Below this share of engines that answer usably, the rest is not extrapolated from them."""
 
 
+MOST_UNSURE = 0.2
+"""Share of the time between two samples that it may be uncertain by for rates to be taken from them."""
+
+SET_BACK_SECONDS = 60.0
+"""A sample so much older than the last one was not delayed: the clock was set back, and counting begins anew."""
+
 STARTED_APART_SECONDS = 1.0
 """Starts that are reported this much apart are two starts; less is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one engine reported at ``at`` (seconds of the operator's clock); ``restarts`` of its pod's containers."""
+    """What one engine reported at ``at`` (seconds of the operator's clock); ``restarts`` of its pod's containers.
+
+    The report was made within ``unsure`` seconds of ``at``.
+    """
 
     at: float
     counters: EngineCounters
     restarts: int = 0
+    unsure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,16 @@ class Trouble:
 
     cause: Cause
     why: str
+
+
+def is_badly_timed(before: Sample, after: Sample) -> bool:
+    """Whether the time between two samples of one run of an engine is not known well enough to divide by.
+
+    A collector that is held up by s seconds does not know when in them an engine wrote its page, and reads the next
+    one at once: counts of s seconds over a time of s / 2 would be twice the load, at all engines together.
+    """
+    seconds = after.at - before.at
+    return 0 < MOST_UNSURE * seconds < before.unsure + after.unsure and not is_restart(before, after)
 
 
 def is_restart(before: Sample, after: Sample) -> bool:
@@ -179,7 +199,7 @@ class PoolEngines:
 
     Attributes:
         rates: of engines with two usable samples; ``fresh`` those of them that were not counted before.
-        young: engines with their first usable sample (just started, or restarted).
+        young: engines without two usable samples (just started, or restarted).
         faulty: engines that did not answer, or with something unusable; ``fault`` is the trouble of one of them.
         returned: requests that were inside engines which are gone: sent again to the others, they are not new.
     """
@@ -271,14 +291,15 @@ class EngineMemory:
     def step(self, answers: Mapping[str, Sample | Trouble]) -> PoolEngines:
         """Take in one round of answers (a sample, or what was wrong with it) and say how the pool's engines did.
 
-        A sample seen before (a Prometheus that has not scraped since) repeats its rates and is not counted again. What
-        was inside engines that are gone is told once: call ``forget_all_but`` after each round.
+        A sample seen before (a Prometheus that has not scraped since), or of which it is not known well enough when it
+        was taken, repeats the rates before and is not counted. What was inside engines that are gone is told once: call
+        ``forget_all_but`` after each round.
         """
         gone = [one.counters for uid, one in self.samples.items() if uid not in answers]
         known: list[EngineRates] = []
         fresh: list[EngineRates] = []
         first: list[tuple[str, Sample]] = []
-        faulty = 0
+        faulty = unsure = 0
         fault: Trouble | None = None
         for uid, answer in answers.items():
             if isinstance(answer, Trouble):
@@ -286,8 +307,16 @@ class EngineMemory:
                 fault = fault or answer
                 continue
             before = self.samples.get(uid)
-            if before is not None and answer.at <= before.at and uid in self.rates:
+            if before is not None and 0 <= before.at - answer.at < SET_BACK_SECONDS and uid in self.rates:
                 known.append(self.rates[uid])
+                continue
+            if before is not None and is_badly_timed(before, answer):
+                if uid in self.rates:  # measured on from the sample before, until it is known over what time
+                    known.append(self.rates[uid])
+                    continue
+                if answer.unsure < before.unsure:
+                    self.samples[uid] = answer
+                unsure += 1
                 continue
             between = rates_between(before, answer) if before else None
             self.samples[uid] = answer
@@ -301,12 +330,12 @@ class EngineMemory:
         most = MOST_BY_NEW * sum(one.arrivals * one.seconds for one in known)
         for uid, sample in first:
             began = None if uid in self._seen or self._last_round is None else Sample(self._last_round, NOTHING_YET)
-            between = rates_between(began, sample) if began else None
+            between = rates_between(began, sample) if began and not is_badly_timed(began, sample) else None
             if between is not None and between.arrivals * between.seconds <= most:
                 self.rates[uid] = between
                 known.append(between)
                 fresh.append(between)
-        young = sum(uid not in self.rates for uid, _ in first)
+        young = unsure + sum(uid not in self.rates for uid, _ in first)
         self._seen = dict.fromkeys([*self._seen, *answers][-SEEN_ENGINES:])
         self._last_round = max((one.at for one in self.samples.values()), default=self._last_round)
         returned = sum(one.running + one.waiting for one in gone)

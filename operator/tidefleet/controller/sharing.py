@@ -35,7 +35,7 @@ class Sharing:
 
     While the plans together hold every shared limit, each pool has its own. Where they do not, what runs stays and the
     higher priority comes first, at once; beside the loop the whole fleet is solved, and its answer holds until a
-    demand, a price or a limit has changed. A solver that fails changes nothing.
+    demand, a price or a limit has changed. A solver that fails changes nothing, and is not asked the same again.
     """
 
     _worker: ThreadPoolExecutor = field(
@@ -57,7 +57,7 @@ class Sharing:
             self._stop()
             return {}
         question = _question(plans, limits)
-        if question != self._answered:
+        if question not in (self._answered, self._failed):
             self._ask(question, plans, limits)
         if self._answered == question and self._answer is not None:
             return shares_of(self._answer, plans)
@@ -95,10 +95,12 @@ class Sharing:
         )
 
     def _collect(self) -> None:
-        """Take over a finished answer, unless it was called off."""
+        """Take over a finished answer, unless it was called off: then neither it nor a failure says anything."""
         if self._future is None or not self._future.done():
             return
         future, self._future = self._future, None
+        if self._cancel.is_set():
+            return
         try:
             answer = future.result()
         except Exception:  # the solver is a library: whatever it raises must not stop the loop
@@ -108,7 +110,7 @@ class Sharing:
         if isinstance(answer, SolverFailed):
             log.warning("planning the fleet failed", extra={"why": answer.why})
             self._failed = self._asked
-        elif not self._cancel.is_set():
+        else:
             self._answered, self._answer = self._asked, answer
             log.info(
                 "fleet planned",

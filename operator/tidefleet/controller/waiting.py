@@ -82,7 +82,8 @@ class Waiting:
     def progress(self, classes: Sequence[WorkloadClass], reading: Known | None, now: float) -> None:
         """Count what got done since this was last called, oldest volumes first.
 
-        A class with a ``trafficShare`` did that share of the tokens measured; any other did what was scheduled.
+        A class with a ``trafficShare`` did that share of the tokens measured; any other did what was scheduled, and so
+        did all while nothing is measured (``reading`` is ``None``).
         """
         seconds = 0.0 if self._until is None else max(0.0, now - self._until)
         self._until = now
@@ -93,7 +94,7 @@ class Waiting:
             share = number(wclass.spec.traffic_share)
             if share and reading is not None:
                 lengths = (reading.input_tokens or 0.0) + (reading.output_tokens or 0.0)
-                tokens = share * reading.requests_per_second * lengths * seconds
+                tokens = share * reading.arriving * lengths * seconds
             else:
                 rate = self.plan.rate_at(wclass.name, now) if self.plan is not None else 0.0
                 tokens = rate / max(1e-12, self._per_token.get(wclass.name, 1.0)) * seconds

@@ -115,11 +115,6 @@ class Replica:
         return self.chips * self.accelerator.flops[self.precision]
 
     @property
-    def attention_peak_flops(self) -> float:
-        """FLOP/s of all chips at 16 bits, in which attention is computed."""
-        return self.chips * self.accelerator.flops["Bf16"]
-
-    @property
     def memory_bytes_per_second(self) -> float:
         """HBM bandwidth of all chips."""
         return self.chips * self.accelerator.memory_bytes_per_second

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.disaggregated import Disaggregated, pair
+from tidefleet.economics.disaggregated import Disaggregated
+from tidefleet.economics.evidence import Correction
 from tidefleet.economics.replica import Replica
-from tidefleet.economics.serving import Estimate, estimate
+from tidefleet.economics.serving import Estimate
 from tidefleet.planning.evidence import NO_EVIDENCE, Evidence
-from tidefleet.planning.options import ANY_TYPE, PLANNING_UTILISATION, Allowed, ClassDemand, Offer, default_widths
+from tidefleet.planning.options import (
+    ANY_TYPE,
+    PLANNING_UTILISATION,
+    Allowed,
+    ClassDemand,
+    EstimateMemo,
+    Offer,
+    default_widths,
+)
 
 _SHORTLIST = 3
 
@@ -51,6 +61,15 @@ class Apart:
         return f"prefill {first} {self.prefill} + decode {second} {self.decode}"
 
 
+class _Ranked(NamedTuple):
+    """One side alone: USD for one request per second and hour, rent in USD per hour, and what was measured of it."""
+
+    usd: float
+    replica: Replica
+    rent: float
+    correction: Correction
+
+
 def find_pairs(
     model: Architecture,
     offers: Sequence[Offer],
@@ -62,6 +81,7 @@ def find_pairs(
     prefill_only: Sequence[str] = (),
     prefill_per_decode: tuple[float, float] = (0.0, math.inf),
     evidence: Evidence = NO_EVIDENCE,
+    memo: EstimateMemo | None = None,
 ) -> tuple[Apart, ...]:
     """The cheapest pair that meets every class's objectives, if there is any.
 
@@ -72,9 +92,11 @@ def find_pairs(
         allowed: accelerator types by name that may take part; ``ANY_TYPE`` stands for all.
         prefill_only: types that may only prefill, named ones beside those that the catalogue marks.
         prefill_per_decode: least and most prefill replicas for one decode replica.
+        memo: remembers estimates from one plan to the next.
     """
-    first: list[tuple[float, Replica, float]] = []
-    second: list[tuple[float, Replica, float]] = []
+    memo = memo or EstimateMemo()
+    first: list[_Ranked] = []
+    second: list[_Ranked] = []
     for offer in offers:
         name = offer.accelerator.name
         wish = allowed.get(name, allowed.get(ANY_TYPE))
@@ -96,24 +118,36 @@ def find_pairs(
                     for role, side in (("Prefill", first), ("Decode", second)):
                         if role == "Decode" and only_prefill:
                             continue
-                        found = [estimate(replica, one.shape, (), role=role, correction=correction) for one in classes]
+                        found = [memo.get(replica, one.shape, (), correction, role=role) for one in classes]
                         if all(isinstance(one, Estimate) for one in found):
                             rate = _mixed(classes, [one for one in found if isinstance(one, Estimate)])
-                            side.append((rent / rate, replica, rent))
+                            side.append(_Ranked(rent / rate, replica, rent, correction))
     best: tuple[float, Apart] | None = None
-    for _, sender, rent in sorted(first, key=lambda one: one[0])[:_SHORTLIST]:
-        for _, receiver, other in sorted(second, key=lambda one: one[0])[:_SHORTLIST]:
-            both = [pair(sender, receiver, one.shape, one.objectives) for one in classes]
+    for sender in sorted(first, key=lambda one: one.usd)[:_SHORTLIST]:
+        for receiver in sorted(second, key=lambda one: one.usd)[:_SHORTLIST]:
+            if sender.replica.kv != receiver.replica.kv:
+                continue
+            both = [
+                memo.pair(
+                    sender.replica,
+                    receiver.replica,
+                    one.shape,
+                    one.objectives,
+                    prefill_correction=sender.correction,
+                    decode_correction=receiver.correction,
+                )
+                for one in classes
+            ]
             pairs = [one for one in both if isinstance(one, Disaggregated)]
-            if len(pairs) < len(both) or sender.kv != receiver.kv:
+            if len(pairs) < len(both):
                 continue
             into = _mixed(classes, [one.prefill for one in pairs])
             out = _mixed(classes, [one.decode for one in pairs])
             if not prefill_per_decode[0] <= out / into <= prefill_per_decode[1]:
                 continue
-            usd = rent / into + other / out
+            usd = sender.rent / into + receiver.rent / out
             if best is None or usd < best[0]:
-                best = usd, Apart(_side(sender, rent, into), _side(receiver, other, out))
+                best = usd, Apart(_side(sender, into), _side(receiver, out))
     return (best[1],) if best else ()
 
 
@@ -121,5 +155,6 @@ def _mixed(classes: Sequence[ClassDemand], estimates: Sequence[Estimate]) -> flo
     return 1.0 / sum(one.share / each.planned_requests_per_second for one, each in zip(classes, estimates, strict=True))
 
 
-def _side(replica: Replica, rent: float, rate: float) -> Side:
-    return Side(replica.accelerator.name, replica.chips, replica.weights, rent, rate)
+def _side(one: _Ranked, rate: float) -> Side:
+    replica = one.replica
+    return Side(replica.accelerator.name, replica.chips, replica.weights, one.rent, rate)

@@ -131,16 +131,18 @@ def first_come(plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimi
     reasons: dict[tuple[str, str], str] = {}
     for only_running in (True, False):
         for problem, plan in order:
-            for one in plan.chosen:
+            planned = {one.option: one.replicas for one in plan.chosen}
+            for one in problem.market.candidates:
                 name, size = one.option.accelerator, one.option.chips
-                if name not in chips_left and name not in at:
+                runs = problem.running.get(one.option, 0)
+                stays = min(planned.get(one.option, runs), runs)  # what a plan moves away from serves meanwhile
+                wanted = stays if only_running else planned.get(one.option, 0) - stays
+                if wanted <= 0 or (name not in chips_left and name not in at):
                     continue
-                runs = min(one.replicas, problem.running.get(one.option, 0))
-                wanted = runs if only_running else one.replicas - runs
                 room = float(wanted)
                 if name in chips_left:
                     room = min(room, max(0.0, chips_left[name]) // size)
-                drawn = kilowatts(one.candidate) * at[name].pue if name in at else 0.0
+                drawn = kilowatts(one) * at[name].pue if name in at else 0.0
                 if drawn > 0:
                     room = min(room, math.floor(max(0.0, power_left[at[name].name]) / drawn + 1e-9))
                 granted = wanted if only_running else int(room)

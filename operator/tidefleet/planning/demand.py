@@ -18,9 +18,9 @@ class Known:
 
     ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
     0 for a rate that was not counted. ``median`` is that of the rates of the last minutes, ``None`` where none was
-    counted. ``length_count`` is how many requests the lengths are means of. ``arrivals_per_second`` is the rate without
-    requests that wait to be worked off; ``reasoning_share`` the share of output tokens that is not visible;
-    ``calls_per_task`` requests for one task.
+    counted. ``length_count`` is how many requests the lengths are means of. ``arrivals_per_second`` is what was
+    measured without requests that wait to be worked off, ``None`` where that is the rate itself; ``reasoning_share``
+    the share of output tokens that is not visible; ``calls_per_task`` requests for one task.
     """
 
     at: float
@@ -35,6 +35,11 @@ class Known:
     arrivals_per_second: float | None = None
     reasoning_share: float | None = None
     calls_per_task: float | None = None
+
+    @property
+    def arriving(self) -> float:
+        """Requests per second that came: nothing that waits, and nothing declared, is counted in."""
+        return self.requests_per_second if self.arrivals_per_second is None else self.arrivals_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,12 @@ class DemandHistory:
     _since: float | None = None
 
     def add(self, reading: Known) -> None:
-        """Remember a reading; readings that go back in time are ignored."""
+        """Remember a reading; ones that go back in time are ignored, unless by a gap: then the clock was set back."""
         if self._rates and reading.at <= self._rates[-1][0]:
-            return
+            if self._rates[-1][0] - reading.at <= self.max_gap_seconds:
+                return
+            self._rates.clear()
+            self._since = None
         if self._since is None or reading.at - self._rates[-1][0] > self.max_gap_seconds:
             self._since = reading.at
         rate = reading.requests_per_second

@@ -41,7 +41,14 @@ UNSEEN_SIGMA = 0.05
 
 STEP = 0.05
 SIGMA_STEP = 0.02
-"""A correction is told anew once a factor has moved by this share, or sigma by this much."""
+SIGMA_SHARE = 1.0 / 3.0
+"""A correction is told anew once a factor has moved by this share, or sigma by this much or this share of itself.
+
+A factor by more where its sigma is larger, up to ``MOST_STEP``: what lies within a standard deviation is no news, and
+plans leave room for it. A third of the largest sigma moves what plans count on by 6 %.
+"""
+
+MOST_STEP = 0.15
 
 _EDGES = (4.0, 16.0, 64.0, 256.0, 1024.0)
 _PRIOR_SAMPLES = 5.0
@@ -250,16 +257,17 @@ def _in_line(ratios: list[Ratio]) -> list[Ratio]:
 def follow(before: Correction | None, measured: Correction | None) -> Correction | None:
     """The correction to go on with: the one before while the measured one differs little from it.
 
-    So plans and statuses do not follow noise: a factor must move by ``STEP``, or sigma by ``SIGMA_STEP``.
+    So plans and statuses do not follow noise, which a settled correction has as much of as a fresh one.
     """
     if before is None or measured is None or before.provenance != measured.provenance:
         return measured
     batches = np.array(sorted({batch for batch, _ in (*before.decode, *measured.decode)}))
     moved = np.abs(np.log(measured.decode_factor(batches) / before.decode_factor(batches))).max()
-    limit = math.log1p(STEP)
+    limit = math.log1p(min(MOST_STEP, max(STEP, before.sigma)))
     if moved > limit or abs(math.log(measured.prefill_factor / before.prefill_factor)) > limit:
         return measured
-    return measured if abs(measured.sigma - before.sigma) > SIGMA_STEP + 1e-9 or _reaches(before, measured) else before
+    surer = max(SIGMA_STEP, SIGMA_SHARE * before.sigma) + 1e-9
+    return measured if abs(measured.sigma - before.sigma) > surer or _reaches(before, measured) else before
 
 
 def _reaches(before: Correction, measured: Correction) -> bool:

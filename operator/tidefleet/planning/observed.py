@@ -86,7 +86,7 @@ class Observed:
         """With one more reading; Empty, Stale, impossible and repeated readings teach nothing."""
         if not isinstance(reading, Known) or not (math.isfinite(reading.at) and math.isfinite(reading.seconds)):
             return self
-        count = reading.requests_per_second * (reading.seconds if reading.seconds > 0 else MEAN_SECONDS)
+        count = reading.arriving * (reading.seconds if reading.seconds > 0 else MEAN_SECONDS)
         if not (math.isfinite(count) and count > 0):
             return self
         after = dict(self.learned)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
+from tidefleet.economics.disaggregated import Disaggregated, pair
 from tidefleet.economics.evidence import Correction
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
@@ -16,6 +18,9 @@ from tidefleet.planning.evidence import NO_EVIDENCE, Evidence, Profile
 
 PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
+
+
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +150,19 @@ class Offer:
 class EstimateMemo:
     """Remembers estimates: the same replica, lengths and objectives always give the same operating point.
 
-    Bounded: the oldest tenth goes when ``limit`` entries are reached.
+    Bounded: a tenth, what was asked for longest ago, goes when ``limit`` entries are reached, or twice what the last
+    pass over a fleet asked for. A fixed limit below that would forget each estimate just before it is asked for again.
     """
 
     limit: int = 20_000
-    _known: dict[tuple[Replica, TokenShape, tuple[Objective, ...], Correction | None], Estimate | CannotServe] = field(
-        default_factory=dict
-    )
+    _asked: int = 0
+    _last_pass: int = 0
+    _known: dict[tuple[object, ...], Estimate | CannotServe] = field(default_factory=dict)
+    _pairs: dict[tuple[object, ...], Disaggregated | CannotServe] = field(default_factory=dict)
+
+    def begin_pass(self) -> None:
+        """Another pass over the fleet begins."""
+        self._last_pass, self._asked = self._asked, 0
 
     def get(
         self,
@@ -159,16 +170,49 @@ class EstimateMemo:
         shape: TokenShape,
         objectives: tuple[Objective, ...],
         correction: Correction | None = None,
+        *,
+        role: str = "Aggregated",
     ) -> Estimate | CannotServe:
-        """The estimate for this replica and class, computed once."""
-        key = (replica, shape, objectives, correction)
-        known = self._known.get(key)
+        """The estimate for this replica, class and role, computed once."""
+        key = (replica, shape, objectives, correction, role)
+        known = self._known.pop(key, None)
         if known is None:
-            if len(self._known) >= self.limit:
-                for old in list(self._known)[: max(1, self.limit // 10)]:
-                    del self._known[old]
-            known = self._known[key] = estimate(replica, shape, objectives, correction=correction)
+            known = estimate(replica, shape, objectives, role=role, correction=correction)
+        self._remember(self._known, key, known)
         return known
+
+    def pair(
+        self,
+        sender: Replica,
+        receiver: Replica,
+        shape: TokenShape,
+        objectives: tuple[Objective, ...],
+        *,
+        prefill_correction: Correction | None,
+        decode_correction: Correction | None,
+    ) -> Disaggregated | CannotServe:
+        """The operating points of a prefill and a decode replica together, computed once."""
+        key = (sender, receiver, shape, objectives, prefill_correction, decode_correction)
+        known = self._pairs.pop(key, None)
+        if known is None:
+            known = pair(
+                sender,
+                receiver,
+                shape,
+                objectives,
+                prefill_correction=prefill_correction,
+                decode_correction=decode_correction,
+            )
+        self._remember(self._pairs, key, known)
+        return known
+
+    def _remember(self, known: dict[tuple[object, ...], _V], key: tuple[object, ...], value: _V) -> None:
+        """Put an entry last, since it was asked for just now."""
+        self._asked += 1
+        if len(known) >= max(self.limit, 2 * self._last_pass):
+            for old in list(known)[: max(1, len(known) // 10)]:
+                del known[old]
+        known[key] = value
 
 
 def default_widths(accelerator: Accelerator) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
     candidates = problem.market.candidates
     if not candidates:
         losers = without_price(problem, None) + rejections(problem)
-        return NothingFits(problem.pool, _nothing_fits(problem, losers), losers)
+        return NothingFits(problem.pool, _nothing_fits(losers), losers)
     best = solve(problem, candidates)
     reason_kept = kept_for = ""
     in_use = [c for c in candidates if problem.running.get(c.option)]
@@ -188,7 +188,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     )
 
 
-def _nothing_fits(problem: PoolProblem, losers: Sequence[RunnerUp]) -> str:
+def _nothing_fits(losers: Sequence[RunnerUp]) -> str:
     shown = "; ".join(f"{one.option}: {one.lost_because}" for one in losers[:3])
     more = f"; and {len(losers) - 3} more" if len(losers) > 3 else ""
     return f"no accelerator can serve this pool ({shown}{more})" if losers else "no AcceleratorType exists"

@@ -15,7 +15,9 @@ class SpendingLedger:
     _past: deque[tuple[float, float]] = field(default_factory=deque)
 
     def note(self, now: float, usd_per_hour: float) -> None:
-        """Record the rent of what is asked for at ``now`` (seconds)."""
+        """Record the rent of what is asked for at ``now`` (seconds); told twice for one moment, it counts once."""
+        if self._past and self._past[-1][0] == now:
+            self._past.pop()
         self._past.append((now, usd_per_hour))
         while self._past and self._past[0][0] < now - HOUR:
             self._past.popleft()
