@@ -14,8 +14,9 @@ from tidefleet.planning.fleet.infeasible import why_infeasible
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.pools import LargePool, rounded_up, solve_pool
-from tidefleet.planning.fleet.problem import FleetProblem
+from tidefleet.planning.fleet.narrow import LargePool
+from tidefleet.planning.fleet.pools import rounded_up, solve_pool
+from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
@@ -216,7 +217,7 @@ class _Search:
     def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        tasks = [_Task(one, self._pool(matrix, one, relaxation.values)) for one in owners]
+        tasks = [_Task(one, self._pool(matrix, one, relaxation)) for one in owners]
         # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
         spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
         sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
@@ -248,20 +249,26 @@ class _Search:
             for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
         }
 
-    def _pool(self, matrix: Matrix, owner: int, point: Floats) -> LargePool:
+    def _pool(self, matrix: Matrix, owner: int, relaxation: bounds.Relaxation) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""
         p, columns = self.milp.problem, self.milp.columns
-        mine = matrix.owner == owner
-        at = np.cumsum(mine) - 1
+        mine, rows = matrix.owner == owner, matrix.row_owner == owner
+        at, row_at = np.cumsum(mine) - 1, np.cumsum(rows) - 1
+        options = p.option_pool == owner
+        serve = self.milp.serve
         arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
         option = p.arc_option[arcs]
         multiple = p.option_multiple[option].astype(np.float64)
         return LargePool(
-            matrix.part(mine, matrix.row_owner == owner),
+            matrix.part(mine, rows),
             Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
             self.near[arcs],
-            at[columns.n[p.option_pool == owner]],
-            point[mine],
+            p.option_role[option] == AGGREGATED,
+            at[columns.n[options]],
+            row_at[self.milp.load[options]],
+            row_at[serve[rows[serve]]],
+            relaxation.values[mine],
+            relaxation.prices[rows],
         )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
+from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
+from tidefleet.planning.fleet.narrow import Effort, LargePool, knapsacks_of, solve_narrowed
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, solve
-from tidefleet.planning.fleet.strong import Arcs, strengthen
+from tidefleet.planning.fleet.strong import strengthen
 
 SMALL = 6_000
 """Arcs up to which a pool's MILP is solved at once."""
@@ -22,17 +22,6 @@ SHORTLIST = 14
 
 TURNS = 6
 """Shortlists tried."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LargePool:
-    """A pool's matrix, its arcs, which are near, its columns n, and its point in the relaxation of the whole."""
-
-    matrix: Matrix
-    arcs: Arcs
-    near: Bools
-    n: Ints
-    point: Floats
 
 
 def solve_pool(
@@ -50,6 +39,11 @@ def solve_pool(
     """
     if len(pool.arcs.x) <= SMALL:
         return solve(pool.matrix, seconds=seconds(), gap=gap, absolute_gap=absolute_gap, cancelled=cancelled)
+    knapsacks = knapsacks_of(pool)
+    if knapsacks.usable:
+        narrow = solve_narrowed(pool, knapsacks, Effort(seconds, cancelled, gap, absolute_gap))
+        if narrow is not None:
+            return narrow
     budget = seconds()
     first = _at_once(pool, budget, cancelled)
     kept_back = 0.6 if len(pool.arcs.x) <= MEDIUM else 0.4
