@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
+from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
-from tidefleet.planning.fleet.solver import TOLERANCE, Answer, OutOfTime, solve
+from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
 from tidefleet.planning.fleet.strong import Arcs, Strong, strengthen
 
 FEW = 20
@@ -31,6 +32,9 @@ ROUNDS = 6
 
 RULED = 12_000
 """Arcs of the options left by L up to which their MILP is tried."""
+
+SLIVER = 0.03
+"""Replicas in the strong relaxation up to which an option is left out of the first plan."""
 
 _MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -173,17 +177,35 @@ def _few(pool: LargePool, knapsacks: Knapsacks, effort: Effort, budget: float) -
 
 
 def _plan(pool: LargePool, few: Bools, levels: Levels, effort: Effort, budget: float) -> Answer | None:
-    """The best plan found over the few options."""
+    """The best plan found over the options that the strong relaxation of the few uses."""
     strong = _strong(pool, few, lambda: max(effort.seconds() - 0.4 * budget, 0.1 * budget), effort.cancelled)
-    rounded = None
-    if np.isfinite(strong.bound):
-        values = np.where(pool.matrix.integer, np.ceil(strong.values - 1e-7), strong.values)
-        if pool.matrix.violation(values) <= TOLERANCE:
-            rounded = Answer(values, float(pool.matrix.cost @ values), -np.inf, np.zeros(0), False)
-    found = among(pool, few, rounded, effort, seconds=0.6 * effort.seconds())
-    if isinstance(found, Answer) and (rounded is None or found.objective <= rounded.objective):
-        return found
-    return rounded
+    if not np.isfinite(strong.bound):
+        found = among(pool, few, None, effort, seconds=0.6 * effort.seconds())
+        return found if isinstance(found, Answer) else None
+    option, replicas = option_of(pool), strong.values[pool.n]
+    used = covering((pool.arcs.side // 2)[pool.whole], option[pool.whole], np.argsort(-replicas, kind="stable"))
+    used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
+    part, columns = narrowed(pool, used)
+    at = np.cumsum(columns) - 1
+    until = effort.seconds() - 0.15 * budget
+    near = search(
+        part,
+        at[pool.n[used]],
+        [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)],
+        seconds=lambda: effort.seconds() - until,
+        cancelled=effort.cancelled,
+    )
+    best = None
+    if near is not None:
+        values = np.zeros(len(columns))
+        values[columns] = near.values
+        best = Answer(values, near.objective, -np.inf, np.zeros(0), False)
+    if best is not None and effort.enough(best.objective, levels.bound):
+        return best
+    other = among(pool, used, best, effort, seconds=0.5 * effort.seconds())
+    if isinstance(other, Answer) and (best is None or other.objective < best.objective):
+        best = other
+    return best
 
 
 def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
