@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summe
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.narrow import LargePool
-from tidefleet.planning.fleet.pools import rounded_up, solve_pool
+from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
@@ -23,7 +23,15 @@ from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
 
 POOLS_SHARE = 0.8
-"""Share of the time for the pools; the rest is for the whole."""
+"""Share of the time for the pools; the rest is for the whole, which needs little where no shared limit has a price."""
+
+UNPRICED_SHARE = 0.95
+
+FINISH = 2e-6
+"""Seconds per arc kept back for checking the plan and putting it out."""
+
+EARLY_SHARE = 0.6
+"""Share of that time in which all large pools get a first plan and a bound, before any is improved."""
 
 PRICE_SHARES = (1.0, 0.5, 0.0)
 """Shares of the relaxation's prices at which the pools are solved, while time is left and the gap is not reached.
@@ -88,7 +96,8 @@ def solve(
         ``FleetPlan``, ``Infeasible``, or ``SolverFailed`` when no plan was found in time or the solver broke.
     """
     limits = limits or Limits()
-    watch = Watch(clock, clock() + limits.seconds, cancelled)
+    kept_back = min(0.1 * limits.seconds, 0.02 + FINISH * len(problem.arc_cell))
+    watch = Watch(clock, clock() + limits.seconds - kept_back, cancelled)
     merged = merge(problem)
     result = _Search(build(merged.problem), limits, watch, spread, max(1, workers)).run()
     match result:
@@ -98,12 +107,6 @@ def solve(
             return why_infeasible(build(problem), watch.left, cancelled)
         case _:
             return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    owner: int
-    pool: LargePool
 
 
 class _Search:
@@ -147,7 +150,8 @@ class _Search:
             best = self._better(best, together)
             if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
                 break
-        if not self._done(best, lower):
+        unpriced = not full.any() and best is not None and len(milp.columns.x) > LARGE
+        if not self._done(best, lower) and not unpriced:
             outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
@@ -173,7 +177,7 @@ class _Search:
         allowed = np.ones(len(matrix.cost), dtype=np.bool_)
         allowed[milp.columns.x] = shortlist[milp.problem.arc_option]
         left = matrix.row_upper.copy()
-        fitted: dict[int, Outcome] = {}
+        fitted = dict(answers)
         found = [(owner, one) for owner, one in answers.items() if isinstance(one, Answer)]
         for owner, answer in sorted(found, key=lambda pair: -pair[1].objective):
             mine = matrix.owner == owner
@@ -217,37 +221,53 @@ class _Search:
     def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        tasks = [_Task(one, self._pool(matrix, one, relaxation)) for one in owners]
-        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
-        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
-        sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
-        cost = np.array([max(spent[one.owner], 0.0) for one in tasks])
-        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
-        order = np.argsort(-weights, kind="stable")
-        tasks = [tasks[i] for i in order]
-        waiting = {task.owner: float(weights[i]) for task, i in zip(tasks, order, strict=True)}
-        end = self.watch.clock() + POOLS_SHARE * self.watch.left()
         spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
-
-        def run(task: _Task) -> Outcome:
-            """Each pool gets its share of the time left, and half as much again, since few need all of it."""
-            total = sum(list(waiting.values()))
-            part = min(1.0, 1.5 * self.workers * waiting.pop(task.owner) / max(total, 1e-9))
-            now = self.watch.clock()
-            until = now + part * (end - now)
-            return solve_pool(
-                task.pool,
-                seconds=lambda: until - self.watch.clock(),
+        searches = [
+            PoolSearch(
+                self._pool(matrix, one, relaxation),
                 gap=0.6 * self.limits.gap,
                 absolute_gap=spare,
                 cancelled=self.watch.cancelled,
             )
-
+            for one in owners
+        ]
+        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
+        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
+        sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
+        cost = np.maximum(spent[owners], 0.0)
+        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        alone = not prices.any() and len(self.milp.columns.x) > LARGE
+        end = self.watch.clock() + (UNPRICED_SHARE if alone else POOLS_SHARE) * self.watch.left()
+        early = [i for i, one in enumerate(searches) if one.early]
+        if early:
+            until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
+            self._dealt(until, [sizes[i] for i in early], [searches[i].begin for i in early], 1.0)
+            gaps = np.array([one.open_gap for one in searches])
+            known = float(gaps[np.isfinite(gaps)].sum())
+            weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
+        answers = self._dealt(end, weights.tolist(), [one.finish for one in searches], 1.5)
         floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
-        return {
-            task.owner: raised(answer, float(floors[task.owner]))
-            for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
-        }
+        return {owner: raised(answer, float(floors[owner])) for owner, answer in zip(owners, answers, strict=True)}
+
+    def _dealt(
+        self, until: float, weights: list[float], stages: Sequence[Callable[[Callable[[], float]], Any]], more: float
+    ) -> list[Any]:
+        """Stages side by side, each told what is left of its share of the time, times ``more``.
+
+        Those of most weight go first; where few need all of their share, it may be more than 1.
+        """
+        order = sorted(range(len(stages)), key=lambda i: -weights[i])
+        waiting = {i: weights[i] for i in order}
+
+        def run(i: int) -> Any:
+            total = sum(list(waiting.values()))
+            part = min(1.0, more * self.workers * waiting.pop(i) / max(total, 1e-9))
+            now = self.watch.clock()
+            mine = now + part * (until - now)
+            return stages[i](lambda: mine - self.watch.clock())
+
+        results = dict(zip(order, self.spread(run, order), strict=True))
+        return [results[i] for i in range(len(stages))]
 
     def _pool(self, matrix: Matrix, owner: int, relaxation: bounds.Relaxation) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""

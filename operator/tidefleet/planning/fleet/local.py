@@ -28,7 +28,8 @@ def search(
     Args:
         matrix: the program.
         n: the columns of the replicas.
-        starts: whole replicas to begin from; the first that can serve everything is taken.
+        starts: whole replicas to begin from; the first that can serve everything is taken. Those of the linear
+            relaxation, rounded up, come last.
         seconds: time left.
         cancelled: whether to stop.
     """
@@ -39,10 +40,10 @@ def search(
     lower, upper = matrix.lower[n], matrix.upper[n]
     flows = _Flows(matrix, n, seconds)
     best, cost = None, np.inf
-    for one in starts:
+    for one in [*starts, None]:
         if seconds() <= 0 or cancelled():
             return None
-        best = np.clip(np.rint(one), lower, upper)
+        best = np.clip(np.rint(flows.relaxed(lower, upper) if one is None else one), lower, upper)
         cost = flows.cost(best)
         if np.isfinite(cost):
             break
@@ -78,12 +79,23 @@ class _Flows:
 
     def cost(self, replicas: Floats) -> float:
         """V(n), infinite where nothing serves everything or the time is over."""
-        self.highs.changeColsBounds(len(self.at), self.at, replicas, replicas)
-        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + max(self.seconds(), 0.01))
-        self.highs.run()
+        self._solve(replicas, replicas)
         if self.highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return np.inf
         return float(self.highs.getInfo().objective_function_value)
+
+    def relaxed(self, lower: Floats, upper: Floats) -> Floats:
+        """The replicas of the linear relaxation, rounded up; ``upper`` where it was not solved."""
+        self._solve(lower, upper)
+        if self.highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return upper
+        rounded: Floats = np.ceil(np.array(self.highs.getSolution().col_value)[self.n] - 1e-7)
+        return rounded
+
+    def _solve(self, lower: Floats, upper: Floats) -> None:
+        self.highs.changeColsBounds(len(self.at), self.at, lower, upper)
+        self.highs.setOptionValue("time_limit", self.highs.getRunTime() + max(self.seconds(), 0.01))
+        self.highs.run()
 
     def point(self) -> tuple[Floats, Floats]:
         """The last point, and how V moves with each n there."""
@@ -103,7 +115,7 @@ def _moves(slope: Floats, n: Floats, lower: Floats, upper: Floats) -> Iterator[F
     down = np.flatnonzero((n > lower) & (slope > 0))
     moves = [(-slope[i], every[i]) for i in up] + [(slope[i], -every[i]) for i in down]
     for i in np.flatnonzero(n > lower):
-        for j in np.flatnonzero((n < upper) & (slope < slope[i])):
-            moves.append((slope[i] - slope[j], every[j] - every[i]))
+        others = np.flatnonzero((n < upper) & (slope < slope[i]))
+        moves += [(slope[i] - slope[j], every[j] - every[i]) for j in others]
     order = np.argsort([-promise for promise, _ in moves], kind="stable")
     return (moves[i][1] for i in order)

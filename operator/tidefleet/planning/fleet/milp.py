@@ -80,8 +80,8 @@ class Row:
 class FleetMilp:
     """The matrix, where its columns are, its shared rows, and a constant part of the cost (stops of what runs now).
 
-    ``serve`` is the row of each cell, ``load`` that of each option; ``loose_upper`` are the columns' upper bounds without those on n that other rows
-    imply, so that what a limit is worth shows in its own row's dual.
+    ``serve`` is the row of each cell, ``load`` that of each option; ``loose_upper`` are the columns' upper bounds
+    without those on n that other rows imply, so that what a limit is worth shows in its own row's dual.
     """
 
     problem: FleetProblem

@@ -36,6 +36,9 @@ RULED = 12_000
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
 
+GRACE = 1.0
+"""Seconds in which a pool without any plan still gets one, though its time is over."""
+
 _MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -68,12 +71,11 @@ class LargePool:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long and how well: seconds left, whether it was called off, and the gaps at which a pool is done."""
+    """How well: the gaps at which a pool is done, and whether the search was called off."""
 
-    seconds: Callable[[], float]
-    cancelled: Callable[[], bool]
     gap: float
     absolute_gap: float
+    cancelled: Callable[[], bool]
 
     def enough(self, cost: float, bound: float) -> bool:
         """Whether a cost is near enough to a bound."""
@@ -92,41 +94,92 @@ def option_of(pool: LargePool) -> Ints:
     return index[pool.arcs.n]
 
 
-def solve_narrowed(pool: LargePool, knapsacks: Knapsacks, effort: Effort) -> Answer | None:
-    """A plan with a bound, or ``None`` where none was found over a few options."""
-    budget = effort.seconds()
-    few, levels = _few(pool, knapsacks, effort, budget)
-    plan = _plan(pool, few, levels, effort, budget)
-    if plan is None:
-        return None
-    bound = levels.bound
-    if not effort.enough(plan.objective, bound) and effort.seconds() > 0.05 * budget and not effort.cancelled():
-        keep = levels.least_use <= (plan.objective - bound) * (1 + 1e-6) + 1e-9
-        option = option_of(pool)
-        exact = int(keep[option].sum()) <= RULED
-        if not exact:
-            order = np.argsort(levels.least_use, kind="stable")
-            arcs = np.cumsum(np.bincount(option, minlength=len(pool.n))[order])
-            keep = few.copy()
-            keep[order[arcs <= RULED]] = True
-        found = among(pool, keep, plan, effort, seconds=effort.seconds())
-        if isinstance(found, Answer) and exact:
-            # Every cheaper plan makes do with the options kept.
-            bound = max(bound, min(found.bound, plan.objective))
-        if isinstance(found, Answer) and found.objective < plan.objective:
-            plan = found
-    bound = min(bound, plan.objective)
-    return Answer(plan.values, plan.objective, bound, np.zeros(0), effort.enough(plan.objective, bound))
+class Narrow:
+    """The search of one pool in two stages, so that all pools have a plan before any is improved.
+
+    Attributes:
+        plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
+        bound: no plan of the pool costs less.
+    """
+
+    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort) -> None:
+        self.pool, self.knapsacks, self.effort = pool, knapsacks, effort
+        self.levels = knapsacks.at(pool.prices)
+        self.bound = self.levels.bound
+        self.plan: Answer | None = None
+        self.few = pool.matrix.lower[pool.n] > 0
+        self.used = self.few
+
+    def begin(self, seconds: Callable[[], float]) -> None:
+        """Bound, options and a first plan."""
+        budget = seconds()
+        self.few, self.levels = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        self.bound = self.levels.bound
+        self.used, self.plan = _plan(self.pool, self.few, self.effort, seconds, max(budget, 0.01))
+
+    def finish(self, seconds: Callable[[], float]) -> None:
+        """A better plan from the MILP of the options in use, a better bound from that of the options that matter."""
+        if self.plan is None and not self.effort.cancelled():
+            before = seconds()
+            until = min(0.4 * before, before - GRACE)
+            self.begin(lambda: seconds() - until)
+        budget = seconds()
+        if not self._open(seconds):
+            return
+        keep, exact = self._matter()
+        if not exact or self.plan is None or int(keep[option_of(self.pool)].sum()) > RULED // 3:
+            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=0.5 * budget))
+            keep, exact = self._matter()
+        if not self._open(seconds):
+            return
+        known = self.plan
+        found = among(self.pool, keep, known, self.effort, seconds=seconds())
+        self._take(found)
+        if exact and known is not None and isinstance(found, Answer | OutOfTime):
+            # Every plan cheaper than the known one makes do with the options kept.
+            self.bound = max(self.bound, min(found.bound, known.objective))
+
+    def answer(self) -> Answer | OutOfTime:
+        """What is known."""
+        if self.plan is None:
+            return OutOfTime(self.bound)
+        cost = self.plan.objective
+        bound = min(self.bound, cost)
+        return Answer(self.plan.values, cost, bound, np.zeros(0), self.effort.enough(cost, bound))
+
+    def _open(self, seconds: Callable[[], float]) -> bool:
+        """Whether there is anything left to do, and time for it."""
+        done = self.plan is not None and self.effort.enough(self.plan.objective, self.bound)
+        return not done and seconds() > 0 and not self.effort.cancelled()
+
+    def _take(self, found: Answer | OutOfTime | None) -> None:
+        if isinstance(found, Answer) and (self.plan is None or found.objective < self.plan.objective):
+            self.plan = found
+
+    def _matter(self) -> tuple[Bools, bool]:
+        """Options that a better plan may use, and whether they are all of those."""
+        known = np.inf if self.plan is None else self.plan.objective
+        least = self.levels.least_use
+        keep = least <= (known - self.levels.bound) * (1 + 1e-6) + 1e-9
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        if int(size[keep].sum()) <= RULED:
+            return keep, True
+        order = np.argsort(least, kind="stable")
+        keep = self.few.copy()
+        keep[order[np.cumsum(size[order]) <= RULED]] = True
+        return keep, False
 
 
-def _few(pool: LargePool, knapsacks: Knapsacks, effort: Effort, budget: float) -> tuple[Bools, Levels]:
+def _few(
+    pool: LargePool, knapsacks: Knapsacks, effort: Effort, seconds: Callable[[], float], best: Levels
+) -> tuple[Bools, Levels]:
     """A few options that a good plan can do with, and the best L found on the way."""
+    budget = seconds()
     option, scale = option_of(pool), scales(pool.matrix, pool.serve, pool.prices)
     forced = pool.matrix.lower[pool.n] > 0
-    best = knapsacks.at(pool.prices)
 
     def go_on() -> bool:
-        return effort.seconds() > 0.55 * budget and not effort.cancelled()
+        return seconds() > 0.35 * budget and not effort.cancelled()
 
     def first(levels: Levels, count: int, mean: Floats | None = None) -> Bools:
         """The options nearest to use, and enough to reach every cell."""
@@ -155,7 +208,7 @@ def _few(pool: LargePool, knapsacks: Knapsacks, effort: Effort, budget: float) -
     for _ in range(ROUNDS):
         if not go_on():
             break
-        strong = _strong(pool, few, lambda: effort.seconds() - 0.5 * budget, effort.cancelled)
+        strong = _strong(pool, few, lambda: seconds() - 0.3 * budget, effort.cancelled)
         if not np.isfinite(strong.bound):
             break
         there = knapsacks.at(strong.prices)
@@ -176,36 +229,27 @@ def _few(pool: LargePool, knapsacks: Knapsacks, effort: Effort, budget: float) -
     return few, best
 
 
-def _plan(pool: LargePool, few: Bools, levels: Levels, effort: Effort, budget: float) -> Answer | None:
-    """The best plan found over the options that the strong relaxation of the few uses."""
-    strong = _strong(pool, few, lambda: max(effort.seconds() - 0.4 * budget, 0.1 * budget), effort.cancelled)
-    if not np.isfinite(strong.bound):
-        found = among(pool, few, None, effort, seconds=0.6 * effort.seconds())
-        return found if isinstance(found, Answer) else None
-    option, replicas = option_of(pool), strong.values[pool.n]
-    used = covering((pool.arcs.side // 2)[pool.whole], option[pool.whole], np.argsort(-replicas, kind="stable"))
-    used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
+def _plan(
+    pool: LargePool, few: Bools, effort: Effort, seconds: Callable[[], float], budget: float
+) -> tuple[Bools, Answer | None]:
+    """The options that the strong relaxation of the few uses, and a plan over them by local search."""
+    cell, option = (pool.arcs.side // 2)[pool.whole], option_of(pool)
+    strong = _strong(pool, few, lambda: max(seconds(), 0.1 * budget) - 0.05 * budget, effort.cancelled)
+    used, starts = few, []
+    if np.isfinite(strong.bound):
+        replicas = strong.values[pool.n]
+        used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
+        used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
+        starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
-    until = effort.seconds() - 0.15 * budget
-    near = search(
-        part,
-        at[pool.n[used]],
-        [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)],
-        seconds=lambda: effort.seconds() - until,
-        cancelled=effort.cancelled,
-    )
-    best = None
-    if near is not None:
-        values = np.zeros(len(columns))
-        values[columns] = near.values
-        best = Answer(values, near.objective, -np.inf, np.zeros(0), False)
-    if best is not None and effort.enough(best.objective, levels.bound):
-        return best
-    other = among(pool, used, best, effort, seconds=0.5 * effort.seconds())
-    if isinstance(other, Answer) and (best is None or other.objective < best.objective):
-        best = other
-    return best
+    until = min(seconds() - 0.15 * budget, 0.0)
+    found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    if found is None:
+        return used, None
+    values = np.zeros(len(columns))
+    values[columns] = found.values
+    return used, Answer(values, found.objective, -np.inf, np.zeros(0), False)
 
 
 def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
