@@ -17,6 +17,7 @@ from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.narrow import LargePool
 from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
+from tidefleet.planning.fleet.proposals import Proposals, Tried
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
@@ -33,10 +34,11 @@ FINISH = 2e-6
 EARLY_SHARE = 0.6
 """Share of that time in which all large pools get a first plan and a bound, before any is improved."""
 
-PRICE_SHARES = (1.0, 0.5, 0.0)
-"""Shares of the relaxation's prices at which the pools are solved, while time is left and the gap is not reached.
+PRICE_TURNS = 30
+"""Times that the pools are solved at other prices, while time is left and the gap is not reached."""
 
-Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them."""
+PRICES_UNTIL = 0.4
+"""Share of the time that is left for the whole when prices are no longer sought."""
 
 HANDY = 6
 """Options of each pool, the cheapest over its cells, that the repair may use besides those in use."""
@@ -131,25 +133,38 @@ class _Search:
         lower, best = relaxation.bound + milp.constant, None
         used = relaxation.values[milp.columns.n] > 1e-6
         full = bounds.shared_prices(milp, relaxation.prices)
-        for share in PRICE_SHARES if full.any() else PRICE_SHARES[:1]:
+        proposals = Proposals(milp)
+        tried = Tried(milp, full)
+        began = watch.left()
+        for turn in range(PRICE_TURNS if full.any() else 1):
             before = watch.left()
-            answers = self._pools(share * full, relaxation)
+            prices = tried.next(turn, proposals, watch.left())
+            answers = self._pools(prices, relaxation)
             broken = [one for one in answers.values() if isinstance(one, Broken)]
             if broken and best is None:
                 return SolverFailed(broken[0].why)
             if any(isinstance(one, NoPoint) for one in answers.values()):
                 return why_infeasible(milp, watch.left, watch.cancelled)
             parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
-            lower = max(lower, bounds.shared_part(milp, share * full) + sum(parts))
+            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices) + sum(parts)))
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
+                    proposals.add(owner, answer.values)
             together = self._together(answers)
-            if together is None:
-                together = self._together(self._fitted(answers, used))
+            if together is None and turn < 2:
+                fitted = self._fitted(answers, used)
+                together = self._together(fitted)
+                for owner, answer in fitted.items():
+                    if isinstance(answer, Answer):
+                        proposals.add(owner, answer.values)
             best = self._better(best, together)
-            if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
+            if self._done(best, lower) or watch.cancelled():
                 break
+            if watch.left() < max(2.0 * (before - watch.left()), PRICES_UNTIL * began):
+                break
+        if full.any() and not self._done(best, lower):
+            best = self._better(best, self._chosen(proposals))
         unpriced = not full.any() and best is not None and len(milp.columns.x) > LARGE
         if not self._done(best, lower) and not unpriced:
             outcome = self._repair(used, best, lower)
@@ -199,6 +214,13 @@ class _Search:
                     fitted[owner] = other
             left = np.where(rows, left - matrix.activity(values), left)
         return fitted
+
+    def _chosen(self, proposals: Proposals) -> Floats | None:
+        """The best of all proposals that fit together."""
+        chosen = proposals.choice(0.1 * self.watch.left(), self.watch.cancelled)
+        if chosen is None or len(chosen) < len(np.unique(self.milp.matrix.owner[self.milp.matrix.owner != SHARED])):
+            return None
+        return self._together({o: Answer(v, 0.0, -np.inf, np.zeros(0), False) for o, v in chosen.items()})
 
     def _done(self, best: Floats | None, lower: float) -> bool:
         return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))

@@ -11,7 +11,7 @@ from tidefleet.planning.fleet.narrow import Effort, LargePool, Narrow, knapsacks
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, raised, solve
 from tidefleet.planning.fleet.strong import strengthen
 
-SMALL = 6_000
+SMALL = 500
 """Arcs up to which a pool's MILP is solved at once."""
 
 MEDIUM = 40_000
