@@ -11,6 +11,7 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
+from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
@@ -37,7 +38,13 @@ EARLY_SHARE = 0.6
 PRICE_TURNS = 30
 """Times that the pools are solved at other prices, while time is left and the gap is not reached."""
 
-PRICES_UNTIL = 0.4
+TURN_SHARE = 0.25
+"""Share of the time left for one turn."""
+
+SEARCH_SHARE = 0.25
+"""Share of the time for the whole in which replicas are moved one by one before its MILP."""
+
+PRICES_UNTIL = 0.3
 """Share of the time that is left for the whole when prices are no longer sought."""
 
 HANDY = 6
@@ -136,10 +143,11 @@ class _Search:
         proposals = Proposals(milp)
         tried = Tried(milp, full)
         began = watch.left()
-        for turn in range(PRICE_TURNS if full.any() else 1):
+        tight = bool(full.any())
+        for turn in range(PRICE_TURNS):
             before = watch.left()
             prices = tried.next(turn, proposals, watch.left())
-            answers = self._pools(prices, relaxation)
+            answers = self._pools(prices, relaxation, proposals, TURN_SHARE if tight else None)
             broken = [one for one in answers.values() if isinstance(one, Broken)]
             if broken and best is None:
                 return SolverFailed(broken[0].why)
@@ -152,6 +160,7 @@ class _Search:
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
                     proposals.add(owner, answer.values)
             together = self._together(answers)
+            tight = tight or together is None
             if together is None and turn < 2:
                 fitted = self._fitted(answers, used)
                 together = self._together(fitted)
@@ -159,13 +168,13 @@ class _Search:
                     if isinstance(answer, Answer):
                         proposals.add(owner, answer.values)
             best = self._better(best, together)
-            if self._done(best, lower) or watch.cancelled():
+            if self._done(best, lower) or watch.cancelled() or not tight:
                 break
-            if watch.left() < max(2.0 * (before - watch.left()), PRICES_UNTIL * began):
+            if watch.left() < max(1.5 * (before - watch.left()), PRICES_UNTIL * began):
                 break
-        if full.any() and not self._done(best, lower):
+        if tight and not self._done(best, lower):
             best = self._better(best, self._chosen(proposals))
-        unpriced = not full.any() and best is not None and len(milp.columns.x) > LARGE
+        unpriced = not tight and best is not None and len(milp.columns.x) > LARGE
         if not self._done(best, lower) and not unpriced:
             outcome = self._repair(used, best, lower)
             match outcome:
@@ -240,7 +249,10 @@ class _Search:
     def _cost(self, values: Floats) -> float:
         return float(self.milp.matrix.cost @ values) + self.milp.constant
 
-    def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
+    def _pools(
+        self, prices: Floats, relaxation: bounds.Relaxation, proposals: Proposals, share: float | None
+    ) -> dict[int, Outcome]:
+        """Every pool at some prices of the shared rows, in a share of the time left."""
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
         spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
@@ -250,6 +262,7 @@ class _Search:
                 gap=0.6 * self.limits.gap,
                 absolute_gap=spare,
                 cancelled=self.watch.cancelled,
+                start=proposals.cheapest(one, matrix.cost[matrix.owner == one]),
             )
             for one in owners
         ]
@@ -259,7 +272,8 @@ class _Search:
         cost = np.maximum(spent[owners], 0.0)
         weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
         alone = not prices.any() and len(self.milp.columns.x) > LARGE
-        end = self.watch.clock() + (UNPRICED_SHARE if alone else POOLS_SHARE) * self.watch.left()
+        share = share or (UNPRICED_SHARE if alone else POOLS_SHARE)
+        end = self.watch.clock() + share * self.watch.left()
         early = [i for i, one in enumerate(searches) if one.early]
         if early:
             until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
@@ -338,7 +352,21 @@ class _Search:
         shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
         columns = np.ones(len(matrix.cost), dtype=np.bool_)
         columns[milp.columns.x] = shortlist[milp.problem.arc_option]
+        columns[milp.columns.n] = shortlist
         part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
+        if best is not None and not best[~columns].any():
+            until = (1 - SEARCH_SHARE) * watch.left()
+            near = search(
+                part,
+                (np.cumsum(columns) - 1)[milp.columns.n[shortlist]],
+                [best[milp.columns.n[shortlist]]],
+                seconds=lambda: watch.left() - until,
+                cancelled=watch.cancelled,
+            )
+            if near is not None:
+                values = np.zeros(len(matrix.cost))
+                values[columns] = near.values
+                best = self._better(best, values)
         found = solve_matrix(
             part,
             seconds=watch.left() * (0.5 if small else 1.0),

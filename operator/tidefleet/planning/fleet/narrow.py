@@ -102,20 +102,27 @@ class Narrow:
         bound: no plan of the pool costs less.
     """
 
-    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort) -> None:
+    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
         self.pool, self.knapsacks, self.effort = pool, knapsacks, effort
         self.levels = knapsacks.at(pool.prices)
         self.bound = self.levels.bound
         self.plan: Answer | None = None
         self.few = pool.matrix.lower[pool.n] > 0
+        if start is not None:
+            self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
+            self.few |= start[pool.n] > 0.5
         self.used = self.few
 
     def begin(self, seconds: Callable[[], float]) -> None:
         """Bound, options and a first plan."""
         budget = seconds()
-        self.few, self.levels = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        known = self.few
+        few, self.levels = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        self.few = few | known
         self.bound = self.levels.bound
-        self.used, self.plan = _plan(self.pool, self.few, self.effort, seconds, max(budget, 0.01))
+        used, plan = _plan(self.pool, self.few, self.effort, seconds, max(budget, 0.01))
+        self.used = used | known
+        self._take(plan)
 
     def finish(self, seconds: Callable[[], float]) -> None:
         """A better plan from the MILP of the options in use, a better bound from that of the options that matter."""

@@ -27,13 +27,21 @@ TURNS = 6
 class PoolSearch:
     """The search of one pool: ``begin`` gives a large one a plan and a bound early, ``finish`` does the rest."""
 
-    def __init__(self, pool: LargePool, *, gap: float, absolute_gap: float, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        pool: LargePool,
+        *,
+        gap: float,
+        absolute_gap: float,
+        cancelled: Callable[[], bool],
+        start: Floats | None = None,
+    ) -> None:
         self.pool, self.gap, self.absolute_gap, self.cancelled = pool, gap, absolute_gap, cancelled
         self._narrow: Narrow | None = None
         if len(pool.arcs.x) > SMALL:
             knapsacks = knapsacks_of(pool)
             if knapsacks.usable:
-                self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled))
+                self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled), start)
 
     @property
     def early(self) -> bool:

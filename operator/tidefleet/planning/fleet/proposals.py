@@ -43,6 +43,11 @@ class Proposals:
         self.costs.append(float(self.matrix.cost @ whole))
         self.uses.append(self.matrix.activity(whole)[self.rows])
 
+    def cheapest(self, owner: int, cost: Floats) -> Floats | None:
+        """Of a pool's plans the one that its columns' costs make cheapest; ``None`` before there is any."""
+        mine = [plan for one, plan in zip(self.owners, self.plans, strict=True) if one == owner]
+        return min(mine, key=lambda plan: float(cost @ plan), default=None)
+
     def prices(self, most: Floats, seconds: float) -> Floats | None:
         """Per row of the fleet's program, the dual of the cheapest mixture; that of a row is at most ``most``."""
         answer = solve(self._master(most).relaxed(), seconds=seconds)
@@ -91,17 +96,21 @@ class Tried:
     duals of a few proposals leap from turn to turn, so that they are taken half.
     """
 
-    FIRST = (1.0, 0.5, 0.0)
+    FIRST = (1.0, 0.7)
 
     def __init__(self, milp: FleetMilp, full: Floats) -> None:
         self.milp, self.full = milp, full
         self.best, self.best_bound = full, -np.inf
-        typical = float(np.abs(full[full != 0]).mean()) if full.any() else 0.0
-        self.most = np.maximum(2.0 * np.abs(full), typical)
+        matrix, n = milp.matrix, np.zeros(len(milp.matrix.cost), dtype=np.bool_)
+        n[milp.columns.n] = True
+        entry = np.flatnonzero(n[matrix.column] & (matrix.row_owner[matrix.row] == SHARED))
+        worth = np.zeros(len(full))
+        np.maximum.at(worth, matrix.row[entry], matrix.cost[matrix.column[entry]] / np.abs(matrix.value[entry]))
+        self.most = np.maximum(2.0 * np.abs(full), worth)
 
     def next(self, turn: int, proposals: Proposals, seconds: float) -> Floats:
         """Prices of the shared rows."""
-        if turn < len(self.FIRST):
+        if turn == 0 or (turn < len(self.FIRST) and self.full.any()):
             return self.FIRST[turn] * self.full
         found = proposals.prices(self.most[proposals.rows], max(seconds, 0.1))
         if found is None:
