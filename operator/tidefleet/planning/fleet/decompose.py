@@ -270,14 +270,14 @@ class _Search:
         spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
         sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
         cost = np.maximum(spent[owners], 0.0)
-        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        weights = 0.5 * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
         alone = not prices.any() and len(self.milp.columns.x) > LARGE
         share = share or (UNPRICED_SHARE if alone else POOLS_SHARE)
         end = self.watch.clock() + share * self.watch.left()
         early = [i for i, one in enumerate(searches) if one.early]
         if early:
             until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
-            self._dealt(until, [sizes[i] for i in early], [searches[i].begin for i in early], 1.0)
+            self._dealt(until, [float(weights[i]) for i in early], [searches[i].begin for i in early], 1.0)
             gaps = np.array([one.open_gap for one in searches])
             known = float(gaps[np.isfinite(gaps)].sum())
             weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)

@@ -117,10 +117,10 @@ class Narrow:
         """Bound, options and a first plan."""
         budget = seconds()
         known = self.few
-        few, self.levels = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
         self.few = few | known
         self.bound = self.levels.bound
-        used, plan = _plan(self.pool, self.few, self.effort, seconds, max(budget, 0.01))
+        used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
         self.used = used | known
         self._take(plan)
 
@@ -135,7 +135,7 @@ class Narrow:
             return
         keep, exact = self._matter()
         if not exact or self.plan is None or int(keep[option_of(self.pool)].sum()) > RULED // 3:
-            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=0.5 * budget))
+            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=(0.5 if exact else 0.7) * budget))
             keep, exact = self._matter()
         if not self._open(seconds):
             return
@@ -179,8 +179,8 @@ class Narrow:
 
 def _few(
     pool: LargePool, knapsacks: Knapsacks, effort: Effort, seconds: Callable[[], float], best: Levels
-) -> tuple[Bools, Levels]:
-    """A few options that a good plan can do with, and the best L found on the way."""
+) -> tuple[Bools, Levels, Strong | None]:
+    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation."""
     budget = seconds()
     option, scale = option_of(pool), scales(pool.matrix, pool.serve, pool.prices)
     forced = pool.matrix.lower[pool.n] > 0
@@ -212,12 +212,14 @@ def _few(
     now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
     best = max(best, now, key=lambda one: one.bound)
     few = first(best, FEW, mean)
+    last: Strong | None = None
     for _ in range(ROUNDS):
         if not go_on():
             break
         strong = _strong(pool, few, lambda: seconds() - 0.3 * budget, effort.cancelled)
         if not np.isfinite(strong.bound):
             break
+        last = strong
         there = knapsacks.at(strong.prices)
         mixes = [there if w == 1.0 else knapsacks.at(w * there.prices + (1 - w) * best.prices) for w in _MIXES]
         mix = max(mixes, key=lambda one: one.bound)
@@ -230,18 +232,19 @@ def _few(
         middle[fresh] = True
         now, mean = raised(middle, best, 60, max(strong.bound, best.bound + 0.002 * abs(best.bound)))
         best = max(best, now, key=lambda one: one.bound)
-        if not len(fresh) or best.bound >= strong.bound - 0.1 * effort.gap * abs(strong.bound):
+        near = max(0.1 * effort.gap * abs(strong.bound), 0.25 * effort.absolute_gap)
+        if not len(fresh) or best.bound >= strong.bound - near:
             break
         few[fresh] = True
-    return few, best
+    return few, best, last
 
 
 def _plan(
-    pool: LargePool, few: Bools, effort: Effort, seconds: Callable[[], float], budget: float
+    pool: LargePool, few: Bools, last: Strong | None, *, effort: Effort, seconds: Callable[[], float], budget: float
 ) -> tuple[Bools, Answer | None]:
     """The options that the strong relaxation of the few uses, and a plan over them by local search."""
     cell, option = (pool.arcs.side // 2)[pool.whole], option_of(pool)
-    strong = _strong(pool, few, lambda: max(seconds(), 0.1 * budget) - 0.05 * budget, effort.cancelled)
+    strong = last or _strong(pool, few, lambda: max(seconds(), 0.1 * budget) - 0.05 * budget, effort.cancelled)
     used, starts = few, []
     if np.isfinite(strong.bound):
         replicas = strong.values[pool.n]
