@@ -11,9 +11,8 @@ from fleet_builders import a_fleet, planned, random_fleet, solved
 from tidefleet.planning.fleet import FleetPlan, FleetProblem, bound, pools
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import build
-from tidefleet.planning.fleet.pools import Arcs
 from tidefleet.planning.fleet.solver import Answer, solve
-from tidefleet.planning.fleet.strong import strengthen
+from tidefleet.planning.fleet.strong import Arcs, strengthen
 
 
 def many_cells(seed: int, cells: int = 24, options: int = 10) -> FleetProblem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,23 +11,41 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
+from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.pools import LargePool, rounded_up, solve_pool
-from tidefleet.planning.fleet.problem import FleetProblem
+from tidefleet.planning.fleet.narrow import LargePool
+from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
+from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
+from tidefleet.planning.fleet.proposals import Proposals, Tried
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
 
 POOLS_SHARE = 0.8
-"""Share of the time for the pools; the rest is for the whole."""
+"""Share of the time for the pools; the rest is for the whole, which needs little where no shared limit has a price."""
 
-PRICE_SHARES = (1.0, 0.5, 0.0)
-"""Shares of the relaxation's prices at which the pools are solved, while time is left and the gap is not reached.
+UNPRICED_SHARE = 0.95
 
-Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them."""
+FINISH = 2e-6
+"""Seconds per arc kept back for checking the plan and putting it out."""
+
+EARLY_SHARE = 0.6
+"""Share of that time in which all large pools get a first plan and a bound, before any is improved."""
+
+PRICE_TURNS = 30
+"""Times that the pools are solved at other prices, while time is left and the gap is not reached."""
+
+TURN_SHARE = 0.25
+"""Share of the time left for one turn."""
+
+SEARCH_SHARE = 0.25
+"""Share of the time for the whole in which replicas are moved one by one before its MILP."""
+
+PRICES_UNTIL = 0.3
+"""Share of the time that is left for the whole when prices are no longer sought."""
 
 HANDY = 6
 """Options of each pool, the cheapest over its cells, that the repair may use besides those in use."""
@@ -87,7 +105,8 @@ def solve(
         ``FleetPlan``, ``Infeasible``, or ``SolverFailed`` when no plan was found in time or the solver broke.
     """
     limits = limits or Limits()
-    watch = Watch(clock, clock() + limits.seconds, cancelled)
+    kept_back = min(0.1 * limits.seconds, 0.02 + FINISH * len(problem.arc_cell))
+    watch = Watch(clock, clock() + limits.seconds - kept_back, cancelled)
     merged = merge(problem)
     result = _Search(build(merged.problem), limits, watch, spread, max(1, workers)).run()
     match result:
@@ -97,12 +116,6 @@ def solve(
             return why_infeasible(build(problem), watch.left, cancelled)
         case _:
             return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    owner: int
-    pool: LargePool
 
 
 class _Search:
@@ -127,26 +140,42 @@ class _Search:
         lower, best = relaxation.bound + milp.constant, None
         used = relaxation.values[milp.columns.n] > 1e-6
         full = bounds.shared_prices(milp, relaxation.prices)
-        for share in PRICE_SHARES if full.any() else PRICE_SHARES[:1]:
+        proposals = Proposals(milp)
+        tried = Tried(milp, full)
+        began = watch.left()
+        tight = bool(full.any())
+        for turn in range(PRICE_TURNS):
             before = watch.left()
-            answers = self._pools(share * full, relaxation)
+            prices = tried.next(turn, proposals, watch.left())
+            answers = self._pools(prices, relaxation, proposals, TURN_SHARE if tight else None)
             broken = [one for one in answers.values() if isinstance(one, Broken)]
             if broken and best is None:
                 return SolverFailed(broken[0].why)
             if any(isinstance(one, NoPoint) for one in answers.values()):
                 return why_infeasible(milp, watch.left, watch.cancelled)
             parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
-            lower = max(lower, bounds.shared_part(milp, share * full) + sum(parts))
+            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices) + sum(parts)))
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
+                    proposals.add(owner, answer.values)
             together = self._together(answers)
-            if together is None:
-                together = self._together(self._fitted(answers, used))
+            tight = tight or together is None
+            if together is None and turn < 2:
+                fitted = self._fitted(answers, used)
+                together = self._together(fitted)
+                for owner, answer in fitted.items():
+                    if isinstance(answer, Answer):
+                        proposals.add(owner, answer.values)
             best = self._better(best, together)
-            if self._done(best, lower) or watch.left() < 2.0 * (before - watch.left()) or watch.cancelled():
+            if self._done(best, lower) or watch.cancelled() or not tight:
                 break
-        if not self._done(best, lower):
+            if watch.left() < max(1.5 * (before - watch.left()), PRICES_UNTIL * began):
+                break
+        if tight and not self._done(best, lower):
+            best = self._better(best, self._chosen(proposals))
+        unpriced = not tight and best is not None and len(milp.columns.x) > LARGE
+        if not self._done(best, lower) and not unpriced:
             outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
@@ -172,7 +201,7 @@ class _Search:
         allowed = np.ones(len(matrix.cost), dtype=np.bool_)
         allowed[milp.columns.x] = shortlist[milp.problem.arc_option]
         left = matrix.row_upper.copy()
-        fitted: dict[int, Outcome] = {}
+        fitted = dict(answers)
         found = [(owner, one) for owner, one in answers.items() if isinstance(one, Answer)]
         for owner, answer in sorted(found, key=lambda pair: -pair[1].objective):
             mine = matrix.owner == owner
@@ -195,6 +224,13 @@ class _Search:
             left = np.where(rows, left - matrix.activity(values), left)
         return fitted
 
+    def _chosen(self, proposals: Proposals) -> Floats | None:
+        """The best of all proposals that fit together."""
+        chosen = proposals.choice(0.1 * self.watch.left(), self.watch.cancelled)
+        if chosen is None or len(chosen) < len(np.unique(self.milp.matrix.owner[self.milp.matrix.owner != SHARED])):
+            return None
+        return self._together({o: Answer(v, 0.0, -np.inf, np.zeros(0), False) for o, v in chosen.items()})
+
     def _done(self, best: Floats | None, lower: float) -> bool:
         return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))
 
@@ -213,55 +249,82 @@ class _Search:
     def _cost(self, values: Floats) -> float:
         return float(self.milp.matrix.cost @ values) + self.milp.constant
 
-    def _pools(self, prices: Floats, relaxation: bounds.Relaxation) -> dict[int, Outcome]:
+    def _pools(
+        self, prices: Floats, relaxation: bounds.Relaxation, proposals: Proposals, share: float | None
+    ) -> dict[int, Outcome]:
+        """Every pool at some prices of the shared rows, in a share of the time left."""
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        tasks = [_Task(one, self._pool(matrix, one, relaxation.values)) for one in owners]
-        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
-        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
-        sizes = np.array([len(one.pool.matrix.cost) for one in tasks], dtype=np.float64)
-        cost = np.array([max(spent[one.owner], 0.0) for one in tasks])
-        weights = sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
-        order = np.argsort(-weights, kind="stable")
-        tasks = [tasks[i] for i in order]
-        waiting = {task.owner: float(weights[i]) for task, i in zip(tasks, order, strict=True)}
-        end = self.watch.clock() + POOLS_SHARE * self.watch.left()
         spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
-
-        def run(task: _Task) -> Outcome:
-            """Each pool gets its share of the time left, and half as much again, since few need all of it."""
-            total = sum(list(waiting.values()))
-            part = min(1.0, 1.5 * self.workers * waiting.pop(task.owner) / max(total, 1e-9))
-            now = self.watch.clock()
-            until = now + part * (end - now)
-            return solve_pool(
-                task.pool,
-                seconds=lambda: until - self.watch.clock(),
+        searches = [
+            PoolSearch(
+                self._pool(matrix, one, relaxation),
                 gap=0.6 * self.limits.gap,
                 absolute_gap=spare,
                 cancelled=self.watch.cancelled,
+                start=proposals.cheapest(one, matrix.cost[matrix.owner == one]),
             )
-
+            for one in owners
+        ]
+        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
+        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
+        sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
+        cost = np.maximum(spent[owners], 0.0)
+        weights = 0.5 * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        alone = not prices.any() and len(self.milp.columns.x) > LARGE
+        share = share or (UNPRICED_SHARE if alone else POOLS_SHARE)
+        end = self.watch.clock() + share * self.watch.left()
+        early = [i for i, one in enumerate(searches) if one.early]
+        if early:
+            until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
+            self._dealt(until, [float(weights[i]) for i in early], [searches[i].begin for i in early], 1.0)
+            gaps = np.array([one.open_gap for one in searches])
+            known = float(gaps[np.isfinite(gaps)].sum())
+            weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
+        answers = self._dealt(end, weights.tolist(), [one.finish for one in searches], 1.5)
         floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
-        return {
-            task.owner: raised(answer, float(floors[task.owner]))
-            for task, answer in zip(tasks, self.spread(run, tasks), strict=True)
-        }
+        return {owner: raised(answer, float(floors[owner])) for owner, answer in zip(owners, answers, strict=True)}
 
-    def _pool(self, matrix: Matrix, owner: int, point: Floats) -> LargePool:
+    def _dealt(
+        self, until: float, weights: list[float], stages: Sequence[Callable[[Callable[[], float]], Any]], more: float
+    ) -> list[Any]:
+        """Stages side by side, each told what is left of its share of the time, times ``more``.
+
+        Those of most weight go first; where few need all of their share, it may be more than 1.
+        """
+        order = sorted(range(len(stages)), key=lambda i: -weights[i])
+        waiting = {i: weights[i] for i in order}
+
+        def run(i: int) -> Any:
+            total = sum(list(waiting.values()))
+            part = min(1.0, more * self.workers * waiting.pop(i) / max(total, 1e-9))
+            now = self.watch.clock()
+            mine = now + part * (until - now)
+            return stages[i](lambda: mine - self.watch.clock())
+
+        results = dict(zip(order, self.spread(run, order), strict=True))
+        return [results[i] for i in range(len(stages))]
+
+    def _pool(self, matrix: Matrix, owner: int, relaxation: bounds.Relaxation) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""
         p, columns = self.milp.problem, self.milp.columns
-        mine = matrix.owner == owner
-        at = np.cumsum(mine) - 1
+        mine, rows = matrix.owner == owner, matrix.row_owner == owner
+        at, row_at = np.cumsum(mine) - 1, np.cumsum(rows) - 1
+        options = p.option_pool == owner
+        serve = self.milp.serve
         arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
         option = p.arc_option[arcs]
         multiple = p.option_multiple[option].astype(np.float64)
         return LargePool(
-            matrix.part(mine, matrix.row_owner == owner),
+            matrix.part(mine, rows),
             Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
             self.near[arcs],
-            at[columns.n[p.option_pool == owner]],
-            point[mine],
+            p.option_role[option] == AGGREGATED,
+            at[columns.n[options]],
+            row_at[self.milp.load[options]],
+            row_at[serve[rows[serve]]],
+            relaxation.values[mine],
+            relaxation.prices[rows],
         )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:
@@ -289,7 +352,21 @@ class _Search:
         shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
         columns = np.ones(len(matrix.cost), dtype=np.bool_)
         columns[milp.columns.x] = shortlist[milp.problem.arc_option]
+        columns[milp.columns.n] = shortlist
         part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
+        if best is not None and not best[~columns].any():
+            until = (1 - SEARCH_SHARE) * watch.left()
+            near = search(
+                part,
+                (np.cumsum(columns) - 1)[milp.columns.n[shortlist]],
+                [best[milp.columns.n[shortlist]]],
+                seconds=lambda: watch.left() - until,
+                cancelled=watch.cancelled,
+            )
+            if near is not None:
+                values = np.zeros(len(matrix.cost))
+                values[columns] = near.values
+                best = self._better(best, values)
         found = solve_matrix(
             part,
             seconds=watch.left() * (0.5 if small else 1.0),

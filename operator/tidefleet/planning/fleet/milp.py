@@ -80,8 +80,8 @@ class Row:
 class FleetMilp:
     """The matrix, where its columns are, its shared rows, and a constant part of the cost (stops of what runs now).
 
-    ``serve`` is the row of each cell; ``loose_upper`` are the columns' upper bounds without those on n that other rows
-    imply, so that what a limit is worth shows in its own row's dual.
+    ``serve`` is the row of each cell, ``load`` that of each option; ``loose_upper`` are the columns' upper bounds
+    without those on n that other rows imply, so that what a limit is worth shows in its own row's dual.
     """
 
     problem: FleetProblem
@@ -90,6 +90,7 @@ class FleetMilp:
     shared: tuple[Row, ...]
     constant: float
     serve: Ints
+    load: Ints
     loose_upper: Floats
 
     def replicas(self, values: Floats) -> Ints:
@@ -146,7 +147,7 @@ class _Assembly:
         self._pay(spill, p.cell_spill, self.pool_of_cell)
         short = self._some(np.isfinite(p.cell_penalty), p.cell_penalty, self.pool_of_cell, upper=1.0)
         n, up = self._replicas()
-        serve = self._flows(x, spill, short, n)
+        serve, load = self._flows(x, spill, short, n)
         self._spot(x)
         tier = self._tiers(n)
         on, largest = self._spares(x, n)
@@ -158,7 +159,7 @@ class _Assembly:
         matrix = b.build()
         loose = matrix.upper.copy()
         loose[n] = np.maximum(np.floor(p.option_max / p.option_multiple + 1e-9), loose[n])
-        return FleetMilp(p, matrix, columns, tuple(self.shared), self.constant, serve, loose)
+        return FleetMilp(p, matrix, columns, tuple(self.shared), self.constant, serve, load, loose)
 
     def _some(self, exists: ArrayLike, cost: Floats, owner: ArrayLike, *, upper: ArrayLike = np.inf) -> Ints:
         """Columns where they exist, -1 elsewhere."""
@@ -200,7 +201,7 @@ class _Assembly:
         self._pay(n, p.option_cost * p.option_multiple, p.option_pool)
         return n, up
 
-    def _flows(self, x: Ints, spill: Ints, short: Ints, n: Ints) -> Ints:
+    def _flows(self, x: Ints, spill: Ints, short: Ints, n: Ints) -> tuple[Ints, Ints]:
         p, b = self.p, self.b
         role = p.option_role[p.arc_option]
         serve = b.add_rows(len(p.cell_class), lower=1.0, upper=1.0, owner=self.pool_of_cell)
@@ -218,7 +219,7 @@ class _Assembly:
         load = b.add_rows(self.options, upper=0.0, owner=p.option_pool)
         b.add_entries(load[p.arc_option], x, p.arc_load / p.option_capacity[p.arc_option])
         b.add_entries(load, n, -p.option_multiple)
-        return serve
+        return serve, load
 
     def _spot(self, x: Ints) -> None:
         p = self.p

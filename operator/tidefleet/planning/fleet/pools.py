@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
-from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, solve
-from tidefleet.planning.fleet.strong import Arcs, strengthen
+from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
+from tidefleet.planning.fleet.narrow import Effort, LargePool, Narrow, knapsacks_of
+from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, raised, solve
+from tidefleet.planning.fleet.strong import strengthen
 
-SMALL = 6_000
+SMALL = 500
 """Arcs up to which a pool's MILP is solved at once."""
 
 MEDIUM = 40_000
@@ -24,15 +24,58 @@ TURNS = 6
 """Shortlists tried."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LargePool:
-    """A pool's matrix, its arcs, which are near, its columns n, and its point in the relaxation of the whole."""
+class PoolSearch:
+    """The search of one pool: ``begin`` gives a large one a plan and a bound early, ``finish`` does the rest."""
 
-    matrix: Matrix
-    arcs: Arcs
-    near: Bools
-    n: Ints
-    point: Floats
+    def __init__(
+        self,
+        pool: LargePool,
+        *,
+        gap: float,
+        absolute_gap: float,
+        cancelled: Callable[[], bool],
+        start: Floats | None = None,
+    ) -> None:
+        self.pool, self.gap, self.absolute_gap, self.cancelled = pool, gap, absolute_gap, cancelled
+        self._narrow: Narrow | None = None
+        if len(pool.arcs.x) > SMALL:
+            knapsacks = knapsacks_of(pool)
+            if knapsacks.usable:
+                self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled), start)
+
+    @property
+    def early(self) -> bool:
+        """Whether ``begin`` has anything to do."""
+        return self._narrow is not None
+
+    @property
+    def open_gap(self) -> float:
+        """Cost less bound once there is a plan, 0 where that is near enough; infinite before."""
+        if self._narrow is None or self._narrow.plan is None:
+            return float("inf")
+        cost, bound = self._narrow.plan.objective, self._narrow.bound
+        return 0.0 if cost - bound <= max(self.gap * abs(cost), self.absolute_gap) else cost - bound
+
+    def begin(self, seconds: Callable[[], float]) -> None:
+        """A first plan with a bound, for a large pool."""
+        if self._narrow is not None and seconds() > 0 and not self.cancelled():
+            self._narrow.begin(seconds)
+
+    def finish(self, seconds: Callable[[], float]) -> Outcome:
+        """The best plan found, with a bound."""
+        if self._narrow is not None:
+            self._narrow.finish(seconds)
+            answer = self._narrow.answer()
+            if isinstance(answer, Answer) or seconds() <= 0 or self.cancelled():
+                return answer
+            other = self._alone(seconds)
+            return raised(other, answer.bound)
+        return self._alone(seconds)
+
+    def _alone(self, seconds: Callable[[], float]) -> Outcome:
+        return solve_pool(
+            self.pool, seconds=seconds, gap=self.gap, absolute_gap=self.absolute_gap, cancelled=self.cancelled
+        )
 
 
 def solve_pool(

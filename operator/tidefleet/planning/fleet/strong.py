@@ -48,12 +48,14 @@ class Strong:
         values: its last point, one per column of the pool's matrix; 0 for arcs left out.
         reduced: reduced costs, one per column; of arcs left out 0.
         grown: which arcs took part at the end.
+        prices: of the matrix's rows, in the round of the best bound.
     """
 
     bound: float
     values: Floats
     reduced: Floats
     grown: Bools
+    prices: Floats
 
 
 def strengthen(
@@ -88,7 +90,7 @@ def strengthen(
     part = matrix.with_bounds(matrix.lower, upper).part(active, np.ones(rows, dtype=np.bool_))
     highs.passModel(to_highs(part.relaxed()))
     ruled = np.zeros(len(arcs.x), dtype=np.bool_)
-    best = Strong(-np.inf, np.zeros(columns), np.zeros(columns), near)
+    best = Strong(-np.inf, np.zeros(columns), np.zeros(columns), near, np.zeros(rows))
     for _ in range(ROUNDS):
         left = seconds()
         if left <= 0 or cancelled() or best.bound >= enough:
@@ -108,7 +110,8 @@ def strengthen(
         full[where >= 0] = values[where[where >= 0]]
         reduced = np.zeros(columns)
         reduced[where >= 0] = np.array(solution.col_dual)[where[where >= 0]]
-        best = Strong(max(bound, best.bound), full, reduced, inside)
+        better = bound > best.bound
+        best = Strong(max(bound, best.bound), full, reduced, inside, prices[:rows] if better else best.prices)
         broken = inside & ~ruled & (full[arcs.x] > arcs.multiple * full[arcs.n] + _BROKEN)
         missing = ~inside & (outside < -1e-6)
         if not broken.any() and not missing.any():

@@ -1,0 +1,309 @@
+"""One large pool by knapsacks: a bound over all its options, a plan over a few, and the MILP over those that matter.
+
+The duals of the strong relaxation over a few options are good prices for L (``lagrange``) over all of them, and L says
+which further options belong to the few. Once a plan is known, L rules out most options for every better plan, and what
+is left is often small enough for its MILP, whose bound then holds for the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
+from tidefleet.planning.fleet.local import search
+from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
+from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
+from tidefleet.planning.fleet.strong import Arcs, Strong, strengthen
+
+FEW = 20
+"""Options of the first strong relaxation, and those of the first MILP."""
+
+FRESH = 6
+"""Options that join the few per round."""
+
+MIDDLE = 80
+"""Options over which L is raised; over all of them it is only checked."""
+
+ROUNDS = 6
+"""Times that strong relaxation and L take turns."""
+
+RULED = 12_000
+"""Arcs of the options left by L up to which their MILP is tried."""
+
+SLIVER = 0.03
+"""Replicas in the strong relaxation up to which an option is left out of the first plan."""
+
+GRACE = 1.0
+"""Seconds in which a pool without any plan still gets one, though its time is over."""
+
+_MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LargePool:
+    """A pool's program with what is known about it.
+
+    Attributes:
+        matrix: the program, shared limits priced into its costs.
+        arcs: its arcs.
+        near: arcs with which a strong relaxation of the whole pool begins.
+        whole: arcs that serve a cell alone (aggregated ones).
+        n: the column of each option's replicas.
+        load: the row of each option's load.
+        serve: the rows that serve a cell each.
+        point: its point in the relaxation of the whole fleet.
+        prices: its rows' prices there.
+    """
+
+    matrix: Matrix
+    arcs: Arcs
+    near: Bools
+    whole: Bools
+    n: Ints
+    load: Ints
+    serve: Ints
+    point: Floats
+    prices: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How well: the gaps at which a pool is done, and whether the search was called off."""
+
+    gap: float
+    absolute_gap: float
+    cancelled: Callable[[], bool]
+
+    def enough(self, cost: float, bound: float) -> bool:
+        """Whether a cost is near enough to a bound."""
+        return cost - bound <= max(self.gap * abs(cost), self.absolute_gap)
+
+
+def knapsacks_of(pool: LargePool) -> Knapsacks:
+    """L of the whole pool."""
+    return Knapsacks(pool.matrix, pool.arcs.x, pool.n, option_of(pool), pool.load)
+
+
+def option_of(pool: LargePool) -> Ints:
+    """The option of each arc, as an index of the pool's options."""
+    index = np.zeros(len(pool.matrix.cost), dtype=np.int64)
+    index[pool.n] = np.arange(len(pool.n))
+    return index[pool.arcs.n]
+
+
+class Narrow:
+    """The search of one pool in two stages, so that all pools have a plan before any is improved.
+
+    Attributes:
+        plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
+        bound: no plan of the pool costs less.
+    """
+
+    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
+        self.pool, self.knapsacks, self.effort = pool, knapsacks, effort
+        self.levels = knapsacks.at(pool.prices)
+        self.bound = self.levels.bound
+        self.plan: Answer | None = None
+        self.few = pool.matrix.lower[pool.n] > 0
+        if start is not None:
+            self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
+            self.few |= start[pool.n] > 0.5
+        self.used = self.few
+
+    def begin(self, seconds: Callable[[], float]) -> None:
+        """Bound, options and a first plan."""
+        budget = seconds()
+        known = self.few
+        few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        self.few = few | known
+        self.bound = self.levels.bound
+        used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
+        self.used = used | known
+        self._take(plan)
+
+    def finish(self, seconds: Callable[[], float]) -> None:
+        """A better plan from the MILP of the options in use, a better bound from that of the options that matter."""
+        if self.plan is None and not self.effort.cancelled():
+            before = seconds()
+            until = min(0.4 * before, before - GRACE)
+            self.begin(lambda: seconds() - until)
+        budget = seconds()
+        if not self._open(seconds):
+            return
+        keep, exact = self._matter()
+        if not exact or self.plan is None or int(keep[option_of(self.pool)].sum()) > RULED // 3:
+            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=(0.5 if exact else 0.7) * budget))
+            keep, exact = self._matter()
+        if not self._open(seconds):
+            return
+        known = self.plan
+        found = among(self.pool, keep, known, self.effort, seconds=seconds())
+        self._take(found)
+        if exact and known is not None and isinstance(found, Answer | OutOfTime):
+            # Every plan cheaper than the known one makes do with the options kept.
+            self.bound = max(self.bound, min(found.bound, known.objective))
+
+    def answer(self) -> Answer | OutOfTime:
+        """What is known."""
+        if self.plan is None:
+            return OutOfTime(self.bound)
+        cost = self.plan.objective
+        bound = min(self.bound, cost)
+        return Answer(self.plan.values, cost, bound, np.zeros(0), self.effort.enough(cost, bound))
+
+    def _open(self, seconds: Callable[[], float]) -> bool:
+        """Whether there is anything left to do, and time for it."""
+        done = self.plan is not None and self.effort.enough(self.plan.objective, self.bound)
+        return not done and seconds() > 0 and not self.effort.cancelled()
+
+    def _take(self, found: Answer | OutOfTime | None) -> None:
+        if isinstance(found, Answer) and (self.plan is None or found.objective < self.plan.objective):
+            self.plan = found
+
+    def _matter(self) -> tuple[Bools, bool]:
+        """Options that a better plan may use, and whether they are all of those."""
+        known = np.inf if self.plan is None else self.plan.objective
+        least = self.levels.least_use
+        keep = least <= (known - self.levels.bound) * (1 + 1e-6) + 1e-9
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        if int(size[keep].sum()) <= RULED:
+            return keep, True
+        order = np.argsort(least, kind="stable")
+        keep = self.few.copy()
+        keep[order[np.cumsum(size[order]) <= RULED]] = True
+        return keep, False
+
+
+def _few(
+    pool: LargePool, knapsacks: Knapsacks, effort: Effort, seconds: Callable[[], float], best: Levels
+) -> tuple[Bools, Levels, Strong | None]:
+    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation."""
+    budget = seconds()
+    option, scale = option_of(pool), scales(pool.matrix, pool.serve, pool.prices)
+    forced = pool.matrix.lower[pool.n] > 0
+
+    def go_on() -> bool:
+        return seconds() > 0.35 * budget and not effort.cancelled()
+
+    def first(levels: Levels, count: int, mean: Floats | None = None) -> Bools:
+        """The options nearest to use, and enough to reach every cell."""
+        used = np.zeros(len(pool.n)) if mean is None else np.where(mean > 0.01, mean, 0.0)
+        order = np.lexsort((levels.gain, levels.least_use, -used))
+        taken = forced | covering((pool.arcs.side // 2)[pool.whole], option[pool.whole], order)
+        taken[order[:count]] = True
+        return taken
+
+    def raised(middle: Bools, levels: Levels, steps: int, target: float) -> tuple[Levels, Floats]:
+        """L raised over some options, and what all of them make of it."""
+        part, columns = narrowed(pool, middle)
+        at = np.cumsum(columns) - 1
+        kept = middle[option]
+        index = np.cumsum(middle) - 1
+        some = Knapsacks(part, at[pool.arcs.x[kept]], at[pool.n[middle]], index[option[kept]], pool.load[middle])
+        found, mean = ascend(some, levels.prices, scale, steps=steps, target=target, go_on=go_on)
+        every = np.zeros(len(pool.n))
+        every[middle] = mean
+        return knapsacks.at(found.prices), every
+
+    middle = first(best, MIDDLE)
+    now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
+    best = max(best, now, key=lambda one: one.bound)
+    few = first(best, FEW, mean)
+    last: Strong | None = None
+    for _ in range(ROUNDS):
+        if not go_on():
+            break
+        strong = _strong(pool, few, lambda: seconds() - 0.3 * budget, effort.cancelled)
+        if not np.isfinite(strong.bound):
+            break
+        last = strong
+        there = knapsacks.at(strong.prices)
+        mixes = [there if w == 1.0 else knapsacks.at(w * there.prices + (1 - w) * best.prices) for w in _MIXES]
+        mix = max(mixes, key=lambda one: one.bound)
+        wanted = np.minimum(there.gain, np.where(few, 0.0, mix.gain))
+        wanted = np.where(few | (wanted > -1e-7 * max(1.0, abs(strong.bound))), np.inf, wanted)
+        best = max(best, mix, key=lambda one: one.bound)
+        fresh = np.argsort(wanted, kind="stable")[:FRESH]
+        fresh = fresh[np.isfinite(wanted[fresh])]
+        middle |= few
+        middle[fresh] = True
+        now, mean = raised(middle, best, 60, max(strong.bound, best.bound + 0.002 * abs(best.bound)))
+        best = max(best, now, key=lambda one: one.bound)
+        near = max(0.1 * effort.gap * abs(strong.bound), 0.25 * effort.absolute_gap)
+        if not len(fresh) or best.bound >= strong.bound - near:
+            break
+        few[fresh] = True
+    return few, best, last
+
+
+def _plan(
+    pool: LargePool, few: Bools, last: Strong | None, *, effort: Effort, seconds: Callable[[], float], budget: float
+) -> tuple[Bools, Answer | None]:
+    """The options that the strong relaxation of the few uses, and a plan over them by local search."""
+    cell, option = (pool.arcs.side // 2)[pool.whole], option_of(pool)
+    strong = last or _strong(pool, few, lambda: max(seconds(), 0.1 * budget) - 0.05 * budget, effort.cancelled)
+    used, starts = few, []
+    if np.isfinite(strong.bound):
+        replicas = strong.values[pool.n]
+        used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
+        used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
+        starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
+    part, columns = narrowed(pool, used)
+    at = np.cumsum(columns) - 1
+    until = min(seconds() - 0.15 * budget, 0.0)
+    found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    if found is None:
+        return used, None
+    values = np.zeros(len(columns))
+    values[columns] = found.values
+    return used, Answer(values, found.objective, -np.inf, np.zeros(0), False)
+
+
+def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
+    """The strong relaxation over a few options; its values and prices are those of the whole pool's matrix."""
+    part, columns = narrowed(pool, few)
+    at = np.cumsum(columns) - 1
+    kept = few[option_of(pool)]
+    arcs = Arcs(at[pool.arcs.x[kept]], at[pool.arcs.n[kept]], pool.arcs.side[kept], pool.arcs.multiple[kept])
+    every = np.ones(int(kept.sum()), dtype=np.bool_)
+    strong = strengthen(part, arcs, every, seconds=seconds, cancelled=cancelled)
+    values = np.zeros(len(columns))
+    values[columns] = strong.values
+    return Strong(strong.bound, values, np.zeros(0), kept, strong.prices)
+
+
+def among(
+    pool: LargePool, options: Bools, best: Answer | None, effort: Effort, *, seconds: float
+) -> Answer | OutOfTime | None:
+    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed."""
+    part, columns = narrowed(pool, options)
+    start = None if best is None or best.values[~columns].any() else best.values[columns]
+    found = solve(
+        part,
+        seconds=seconds,
+        gap=effort.gap,
+        absolute_gap=effort.absolute_gap,
+        start=start,
+        cancelled=effort.cancelled,
+    )
+    if isinstance(found, OutOfTime):
+        return found
+    if not isinstance(found, Answer):
+        return None
+    values = np.zeros(len(columns))
+    values[columns] = found.values
+    return Answer(values, found.objective, found.bound, np.zeros(0), found.complete)
+
+
+def narrowed(pool: LargePool, options: Bools) -> tuple[Matrix, Bools]:
+    """The pool's program with these options only (all rows stay), and which columns it has."""
+    matrix = pool.matrix
+    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
+    allowed[pool.n[options]] = True
+    columns = np.ones(len(matrix.cost), dtype=np.bool_)
+    columns[pool.arcs.x] = allowed[pool.arcs.n]
+    columns[pool.n] = options
+    return matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_)), columns

@@ -1,0 +1,125 @@
+"""Prices of the shared limits from plans that the pools proposed: column generation over whole plans.
+
+Each pool's plan at some prices is a column: its cost and what it takes of each shared row. The cheapest mixture of
+columns within the shared limits has duals that know how lumpy the plans are, which the linear relaxation's do not;
+the cheapest choice of one column per pool within them is a plan of the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tidefleet.planning.fleet.bound import shared_prices
+from tidefleet.planning.fleet.matrix import SHARED, Builder, Floats, Matrix
+from tidefleet.planning.fleet.milp import FleetMilp
+from tidefleet.planning.fleet.solver import Answer, solve
+
+
+class Proposals:
+    """Plans of pools, and what follows from all of them together."""
+
+    def __init__(self, milp: FleetMilp) -> None:
+        self.matrix = milp.matrix
+        self.rows = np.flatnonzero(self.matrix.row_owner == SHARED)
+        self.mine = self.matrix.owner == SHARED
+        self.owners: list[int] = []
+        self.plans: list[Floats] = []
+        self.costs: list[float] = []
+        self.uses: list[Floats] = []
+        self._seen: set[tuple[int, bytes]] = set()
+
+    def add(self, owner: int, plan: Floats) -> None:
+        """A plan of a pool: its columns' values."""
+        key = (owner, np.round(plan, 6).tobytes())
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        whole = np.zeros(len(self.matrix.cost))
+        whole[self.matrix.owner == owner] = plan
+        self.owners.append(owner)
+        self.plans.append(plan)
+        self.costs.append(float(self.matrix.cost @ whole))
+        self.uses.append(self.matrix.activity(whole)[self.rows])
+
+    def cheapest(self, owner: int, cost: Floats) -> Floats | None:
+        """Of a pool's plans the one that its columns' costs make cheapest; ``None`` before there is any."""
+        mine = [plan for one, plan in zip(self.owners, self.plans, strict=True) if one == owner]
+        return min(mine, key=lambda plan: float(cost @ plan), default=None)
+
+    def prices(self, most: Floats, seconds: float) -> Floats | None:
+        """Per row of the fleet's program, the dual of the cheapest mixture; that of a row is at most ``most``."""
+        answer = solve(self._master(most).relaxed(), seconds=seconds)
+        if not isinstance(answer, Answer):
+            return None
+        found = np.zeros(len(self.matrix.row_lower))
+        found[self.rows] = answer.row_prices[: len(self.rows)]
+        return found
+
+    def choice(self, seconds: float, cancelled: Callable[[], bool]) -> dict[int, Floats] | None:
+        """One plan per pool, the cheapest that fit together; ``None`` where none do."""
+        answer = solve(self._master(None), seconds=seconds, cancelled=cancelled)
+        if not isinstance(answer, Answer):
+            return None
+        taken = np.flatnonzero(answer.values[: len(self.plans)] > 0.5)
+        return {self.owners[i]: self.plans[i] for i in taken}
+
+    def _master(self, most: Floats | None) -> Matrix:
+        """Weights of the plans, the shared columns, and (with ``most``) how far each row may be exceeded at a price."""
+        m, b, count = self.matrix, Builder(), len(self.plans)
+        weights = b.add_columns(count, cost=self.costs, upper=1.0, integer=True)
+        rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows])
+        b.add_entries(rows[:, None], weights[None, :], np.array(self.uses).T)
+        shared = np.flatnonzero(self.mine)
+        own = b.add_columns(
+            len(shared), cost=m.cost[shared], lower=m.lower[shared], upper=m.upper[shared], integer=False
+        )
+        at_row, at_column = np.full(len(m.row_lower), -1), np.full(len(m.cost), -1)
+        at_row[self.rows], at_column[shared] = rows, own
+        column = m.column
+        entry = np.flatnonzero(self.mine[column])
+        b.add_entries(at_row[m.row[entry]], at_column[column[entry]], m.value[entry])
+        if most is not None:
+            for sign in (1.0, -1.0):
+                b.add_entries(rows, b.add_columns(len(rows), cost=most), sign)
+        pools, of = np.unique(self.owners, return_inverse=True)
+        one = b.add_rows(len(pools), lower=1.0, upper=1.0)
+        b.add_entries(one[of], weights, 1.0)
+        return b.build()
+
+
+class Tried:
+    """Which prices to try next: the relaxation's, parts of them, then mixtures of the best so far and the proposals'.
+
+    Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them; and the
+    duals of a few proposals leap from turn to turn, so that they are taken half.
+    """
+
+    FIRST = (1.0, 0.7)
+
+    def __init__(self, milp: FleetMilp, full: Floats) -> None:
+        self.milp, self.full = milp, full
+        self.best, self.best_bound = full, -np.inf
+        matrix, n = milp.matrix, np.zeros(len(milp.matrix.cost), dtype=np.bool_)
+        n[milp.columns.n] = True
+        entry = np.flatnonzero(n[matrix.column] & (matrix.row_owner[matrix.row] == SHARED))
+        worth = np.zeros(len(full))
+        np.maximum.at(worth, matrix.row[entry], matrix.cost[matrix.column[entry]] / np.abs(matrix.value[entry]))
+        self.most = np.maximum(2.0 * np.abs(full), worth)
+
+    def next(self, turn: int, proposals: Proposals, seconds: float) -> Floats:
+        """Prices of the shared rows."""
+        if turn == 0 or (turn < len(self.FIRST) and self.full.any()):
+            return self.FIRST[turn] * self.full
+        found = proposals.prices(self.most[proposals.rows], max(seconds, 0.1))
+        if found is None:
+            return self.best * (0.9 if turn % 2 else 1.1)
+        mixed: Floats = 0.5 * shared_prices(self.milp, found) + 0.5 * self.best
+        return mixed
+
+    def bound(self, prices: Floats, bound: float) -> float:
+        """Notes the bound that some prices gave, and returns it."""
+        if bound > self.best_bound:
+            self.best, self.best_bound = prices, bound
+        return bound
