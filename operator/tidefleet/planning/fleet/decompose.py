@@ -28,6 +28,7 @@ POOLS_SHARE = 0.8
 """Share of the time for the pools; the rest is for the whole, which needs little where no shared limit has a price."""
 
 UNPRICED_SHARE = 0.95
+"""The same for a large fleet in which no shared limit has a price."""
 
 FINISH = 2e-6
 """Seconds per arc kept back for checking the plan and putting it out."""

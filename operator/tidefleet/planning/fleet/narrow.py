@@ -253,7 +253,7 @@ def _plan(
         starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
-    until = min(seconds() - 0.15 * budget, 0.0)
+    until = min(seconds() - max(0.15 * budget, GRACE), 0.0)
     found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
     if found is None:
         return used, None

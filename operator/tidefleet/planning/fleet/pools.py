@@ -1,4 +1,6 @@
-"""One pool: its MILP at once where it is small; else a strong relaxation, shortlists of options, and then the MILP."""
+"""One pool: its MILP at once where it is tiny; else narrowed by knapsacks (``narrow``), or, where those do not apply,
+a strong relaxation, shortlists of options, and then the MILP.
+"""
 
 from __future__ import annotations
 
