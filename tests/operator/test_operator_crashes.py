@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from operator_builders import (
     ACCELERATOR_TYPE,
     DEPLOYMENT,
     INFERENCE_POOL,
+    MODEL,
     WORKLOAD_CLASS,
     Crash,
     Place,
@@ -23,8 +25,15 @@ from operator_builders import (
     eventually,
 )
 
+from tidefleet import catalogue
+from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.api.validation import parse
 from tidefleet.cluster.kinds import PDB
 from tidefleet.cluster.writes import Write
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.serving import Estimate, estimate
+from tidefleet.planning.from_api import accelerator_of, objectives_of, shape_of
+from tidefleet.planning.options import PLANNING_UTILISATION
 
 pytestmark = pytest.mark.cluster
 
@@ -204,6 +213,18 @@ def test_an_operator_that_dies_before_any_write_is_succeeded_to_the_same_state(p
     raise AssertionError(f"more than {MOST_WRITES} writes")
 
 
+def covered(accelerator: str) -> float:
+    """Requests per second that plans let one replica of one chip carry, of the class that `a_class` makes."""
+    kinds = (parse(raw) for raw in catalogue.accelerator_manifests())
+    kind = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == accelerator)
+    wanted = parse({"apiVersion": WORKLOAD_CLASS.group_version, **a_class(POOL)})
+    assert isinstance(wanted, WorkloadClass)
+    replica = Replica(catalogue.models()[MODEL], accelerator_of(kind), 1, "Bf16", "Bf16", engine="vllm")
+    found = estimate(replica, shape_of(wanted), objectives_of(wanted))
+    assert isinstance(found, Estimate)
+    return found.planned_requests_per_second * PLANNING_UTILISATION
+
+
 @pytest.mark.parametrize("made", [1, 2])
 def test_a_first_plan_of_two_kinds_of_accelerator_is_completed_at_once(place, operator_in_process, made):
     """The operator dies before it makes the second Deployment, and before it says so of both."""
@@ -216,9 +237,13 @@ def test_a_first_plan_of_two_kinds_of_accelerator_is_completed_at_once(place, op
             raise Crash(died[0])
 
     big, small = place.unique("big"), place.unique("small")
-    place.create(an_accelerator(big, "4.00", like="h100-sxm"), an_accelerator(small, "1.30", like="l40s"))
-    # About 19 and 5 requests/s a replica: one of each costs $5.30, two big ones $8, five small ones $6.50.
-    place.create(a_pool(POOL, accelerators=[{"type": big}, {"type": small}]), a_class(POOL, rate=21.5))
+    much, little = covered("h100-sxm"), covered("l40s")
+    rate = much + little / 2.0
+    price = 1.2 * 4.0 / (math.ceil(rate / little) - 1)  # one of each is cheaper than small ones alone, or two big ones
+    assert price < 4.0 < much / little * price
+    place.create(an_accelerator(big, "4.00", like="h100-sxm"), an_accelerator(small, f"{price:.3f}", like="l40s"))
+    accelerators = [{"type": one, "tensorParallel": [1]} for one in (big, small)]
+    place.create(a_pool(POOL, accelerators=accelerators), a_class(POOL, rate=rate))
     op = operator_in_process(before_write=before_write)
     op.until(lambda: not op.alive)
     assert len(place.list(DEPLOYMENT)) == made
