@@ -104,7 +104,7 @@ class Stage:
              "--namespace", NAMESPACE, "--create-namespace", "--set", "replicas=0",
              "--set", f"config.periodSeconds={period_seconds:g}",
              # A start takes seconds of real time, an hour on this clock: a high quantile so far ahead is far too much.
-             "--set", "config.forecast.quantile=0.5", "--kubeconfig", self.cluster.kubeconfig],
+             "--set-json", "config.forecast.quantile=0.5", "--kubeconfig", self.cluster.kubeconfig],
             _HELM_SECONDS,
         )  # fmt: skip
         return "CRDs, RBAC, catalogue and configuration; the operator runs as its ServiceAccount"
