@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -143,8 +143,4 @@ def _question(plans: Plans, limits: SharedLimits) -> object:
         )
         for problem, _ in plans
     )  # fmt: skip
-    return pools, _frozen(limits.chips), limits.sites
-
-
-def _frozen(values: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(values.items()))
+    return pools, tuple(sorted(limits.chips.items())), limits.sites

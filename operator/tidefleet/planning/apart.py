@@ -21,6 +21,7 @@ from tidefleet.planning.options import (
     EstimateMemo,
     Offer,
     default_widths,
+    mixed_rate,
 )
 
 _SHORTLIST = 3
@@ -120,7 +121,7 @@ def find_pairs(
                             continue
                         found = [memo.get(replica, one.shape, (), correction, role=role) for one in classes]
                         if all(isinstance(one, Estimate) for one in found):
-                            rate = _mixed(classes, [one for one in found if isinstance(one, Estimate)])
+                            rate = mixed_rate(classes, [one for one in found if isinstance(one, Estimate)])
                             side.append(_Ranked(rent / rate, replica, rent, correction))
     best: tuple[float, Apart] | None = None
     for sender in sorted(first, key=lambda one: one.usd)[:_SHORTLIST]:
@@ -141,18 +142,14 @@ def find_pairs(
             pairs = [one for one in both if isinstance(one, Disaggregated)]
             if len(pairs) < len(both):
                 continue
-            into = _mixed(classes, [one.prefill for one in pairs])
-            out = _mixed(classes, [one.decode for one in pairs])
+            into = mixed_rate(classes, [one.prefill for one in pairs])
+            out = mixed_rate(classes, [one.decode for one in pairs])
             if not prefill_per_decode[0] <= out / into <= prefill_per_decode[1]:
                 continue
             usd = sender.rent / into + receiver.rent / out
             if best is None or usd < best[0]:
                 best = usd, Apart(_side(sender, into), _side(receiver, out))
     return (best[1],) if best else ()
-
-
-def _mixed(classes: Sequence[ClassDemand], estimates: Sequence[Estimate]) -> float:
-    return 1.0 / sum(one.share / each.planned_requests_per_second for one, each in zip(classes, estimates, strict=True))
 
 
 def _side(one: _Ranked, rate: float) -> Side:

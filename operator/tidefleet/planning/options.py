@@ -294,9 +294,7 @@ def find_candidates(
             continue
         wanted = wish.capacity_types or ("OnDemand",)
         for option, estimates in feasible:
-            rate = 1.0 / sum(
-                one.share / e.planned_requests_per_second for one, e in zip(classes, estimates, strict=True)
-            )
+            rate = mixed_rate(classes, estimates)
             for kind in _distinct(wanted, offer.prices):
                 price = offer.prices[kind]
                 rent = price.usd_per_chip_hour * option.chips
@@ -304,6 +302,11 @@ def find_candidates(
             if not any(kind in offer.prices for kind in wanted):
                 unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
     return Market(tuple(found), tuple(unpriced), tuple(rejected))
+
+
+def mixed_rate(classes: Sequence[ClassDemand], estimates: Sequence[Estimate]) -> float:
+    """Requests per second that one replica sustains of the mix, at the lower quantile that plans use."""
+    return 1.0 / sum(one.share / each.planned_requests_per_second for one, each in zip(classes, estimates, strict=True))
 
 
 def _distinct(wanted: Sequence[str], prices: Mapping[str, Price]) -> list[str]:
