@@ -12,7 +12,7 @@ from planning_builders import a_candidate, a_market, a_problem, an_option, count
 
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import Candidate, Price, Rejected
-from tidefleet.planning.pool import SWITCH_SAVING, Missed, NothingFits, PoolPlan, PoolProblem, describe, plan_pool
+from tidefleet.planning.pool import Missed, NothingFits, PoolPlan, PoolProblem, describe, plan_pool
 
 EXPONENT = re.compile(r"[0-9][eE][+-]?[0-9]")
 
@@ -351,7 +351,8 @@ def test_a_kept_plan_costs_at_most_a_tenth_more_than_the_best(candidates, runnin
     best = planned(problem)
     kept = planned(replace(problem, running={one.option: 2 for one in running}))
     assert best.usd_per_hour <= kept.usd_per_hour * (1 + 1e-9)
-    assert kept.usd_per_hour * (1 - SWITCH_SAVING) <= best.usd_per_hour * (1 + 1e-9)
+    # What arrives costs at most the best plan, paid beside the old for 8 minutes of 4 hours; three times that is 10 %.
+    assert kept.usd_per_hour <= best.usd_per_hour * 1.1 * (1 + 1e-9)
 
 
 def test_equal_workloads_keep_the_replicas_they_have() -> None:
