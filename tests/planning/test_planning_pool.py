@@ -48,7 +48,7 @@ def priced(candidate: Candidate, usd: float) -> Candidate:
 @settings(deadline=None, max_examples=150)
 @given(candidate_lists, rates, st.floats(1, 2), st.integers(0, 2))
 def test_cost_never_falls_when_demand_rises(candidates, rate, more, spare) -> None:
-    low, high = (planned(a_problem(*candidates, rate=r, spare=spare, maximum=1000)) for r in (rate, rate * more))
+    low, high = (planned(a_problem(*candidates, rate=r, spare=spare, maximum=2000)) for r in (rate, rate * more))
     assert low.usd_per_hour <= high.usd_per_hour * (1 + 1e-9)
     for plan in (low, high):
         assert plan.lower_bound_usd_per_hour <= plan.usd_per_hour
