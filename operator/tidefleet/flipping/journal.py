@@ -1,0 +1,215 @@
+"""The journal of a flip: an annotation on the node, so that it outlives every process and custom resource."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tidefleet.flipping.phase import Phase
+
+VERSION = 1
+LARGEST = 16 * 1024
+"""Characters of a journal; a longer text is not one of ours."""
+
+KEPT = 32
+"""Changes of phase that are kept: more than a day's worth of two round trips."""
+
+LONGEST_WORDS = 400
+_MOST_MEMBERS = 256
+_LARGEST_EPOCH = 10**11
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A text that is not a journal of ours: forged, cut off, or of a later version."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What stood on the node under the keys that a flip writes; ``None`` where there was nothing.
+
+    A roll-back, and the end of a loan, restore exactly this.
+    """
+
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Where a unit stands, since when, until when at the latest, and why.
+
+    Attributes:
+        epoch: of the leader that wrote it.
+        since: when the phase began; Unix seconds, as all times here.
+        deadline: when the phase times out; ``None`` where it cannot.
+        unit: name of the unit; ``members`` its nodes.
+        pool: ``namespace/name`` of the pool that lends; ``accelerator`` its type.
+        until: when the loan ends at the latest.
+        why: the reason in one sentence.
+        decision: id of the decision.
+        surge: whether the recall is for a surge of demand, with the short grace.
+        trained: whether training was let in since the unit last served.
+        asked: when its jobs were asked for a checkpoint.
+        cause: of a quarantine: ``health``, ``held`` or ``canary``.
+        before: what was on this node; differs from member to member.
+        history: changes of phase, oldest first.
+    """
+
+    epoch: int
+    phase: Phase
+    since: float
+    unit: str
+    pool: str = ""
+    accelerator: str = ""
+    members: tuple[str, ...] = ()
+    deadline: float | None = None
+    until: float | None = None
+    why: str = ""
+    decision: str = ""
+    surge: bool = False
+    trained: bool = False
+    asked: float | None = None
+    cause: str = ""
+    before: Before = Before()
+    history: tuple[tuple[float, Phase], ...] = ()
+
+    def to(self, phase: Phase, now: float, *, deadline: float | None = None, why: str = "", **more: Any) -> Journal:
+        """The journal after a change of phase; a phase's history has its beginning."""
+        return replace(
+            self,
+            phase=phase,
+            since=now,
+            deadline=deadline,
+            why=(why or self.why)[:LONGEST_WORDS],
+            history=(*self.history, (now, phase))[-KEPT:],
+            **more,
+        )
+
+    def same_state(self, other: Journal) -> bool:
+        """Whether two nodes of a unit tell the same story, whatever stood on each before."""
+        return replace(self, before=Before(), epoch=0) == replace(other, before=Before(), epoch=0)
+
+
+def write(journal: Journal) -> str:
+    """The journal as the value of the annotation."""
+    raw: dict[str, Any] = {
+        "v": VERSION,
+        "epoch": journal.epoch,
+        "phase": str(journal.phase),
+        "since": _whole(journal.since),
+        "unit": journal.unit,
+    }
+    for name in ("pool", "accelerator", "why", "decision", "cause"):
+        if getattr(journal, name):
+            raw[name] = getattr(journal, name)
+    for name in ("deadline", "until", "asked"):
+        if getattr(journal, name) is not None:
+            raw[name] = _whole(getattr(journal, name))
+    for name in ("surge", "trained"):
+        if getattr(journal, name):
+            raw[name] = True
+    if journal.members and journal.members != (journal.unit,):
+        raw["members"] = list(journal.members)
+    if journal.before.labels or journal.before.annotations:
+        raw["before"] = {"labels": dict(journal.before.labels), "annotations": dict(journal.before.annotations)}
+    if journal.history:
+        raw["history"] = [[_whole(at), str(phase)] for at, phase in journal.history]
+    return json.dumps(raw, separators=(",", ":"))
+
+
+def read(text: str) -> Journal | Unreadable:
+    """The journal that an annotation holds. Total: whatever is in it, it never raises."""
+    if len(text) > LARGEST:
+        return Unreadable(f"it has {len(text)} characters; expected at most {LARGEST}")
+    try:
+        raw: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"it is not JSON: {str(error)[:100]}")
+    try:
+        if not isinstance(raw, dict):
+            raise TypeError("it is not an object")
+        if raw.get("v") != VERSION:
+            raise ValueError(f"its version is {str(raw.get('v'))[:20]}; expected {VERSION}")
+        unit = _text(raw, "unit", 253, needed=True)
+        members = raw.get("members", [unit])
+        if not isinstance(members, list) or not 0 < len(members) <= _MOST_MEMBERS:
+            raise ValueError("members is not a list of node names")
+        return Journal(
+            epoch=_epoch(raw.get("epoch")),
+            phase=Phase(str(raw.get("phase"))),
+            since=_time(raw.get("since"), "since"),
+            unit=unit,
+            pool=_text(raw, "pool", 320),
+            accelerator=_text(raw, "accelerator", 253),
+            members=tuple(_text({"member": one}, "member", 253, needed=True) for one in members),
+            deadline=_optional_time(raw, "deadline"),
+            until=_optional_time(raw, "until"),
+            why=_text(raw, "why", LONGEST_WORDS),
+            decision=_text(raw, "decision", 64),
+            surge=raw.get("surge") is True,
+            trained=raw.get("trained") is True,
+            asked=_optional_time(raw, "asked"),
+            cause=_text(raw, "cause", 32),
+            before=_before(raw.get("before", {})),
+            history=tuple(_history(raw.get("history", []))),
+        )
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        return Unreadable(str(error)[:200])
+
+
+def _whole(at: float) -> float:
+    """Milliseconds are enough."""
+    return round(at, 3)
+
+
+def _epoch(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST_EPOCH:
+        raise ValueError(f"epoch is {str(value)[:20]}; expected a whole number")
+    return value
+
+
+def _time(value: object, name: str) -> float:
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not math.isfinite(value) or not 0 <= value < 1e11:  # type: ignore[operator, arg-type]
+        raise ValueError(f"{name} is {str(value)[:30]}; expected Unix seconds, e.g. 1764028800")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _optional_time(raw: Mapping[str, Any], name: str) -> float | None:
+    return None if raw.get(name) is None else _time(raw[name], name)
+
+
+def _text(raw: Mapping[str, Any], name: str, longest: int, *, needed: bool = False) -> str:
+    value = raw.get(name, "")
+    if not isinstance(value, str) or len(value) > longest or (needed and not value):
+        raise ValueError(f"{name} is {str(value)[:30]!r}; expected a text of at most {longest} characters")
+    return value
+
+
+def _before(value: object) -> Before:
+    if not isinstance(value, dict):
+        raise TypeError("before is not an object")
+    found: list[dict[str, str | None]] = []
+    for name in ("labels", "annotations"):
+        part = value.get(name, {})
+        if not isinstance(part, dict) or len(part) > 16:
+            raise ValueError(f"before.{name} is not an object of a few keys")
+        if not all(isinstance(v, str | None) and len(k) <= 317 for k, v in part.items()):
+            raise ValueError(f"before.{name} holds something that is not a text")
+        found.append(part)
+    return Before(labels=found[0], annotations=found[1])
+
+
+def _history(value: object) -> Iterable[tuple[float, Phase]]:
+    if not isinstance(value, list) or len(value) > 2 * KEPT:
+        raise ValueError("history is not a short list")
+    for one in value:
+        if not isinstance(one, list) or len(one) != 2:
+            raise ValueError("history holds something other than [time, phase]")
+        yield _time(one[0], "history"), Phase(one[1])
