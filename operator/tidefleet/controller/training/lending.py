@@ -41,6 +41,7 @@ class LoanedNode:
         until: Unix seconds at which the loan ends.
         recall_by: Unix seconds by which a checkpoint is to be written and the node empty, after which what is still
             there is evicted; ``None`` while the node is not recalled.
+        labels: the node's labels, which say whether a job's node selector can be met there.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LoanedNode:
     verified: bool
     until: float
     recall_by: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -107,6 +109,8 @@ class TrainingJob:
         expected_start: Unix seconds, as far as is known.
         minimum_useful_seconds: it is not started with less than this left.
         termination_seconds: how long its pods may take to end after SIGTERM.
+        asked_at: Unix seconds at which that was asked.
+        seconds_left: how much longer it says that it will run.
         priority: the higher, the earlier it is started.
         created: Unix seconds.
     """
@@ -127,6 +131,8 @@ class TrainingJob:
     expected_start: float | None = None
     minimum_useful_seconds: float = MINIMUM_USEFUL_SECONDS
     termination_seconds: float = 30.0
+    asked_at: float | None = None
+    seconds_left: float | None = None
     priority: int = 0
     created: float = 0.0
 
@@ -147,7 +153,6 @@ class FaultReason(StrEnum):
     WORKLOAD_STUCK = "WorkloadStuck"
     NAME_TAKEN = "NameTaken"
     QUEUE_UNREADABLE = "QueueUnreadable"
-    NO_JOB_KIND = "NoJobKind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,7 @@ class Stop:
     """A job that is made to leave.
 
     Attributes:
-        lost_chip_seconds: accelerators times the seconds since the last checkpoint that is known (else since the start).
+        lost_chip_seconds: accelerators times the seconds since the last known checkpoint (else since the start).
         why: in words.
     """
 
@@ -205,7 +210,8 @@ class Trainer(Protocol):
 
         Args:
             lending: what is on loan.
-            pods: every pod on the loaned nodes, terminating ones included; others do not matter.
+            pods: every pod on the loaned nodes, terminating ones included, and every pod in the pool's namespace;
+                others do not matter.
             now: Unix seconds.
         """
         ...
