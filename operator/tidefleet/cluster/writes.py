@@ -18,7 +18,7 @@ from typing import Any
 
 from kubernetes.client import ApiClient
 
-from tidefleet.cluster.kinds import Kind, path
+from tidefleet.cluster.kinds import POD, Kind, path
 from tidefleet.cluster.lease import Deposed, Fence
 from tidefleet.cluster.transport import APPLY, JSON, MERGE, Reply, Unreachable, send
 
@@ -100,7 +100,42 @@ class Delete:
     propagation: str = "Background"
 
 
-Write = Create | Apply | MergePatch | Delete
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evict:
+    """The eviction of exactly the pod that was decided on, by the Eviction API, which respects PodDisruptionBudgets.
+
+    A pod that is terminating already is not held back by a budget; a shorter grace then takes the place of its own.
+    A budget's 429 is `Blocked`, and is never repeated by the `Writer` (that of a busy API server is): whoever decides
+    looks again in the next pass, and rolls back when it has waited long enough.
+
+    Attributes:
+        grace_seconds: how long the pod may take to end; ``None`` for its own. Never 0, which would take the pod off
+            the API server while its processes may still hold the accelerator.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    reason: str
+    decision_id: str
+    grace_seconds: int | None = None
+    kind: Kind = POD
+
+    def __post_init__(self) -> None:
+        """Check the grace.
+
+        Raises:
+            ValueError: it is less than a second.
+        """
+        if self.grace_seconds is not None and self.grace_seconds < 1:
+            raise ValueError(
+                f"Pod {self.namespace}/{self.name}: an eviction's grace is {self.grace_seconds} s; "
+                "expected at least 1, or None for the pod's own"
+            )
+
+
+Write = Create | Apply | MergePatch | Delete | Evict
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +200,14 @@ class Failed:
     retriable: bool
 
 
-Outcome = Written | Conflict | Gone | AlreadyExists | Denied | Invalid | Fenced | Failed
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A PodDisruptionBudget does not allow the eviction now."""
+
+    message: str
+
+
+Outcome = Written | Conflict | Gone | AlreadyExists | Denied | Invalid | Fenced | Failed | Blocked
 
 
 @dataclass(slots=True)
@@ -234,7 +276,7 @@ class Writer:
             except Unreachable as error:
                 failure = Failed(str(error), retriable=True)
             else:
-                if reply.status not in RETRIED:
+                if reply.status not in RETRIED or (isinstance(write, Evict) and _is_blocked(reply)):
                     return judge(write, reply, self.field_manager)
                 failure = Failed(reply.message, retriable=True)
                 asked = reply.retry_after_seconds
@@ -276,6 +318,17 @@ class Writer:
                     "preconditions": {"uid": write.uid, "resourceVersion": write.resource_version},
                 }
                 return self._request("DELETE", path(write.kind, write.namespace, write.name), query, options, JSON)
+            case Evict():
+                preconditions = {"uid": write.uid, "resourceVersion": write.resource_version}
+                grace = {} if write.grace_seconds is None else {"gracePeriodSeconds": write.grace_seconds}
+                eviction = {
+                    "apiVersion": "policy/v1",
+                    "kind": "Eviction",
+                    "metadata": {"name": write.name, "namespace": write.namespace},
+                    "deleteOptions": {"preconditions": preconditions, **grace},
+                }
+                address = path(write.kind, write.namespace, write.name, "eviction")
+                return self._request("POST", address, query, eviction, JSON)
 
     def _request(
         self, method: str, address: str, query: Mapping[str, str | int], body: object, content_type: str
@@ -314,6 +367,8 @@ def judge(write: Write, reply: Reply, field_manager: str = "") -> Outcome:
             return Gone(message)
         case 409:
             return Conflict(message, fields)
+        case 429 | 500 if isinstance(write, Evict):  # of a budget: any other is repeated, and then `Failed`
+            return Blocked(message)
         case 403:
             return Denied(message)
         case 422 if "metadata.uid" in fields:  # "field is immutable": our uid is another object's
@@ -331,6 +386,18 @@ def _was_deleted(message: str) -> bool:
     object was found" (1.36), since it would have created one.
     """
     return message.rstrip().endswith("no existing object was found")
+
+
+def _is_blocked(reply: Reply) -> bool:
+    """Tell the refusal of a budget from that of an API server with too much to do.
+
+    A budget's 429 has the cause DisruptionBudget. A pod that two budgets select cannot be evicted at all, which is
+    answered by 500.
+    """
+    if reply.status == 500:
+        return "more than one PodDisruptionBudget" in reply.message
+    causes = (reply.json().get("details") or {}).get("causes") or [] if reply.status == 429 else []
+    return any(isinstance(one, dict) and one.get("reason") == "DisruptionBudget" for one in causes)
 
 
 def _is_held_by(cause: Mapping[str, Any], field_manager: str) -> bool:

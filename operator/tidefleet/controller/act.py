@@ -21,6 +21,7 @@ from tidefleet.cluster.writes import (
     Create,
     Delete,
     Denied,
+    Evict,
     Failed,
     Fenced,
     Gone,
@@ -370,7 +371,9 @@ class Actor:
 
 def _fingerprint(write: Write) -> str:
     """What a write asks for, without the stamps that differ each time."""
-    body = {key: value for key, value in (write.body if not isinstance(write, Delete) else {}).items() if key == "spec"}
+    body = {
+        key: value for key, value in ({} if isinstance(write, Delete | Evict) else write.body).items() if key == "spec"
+    }
     return template_hash(body)
 
 

@@ -56,6 +56,8 @@ class Journal:
         surge: whether the recall is for a surge of demand, with the short grace.
         trained: whether training was let in since the unit last served.
         asked: when its jobs were asked for a checkpoint.
+        queue: who trains, e.g. ``Kueue/night``: it outlives the pool.
+        by: who asked for the loan by hand; empty for one of the schedule's.
         cause: of a quarantine: ``health``, ``held`` or ``canary``.
         before: what was on this node; differs from member to member.
         history: changes of phase, oldest first.
@@ -75,6 +77,8 @@ class Journal:
     surge: bool = False
     trained: bool = False
     asked: float | None = None
+    queue: str = ""
+    by: str = ""
     cause: str = ""
     before: Before = Before()
     history: tuple[tuple[float, Phase], ...] = ()
@@ -105,7 +109,7 @@ def write(journal: Journal) -> str:
         "since": _whole(journal.since),
         "unit": journal.unit,
     }
-    for name in ("pool", "accelerator", "why", "decision", "cause"):
+    for name in ("pool", "accelerator", "why", "decision", "queue", "by", "cause"):
         if getattr(journal, name):
             raw[name] = getattr(journal, name)
     for name in ("deadline", "until", "asked"):
@@ -155,6 +159,8 @@ def read(text: str) -> Journal | Unreadable:
             surge=raw.get("surge") is True,
             trained=raw.get("trained") is True,
             asked=_optional_time(raw, "asked"),
+            queue=_text(raw, "queue", 320),
+            by=_text(raw, "by", 256),
             cause=_text(raw, "cause", 32),
             before=_before(raw.get("before", {})),
             history=tuple(_history(raw.get("history", []))),

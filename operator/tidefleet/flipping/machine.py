@@ -91,6 +91,7 @@ def _serving(journal: Journal, seen: Observation, now: float) -> Step:
     return _to(
         journal, Phase.PLANNED, now, deadline=now + seen.terms.planned, why=wish.why,
         until=wish.until, surge=False, trained=False, asked=None, cause="",
+        pool=wish.pool, queue=wish.queue, by=wish.by,
     )  # fmt: skip
 
 
@@ -271,8 +272,8 @@ def _home(journal: Journal, now: float, why: str, *, result: str = "rolled-back"
         surge=False,
         trained=False,
         asked=None,
+        by="",
         cause="",
-        members=journal.members,
     )
     return Step(after, True, direction, result, f"{journal.phase} -> Serving: {why}")
 

@@ -11,12 +11,16 @@ class Lend:
     """The loan test holds: the unit may go to training until ``until`` (Unix seconds).
 
     ``admitted`` says that it may set out now: this process leads, the step is within its limits, budgets allow it, and
-    the reserve is kept.
+    the reserve is kept. ``pool`` lends it (``namespace/name``), ``queue`` trains on it, e.g. ``Kueue/night``; ``by``
+    asked for it by hand.
     """
 
     until: float
     why: str
     admitted: bool = True
+    pool: str = ""
+    queue: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
