@@ -120,7 +120,7 @@ def forget(job: TrainingJob, *, decision_id: str) -> MergePatch:
 
 
 def _asked_at(job: TrainingJob, now: float) -> float:
-    """When this recall began: earlier than now where a deadline that is still ahead is moved (a surge has less time)."""
+    """When this recall began: before now where a deadline still ahead is moved (a surge has less time)."""
     moved = job.asked is not None and job.asked_at is not None and job.asked_at <= now < job.asked
     return job.asked_at if moved and job.asked_at is not None else now
 
