@@ -210,8 +210,8 @@ class Trainer(Protocol):
 
         Args:
             lending: what is on loan.
-            pods: every pod on the loaned nodes, terminating ones included, and every pod in the pool's namespace;
-                others do not matter.
+            pods: every pod that is known, terminating ones included; those on nodes that are not on loan say
+                where a job has its places already.
             now: Unix seconds.
         """
         ...
