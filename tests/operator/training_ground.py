@@ -66,13 +66,13 @@ class Ground:
         )
         manifests = nodes_for({self.type: nodes}, kinds={self.type: kind})
         for one in manifests:
-            one["metadata"]["labels"]["tidefleet.io/duty"] = "training"
+            one["metadata"]["labels"]["tidefleet.io/duty"] = "serving"
             one["spec"] = {"taints": [TAINT]}
         apply_nodes(cluster.kubeconfig, manifests)
         self.nodes: dict[str, LoanedNode] = {}
         for one in manifests:
             name = one["metadata"]["name"]
-            labels = dict(one["metadata"]["labels"])
+            labels = {**one["metadata"]["labels"], "tidefleet.io/duty": "training"}
             until = self.now() + 7200.0
             self.nodes[name] = LoanedNode(name, self.type, GPU, CHIPS, verified=False, until=until, labels=labels)
 
@@ -96,9 +96,12 @@ class Ground:
         return f"{self.type}-{index}"
 
     def change(self, *indexes: int, **what: Any) -> None:
-        """Change what the flips say of these nodes (of all without an index)."""
+        """Change what the flips say of these nodes (of all without an index), and their duty with it."""
         for name in [self.node(one) for one in indexes] or list(self.nodes):
             self.nodes[name] = replace(self.nodes[name], **what)
+            if "verified" in what:
+                duty = "training" if what["verified"] else "serving"
+                self.merge(NODE, name, {"metadata": {"labels": {"tidefleet.io/duty": duty}}})
 
     def recall(self, *indexes: int, seconds: float = 120.0) -> float:
         """Recall these nodes by a deadline, which is returned."""

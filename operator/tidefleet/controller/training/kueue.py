@@ -220,13 +220,7 @@ class KueueTrainer:
             if not isinstance(action, plan.Unpark) and action.stop is not None
         }
         managed = {job.uid for job in detail.job_of.values()}
-        by_pod = {pod.uid: uid for uid, pods in detail.groups.items() for pod in pods}
-        lost = {job.uid: job for job in seen.jobs if job.uid not in managed}
-        for pod, node in leaving.overdue(lending, detail.pods, now):
-            job = lost.pop(by_pod.get(pod.uid, pod.uid), None)  # once for each job
-            if job is not None and not pod.deleting:
-                found[pod.uid] = Stop(job, checkpoint.lost_chip_seconds(job, now), leaving.why_late(node))
-        return found
+        return found | leaving.stops_of_strangers(lending, seen, detail.pods, detail.groups, managed, now=now)
 
     def _publish(self, lending: Lending, detail: _Detail, decision_id: str) -> list[Write]:
         """Flavors and check that the ClusterQueue refers to, then the quota: the first thing that a recall lowers."""

@@ -152,6 +152,7 @@ class FaultReason(StrEnum):
     QUOTA_BELOW_USAGE = "QuotaBelowUsage"
     WORKLOAD_STUCK = "WorkloadStuck"
     NAME_TAKEN = "NameTaken"
+    MANAGED_BY_ANOTHER = "ManagedByAnother"
     QUEUE_UNREADABLE = "QueueUnreadable"
 
 
