@@ -188,8 +188,8 @@ class OperatorProcess:
                 remembrance=Remembrance(actor),
             )
             trainers: dict[QueueKind, Trainer] = {
-                QueueKind.KUEUE: KueueTrainer(objects, clock=self.clock, namespaces=self.settings.namespaces or None),
-                QueueKind.SUSPEND: SuspendTrainer(objects),
+                QueueKind.KUEUE: KueueTrainer(objects, namespaces=self.settings.namespaces or None),
+                QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=self.settings.namespaces or None),
             }
             canaries = Canaries(on_answer=wake.set)
             loop.flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, canaries)
