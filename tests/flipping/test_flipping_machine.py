@@ -41,7 +41,7 @@ def test_after_the_clock_went_back_a_unit_still_has_to_dwell() -> None:
     assert not after(a_journal(Phase.SERVING, since=NOW), -HOUR).changed
 
 
-@pytest.mark.parametrize("wish", [Stay(), MORNING, SURGE])
+@pytest.mark.parametrize("wish", [Stay(), MORNING, SURGE, lend(NOW)])
 def test_a_unit_that_nobody_wants_to_lend_goes_on_serving(wish: Any) -> None:
     assert not after(a_journal(Phase.SERVING), wish=wish).changed
 
@@ -428,6 +428,19 @@ def test_a_unit_that_recovered_releases_itself_and_one_that_answered_badly_does_
     assert not after(a_journal(Phase.QUARANTINED, cause=cause), 119, holders=0).changed
     assert after(a_journal(Phase.QUARANTINED, cause=cause), 120, holders=0).journal.phase is Phase.VERIFYING
     assert not after(a_journal(Phase.QUARANTINED, cause="canary"), 120, holders=0).changed
+
+
+def test_replicas_in_quarantine_take_no_requests_unless_they_are_needed_and_have_not_answered_badly() -> None:
+    for cause, kept, unroute in [("canary", False, True), ("health", True, True), ("health", False, False)]:
+        seen = what_was_seen(requests=3, capacity_kept=kept)
+        assert wanted(a_journal(Phase.QUARANTINED, cause=cause), seen, NOW) == Wanted(unroute=unroute)
+
+
+def test_a_release_from_quarantine_ends_no_request_that_still_runs() -> None:
+    journal = a_journal(Phase.VERIFYING, cause="canary")
+    assert wanted(journal, what_was_seen(requests=3), NOW) == Wanted(unroute=True)
+    for requests in (0, None):
+        assert wanted(journal, what_was_seen(requests=requests), NOW) == Wanted(unroute=True, empty=True)
 
 
 @pytest.mark.parametrize("wish", [lend(), MORNING, SURGE, Stay()])

@@ -34,6 +34,12 @@ def _allowed(journal: Journal, seen: Observation, now: float) -> None:
         assert end.history[-1] == (now, end.phase)
         assert len(end.why) <= LONGEST_WORDS
         assert (end.deadline is None) == (end.phase in (Phase.SERVING, Phase.QUARANTINED))
+    if end.phase is Phase.PLANNED and journal.phase is Phase.SERVING:
+        assert isinstance(seen.wish, Lend)
+        assert seen.wish.until > now
+        assert seen.present
+        assert not seen.unhealthy
+        assert not seen.vetoes
     if end.phase is Phase.TRAINING and journal.phase is not Phase.TRAINING:
         assert seen.holders == 0
         assert isinstance(seen.wish, Lend)

@@ -67,9 +67,10 @@ def wanted(journal: Journal, seen: Observation, now: float) -> Wanted:
         case Phase.RECLAIMING:
             return Wanted(evict=True)
         case Phase.VERIFYING:
-            return Wanted(unroute=True, empty=True, evict=journal.trained)
-        case Phase.QUARANTINED:  # replicas that answer badly take no requests; training is overdue
-            return Wanted(unroute=journal.cause == "canary", evict=journal.trained)
+            return Wanted(unroute=True, empty=not seen.requests, evict=journal.trained)
+        case Phase.QUARANTINED:  # what came here while it warmed up has not proved its answers
+            unroute = journal.cause == "canary" or seen.capacity_kept is True
+            return Wanted(unroute=unroute, evict=journal.trained)
         case _:
             return Wanted()
 
@@ -87,7 +88,7 @@ def step(journal: Journal, seen: Observation, now: float) -> Step:
 
 def _serving(journal: Journal, seen: Observation, now: float) -> Step:
     wish = seen.wish
-    if not isinstance(wish, Lend) or hindrances(journal, seen, now):
+    if not isinstance(wish, Lend) or instant(wish.until) <= now or hindrances(journal, seen, now):
         return Step(journal)
     return _to(
         journal, Phase.PLANNED, now, deadline=now + seen.terms.planned, why=wish.why,
