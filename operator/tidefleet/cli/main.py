@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, operator, plan, validate
+from tidefleet.cli import compare, cost, crds, emulator, explain, flips, operator, plan, validate
 
 app = typer.Typer(
     name="tidefleet",
@@ -22,6 +22,7 @@ app.add_typer(emulator.app, name="emulator")
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
+app.command("flips")(flips.flips)
 app.command("cost")(cost.cost)
 app.command("compare")(compare.compare)
 
