@@ -53,6 +53,8 @@ CLUSTER_QUEUE = Kind(_KUEUE, "ClusterQueue", "clusterqueues", namespaced=False)
 COHORT = Kind(_KUEUE, "Cohort", "cohorts", namespaced=False)
 RESOURCE_FLAVOR = Kind(_KUEUE, "ResourceFlavor", "resourceflavors", namespaced=False)
 ADMISSION_CHECK = Kind(_KUEUE, "AdmissionCheck", "admissionchecks", namespaced=False)
+RESOURCE_CLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims")
+RESOURCE_SLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", namespaced=False)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False)
 PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
 
