@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from tidefleet.api import AcceleratorType, InferencePool
-from tidefleet.api.flipping import FlipReason, QueueKind
-from tidefleet.cluster.kinds import NODE
+from tidefleet.api import AcceleratorType
+from tidefleet.api.flipping import QueueKind, TrainingQueue
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor, Deposed
@@ -18,35 +16,35 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.flips import outlook
 from tidefleet.controller.flips.canary import Canaries
+from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
-from tidefleet.controller.flips.lenders import Pause, Standing, queue_of_words, queue_words, standing
-from tidefleet.controller.flips.lending import LendingMemory, Needs, Round, TypeDecision
-from tidefleet.controller.flips.requests import Ask, BadRequest, FlipRequest, read_request
-from tidefleet.controller.flips.rounds import Hands, Moved, admission_stopped, lendings, newest_epoch, own_journal, stepped
+from tidefleet.controller.flips.lenders import Pause, Standing, queue_of_words, standing
+from tidefleet.controller.flips.lending import LendingMemory, Round
+from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
+from tidefleet.controller.flips.rounds import (
+    Hands,
+    Moved,
+    admission_stopped,
+    lendings,
+    newest_epoch,
+    own_journal,
+    stepped,
+)
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
 from tidefleet.controller.flips.vetoes import HealthClock, leaves_by_itself, vetoes
 from tidefleet.controller.observe import Fleet, Observer
 from tidefleet.controller.training.lending import Lending, Trainer, TrainingSeen
-from tidefleet.controller.view import Fault, PoolMemory, PoolView
-from tidefleet.flipping.machine import wanted
-from tidefleet.flipping.observation import Canary, Observation
+from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.flipping.machine import Step, Wanted, wanted
+from tidefleet.flipping.observation import Canary, Observation, Terms
 from tidefleet.flipping.phase import Phase
 
 log = logging.getLogger(__name__)
 
 CANARY_SECONDS = 10.0
 """Within what time a trial request must be answered, in real seconds."""
-
-_TAINTS = ("tidefleet.io/flip", "tidefleet.io/duty")
-
-
-class RequestReader(Protocol):
-    """The collector, as far as flips are concerned."""
-
-    def requests(self, uid: str) -> tuple[float, float] | None:
-        """When an engine was last read, and the requests in it."""
 
 
 @dataclass(slots=True)
@@ -103,7 +101,7 @@ class Flips:
             self._teller = Teller(self.actor)
         return self._teller
 
-    # --- before pools decide -------------------------------------------------------------------------------------------
+    # --- before pools decide -----------------------------------------------------------------------------------------
 
     def look(self, fleet: Fleet) -> None:
         """See every unit, if any pool lends or any node is in a flip; otherwise nothing costs anything."""
@@ -156,7 +154,7 @@ class Flips:
                         found[one.served.name] = found.get(one.served.name, 0) + 1
         return found
 
-    # --- after pools decided -------------------------------------------------------------------------------------------
+    # --- after pools decided -----------------------------------------------------------------------------------------
 
     def step(self, decisions: Mapping[PoolKey, Decision], *, decision_id: str) -> dict[PoolKey, Told]:
         """Move every flip on by one step.
@@ -176,9 +174,10 @@ class Flips:
             if one.plan is not None
             for target in one.targets
         }
-        standings = self._standings(seen, decisions)
-        queues = {name: one for name, one in self._queues(seen, standings).items() if one is not None}
-        self._read_trainers(seen, queues, standings)
+        self.teller.pools = {key: view.pool for key, view in seen.views.items()}
+        queues = self._queues(seen)
+        self._read_trainers(seen, queues)
+        standings = self._standings(seen)
         sight = self._sight(seen)
         observed = {unit.name: observe(unit, sight) for unit in seen.units}
         types = self._types(seen, observed, standings, decisions)
@@ -202,12 +201,10 @@ class Flips:
             standings=standings,
             types=types,
             training=self._training,
-            pools={key: view.pool for key, view in seen.views.items()},
-            reverted=self.hands.reverted,
             now=seen.now,
         )
 
-    # --- parts ---------------------------------------------------------------------------------------------------------
+    # --- parts -------------------------------------------------------------------------------------------------------
 
     def _requests(self, units: Iterable[Unit]) -> dict[str, FlipRequest]:
         found: dict[str, FlipRequest] = {}
@@ -218,15 +215,16 @@ class Flips:
                     found[unit.name] = request
         return found
 
-    def _standings(self, seen: _Seen, decisions: Mapping[PoolKey, Decision]) -> dict[str, Standing]:
+    def _standings(self, seen: _Seen) -> dict[str, Standing]:
         found: dict[str, Standing] = {}
         for key, view in seen.views.items():
             name = "/".join(key)
-            decision = decisions.get(key)
             training = self._training.get(name)
             one = standing(
                 view.pool,
-                opening=outlook.openness(view.pool, self.memory_of(key), seen.now, self.settings, decision),
+                opening=outlook.openness(
+                    view.pool, self.memory_of(key), seen.now, self.settings, declared=_is_declared(view)
+                ),
                 fleet_pause=self.pause,
                 faults=training.faults if training is not None else (),
                 cluster_wide=self.observer.inventory.is_cluster_wide,
@@ -235,22 +233,21 @@ class Flips:
                 found[name] = one
         return found
 
-    def _queues(self, seen: _Seen, standings: Mapping[str, Standing]) -> dict[str, object]:
+    def _queues(self, seen: _Seen) -> dict[str, TrainingQueue]:
         """Who trains, by pool: as its spec says, else as the journals of its nodes do."""
-        queues: dict[str, object] = {}
+        queues: dict[str, TrainingQueue] = {}
         for key, view in seen.views.items():
             training = view.pool.spec.flipping.training
-            if "/".join(key) in standings and training is not None:
+            if outlook.lends(view.pool) and training is not None:
                 queues["/".join(key)] = training.queue
         for unit in seen.units:
             journal = unit.journal
-            if journal.phase.is_lent or journal.phase is Phase.RECLAIMING:
-                if journal.pool not in queues:
-                    queues[journal.pool] = queue_of_words(journal.queue)
+            if (journal.phase.is_lent or journal.phase is Phase.RECLAIMING) and journal.pool not in queues:
+                queues[journal.pool] = queue_of_words(journal.queue)
         return queues
 
     def _lendings(
-        self, moved: Sequence[Moved], seen: _Seen, queues: Mapping[str, object], standings: Mapping[str, Standing]
+        self, moved: Sequence[Moved], seen: _Seen, queues: Mapping[str, TrainingQueue], nexts: Mapping[str, float]
     ) -> list[Lending]:
         graces: dict[str, int] = {}
         types: dict[str, frozenset[str]] = {}
@@ -259,24 +256,31 @@ class Flips:
             if training is not None:
                 graces[name] = training.checkpoint_grace_seconds
             types[name] = outlook.types_of(view)
-        nexts = {name: one.open.next_opening for name, one in standings.items() if one.open.next_opening is not None}
-        return lendings(moved, queues, seen.kinds, graces=graces, types=types, next_windows=nexts)  # type: ignore[arg-type]
+        return lendings(moved, queues, seen.kinds, graces=graces, types=types, next_windows=nexts)
 
-    def _read_trainers(self, seen: _Seen, queues: Mapping[str, object], standings: Mapping[str, Standing]) -> None:
-        still = [Moved(unit, Observation(), _no_step(unit), wanted(unit.journal, Observation(), seen.now)) for unit in seen.units]
+    def _read_trainers(self, seen: _Seen, queues: Mapping[str, TrainingQueue]) -> None:
+        """Have the trainers look at what is on loan before this pass."""
+        still = [Moved(unit, Observation(), Step(unit.journal), Wanted()) for unit in seen.units]
         self._lent, self._training = {}, {}
-        for lending in self._lendings(still, seen, queues, standings):
+        for lending in self._lendings(still, seen, queues, {}):
             name = "/".join(lending.pool)
             names = {node.name for node in lending.nodes}
-            pods = [pod for pod in self.observer.inventory.pods(None) if pod.node in names]
+            pods = [pod for pod in self.observer.inventory.pods(None) if pod.node in names] if names else []
             self._lent[name] = lending
             self._training[name] = self.trainers[lending.queue.kind].look(lending, pods, seen.now)
 
     def _train(
-        self, moved: Sequence[Moved], seen: _Seen, queues: Mapping[str, object], standings: Mapping[str, Standing],
-        *, decision_id: str,
-    ) -> None:  # fmt: skip
-        for lending in self._lendings(moved, seen, queues, standings):
+        self,
+        moved: Sequence[Moved],
+        seen: _Seen,
+        queues: Mapping[str, TrainingQueue],
+        standings: Mapping[str, Standing],
+        *,
+        decision_id: str,
+    ) -> None:
+        """Have the trainers write what this pass comes to, before the nodes themselves are written."""
+        nexts = {name: one.open.next_opening for name, one in standings.items() if one.open.next_opening is not None}
+        for lending in self._lendings(moved, seen, queues, nexts):
             name = "/".join(lending.pool)
             training = self._training.get(name)
             if training is None or not training.readable:
@@ -286,7 +290,8 @@ class Flips:
             for write in trainer.writes(lending, training, seen.now, decision_id=decision_id):
                 self.actor.execute(write)
             for stop in stops.values():
-                self.teller.stopped(stop, pool=lending.pool, decision_id=decision_id, now=seen.now)
+                unit = next((one.step.journal for one in moved if one.unit.names & stop.job.nodes), None)
+                self.teller.stopped(stop, unit=unit, pool=lending.pool, decision_id=decision_id)
 
     def _sight(self, seen: _Seen) -> Sight:
         conflicts = {
@@ -345,7 +350,7 @@ class Flips:
     def _canary(self, unit: Unit, seen: _Seen) -> tuple[Canary, str]:
         return canary_of(unit, seen.views, seen.serving.values(), self.canaries, bound_seconds=CANARY_SECONDS)
 
-    def _terms(self, unit: Unit, seen: _Seen) -> object:
+    def _terms(self, unit: Unit, seen: _Seen) -> Terms:
         namespace, _, name = unit.journal.pool.partition("/")
         view = seen.views.get((namespace, name))
         memory = self.memory_of((namespace, name))
@@ -382,19 +387,20 @@ class Flips:
     def _types(
         self, seen: _Seen, observed: Mapping[str, Observation], standings: Mapping[str, Standing],
         decisions: Mapping[PoolKey, Decision],
-    ) -> dict[str, TypeRound]:  # fmt: skip
-        found: dict[str, TypeRound] = {}
+    ) -> dict[str, outlook.TypeRound]:  # fmt: skip
+        found: dict[str, outlook.TypeRound] = {}
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
-            here = [standings["/".join(key)] for key in pools if "/".join(key) in standings]
+            here = {key: standings["/".join(key)] for key in pools if "/".join(key) in standings}
             if not here and all(unit.journal.phase is Phase.SERVING for unit in units):
                 continue
             kind = seen.kinds[accelerator]
-            needs = outlook.needs_of(kind, pools, decisions)
+            needs = outlook.needs_of(kind, units, pools, decisions)
             ahead = self._outlooks.of(
                 kind,
                 units,
+                needs=needs,
                 pools=pools,
                 decisions=decisions,
                 standings=here,
@@ -402,26 +408,34 @@ class Flips:
                 now=seen.now,
                 settings=self.settings,
             )
-            allowed, held_by = outlook.allowance(kind, units, [seen.views[key].pool for key in pools], seen.now)
-            decision = Round(
+            allowed, held_by = outlook.allowed_now(kind, units, [view.pool for view in pools.values()], seen.now)
+            round_ = Round(
                 accelerator=accelerator,
                 units=units,
                 seen=observed,
                 needs=needs,
                 plan=ahead.plan,
-                lenders=[one.lender for one in here],
+                lenders=[one.lender for one in here.values()],
                 allowed=allowed,
                 held_by=held_by,
                 requests=seen.requests,
                 memory=self._lending,
                 recall_order=outlook.recall_order(self._training, seen.now),
                 now=seen.now,
-            ).decide()
-            found[accelerator] = TypeRound(accelerator, needs, ahead, decision, allowed)
+            )
+            found[accelerator] = outlook.TypeRound(
+                accelerator,
+                needs=needs,
+                ahead=ahead,
+                decision=round_.decide(),
+                allowed=allowed,
+                at_home=round_.at_home,
+                lenders=frozenset(one.lender.pool for one in here.values()),
+            )
         return found
 
     def _answer_requests(
-        self, moved: Sequence[Moved], types: Mapping[str, TypeRound], seen: _Seen, *, decision_id: str
+        self, moved: Sequence[Moved], types: Mapping[str, outlook.TypeRound], seen: _Seen, *, decision_id: str
     ) -> None:
         """Take off requests that are carried out, refused or not understood, and say so."""
         blocked = {one.unit: one.why for round_ in types.values() for one in round_.decision.blocked}
@@ -430,13 +444,13 @@ class Flips:
                 request = read_request(node.annotations)
                 if request is None:
                     continue
-                words = answer_to(request, one, blocked.get(one.unit.name, ""), seen.now)
+                words, refused = answer_to(request, one, blocked.get(one.unit.name, ""), seen.now)
                 if not words:
                     continue
                 current = next((each for each in self.observer.inventory.nodes() if each.name == node.name), node)
                 body = {"metadata": {"annotations": {marks.FLIP_REQUEST_ANNOTATION: None}}}
                 self.hands.patch(current, body, words, decision_id)
-                self.teller.answered(one.unit, words, decision_id=decision_id)
+                self.teller.answered(one.unit, words, refused=refused, decision_id=decision_id)
 
     def _forget(self, seen: _Seen) -> None:
         self._health.forget_all_but(node.name for unit in seen.units for node in unit.nodes)
@@ -444,12 +458,35 @@ class Flips:
         self.canaries.forget_all_but(set(seen.serving) if warming else set())
 
 
-@dataclass(frozen=True, slots=True)
-class TypeRound:
-    """All that a pass found about one accelerator type."""
+def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: float) -> tuple[str, bool]:
+    """What became of a request, and whether it was refused; an empty text while it is still open."""
+    if isinstance(request, BadRequest):
+        return request.why, True
+    before, after = one.unit.journal.phase, one.step.journal.phase
+    if request.to is Ask.RELEASE:
+        if before is not Phase.QUARANTINED:
+            return f"it is not quarantined but in phase {before}; there is nothing to release", True
+        return (f"released by {request.by}", False) if after is not before else ("", False)
+    if request.to is Ask.TRAINING:
+        if after.is_outbound or after.is_lent:
+            return f"goes to training, as {request.by} asked", False
+        if after is not Phase.SERVING:
+            return f"it is in phase {after}; only a unit that serves can be lent", True
+        return (f"not lent, as {request.by} asked: {blocked}", True) if blocked else ("", False)
+    if after is Phase.SERVING or after.is_homebound:
+        return f"serves, or is on its way, as {request.by} asked", False
+    if after is Phase.QUARANTINED:
+        return "it is quarantined; release it first", True
+    late = now - request.at > VALID_SECONDS
+    return ("the request has grown too old", True) if late else ("", False)
 
-    accelerator: str
-    needs: Needs
-    ahead: outlook.Outlook
-    decision: TypeDecision
-    allowed: int
+
+def _is_declared(view: PoolView) -> bool:
+    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
+    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
+
+
+def _is_marked(node: Node) -> bool:
+    """Whether anything of ours is on a node."""
+    ours = (marks.FLIP_ANNOTATION, marks.FLIP_REQUEST_ANNOTATION)
+    return any(name in node.annotations for name in ours) or any(t.key in (FLIP_TAINT, DUTY_TAINT) for t in node.taints)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 
 from tidefleet.api import InferencePool, Reason
 from tidefleet.api.flipping import FlippingPolicy, PauseScope, QueueKind, TrainingQueue
+from tidefleet.api.flipping_status import FlippingMode
 from tidefleet.api.inference_pool import Mode
 from tidefleet.controller.flips.lending import Lender
 from tidefleet.controller.training.lending import Fault, FaultReason
@@ -43,22 +45,25 @@ class Openness:
         ends: when they stop to (Unix seconds), less the time a recall takes; ``None`` where they do not.
         closed: why they do not allow any; ``next_opening`` when they will.
         reason: the reason of the condition Flipping while closed.
+        zone, zone_name: in which times are told.
     """
 
     ends: float | None = None
     closed: str = ""
     next_opening: float | None = None
     reason: Reason = Reason.OUTSIDE_WINDOW
-    why: str = ""
+    zone: tzinfo = UTC
+    zone_name: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A pool as a lender, and what its condition Flipping says while nothing moves."""
+    """A pool as a lender, and what its condition Flipping says while nothing moves; ``mode`` as its status tells it."""
 
     lender: Lender
     reason: Reason
     open: Openness
+    mode: FlippingMode
 
 
 def queue_words(queue: TrainingQueue | None) -> str:
@@ -68,7 +73,7 @@ def queue_words(queue: TrainingQueue | None) -> str:
     return f"{QueueKind.KUEUE}/{queue.cluster_queue}" if queue.kind is QueueKind.KUEUE else str(QueueKind.SUSPEND)
 
 
-def queue_of_words(words: str) -> TrainingQueue | None:
+def queue_of_words(words: str) -> TrainingQueue:
     """The queue of a journal whose pool is gone; without a selector nothing is started, and what runs is stopped."""
     kind, _, name = words.partition("/")
     if kind == str(QueueKind.KUEUE) and name:
@@ -105,5 +110,6 @@ def standing(
         reason, closed = Reason.QUEUE_MISSING, f"{pool}: spec.flipping.training is missing; expected a queue of jobs"
     elif serious and not recall:
         reason, closed = _REASONS.get(serious[0].reason, Reason.QUEUE_MISSING), serious[0].message
-    ends = opening.ends
-    return Standing(Lender(name, queue, closed=closed, recall=recall, ends=ends), reason, opening)
+    only_told = reason in (Reason.RECOMMEND_ONLY, Reason.HISTORY_TOO_SHORT, Reason.METRICS_STALE)
+    mode = FlippingMode.RECOMMEND if only_told else FlippingMode(str(spec.policy))
+    return Standing(Lender(name, queue, closed=closed, recall=recall, ends=opening.ends), reason, opening, mode)

@@ -94,6 +94,7 @@ class Blocked:
 
     unit: str
     why: str
+    change: str = ""
 
 
 @dataclass(frozen=True, slots=True)

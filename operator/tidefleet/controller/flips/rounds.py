@@ -18,12 +18,15 @@ from tidefleet.controller.flips.dress import node_change
 from tidefleet.controller.flips.pods import pod_change
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.training.lending import Lending, LoanedNode, LoanType, TrainingSeen
-from tidefleet.flipping.journal import Journal, Unreadable, read
+from tidefleet.flipping.journal import Journal, Unreadable, read, write
 from tidefleet.flipping.machine import Step, Wanted, step, wanted
 from tidefleet.flipping.observation import Observation, Wish
 from tidefleet.flipping.phase import Phase
 
 log = logging.getLogger(__name__)
+
+LAST_GRACE_SECONDS = 1
+"""What is left to a training pod that did not go in its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,11 @@ class Hands:
             self.actor.hurry()
         return outcome
 
-    def pods(self, moved: Moved, *, decision_id: str, shrinking: Callable[[str, str], bool]) -> None:
+    def pods(self, moved: Moved, *, decision_id: str, shrinking: Callable[[str], bool]) -> None:
         """Bring the serving pods of a unit to what its phase wants.
 
         Args:
-            shrinking: whether a pod's workload (``namespace``, pod name) is about to remove replicas by itself.
+            shrinking: whether the workload of a pod (its uid) is about to remove replicas by itself.
         """
         for one in moved.unit.serving:
             change = pod_change(
@@ -115,8 +118,17 @@ class Hands:
                 self.actor.execute(change)
         if moved.wanted.empty:
             for one in moved.unit.serving:
-                if not one.pod.deleting and not shrinking(one.pod.namespace, one.pod.name):
+                if not one.pod.deleting and not shrinking(one.pod.uid):
                     self.evict(one.pod, moved.step.journal.why, decision_id)
+
+    def stamp(self, node: Node, own: Journal) -> bool:
+        """Put this leader's epoch on a node in mid-flip, so that a write that another leader decided earlier fails."""
+        body = {"metadata": {"annotations": {marks.FLIP_ANNOTATION: write(replace(own, epoch=self.actor.epoch))}}}
+        return isinstance(self.patch(node, body, "a new leader takes over", ""), Written | Gone)
+
+    def remove(self, pod: Pod, reason: str, decision_id: str) -> None:
+        """Evict what is left of training, and have a pod that is terminating already end within a moment."""
+        self.evict(pod, reason, decision_id, grace_seconds=LAST_GRACE_SECONDS)
 
     def evict(self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None) -> Outcome:
         """Evict one pod; a budget that forbids it is met again in the next pass."""

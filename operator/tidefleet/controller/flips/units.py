@@ -72,6 +72,11 @@ class Unit:
         return frozenset(one.pool for one in self.serving)
 
     @property
+    def names(self) -> frozenset[str]:
+        """Names of its nodes that exist."""
+        return frozenset(node.name for node in self.nodes)
+
+    @property
     def size(self) -> int:
         """Its number of nodes, missing ones included."""
         return len(self.nodes) + len(self.missing)
