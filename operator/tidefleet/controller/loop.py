@@ -25,6 +25,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
 from tidefleet.controller.flips.flips import Flips
+from tidefleet.controller.flips.rounds import newest_epoch
 from tidefleet.controller.flips.telling import with_flips
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
@@ -105,8 +106,10 @@ class FleetLoop:
                 floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
                 stop.wait(floor / self.clock.scale)
                 self.clock.sleep(max(0.0, left - floor), self.wake)
-        finally:  # a solver at work would keep a deposed process from ending
+        finally:  # a solver or a trial at work would keep a deposed process from ending
             self.sharing.close()
+            if self.flips is not None:
+                self.flips.canaries.close()
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
@@ -157,6 +160,10 @@ class FleetLoop:
             known.ahead.history = kept_history(view.pool, view.now)
             self._memories[key] = known
         return known
+
+    def known_memory(self, key: PoolKey) -> PoolMemory | None:
+        """What is remembered of a pool; ``None`` before it was first looked at."""
+        return self._memories.get(key)
 
     def _histories(self) -> list[tuple[PoolKey, SlotHistory]]:
         return [(key, one.ahead.history) for key, one in self._memories.items()]
@@ -440,10 +447,11 @@ def _class_verdicts(faults: tuple[Fault, ...]) -> tuple[Verdict, ...]:
 
 
 def known_epochs(observer: Observer) -> list[int]:
-    """Every epoch that a leader left on an object of ours: on workloads and in the decision ids of pools."""
+    """Every epoch that a leader left on an object of ours: on workloads, on nodes, and in the decision ids of pools."""
     fleet = observer.observe(0.0)
     found = [marks.decision_epoch(seen.status.get("decisionId")) for seen, _ in fleet.pools]
     for _, view in fleet.pools:
         if isinstance(view, PoolView):
             found += [marks.read_epoch(one.workload.annotations) for one in view.served if one.workload]
+    found.append(newest_epoch(observer.inventory.nodes()))
     return found

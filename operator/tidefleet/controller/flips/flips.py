@@ -326,7 +326,7 @@ class Flips:
             admission_stopped=lambda unit: admission_stopped(
                 unit, self._lent.get(unit.journal.pool), self._training.get(unit.journal.pool)
             ),
-            jobs=lambda unit: self._jobs_on(unit),
+            jobs=self._jobs_on,
             awaited=lambda accelerator: accelerator in awaited,
             unhealthy=unhealthy,
             vetoes=against,

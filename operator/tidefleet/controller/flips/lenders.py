@@ -37,6 +37,18 @@ class Pause:
         return f"paused by {self.by or 'somebody'}" + (f": {self.reason}" if self.reason else "")
 
 
+def pause_of(data: object) -> Pause:
+    """The pause that a ConfigMap's data asks for. A scope that is not understood pauses new loans: it was meant to."""
+    if not isinstance(data, Mapping) or not data.get("scope"):
+        return Pause()
+    by, reason = str(data.get("by", ""))[:128], str(data.get("reason", ""))[:256]
+    try:
+        return Pause(PauseScope(str(data["scope"]).strip()), by, reason)
+    except ValueError:
+        expected = "expected None, NewLoans or RecallAll"
+        return Pause(PauseScope.NEW_LOANS, by, f"the scope is {str(data['scope'])[:40]!r}; {expected}")
+
+
 @dataclass(frozen=True, slots=True)
 class Openness:
     """Whether the owner's terms allow loans now.

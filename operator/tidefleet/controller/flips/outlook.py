@@ -23,9 +23,9 @@ from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.flipping.budgets import allowance
 from tidefleet.flipping.phase import Phase
-from tidefleet.flipping.staircase import staircase
+from tidefleet.flipping.staircase import STEP_SHARE, Terms, schedule
 from tidefleet.flipping.value import FlipTimes, Worth, flip_cost, loan_quantile
-from tidefleet.flipping.windows import next_opening, open_window
+from tidefleet.flipping.windows import next_opening, open_slots, open_window
 from tidefleet.planning.demand import Known
 from tidefleet.planning.forecast import Forecast, forecast
 from tidefleet.planning.options import PLANNING_UTILISATION
@@ -34,8 +34,8 @@ from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, slot_of
 HISTORY_DAYS = 14.0
 """Days of measured demand that a loan by forecast stands on at least."""
 
-STEP_SHARE = 0.2
-"""Share of a type's nodes that may be on their way out at once."""
+USUAL_QUANTILE = 0.95
+"""Quantile of the demand that loans are made by where nobody says what training is worth."""
 
 Slots = NDArray[np.int64]
 
@@ -71,7 +71,8 @@ def openness(
         recall = settings.flipping.recall_seconds
         if window is None or now >= window.end - recall:
             closed = "no window is open" if window is None else "the window is about to close"
-            return Openness(closed=closed, next_opening=upcoming, zone=zone, zone_name=zone_name)
+            begins = upcoming.start if upcoming is not None else None
+            return Openness(closed=closed, next_opening=begins, zone=zone, zone_name=zone_name)
         ends = window.end - recall
     if spec.policy is FlippingPolicy.FORECAST and not declared:
         known = memory.ahead.history.series().known / DAY_SLOTS if memory is not None else 0.0
@@ -112,7 +113,7 @@ def allowed_now(
             continue
         flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
         found = allowance(pool.spec.flipping.budgets, FlipReason.LOAN, now, nodes=nodes, in_flight=flights)
-        if found.flips is not None and found.flips < allowed:
+        if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
 
@@ -246,58 +247,56 @@ class Outlooks:
         total = sum(one.size for one in units if not one.missing)
         per_node = _chips_per_node(kind, units)
         lender = next((pools[key].pool for key in standings if key in pools), None)
-        price = _price(kind)
-        training = lender.spec.flipping.training if lender is not None else None
-        value = float(training.value_usd_per_chip_hour) if training and training.value_usd_per_chip_hour else None
-        quantile = loan_quantile(margin=price, penalty=settings.flipping.penalty, training=value) if value else None
-        lead = math.ceil(settings.flipping.recall_seconds / SLOT_SECONDS) + 1
-        needed = np.zeros(DAY_SLOTS + lead, dtype=np.int64)
+        value = _value(lender)
+        limits = settings.flipping
+        quantile = None
+        if value is not None:
+            quantile = loan_quantile(
+                penalty_multiple=limits.penalty,
+                margin_usd_per_chip_hour=_price(kind),
+                value_usd_per_chip_hour=value,
+            )
+        needed = np.zeros(DAY_SLOTS, dtype=np.int64)
         for key, view in pools.items():
             needed += self._needed(
-                key, view, decisions.get(key), memory_of(key), kind, per_node=per_node, quantile=quantile or 0.95,
-                now=now, slots=len(needed),
-            )  # fmt: skip
+                key,
+                view,
+                decisions.get(key),
+                memory_of(key),
+                kind,
+                per_node=per_node,
+                quantile=quantile or USUAL_QUANTILE,
+                now=now,
+            )
         needed[0] = max(needed[0], needs.nodes)
         start = slot_of(now) * SLOT_SECONDS
-        open_slots = (
-            _open_slots(lender, now, len(needed), settings) if lender is not None else np.zeros(len(needed), bool)
-        )
-        needed = np.where(open_slots, np.minimum(needed, total), total)
-        times = FlipTimes(
-            drain=60.0, start=30.0, checkpoint=settings.flipping.recall_seconds / 6.0,
-            load=settings.flipping.recall_seconds / 2.0, warm=30.0,
-        )  # fmt: skip
-        round_trip = settings.flipping.round_trip_seconds
-        cost = flip_cost(chips=per_node, value=value, times=times) if value else 0.0
-        schedule = staircase(
-            needed,
+        cost = 0.0
+        if value is not None:
+            trip = limits.round_trip_seconds / 5.0
+            times = FlipTimes(trip, trip, trip, trip, trip)
+            cost = flip_cost(chips=per_node, value_usd_per_chip_hour=value, times=times).usd
+        made = schedule(
+            needed.tolist(),
             nodes=total,
-            slot_seconds=SLOT_SECONDS,
-            lead_slots=lead,
-            reserve=0,
-            step_share=STEP_SHARE,
-            usd_per_node_hour=per_node * value if value else 0.0,
-            flip_usd=cost,
-            round_trip_seconds=round_trip,
+            terms=Terms(
+                slot_seconds=SLOT_SECONDS,
+                usd_per_node_hour=None if value is None else per_node * value,
+                flip_usd=cost,
+                round_trip_seconds=limits.round_trip_seconds,
+                lead_slots=math.ceil(limits.recall_seconds / SLOT_SECONDS) + 1,
+                reserve=0,
+            ),
+            on_loan=sum(
+                one.size for one in units if one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING
+            ),
+            allowed=_open_slots(lender, start, settings),
         )
-        loans = tuple(int(one) for one in schedule.loans[:DAY_SLOTS])
-        ends = tuple(_end(loans, layer, start) for layer in range(1, loans[0] + 1)) if loans else ()
-        worth = None
-        if ends and value:
-            hours = max(0.0, ends[0] - now) / 3600.0
-            worth = Worth(saves_usd=per_node * value * hours, costs_usd=cost)
-        ceiling = int(needed[: lead + 1].max())
-        words = f"serving needs at most {ceiling} of {total} nodes of {kind.name} in the next {lead * 15} min"
-        if worth is not None:
-            words = f"{words}; {worth}"
-        return Outlook(
-            start,
-            tuple(int(one) for one in needed[:DAY_SLOTS]),
-            loans,
-            LoanPlan(loans[0] if loans else 0, ends, words),
-            quantile,
-            worth,
-        )
+        ends = tuple(_end(made.loans, layer, start) for layer in range(1, made.loans[0] + 1))
+        worth = made.worth if value is not None and made.loans[0] else None
+        words = f"serving needs {made.needed[0]} of {total} nodes of {kind.name} until the next could be back"
+        words = f"{words}; {worth.words}" if worth is not None else words
+        plan = LoanPlan(made.loans[0], ends, words)
+        return Outlook(start, tuple(needed.tolist()), made.loans, plan, quantile, worth)
 
     def _needed(
         self,
@@ -310,7 +309,7 @@ class Outlooks:
         per_node: int,
         quantile: float,
         now: float,
-        slots: int,
+        slots: int = DAY_SLOTS,
     ) -> Slots:
         """Nodes of a type that a pool needs in each slot: as now where nothing is forecast."""
         running = [one for one in view.served if one.option.accelerator == kind.name]
@@ -353,18 +352,26 @@ class Outlooks:
         return np.asarray(np.concatenate([rates, np.full(max(0, slots - len(rates)), rates.max())])[:slots])
 
 
-def _open_slots(pool: InferencePool, now: float, slots: int, settings: OperatorConfiguration) -> NDArray[np.bool_]:
-    """Slots in which the owner's windows allow loans; all of them without windows."""
+def _open_slots(pool: InferencePool | None, start: float, settings: OperatorConfiguration) -> Sequence[bool]:
+    """Slots in which the owner's windows allow loans, all but the time of a recall; all of them without windows."""
+    if pool is None or not lends(pool):
+        return [False] * DAY_SLOTS
     windows = pool.spec.flipping.windows
     if not windows:
-        return np.ones(slots, dtype=bool)
-    begin = slot_of(now) * SLOT_SECONDS
-    found = np.zeros(slots, dtype=bool)
-    for place in range(slots):
-        at = max(now, begin + place * SLOT_SECONDS)
-        window = open_window(windows, at)
-        found[place] = window is not None and at < window.end - settings.flipping.recall_seconds
-    return found
+        return [True] * DAY_SLOTS
+    recall = settings.flipping.recall_seconds
+    back = open_slots(windows, start + recall, slots=DAY_SLOTS, slot_seconds=SLOT_SECONDS)
+    return [
+        here and soon
+        for here, soon in zip(open_slots(windows, start, slots=DAY_SLOTS, slot_seconds=SLOT_SECONDS), back, strict=True)
+    ]
+
+
+def _value(pool: InferencePool | None) -> float | None:
+    """USD that training is worth in an hour of one accelerator; ``None`` where nobody says."""
+    training = pool.spec.flipping.training if pool is not None else None
+    value = training.value_usd_per_chip_hour if training is not None else None
+    return None if value is None else float(value)
 
 
 def _end(loans: Sequence[int], layer: int, start: float) -> float:
@@ -379,3 +386,18 @@ def _price(kind: AcceleratorType) -> float:
     """USD per chip-hour, on demand where that is listed; what a serving hour is worth at the least."""
     prices = [float(one.usd_per_chip_hour) for one in kind.spec.prices]
     return max(prices, default=0.0)
+
+
+def recall_order(training, now):
+    """Temporary."""
+
+    def order(units, back):
+        found = []
+        for unit in sorted(units, key=lambda one: one.journal.since, reverse=True):
+            if back <= 0:
+                break
+            found.append((unit.name, ""))
+            back -= unit.size
+        return found
+
+    return order

@@ -200,7 +200,8 @@ def templates_of(uid: str, known: Book) -> list[tuple[int, Mapping[str, Any]]]:
     raw, kind = known.jobs[uid], known.kinds[uid]
     spec = _dict(raw.get("spec"))
     if kind == JOB:
-        return [(_pods_of_job(spec), _dict(spec.get("template")))]
+        done = _int(_dict(raw.get("status")).get("succeeded"), 0)
+        return [(_pods_of_job(spec, done), _dict(spec.get("template")))]
     if kind == JOB_SET:
         return [
             (_int(one.get("replicas"), 1) * _pods_of_job(job), _dict(job.get("template")))
@@ -243,9 +244,10 @@ def read_minimum(text: str | None) -> float:
     return min(float(text), 604_800.0)
 
 
-def _pods_of_job(spec: Mapping[str, Any]) -> int:
-    parallelism = _int(spec.get("parallelism"), 1)
-    return min(parallelism, _int(spec.get("completions"), parallelism))
+def _pods_of_job(spec: Mapping[str, Any], done: int = 0) -> int:
+    """The pods that run at once: without ``completions`` the first success ends a Job."""
+    parallelism, completions = _int(spec.get("parallelism"), 1), spec.get("completions")
+    return max(0, min(parallelism, completions - done)) if isinstance(completions, int) else parallelism
 
 
 def _started(raw: Mapping[str, Any], pods: Sequence[Pod]) -> float | None:

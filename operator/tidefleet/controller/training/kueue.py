@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.inventory import POOL_LABEL
 from tidefleet.cluster.kinds import (
     ADMISSION_CHECK,
@@ -40,6 +39,10 @@ from tidefleet.controller.training.lending import (
     TrainingJob,
     TrainingSeen,
 )
+from tidefleet.controller.training.room import Room, holds, room_on
+
+SETTLED_SECONDS = 10.0
+"""A ClusterQueue becomes active a moment after the flavors and the check that it names are there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,6 @@ class KueueTrainer:
 
     Args:
         objects: reads.
-        clock: the fleet's; Kueue lives in real time.
         namespaces: those that may be read; ``None`` for all.
         real: Unix seconds as the API server has them.
     """
@@ -72,13 +74,11 @@ class KueueTrainer:
     def __init__(
         self,
         objects: Objects,
-        clock: Clock,
         *,
         namespaces: Sequence[str] | None = None,
         real: Callable[[], float] = time.time,
     ) -> None:
         self._objects = objects
-        self._clock = clock
         self._namespaces = namespaces
         self._real = real
 
@@ -86,8 +86,7 @@ class KueueTrainer:
 
     def look(self, lending: Lending, pods: Iterable[Pod], now: float) -> TrainingSeen:
         """See `Trainer.look`."""
-        loaned = {node.name for node in lending.nodes}
-        there = tuple(pod for pod in pods if pod.node in loaned)
+        there = tuple(pod for pod in pods if pod.node and holds(pod))
         try:
             if not self._objects.exists(KUEUE_WORKLOAD):
                 return self._without_kueue(lending, there)
@@ -110,17 +109,18 @@ class KueueTrainer:
         entries = self._entries(name)
         known = jobs.read(
             self._objects,
-            {pod.namespace for pod in there} | {one.namespace for one in entries},
+            _namespaces_on(lending, there) | {one.namespace for one in entries},
             everywhere=self._namespaces is None,
         )
         groups = jobs.group_pods(there, known)
-        faults = [] if queue is None and not name else kueue.faults_of_queue(name, queue, lending)
+        settled = self._is_settled(check, flavors.values())
+        faults = kueue.faults_of_queue(name, queue, lending, settled=settled)
         taken = [(RESOURCE_FLAVOR, raw) for raw in flavors.values()]
         taken += [(kind, raw) for kind, raw in ((COHORT, cohort), (ADMISSION_CHECK, check)) if raw is not None]
         faults += [_name_taken(kind, raw) for kind, raw in taken if not kueue.is_ours(raw)]
         in_cohort = ((queue or {}).get("spec") or {}).get("cohortName") == kueue.cohort_name(lending.pool)
-        loaned = [node.name for node in lending.nodes]
-        job_of = {one.uid: _job(one, known, groups, loaned, lending) for one in entries}
+        room = room_on(lending.nodes, there)
+        job_of = {one.uid: _job(one, known, groups, lending, room) for one in entries}
         detail = _Detail(
             kueue=True,
             queue=queue,
@@ -149,7 +149,7 @@ class KueueTrainer:
             f"{_pool(lending)}: spec.flipping.training.queue.kind is Kueue, but the API server does not serve "
             f"{KUEUE_WORKLOAD.kind} ({KUEUE_WORKLOAD.group_version}); expected Kueue 0.16 or later, or kind: Suspend",
         )
-        known = jobs.read(self._objects, {pod.namespace for pod in there}, everywhere=self._namespaces is None)
+        known = jobs.read(self._objects, _namespaces_on(lending, there), everywhere=self._namespaces is None)
         detail = _Detail(pods=there, groups=jobs.group_pods(there, known))
         return TrainingSeen(jobs=_all_jobs(lending, known, detail), faults=(fault,), detail=detail)
 
@@ -169,6 +169,14 @@ class KueueTrainer:
             if not one.finished
             and (one.cluster_queue == queue if one.cluster_queue else (one.namespace, one.queue) in locals_)
         ]
+
+    def _is_settled(self, check: Mapping[str, Any] | None, flavors: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether what the ClusterQueue refers to was there long enough for Kueue to have seen it."""
+        made = [
+            checkpoint.read_time((raw.get("metadata") or {}).get("creationTimestamp"))
+            for raw in (check or {}, *flavors)
+        ]
+        return all(at is not None and self._real() - at > SETTLED_SECONDS for at in made)
 
     def _stuck_faults(self, entries: Iterable[Entry]) -> list[Fault]:
         return [
@@ -212,13 +220,7 @@ class KueueTrainer:
             if not isinstance(action, plan.Unpark) and action.stop is not None
         }
         managed = {job.uid for job in detail.job_of.values()}
-        by_pod = {pod.uid: uid for uid, pods in detail.groups.items() for pod in pods}
-        lost = {job.uid: job for job in seen.jobs if job.uid not in managed}
-        for pod, node in leaving.overdue(lending, detail.pods, now):
-            job = lost.pop(by_pod.get(pod.uid, pod.uid), None)  # once for each job
-            if job is not None and not pod.deleting:
-                found[pod.uid] = Stop(job, checkpoint.lost_chip_seconds(job, now), leaving.why_late(node))
-        return found
+        return found | leaving.stops_of_strangers(lending, seen, detail.pods, detail.groups, managed, now=now)
 
     def _publish(self, lending: Lending, detail: _Detail, decision_id: str) -> list[Write]:
         """Flavors and check that the ClusterQueue refers to, then the quota: the first thing that a recall lowers."""
@@ -269,10 +271,8 @@ class KueueTrainer:
     def _workload(self, one: Entry, action: plan.Action, decision_id: str) -> Write:
         subresource = ""
         match action:
-            case plan.SetCheck(state, message, again_after):
-                # Kueue lives in real time.
-                after = None if again_after is None else again_after / self._clock.scale
-                body, why = kueue.with_state(one, state, message, self._real(), after), message
+            case plan.SetCheck(state, message):
+                body, why = kueue.with_state(one, state, message, self._real()), message
                 subresource = "status"
             case plan.Park(why):
                 notes = {kueue.PARKED: checkpoint.write_time(self._real())}
@@ -293,26 +293,33 @@ class KueueTrainer:
 
 
 def _job(
-    one: Entry, known: jobs.Book, groups: Mapping[str, Sequence[Pod]], loaned: Sequence[str], lending: Lending
+    one: Entry, known: jobs.Book, groups: Mapping[str, Sequence[Pod]], lending: Lending, room: Room
 ) -> TrainingJob:
     uid = known.root(one.owner) or one.owner or one.uid
-    found = plan.job_of_entry(uid, one, known, groups.get(uid, ()), loaned)
-    if found.running or sum(lending.open_chips().values()) >= one.chips:
+    found = plan.job_of_entry(uid, one, known, groups.get(uid, ()), [node.name for node in lending.nodes])
+    if found.running or plan.fits(one, room, 0.0):
         return found
     return replace(found, expected_start=lending.next_window)
 
 
 def _all_jobs(lending: Lending, known: jobs.Book, detail: _Detail) -> tuple[TrainingJob, ...]:
     """The jobs of the queue, and whatever else is on the loaned nodes."""
-    loaned = [node.name for node in lending.nodes]
+    loaned = {node.name for node in lending.nodes}
     found = {job.uid: job for job in detail.job_of.values()}
     for uid, pods in detail.groups.items():
+        if uid in found or not any(pod.node in loaned for pod in pods):
+            continue
         if uid in known.jobs:
-            found.setdefault(uid, jobs.job_of(uid, known, pods, loaned))
+            found[uid] = jobs.job_of(uid, known, pods, loaned)
         else:
-            lone = [pod for pod in pods if uid not in found and pod.chips and POOL_LABEL not in pod.labels]
-            found.update({pod.uid: jobs.lone_pod(pod) for pod in lone})
+            lone = [pod for pod in pods if pod.chips and POOL_LABEL not in pod.labels]
+            found |= {pod.uid: jobs.lone_pod(pod) for pod in lone}
     return tuple(sorted(found.values(), key=lambda one: (one.namespace, one.name, one.uid)))
+
+
+def _namespaces_on(lending: Lending, pods: Iterable[Pod]) -> set[str]:
+    loaned = {node.name for node in lending.nodes}
+    return {pod.namespace for pod in pods if pod.node in loaned and pod.chips}
 
 
 def _quota_faults(lending: Lending, detail: _Detail, published: Mapping[str, int]) -> list[Fault]:

@@ -17,7 +17,6 @@ FLAVOR_PREFIX = "loan-"
 OURS = {"app.kubernetes.io/managed-by": "tidefleet"}
 PARKED = "tidefleet.io/parked"
 """On a Workload that we deactivated (``spec.active``), so that nobody else's deactivation is ever undone."""
-MAX_SECONDS = 2**31 - 1
 _SAID = 400
 
 
@@ -108,7 +107,6 @@ class Entry:
     admitted: bool
     admitted_at: float | None
     evicted: bool
-    requeue_at: float | None
     shapes: tuple[PodShape, ...]
     loaned: bool
     checks: tuple[Mapping[str, Any], ...]
@@ -163,7 +161,6 @@ def entry(raw: Mapping[str, Any]) -> Entry:
         admitted=admitted.get("status") == "True",
         admitted_at=checkpoint.read_time(admitted.get("lastTransitionTime")),
         evicted=condition(raw, "Evicted").get("status") == "True",
-        requeue_at=checkpoint.read_time(_dict(status.get("requeueState")).get("requeueAt")),
         shapes=tuple(shapes),
         loaned=any(shape.accelerator for shape in shapes),
         checks=tuple(_dicts(status.get("admissionChecks"))),
@@ -172,13 +169,12 @@ def entry(raw: Mapping[str, Any]) -> Entry:
     )
 
 
-def with_state(one: Entry, state: str, message: str, at: float, requeue_after: float | None = None) -> dict[str, Any]:
+def with_state(one: Entry, state: str, message: str, at: float) -> dict[str, Any]:
     """The merge patch of a Workload's status that sets our check; the checks of others stay as they are.
 
     Args:
         state: Pending, Ready or Retry.
         at: Unix seconds of the API server's clock.
-        requeue_after: seconds from then, for Retry.
     """
     since = one.check.get("lastTransitionTime") if one.state == state else None
     ours: dict[str, Any] = {
@@ -187,16 +183,20 @@ def with_state(one: Entry, state: str, message: str, at: float, requeue_after: f
         "message": message[:1024],
         "lastTransitionTime": since or checkpoint.write_time(at),
     }
-    if requeue_after is not None:
-        ours["requeueAfterSeconds"] = int(min(MAX_SECONDS, max(1.0, requeue_after)))
     if "retryCount" in one.check:
         ours["retryCount"] = one.check["retryCount"]
     rest = [dict(check) for check in one.checks if check.get("name") != CHECK]
     return {"status": {"admissionChecks": [*rest, ours]}}
 
 
-def faults_of_queue(name: str, queue: Mapping[str, Any] | None, lending: Lending) -> list[Fault]:
-    """What is wrong with the ClusterQueue that a pool names."""
+def faults_of_queue(
+    name: str, queue: Mapping[str, Any] | None, lending: Lending, *, settled: bool = True
+) -> list[Fault]:
+    """What is wrong with the ClusterQueue that a pool names.
+
+    Args:
+        settled: whether Kueue has had the time to find it active.
+    """
     pool = f"InferencePool {lending.pool[0]}/{lending.pool[1]}"
     expected = cohort_name(lending.pool)
     if queue is None:
@@ -243,7 +243,7 @@ def faults_of_queue(name: str, queue: Mapping[str, Any] | None, lending: Lending
             )
         )
     active = condition(queue, "Active")
-    if active.get("status") == "False" and not faults:
+    if active.get("status") == "False" and settled and not faults:
         faults.append(
             Fault(
                 FaultReason.QUEUE_INACTIVE,

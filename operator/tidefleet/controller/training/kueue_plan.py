@@ -1,9 +1,10 @@
 """What ought to become of each Workload: let in, held, recalled, taken out of the queue or put back into it. Pure.
 
-Three faults of working with Kueue are met here. A check that turns to Retry while the Workload's Evicted is True is
-never looked at: Retry is written only before that, and a watchdog takes out what is stuck. Quota is free as soon as
-pods begin to end: what they hold is not room. An evicted job may reserve again what it was evicted from: it is held
-until there is room on nodes that are not recalled.
+Faults of working with Kueue (0.16) that are met here. A Retry with ``requeueAfterSeconds`` evicts an admitted Workload
+only after these seconds, since the reconciler waits for them first: ours is written without. A check that turns to
+Retry while the Workload's Evicted is True is not looked at until it has quota again: ours is written before that, and a
+watchdog takes out what is stuck. Quota is free as soon as pods begin to end: what they hold is not room. An evicted job
+may reserve again what it was evicted from: it is held until there is room on nodes that are not recalled.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from tidefleet.controller.training.kueue_objects import Entry
 from tidefleet.controller.training.lending import Lending, Stop, TrainingJob
 from tidefleet.controller.training.room import NoRoom, Room, room_on
 
-RETRY_SECONDS = 600.0
-"""When a recalled Workload asks again, if nobody knows when more will be lent."""
 STUCK_SECONDS = 60.0
 """Kueue acts on a check within a second; after this long it does not."""
 HELD = "waits for nodes on loan: "
@@ -33,13 +32,11 @@ class SetCheck:
     """Write the state of our check.
 
     Attributes:
-        again_after: for Retry, seconds of the fleet's clock after which the Workload may reserve quota again.
         stop: the job that this makes leave.
     """
 
     state: str
     message: str
-    again_after: float | None = None
     stop: Stop | None = None
 
 
@@ -77,7 +74,7 @@ def decide(
         lending: what is on loan.
         entries: the Workloads of the ClusterQueue.
         known: the job of each, by the Workload's uid.
-        pods: all pods on the loaned nodes that hold something, by the uid of their job.
+        pods: all pods on nodes that hold something, by the uid of their job.
         now: Unix seconds of the fleet.
         real_now: Unix seconds of the API server.
         in_cohort: whether the ClusterQueue borrows from our Cohort.
@@ -99,7 +96,7 @@ def decide(
         elif _is_candidate(one):
             room, action = _let_in(one, room, until, lending, chips=chips, in_cohort=in_cohort)
         else:
-            action = _forward(one, room, until, real_now)
+            continue
         if action is not None and one.uid not in found:
             found[one.uid] = action
     return found
@@ -121,8 +118,6 @@ def why_waiting(one: Entry) -> str:
     if one.reserved:
         message = str(one.check.get("message") or "")
         return message if message.startswith(HELD) else f"{HELD}the check {kueue.CHECK} is {one.state or 'missing'}"
-    if one.requeue_at is not None:
-        return f"recalled; it asks again at {checkpoint.write_time(one.requeue_at)}"
     return one.waiting or "waits for quota"
 
 
@@ -177,15 +172,14 @@ def _stay(
                 why = f"it has nowhere to run: {error}"
     if not why:
         return room, None
-    return room, _leave(one, Stop(job, checkpoint.lost_chip_seconds(job, now) if job.nodes else 0.0, why), lending, now)
+    return room, _leave(one, Stop(job, checkpoint.lost_chip_seconds(job, now) if job.nodes else 0.0, why))
 
 
-def _leave(one: Entry, stop: Stop, lending: Lending, now: float) -> Action:
+def _leave(one: Entry, stop: Stop) -> Action | None:
     if not one.state:
         return Park(f"recalled, and it has no check: {stop.why}", stop)
-    upcoming = lending.next_window
-    after = upcoming - now if upcoming is not None and upcoming > now else RETRY_SECONDS
-    return SetCheck("Retry", f"recalled: {stop.why}", after, stop)
+    # Written once: what is stuck is the watchdog's.
+    return SetCheck("Retry", f"recalled: {stop.why}", stop) if one.state != "Retry" else None
 
 
 def _let_in(
@@ -202,7 +196,7 @@ def _let_in(
             text = f"{HELD}{error}"
     if all(chips.get(shape.accelerator, 0) == 0 for shape in one.shapes):
         # It gives back what it has reserved: next time another type may be on loan.
-        return room, SetCheck("Retry", text, 1.0)
+        return room, SetCheck("Retry", text)
     return room, SetCheck("Pending", text) if one.check.get("message") != text else None
 
 
@@ -211,23 +205,15 @@ def _parking(one: Entry, room: Room, until: float) -> Action | None:
         return Park("Kueue does not act on its check") if one.active else None
     if one.active:
         return Unpark("somebody activated it")
-    if one.reserved or not _fits(one, room, until):
+    if one.reserved or not fits(one, room, until):
         return None
     if one.state in ("Retry", "Ready"):
         return SetCheck("Pending", "waits in the queue")
     return Unpark("there is room on loan")
 
 
-def _forward(one: Entry, room: Room, until: float, real_now: float) -> Action | None:
-    """A Workload that would ask again later, though there is room now: to leave the queue and come back clears that."""
-    if not one.active or one.reserved or one.requeue_at is None or one.requeue_at < real_now + STUCK_SECONDS:
-        return None
-    if not one.check or not room.chips or not _fits(one, room, until):
-        return None
-    return Park("there is room on loan before it asks again")
-
-
-def _fits(one: Entry, room: Room, until: float) -> bool:
+def fits(one: Entry, room: Room, until: float) -> bool:
+    """Whether all its pods have room on nodes whose loan lasts at least to then."""
     try:
         room.place(one.shapes, until=until)
     except NoRoom:

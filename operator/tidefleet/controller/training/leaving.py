@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tidefleet.cluster.inventory import POOL_LABEL
 from tidefleet.cluster.kinds import POD
 from tidefleet.cluster.records import Pod
 from tidefleet.cluster.writes import Evict, Write
 from tidefleet.controller.training import checkpoint
-from tidefleet.controller.training.lending import Lending, LoanedNode, TrainingJob
+from tidefleet.controller.training.lending import Lending, LoanedNode, Stop, TrainingJob, TrainingSeen
 from tidefleet.controller.training.room import holds
 
 LAST_GRACE_SECONDS = 1
@@ -60,19 +60,53 @@ def evictions(pods: Iterable[tuple[Pod, str]], *, real_now: float, decision_id: 
         real_now: Unix seconds as the API server has them.
     """
     found: list[Write] = [
-        Evict(
-            namespace=pod.namespace,
-            name=pod.name,
-            uid=pod.uid,
-            resource_version=pod.resource_version,
-            grace_seconds=LAST_GRACE_SECONDS,
-            reason=why,
-            decision_id=decision_id,
-        )
+        _evict(pod, why, LAST_GRACE_SECONDS, decision_id)
         for pod, why in pods
         if not pod.deleting or pod.ends is None or pod.ends > real_now + 2 * LAST_GRACE_SECONDS
     ]
     return found[:MOST_EVICTIONS]
+
+
+def gentle_evictions(pods: Iterable[tuple[Pod, str]], *, decision_id: str) -> list[Write]:
+    """The evictions of these pods with their own grace."""
+    found: list[Write] = [_evict(pod, why, None, decision_id) for pod, why in pods if not pod.deleting]
+    return found[:MOST_EVICTIONS]
+
+
+def stops_of_strangers(
+    lending: Lending,
+    seen: TrainingSeen,
+    pods: Iterable[Pod],
+    groups: Mapping[str, Sequence[Pod]],
+    managed: Collection[str],
+    *,
+    now: float,
+) -> dict[str, Stop]:
+    """The jobs that lose pods by eviction, each once, by the uid of the first of these pods.
+
+    Args:
+        managed: uids of jobs whose stop is told by what stopped them before.
+    """
+    found: dict[str, Stop] = {}
+    by_pod = {pod.uid: uid for uid, group in groups.items() for pod in group}
+    lost = {job.uid: job for job in seen.jobs if job.uid not in managed}
+    for pod, node in overdue(lending, pods, now):
+        job = None if pod.deleting else lost.pop(by_pod.get(pod.uid, pod.uid), None) or lost.pop(pod.uid, None)
+        if job is not None:
+            found[pod.uid] = Stop(job, checkpoint.lost_chip_seconds(job, now), why_late(node))
+    return found
+
+
+def _evict(pod: Pod, why: str, grace: int | None, decision_id: str) -> Evict:
+    return Evict(
+        namespace=pod.namespace,
+        name=pod.name,
+        uid=pod.uid,
+        resource_version=pod.resource_version,
+        grace_seconds=grace,
+        reason=why,
+        decision_id=decision_id,
+    )
 
 
 def why_late(node: LoanedNode) -> str:

@@ -86,7 +86,7 @@ class NoRoom(Exception):
 
 
 def room_on(nodes: Iterable[LoanedNode], pods: Iterable[Pod]) -> Room:
-    """Return what is free on the open ones among the nodes, after all pods there, terminating ones included."""
+    """Return what is free on the open ones of the nodes, after all pods that are there, terminating ones included."""
     opened = {node.name: node for node in nodes if node.open}
     free = {name: node.chips for name, node in opened.items()}
     for pod in pods:
