@@ -75,6 +75,8 @@ class Pod:
     owner_uid: str
     """UID of the controlling owner (a ReplicaSet, StatefulSet, ...); empty without one."""
     restarts: int
+    ends: float | None = None
+    """When the grace of a pod that is being deleted ends, Unix seconds of the API server; it is gone a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def pod(raw: Mapping[str, Any]) -> Pod:
         unschedulable_message=_shared(_str(scheduled.get("message"))) if waiting else "",
         owner_uid=_owner(meta),
         restarts=sum(_int(one.get("restartCount")) for one in _dicts(status.get("containerStatuses"))),
+        ends=_unix(meta.get("deletionTimestamp")),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a person asks of a node by annotation, as ``tidefleet flip`` writes it. Total: nonsense is told, never obeyed."""
+"""What a person asks of a node by annotation, as ``tidefleet flip`` writes it; nonsense is told, never obeyed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Unit:
         nodes: its members that exist, by name; ``missing`` the names of the others.
         accelerator, resource: what it holds; ``chips`` how many there are on all its nodes.
         journal: where it stands, in phase Serving since 0 when it has never flipped.
-        lagging: nodes on which the journal is another one.
+        lagging: nodes on which the journal is another one; ``bare`` those of a unit in a flip that have none at all.
         trouble: why a journal cannot be read, or is missing where a taint of ours stands.
         serving: pods of pools on it; ``others`` any other pods that hold its accelerators.
     """
@@ -61,6 +61,7 @@ class Unit:
     journal: Journal
     missing: tuple[str, ...] = ()
     lagging: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
     trouble: str = ""
     serving: tuple[ServingPod, ...] = ()
     others: tuple[Pod, ...] = ()
@@ -69,6 +70,11 @@ class Unit:
     def pools(self) -> frozenset[PoolKey]:
         """Pools with pods on it."""
         return frozenset(one.pool for one in self.serving)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of its nodes that exist."""
+        return frozenset(node.name for node in self.nodes)
 
     @property
     def size(self) -> int:
@@ -139,6 +145,7 @@ def units_of(
                     if not (isinstance(story := stories[node.name], Journal) and story.same_state(journal))
                     and not (story is None and not journal.since)
                 ),
+                bare=tuple(name for name, story in stories.items() if story is None and journal.since),
                 trouble=trouble,
                 serving=tuple(serving[pod.uid] for pod in held if pod.uid in serving),
                 others=tuple(pod for pod in held if pod.uid not in serving),

@@ -99,7 +99,7 @@ def vetoes(unit: Unit, *, now: float, conflicts: Mapping[str, str], outnumbered:
             found.append(f"pod {pod.namespace}/{pod.name} is marked as not to be disrupted")
         if one.is_ordinal and pod.uid not in outnumbered:
             found.append(
-                f"{one.served.name} removes its highest ordinal whatever node that is on; pod {pod.name} cannot be moved"
+                f"{one.served.name} removes its highest ordinal wherever that is; pod {pod.name} cannot be moved"
             )
         conflict = conflicts.get(f"{'/'.join(one.pool)} {one.served.name}")
         if conflict:

@@ -152,6 +152,7 @@ class FaultReason(StrEnum):
     QUOTA_BELOW_USAGE = "QuotaBelowUsage"
     WORKLOAD_STUCK = "WorkloadStuck"
     NAME_TAKEN = "NameTaken"
+    MANAGED_BY_ANOTHER = "ManagedByAnother"
     QUEUE_UNREADABLE = "QueueUnreadable"
 
 
@@ -210,8 +211,8 @@ class Trainer(Protocol):
 
         Args:
             lending: what is on loan.
-            pods: every pod on the loaned nodes, terminating ones included, and every pod in the pool's namespace;
-                others do not matter.
+            pods: every pod that is known, terminating ones included; those on nodes that are not on loan say
+                where a job has its places already.
             now: Unix seconds.
         """
         ...
