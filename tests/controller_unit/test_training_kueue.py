@@ -71,10 +71,13 @@ def decided(
     pods: Mapping[str, Sequence[Pod]] | None = None,
     real_now: float = NOW,
     in_cohort: bool = True,
+    borrows_only: bool = True,
 ) -> dict[str, Any]:
     """The decisions by name of the Workload; each has a job of its name without nodes unless `jobs` says otherwise."""
     known = {one.uid: (jobs or {}).get(one.name) or a_job(one.name, nodes=frozenset()) for one in entries}
-    found = decide(lending, entries, known, pods or {}, now=NOW, real_now=real_now, in_cohort=in_cohort)
+    found = decide(
+        lending, entries, known, pods or {}, now=NOW, real_now=real_now, in_cohort=in_cohort, borrows_only=borrows_only
+    )
     return {one.name: found[one.uid] for one in entries if one.uid in found}
 
 
@@ -117,6 +120,9 @@ def test_an_evicted_workload_does_not_take_back_what_is_recalled():
 def test_quota_is_given_back_while_nothing_of_its_type_is_on_loan():
     lending = a_lending(a_node("n0", recall_by=NOW + 100))
     assert decided([an_entry()], lending)["train"].state == "Retry"
+    # A queue with quota of its own would reserve it again and again.
+    assert decided([an_entry()], lending, borrows_only=False)["train"].state == "Pending"
+    assert decided([an_entry()], lending, in_cohort=False)["train"].state == "Pending"
 
 
 def test_a_job_that_uses_nothing_on_loan_is_not_kept_waiting():
@@ -210,13 +216,18 @@ def test_a_flavor_says_which_nodes_and_tolerates_their_taint():
     assert spec["tolerations"][0]["value"] == "training"
 
 
+def a_flavor(quota: str = "0") -> dict[str, Any]:
+    resources = [{"name": GPU, "nominalQuota": quota}, {"name": "cpu", "nominalQuota": "100"}]
+    return {"name": "loan-h100-sxm", "resources": resources}
+
+
 def a_queue(**spec: Any) -> dict[str, Any]:
-    flavors = [{"name": "loan-h100-sxm", "resources": [{"name": GPU, "nominalQuota": "0"}]}]
+    flavors = [a_flavor()]
     return {
         "spec": {
             "cohortName": "tidefleet-prod-chat",
             "admissionChecksStrategy": {"admissionChecks": [{"name": kueue.CHECK}]},
-            "resourceGroups": [{"coveredResources": [GPU], "flavors": flavors}],
+            "resourceGroups": [{"coveredResources": [GPU, "cpu"], "flavors": flavors}],
             **spec,
         }
     }
@@ -233,12 +244,13 @@ def test_a_cluster_queue_in_order_has_no_faults():
         ({"cohortName": 3}, FaultReason.QUEUE_NOT_IN_COHORT),
         ({"admissionChecksStrategy": "odd"}, FaultReason.QUEUE_WITHOUT_CHECK),
         ({"resourceGroups": [3, {"flavors": None}]}, FaultReason.QUEUE_WITHOUT_FLAVOR),
+        ({"resourceGroups": [{"flavors": [a_flavor("8")]}]}, FaultReason.QUEUE_HAS_QUOTA),
     ],
 )
 def test_a_fault_names_object_field_and_example_and_odd_objects_do_not_blind_us(spec, reason):
     (fault,) = kueue.faults_of_queue("night", a_queue(**spec), a_lending())
     assert fault.reason == reason
-    assert fault.message.startswith("ClusterQueue night: spec.")
+    assert fault.message.startswith("ClusterQueue night: ")
     assert "expected" in fault.message
     assert "e.g." in fault.message
     assert len(fault.message) < 1000

@@ -18,6 +18,7 @@ from tidefleet.cluster.kinds import ADMISSION_CHECK, CLUSTER_QUEUE, COHORT, JOB,
 from tidefleet.cluster.writes import Create, Evict, MergePatch, Written
 from tidefleet.controller.training import FaultReason
 from tidefleet.controller.training.checkpoint import write_time
+from tidefleet.controller.training.kueue import abandoned
 from tidefleet.controller.training.kueue_objects import CHECK, PARKED, cohort_name
 from tidefleet.controller.training.kueue_plan import STUCK_SECONDS
 
@@ -283,7 +284,11 @@ def test_the_cohort_is_ours_alone_and_what_others_write_into_it_is_put_right(gro
     assert night.quota() == 999
     night.step()
     assert night.quota() == CHIPS
+    assert not abandoned(night.objects, [(night.namespace, "chat")], decision_id="d-1")
+    (deletion,) = abandoned(night.objects, [(night.namespace, "other")], decision_id="d-1")
+    assert (deletion.kind, deletion.name) == (COHORT, name)
     night.merge(COHORT, name, {"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}})
+    assert not abandoned(night.objects, [], decision_id="d-1")
     night.change(verified=False)
     seen = night.step()
     assert FaultReason.NAME_TAKEN in [fault.reason for fault in seen.faults]
