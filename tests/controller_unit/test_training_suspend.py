@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from training_builders import GPU, NOW, a_job, a_lending, a_node, a_pod
 
 from tidefleet.api.flipping import LabelSelector
@@ -163,3 +166,12 @@ def test_jobs_have_to_be_confined_to_loaned_nodes(spec, words):
 )
 def test_a_selector_finds_as_kubernetes_does(selector, found):
     assert matches(LabelSelector(**selector), {"team": "a"}) is found
+
+
+def test_the_job_of_the_how_to_would_be_started():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "train-on-loaned-nodes.md").read_text("utf-8")
+    blocks = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Job" in text]
+    (job,) = [yaml.safe_load(text) for text in blocks]
+    assert not why_unconfined([job["spec"]["template"]])
+    assert job["metadata"]["annotations"][MARK] == MARKED
+    assert job["spec"]["suspend"] is True
