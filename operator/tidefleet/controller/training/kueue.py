@@ -112,7 +112,8 @@ class KueueTrainer:
             _namespaces_on(lending, there) | {one.namespace for one in entries},
             everywhere=self._namespaces is None,
         )
-        groups = jobs.group_pods(there, known)
+        queued = {uid: one.owner or one.uid for one in entries for uid in one.members}
+        groups = jobs.group_pods(there, known, queued)
         settled = self._is_settled(check, flavors.values())
         faults = kueue.faults_of_queue(name, queue, lending, settled=settled)
         taken = [(RESOURCE_FLAVOR, raw) for raw in flavors.values()]

@@ -84,7 +84,8 @@ class Entry:
     Attributes:
         queue: its LocalQueue.
         cluster_queue: that which has reserved quota for it; empty while none has.
-        owner: uid of the job.
+        owner: uid of the job; empty for a group of pods.
+        members: uids of all its owners, which are the pods of such a group.
         shapes: its pods that hold accelerators, with the loaned type that was chosen for them.
         loaned: whether any of them is on a loaned type.
         checks: ``status.admissionChecks`` as it is.
@@ -100,6 +101,7 @@ class Entry:
     queue: str
     cluster_queue: str
     owner: str
+    members: tuple[str, ...]
     active: bool
     priority: int
     created: float
@@ -154,6 +156,7 @@ def entry(raw: Mapping[str, Any]) -> Entry:
         queue=str(spec.get("queueName") or ""),
         cluster_queue=str(admission.get("clusterQueue") or ""),
         owner=next((str(one.get("uid")) for one in owners if one.get("controller") is True), ""),
+        members=tuple(str(one.get("uid")) for one in owners if one.get("uid")),
         active=spec.get("active") is not False,
         priority=priority if isinstance(priority, int) else 0,
         created=checkpoint.read_time(meta.get("creationTimestamp")) or 0.0,
