@@ -297,7 +297,7 @@ def _cli() -> Iterator[str]:
     # The command line
 
     `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `validate` and `crds`
-    need no cluster; `explain` and `operator` take their credentials as kubectl does.
+    need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as kubectl does.
 
     Status 0 means done, and nothing wrong; 1 that something is wrong with what was looked at (an invalid manifest, a
     pool that nothing can serve, a file that drifted, lost leadership); 2 that the command was called wrongly.
@@ -383,6 +383,26 @@ EVENTS: Mapping[str, str] = {
 }
 """What each Event means, by its reason."""
 
+FLIP_EVENTS: Mapping[str, str] = {
+    "FlipPlanned": "A node was chosen for a loan; nothing else is changed yet.",
+    "FlipStarted": "The node takes no further pods; replicas elsewhere take over.",
+    "FlipDraining": "No request is routed to its replicas any more; they finish what runs.",
+    "FlipVerifying": "Its replicas are gone; nothing may hold its accelerators any more.",
+    "Lent": "The node is verified empty, and training may use it.",
+    "Recalled": "Training is asked for a checkpoint and has to go; the message says why.",
+    "Reclaiming": "Training has left; nothing may hold its accelerators any more.",
+    "Warming": "The node serves again as soon as its replicas are ready and answer well.",
+    "ServesAgain": "The node serves.",
+    "RolledBack": "A flip was given up before training; everything is as before. The message says why.",
+    "FlipCalledOff": "A loan that had not begun was dropped; the message says why.",
+    "Quarantined": "The node failed a check: nobody is scheduled there until it is released.",
+    "TrainingStopped": "A job was made to leave; the message says how much of its work is lost.",
+    "FlipRequested": "A request by hand is being carried out.",
+    "FlipRefused": "A request by hand cannot be carried out; the message says why.",
+    "LabelsReverted": "Somebody else changed our labels or taints on a node; they were put back.",
+}
+"""What each Event about a flip means: on the node (or the first of several), and on the pool."""
+
 
 def emitted() -> list[tuple[str, str, str]]:
     """Every Event the code emits, as (kind of object, type, reason), read from its calls of ``emit``.
@@ -427,6 +447,13 @@ def _events() -> Iterator[str]:
             yield kind, type_, f"`{reason}`", EVENTS[reason]
 
     yield from _table(("about", "type", "reason", "meaning"), rows())
+    yield from _text("""
+    ## Flips
+
+    About the Node (in the namespace `default`) and about its InferencePool. `RolledBack`, `Quarantined`, `FlipRefused`
+    and `LabelsReverted` are Warnings.
+    """)
+    yield from _table(("reason", "meaning"), ((f"`{word}`", text) for word, text in FLIP_EVENTS.items()))
     yield from _text(f"""
     The same words about the same object are written once, and then only counted for {events.AGGREGATION_SECONDS:g}
     seconds (the Event's series). Messages are cut at {events.NOTE_LIMIT:,} bytes. One object gets at most 25 different

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from api_objects import BASES, GOOD, OURS, SCHEMA_BAD, UNKNOWN_FIELDS, Case, Raw
+from flipping_objects import a_full_status
 
 from tidefleet.api import KINDS, crds, validation
 from tidefleet.api.validation import Invalid
@@ -160,6 +161,7 @@ def test_kubectl_shows_the_columns(api: ApiClient, cluster: Cluster, namespace: 
         "utilization": "0.62",
         "kvHitRatio": "0.48",
         "nextFlip": "22:00 Europe/Berlin",
+        "flipping": {"loanedNodes": 3},
     }
     api.merge(f"{path}/chat/status", {"status": status})
 
@@ -174,7 +176,7 @@ def test_kubectl_shows_the_columns(api: ApiClient, cluster: Cluster, namespace: 
     for text in ("True", "Enforce", "6 h200-sxm (fp8, tp2), 2 l40s", "8", "0.52", "0.60", "22:00", "PlanAvailable"):
         assert text in row
     header, row = table("-o", "wide")
-    assert header.split() == [*columns, "PINNED", "SAVINGS", "KV-HIT", "UTIL", "TOK/S", "MESSAGE"]
+    assert header.split() == [*columns, "PINNED", "SAVINGS", "LOANED", "KV-HIT", "UTIL", "TOK/S", "MESSAGE"]
     for text in ("6.40", "0.48", "0.62", "900", "8 of 8 replicas"):
         assert text in row
 
@@ -207,3 +209,20 @@ def test_a_status_as_the_operator_writes_it_is_taken(api: ApiClient, namespace: 
     stored = validation.parse(api.get(f"{path}/chat"))
     assert isinstance(stored, validation.InferencePool)
     assert stored.status == status
+
+
+def test_the_fullest_status_of_flipping_is_taken_and_a_fuller_one_is_not(api: ApiClient, namespace: str) -> None:
+    from localcluster.api import ApiError
+    from tidefleet.api.flipping_status import FlippingStatus
+    from tidefleet.api.inference_pool_status import InferencePoolStatus
+
+    path = f"{GROUP_PATH}/namespaces/{namespace}/inferencepools"
+    api.create(path, {**BASES["pool"], "metadata": {"name": "chat"}})
+    status = InferencePoolStatus(flipping=FlippingStatus.model_validate(a_full_status()))
+    api.merge(f"{path}/chat/status", {"status": status.dump()})
+    stored = validation.parse(api.get(f"{path}/chat"))
+    assert isinstance(stored, validation.InferencePool)
+    assert stored.status == status
+    for more in ({"needed": [1] * 97}, {"units": [{"name": "a", "phase": "Asleep"}]}):
+        with pytest.raises(ApiError, match="flipping"):
+            api.merge(f"{path}/chat/status", {"status": {"flipping": {**a_full_status(), **more}}})

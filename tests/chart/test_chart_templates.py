@@ -248,7 +248,9 @@ def test_rules_are_those_of_the_policies(render):
 def test_rules_without_a_cluster_never_and_less_an_alert(render):
     assert of(render({"monitoring": {"enabled": "Always"}}), "PrometheusRule")
     assert not of(render({"monitoring": {"enabled": "Never"}}, *PROMETHEUS_KINDS), "PrometheusRule")
-    objects = render({"monitoring": {"rules": {"disabled": ["TokenCostBudgetBurn"]}}}, *PROMETHEUS_KINDS)
+    objects = render(
+        {"monitoring": {"rules": {"disabled": ["TokenCostBudgetBurn", "FlipStuck", "FlipThrash"]}}}, *PROMETHEUS_KINDS
+    )
     rules = [rule for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
     assert rules
     assert all("record" in rule for rule in rules)
@@ -258,7 +260,8 @@ def test_runbooks_may_live_elsewhere(render):
     values = {"monitoring": {"rules": {"runbookUrlPrefix": "https://wiki.example.com/books/"}}}
     rule = one(render(values, *PROMETHEUS_KINDS), "PrometheusRule")
     urls = {r["annotations"]["runbook_url"] for g in rule["spec"]["groups"] for r in g["rules"] if "alert" in r}
-    assert urls == {"https://wiki.example.com/books/TokenCostBudgetBurn.md"}
+    names = ("FlipStuck", "FlipThrash", "TokenCostBudgetBurn")
+    assert urls == {f"https://wiki.example.com/books/{name}.md" for name in names}
 
 
 def test_network_policy_lets_only_the_named_ones_scrape(render):

@@ -156,6 +156,17 @@ def test_no_words_are_kept_for_an_event_that_is_gone() -> None:
     assert set(reference().EVENTS) == {reason for _, _, reason in reference().emitted()}
 
 
+def test_every_event_of_a_flip_is_told_and_no_other() -> None:
+    from tidefleet.controller.flips import telling
+
+    source = Path(telling.__file__).read_text(encoding="utf-8")
+    words = set(re.findall(r'Phase\.[A-Z]+: "(\w+)"', source))
+    words |= {word for word in re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"', source) if f'reason = "{word}"' in source}
+    words |= set(re.findall(r'_emit(?:_pool)?\([^"()]*(?:\([^()]*\))?[^"()]*"([A-Z]\w+)"', source))
+    words |= set(re.findall(r'reason = "(\w+)" if \w+ else "(\w+)"', source)[0])
+    assert words == set(reference().FLIP_EVENTS)
+
+
 def test_every_metric_that_is_read_is_told_to_those_who_run_prometheus() -> None:
     told = text_of(ROOT / "docs" / "how-to" / "demand-from-prometheus.md")
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "operator/tidefleet/controller").glob("*.py")]

@@ -3,153 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import os
-import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from admission_people import OPERATOR, ROOT, TYPES, a_deployment, a_pool, eventually, priced_type, refused, rule
 
-from localcluster import binaries
-from localcluster.api import ApiClient, ApiError
+from localcluster.api import ApiError
 from localcluster.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.chart]
-
-ROOT = Path(__file__).resolve().parents[2]
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-TYPES = "/apis/tidefleet.io/v1alpha1/acceleratortypes"
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-OPERATOR = "tidefleet-admission-tests"
-"""Namespace of the release, and the start of all its cluster-wide names."""
-
-
-def eventually(check: Callable[[], Any], what: str = "", *, seconds: float = 60.0) -> Any:
-    """The first true answer of `check`."""
-    deadline = time.monotonic() + seconds
-    while not (answer := check()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
-    return answer
-
-
-@pytest.fixture(scope="module")
-def guarded(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster with our definitions and the chart with its policies; they are gone afterwards."""
-    api = cluster.api()
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        definition = yaml.safe_load(file.read_text())
-        api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
-    eventually(lambda: api.is_ok(TYPES))
-    home = tmp_path_factory.mktemp("helm")
-    surroundings = {**os.environ, **{f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}}
-
-    def helm(*arguments: str) -> None:
-        command = [binaries.find("helm"), *arguments, "-n", OPERATOR, "--kubeconfig", cluster.kubeconfig]
-        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    helm(
-        "install", "tests", str(ROOT / "charts" / "tidefleet"), "--create-namespace",
-        *("--set", f"replicas=0,crds.enabled=false,admission.enabled=true,fullnameOverride={OPERATOR}"),
-    )  # fmt: skip
-    only = {"metadata": {"labels": {"tidefleet.io/recommend-only": "true"}}}
-    api.merge(f"/api/v1/namespaces/{OPERATOR}", only)
-    wait_until_in_force(cluster)
-    yield cluster
-    helm("uninstall", "tests", "--no-hooks")
-
-
-def wait_until_in_force(cluster: Cluster) -> None:
-    """An API server takes a moment to learn of a policy: ask as somebody without rights beyond RBAC, without effect."""
-    rights = (rule("tidefleet.io", "acceleratortypes", "inferencepools"), rule("apps", "deployments"))
-    prober = Person(cluster, OPERATOR, "prober", *rights)
-    pools = f"/apis/tidefleet.io/v1alpha1/namespaces/{OPERATOR}/inferencepools"
-    questions = {
-        TYPES: priced_type("probe"),
-        f"/apis/apps/v1/namespaces/{OPERATOR}/deployments": a_deployment(labels={"tidefleet.io/pool": "chat"}),
-        pools: a_pool(),
-    }
-    for path, body in questions.items():
-        refused(lambda path=path, body=body: prober.api.create(f"{path}?dryRun=All", body), "expected")
-    prober.end()
-
-
-class Person:
-    """Somebody with a ServiceAccount of their own and these rights in the whole cluster."""
-
-    def __init__(self, cluster: Cluster, namespace: str, name: str, *rules: dict[str, Any], role: str = "") -> None:
-        self._admin, self.name = cluster.api(), f"{name}-{namespace}"
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-        self._admin.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
-        if not role:
-            body = {"metadata": {"name": self.name}, "rules": list(rules)}
-            self._admin.create(f"{RBAC}/clusterroles", {"apiVersion": "rbac.authorization.k8s.io/v1",
-                                                        "kind": "ClusterRole", **body})  # fmt: skip
-        self._admin.create(f"{RBAC}/clusterrolebindings", {
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": self.name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role or self.name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
-        })  # fmt: skip
-        self.api = ApiClient.from_kubeconfig(cluster.service_account_kubeconfig(namespace, name))
-
-    def end(self) -> None:
-        """Take the rights away."""
-        self.api.close()
-        for kind in ("clusterrolebindings", "clusterroles"):
-            with contextlib.suppress(ApiError):
-                self._admin.delete(f"{RBAC}/{kind}/{self.name}")
-
-
-def rule(group: str, *resources: str, verbs: tuple[str, ...] = ("get", "create", "update", "patch")) -> dict[str, Any]:
-    """One rule of a role."""
-    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
-
-
-@pytest.fixture
-def person(guarded: Cluster, namespace: str) -> Iterator[Callable[..., Person]]:
-    """Makes people."""
-    eventually(lambda: guarded.api().exists(f"/api/v1/namespaces/{namespace}/serviceaccounts/default"))
-    made: list[Person] = []
-
-    def make(name: str, *rules: dict[str, Any], role: str = "") -> Person:
-        made.append(Person(guarded, namespace, name, *rules, role=role))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.end()
-
-
-def refused(act: Callable[[], Any], words: str) -> None:
-    """The policy refuses, with these words; what is allowed is tried again, since a policy may not be known yet."""
-
-    def answer() -> str:
-        try:
-            act()
-        except ApiError as error:
-            return str(error)
-        return ""
-
-    message = eventually(answer, f"refused: {words}", seconds=20.0)
-    assert "403" in message, message
-    assert words in message, message
-
-
-def priced_type(name: str) -> dict[str, Any]:
-    """An AcceleratorType like the L40S, with a price."""
-    shipped = yaml.safe_load_all((ROOT / "operator/tidefleet/catalogue/data/acceleratortypes.yaml").read_text())
-    found = copy.deepcopy(next(one for one in shipped if one["metadata"]["name"] == "l40s"))
-    found["metadata"] = {"name": name}
-    found["spec"]["prices"] = [{"capacityType": "OnDemand", "usdPerChipHour": "2.00"}]
-    return found
 
 
 @pytest.fixture
@@ -187,14 +53,6 @@ def test_prices_are_changed_only_by_those_who_may(guarded, person, a_type):
     assert guarded.api().get(path)["spec"]["prices"][0]["usdPerChipHour"] == "1.75"
 
 
-def a_deployment(**metadata: Any) -> dict[str, Any]:
-    """A Deployment without replicas."""
-    labels = {"app": "web"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "c"}]}}
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", **metadata}, "spec": spec}
-
-
 @pytest.mark.parametrize(
     "forged",
     [
@@ -217,30 +75,6 @@ def test_marks_on_deployments_are_the_operators(guarded, person, namespace, forg
     (kind, (key, _)) = next((kind, *values.items()) for kind, values in forged.items())
     refused(lambda: editor.api.merge(f"{path}/web", {"metadata": {kind: {key: "another"}}}), key)
     editor.api.merge(f"{path}/web", {"metadata": {kind: {key: None}}})
-
-
-def test_the_duty_of_a_node_is_the_operators(guarded, person):
-    name = f"duty-{uuid.uuid4().hex[:6]}"
-    guarded.api().create("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-    try:
-        admin = person("node-admin", rule("", "nodes"))
-        duty = {"metadata": {"labels": {"tidefleet.io/duty": "training"}}}
-        refused(lambda: admin.api.merge(f"/api/v1/nodes/{name}", duty), f"Node {name}: tidefleet.io/duty is set by")
-        admin.api.merge(f"/api/v1/nodes/{name}", {"metadata": {"labels": {"rack": "7"}}})
-    finally:
-        guarded.api().delete(f"/api/v1/nodes/{name}")
-
-
-def a_pool(mode: str | None = None, **metadata: Any) -> dict[str, Any]:
-    """A pool."""
-    template = {"spec": {"containers": [{"name": "engine", "image": "vllm"}]}}
-    spec = {"model": {"name": "llama-3.1-8b"}, "serving": {"template": template}}
-    return {
-        "apiVersion": "tidefleet.io/v1alpha1",
-        "kind": "InferencePool",
-        "metadata": {"name": "chat", **metadata},
-        "spec": {**spec, **({"mode": mode} if mode else {})},
-    }
 
 
 def test_the_mark_of_an_uninstall_is_the_operators(person, namespace):
@@ -341,7 +175,7 @@ def test_the_operator_works_under_its_own_policies(guarded, namespace, tmp_path)
 
 def test_every_policy_has_a_binding_and_the_chart_ships_all():
     files = sorted((ROOT / "policies" / "admission").glob("*.yaml"))
-    assert [one.stem for one in files] == ["marks", "prices", "recommend-only"]
+    assert [one.stem for one in files] == ["flips", "loan-cap", "marks", "prices", "recommend-only"]
     for file in files:
         policy, binding = yaml.safe_load_all(file.read_text())
         assert policy["metadata"]["name"] == binding["spec"]["policyName"] == f"tidefleet-{file.stem}"

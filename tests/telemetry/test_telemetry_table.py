@@ -49,7 +49,7 @@ def test_no_label_can_grow_with_requests_or_pods() -> None:
 
 def test_metrics_of_a_pool_name_it_by_namespace_and_pool() -> None:
     for name, spec in METRICS.items():
-        if spec.name.startswith(("pool_", "plan_")) and spec.kind != "histogram":
+        if spec.name.startswith(("pool_", "plan_", "flips_", "training_")) and spec.kind != "histogram":
             assert spec.labels[:2] == PER_POOL, name
         else:
             assert "pool" not in spec.labels, name

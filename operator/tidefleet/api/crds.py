@@ -46,6 +46,7 @@ COLUMNS: dict[type[Resource], list[Column]] = {
         _AGE,
         _column("PINNED", ".spec.pinnedReplicas", "Replicas that the pool is pinned to.", kind="integer", wide=True),
         _column("SAVINGS", ".status.plan.savingsUsdPerHour", "USD an hour less than one accelerator type.", wide=True),
+        _column("LOANED", ".status.flipping.loanedNodes", "Nodes on loan to training.", kind="integer", wide=True),
         _column("KV-HIT", ".status.kvHitRatio", "Share of input tokens found in the KV cache.", wide=True),
         _column("UTIL", ".status.utilization", "Needed accelerator-seconds over paid ones.", wide=True),
         _column("TOK/S", ".status.demand.outputTokensPerSecond", "Output tokens per second.", wide=True),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tidefleet.api.base import Model
 from tidefleet.api.conditions import Conditions, Generation
+from tidefleet.api.flipping_status import FlippingStatus
 from tidefleet.api.leaves import Many, Text
 from tidefleet.api.scalars import USD, Count, Number, SignedNumber, SignedUSD
 from tidefleet.api.vocabulary import CapacityType, Role
@@ -138,3 +139,5 @@ class InferencePoolStatus(Model):
     """Share of input tokens found in the KV cache, e.g. "0.48"."""
     next_flip: Label | None = None
     """The next flip in words, e.g. 22:00 Europe/Berlin: 2 nodes to training."""
+    flipping: FlippingStatus | None = None
+    """Loans of nodes to training: what is needed, what is lent, and what comes next."""

@@ -135,10 +135,36 @@ class Reason(Word):
 
     # Flipping
     NEVER = "Never", "The flipping policy is Never."
-    SERVING = "Serving", "Every node serves."
+    SERVING = "Serving", "Every node serves, and no loan is due."
+    OUTSIDE_WINDOW = "OutsideWindow", "Every node serves, and no window is open; the message says when the next one is."
+    WINDOW_OPEN = "WindowOpen", "Loans are allowed now, and serving needs every node that could go."
+    LENDING = "Lending", "Nodes are on their way to training."
     LOANED = "Loaned", "Some nodes train."
     RECALLING = "Recalling", "Nodes are on their way back from training."
+    BLOCKED = "Blocked", "A loan is due and a budget, a gate or a mark speaks against it; the message says which."
     PAUSED = "Paused", "Flipping is paused; the message says by whom and why."
+    SURGE = "Surge", "Demand surged: loans are called back, and there is no further one for an hour."
+    HISTORY_TOO_SHORT = (
+        "HistoryTooShort",
+        "The forecast has less than 14 days of demand behind it, so loans are only recommended.",
+    )
+    METRICS_STALE = "MetricsStale", "Demand is not measured at present, so loans are only recommended."
+    WINDOWS_INVALID = "WindowsInvalid", "The windows cannot be used as they are; the message names which and why."
+    QUEUE_MISSING = "QueueMissing", "No training queue is named, or the ClusterQueue does not exist."
+    QUEUE_NOT_IN_COHORT = (
+        "QueueNotInCohort",
+        "The ClusterQueue does not borrow from the pool's Cohort; set its cohort as the message says.",
+    )
+    KUEUE_ABSENT = "KueueAbsent", "The API server does not serve Kueue's kinds."
+    QUOTA_IN_USE = "QuotaInUse", "Jobs use more of the loaned quota than is published; they are recalled."
+    LABELS_REVERTED = (
+        "LabelsReverted",
+        "Somebody else changes our labels or taints on a node again and again; the message names who, where known.",
+    )
+    NOT_CLUSTER_WIDE = (
+        "NotClusterWide",
+        "The operator sees only some namespaces and cannot tell what else runs on a node, so it lends none.",
+    )
     QUARANTINED = "Quarantined", "A node failed a check and waits for somebody."
 
     # Adopted
@@ -243,9 +269,24 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
     ConditionType.FLIPPING: (
         Reason.NEVER,
         Reason.SERVING,
+        Reason.OUTSIDE_WINDOW,
+        Reason.WINDOW_OPEN,
+        Reason.LENDING,
         Reason.LOANED,
         Reason.RECALLING,
+        Reason.BLOCKED,
         Reason.PAUSED,
+        Reason.SURGE,
+        Reason.RECOMMEND_ONLY,
+        Reason.HISTORY_TOO_SHORT,
+        Reason.METRICS_STALE,
+        Reason.WINDOWS_INVALID,
+        Reason.QUEUE_MISSING,
+        Reason.QUEUE_NOT_IN_COHORT,
+        Reason.KUEUE_ABSENT,
+        Reason.QUOTA_IN_USE,
+        Reason.LABELS_REVERTED,
+        Reason.NOT_CLUSTER_WIDE,
         Reason.QUARANTINED,
         Reason.UNKNOWN,
     ),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, operator, plan, validate
+from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, validate
 
 app = typer.Typer(
     name="tidefleet",
@@ -22,6 +22,9 @@ app.add_typer(emulator.app, name="emulator")
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
+app.command("flips")(flips.flips)
+app.command("flip")(flip.flip)
+app.command("pause")(pause.pause)
 app.command("cost")(cost.cost)
 app.command("compare")(compare.compare)
 

@@ -104,6 +104,11 @@ class Inventory:
         waiting = [one for one in self._reflectors if not one.synced.is_set()]
         return {one.kind.plural: one.last_error for one in waiting if one.last_error}
 
+    @property
+    def is_cluster_wide(self) -> bool:
+        """Whether the pods of all namespaces are watched."""
+        return self._all_namespaces
+
     # ------------------------------------------------------------------ reading
 
     def pods(self, namespace: str | None = None, selector: Mapping[str, str] | None = None) -> list[Pod]:

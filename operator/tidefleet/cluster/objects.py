@@ -57,26 +57,29 @@ class Objects:
             raise ApiFailed(f"{kind.kind} {namespace or ''}/{name}", reply)
         return reply.json()
 
-    def list(self, kind: Kind, namespace: str | None = None, label_selector: str = "") -> list[dict[str, Any]]:
+    def list(
+        self, kind: Kind, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
+    ) -> list[dict[str, Any]]:
         """Return all objects of a kind, each with its apiVersion and kind filled in.
 
         Args:
             kind: what to list.
             namespace: where; None or empty for all namespaces.
             label_selector: as ``kubectl -l`` takes it.
+            field_selector: as ``kubectl --field-selector`` takes it, e.g. ``spec.nodeName=gpu-1``.
 
         Raises:
             KindAbsent: when the API server does not serve the kind.
         """
         items: list[dict[str, Any]] = []
-        query: dict[str, str | int] = {"limit": PAGE, "labelSelector": label_selector}
+        query: dict[str, str | int] = {"limit": PAGE, "labelSelector": label_selector, "fieldSelector": field_selector}
         while True:
             reply = self._read(path(kind, namespace), query)
             if reply.status == 404:
                 raise KindAbsent(kind)
             if reply.status == 410 and "continue" in query:  # compacted while paging: begin again, in one piece
                 items.clear()
-                query = {"labelSelector": label_selector}
+                query = {"labelSelector": label_selector, "fieldSelector": field_selector}
                 continue
             if not reply.ok:
                 raise ApiFailed(f"list of {kind.plural}", reply)

@@ -26,12 +26,24 @@ _NONE: Mapping[str, str] = {}
 T = TypeVar("T")
 
 
+KEPT_ANNOTATIONS = frozenset(
+    {
+        "karpenter.sh/do-not-disrupt",
+        "cluster-autoscaler.kubernetes.io/scale-down-disabled",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict",
+        "controller.kubernetes.io/pod-deletion-cost",
+    }
+)
+"""Annotations of others that decisions look at, or that a flip writes and puts back."""
+
+
 class Taint(NamedTuple):
-    """One taint of a node."""
+    """One taint of a node; ``added`` is its ``timeAdded`` as it was read, empty without one."""
 
     key: str
     value: str
     effect: str
+    added: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Pod:
     resource_version: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
-    """Only those under ``tidefleet.io/``."""
+    """Only those under ``tidefleet.io/``, and ``KEPT_ANNOTATIONS``."""
     node: str
     """Empty until scheduled."""
     phase: str
@@ -76,7 +88,7 @@ class Node:
     resource_version: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
-    """Only those under ``tidefleet.io/``."""
+    """Only those under ``tidefleet.io/``, and ``KEPT_ANNOTATIONS``."""
     taints: tuple[Taint, ...]
     unschedulable: bool
     ready: bool
@@ -172,7 +184,7 @@ def node(raw: Mapping[str, Any]) -> Node:
     meta, spec, status = _dict(raw.get("metadata")), _dict(raw.get("spec")), _dict(raw.get("status"))
     conditions = _strings({_str(one.get("type")): one.get("status") for one in _dicts(status.get("conditions"))})
     taints = tuple(
-        Taint(_str(one.get("key")), _str(one.get("value")), _str(one.get("effect")))
+        Taint(_str(one.get("key")), _str(one.get("value")), _str(one.get("effect")), _str(one.get("timeAdded")))
         for one in _dicts(spec.get("taints"))
     )
     return Node(
@@ -319,8 +331,12 @@ def _owner(meta: Mapping[str, Any]) -> str:
 
 
 def _ours(value: object) -> Mapping[str, str]:
-    """Keep our annotations, as they are: journals and decision ids differ from object to object."""
-    kept = {_shared(k): v for k, v in _dict(value).items() if k.startswith(OUR_PREFIX) and isinstance(v, str)}
+    """Keep the annotations we look at, as they are: journals and decision ids differ from object to object."""
+    kept = {
+        _shared(k): v
+        for k, v in _dict(value).items()
+        if isinstance(v, str) and (k.startswith(OUR_PREFIX) or k in KEPT_ANNOTATIONS)
+    }
     return kept or _NONE
 
 

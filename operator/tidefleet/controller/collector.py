@@ -127,6 +127,15 @@ class Collector(threading.Thread):
             state = self._pools.get(pool)
             return state.busy if state else None
 
+    def requests(self, uid: str) -> tuple[float, float] | None:
+        """When an engine was last read (seconds of the clock), and the requests in it then; ``None``: it was not."""
+        with self._lock:
+            for state in self._pools.values():
+                sample = state.memory.samples.get(uid)
+                if sample is not None:
+                    return sample.at, sample.counters.running + sample.counters.waiting
+        return None
+
     def take_tokens(self, pool: PoolKey) -> Mapping[str, float]:
         """Tokens by direction since this was last called."""
         with self._lock:

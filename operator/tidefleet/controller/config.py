@@ -65,6 +65,23 @@ class Calibration(_Part):
     """Time after which a measurement counts half."""
 
 
+class Flipping(_Part):
+    """How nodes change between serving and training; what a pool's own terms say goes first."""
+
+    dwell_seconds: Annotated[float, Field(ge=0, le=604800)] = 3600.0
+    """Least time that a node serves between two loans."""
+    recall_seconds: Annotated[float, Field(ge=0, le=86400)] = 720.0
+    """How long a node takes from its recall until it serves; loans end so much before they must."""
+    round_trip_seconds: Annotated[float, Field(ge=0, le=86400)] = 360.0
+    """What a flip there and back takes of a node's time; a loan lasts ten times as long at least."""
+    shortest_warm_seconds: Annotated[float, Field(ge=1, le=86400)] = 300.0
+    """Least time that replicas get to become ready on a node that came back, before it is quarantined."""
+    penalty: Annotated[float, Field(ge=0, le=1000)] = 4.0
+    """How many times its margin a serving accelerator-hour costs that was missing."""
+    pause_config_map: str = "tidefleet-pause"
+    """ConfigMap beside the operator that pauses the flips of the whole fleet: scope, by and reason."""
+
+
 class OperatorConfiguration(_Part):
     """Everything an operator process can be told."""
 
@@ -95,6 +112,7 @@ class OperatorConfiguration(_Part):
     metrics: Metrics = Metrics()
     prometheus: Prometheus = Prometheus()
     calibration: Calibration = Calibration()
+    flipping: Flipping = Flipping()
     catalogue_file: str = ""
     """AcceleratorTypes the leader applies; empty: those that ship with tidefleet."""
     price_file: str = ""

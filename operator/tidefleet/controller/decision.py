@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tidefleet.api import ConditionStatus, ConditionType, Reason
 from tidefleet.controller.view import PoolView, Served
@@ -48,6 +49,7 @@ class Decision:
         held: why replicas are held, empty when they are not.
         write: whether workloads may be written (valid, and mode other than Recommend).
         summary: the accelerators of the pool in one phrase.
+        flipping: what its status says of flips; ``next_flip`` its column. Empty for a pool that lends nothing.
     """
 
     view: PoolView
@@ -63,6 +65,8 @@ class Decision:
     held: str = ""
     write: bool = False
     summary: str = ""
+    flipping: Mapping[str, Any] = field(default_factory=dict)
+    next_flip: str = ""
 
     def verdict(self, kind: ConditionType) -> Verdict | None:
         """The condition of a type."""

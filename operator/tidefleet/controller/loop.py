@@ -24,6 +24,9 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
+from tidefleet.controller.flips.flips import Flips
+from tidefleet.controller.flips.rounds import newest_epoch
+from tidefleet.controller.flips.telling import with_flips
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
 from tidefleet.controller.remember import Remembrance, kept_history
@@ -80,6 +83,7 @@ class FleetLoop:
     _guarded: set[str] = field(default_factory=set)
     _claimed: bool = False
     sharing: Sharing = field(default_factory=Sharing)
+    flips: Flips | None = None
 
     def run(self, stop: threading.Event, *, may_go_on: Callable[[], bool] = lambda: True) -> None:
         """Pass after pass until stopped; a pass that fails is logged and the next one starts afresh.
@@ -102,8 +106,10 @@ class FleetLoop:
                 floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
                 stop.wait(floor / self.clock.scale)
                 self.clock.sleep(max(0.0, left - floor), self.wake)
-        finally:  # a solver at work would keep a deposed process from ending
+        finally:  # a solver or a trial at work would keep a deposed process from ending
             self.sharing.close()
+            if self.flips is not None:
+                self.flips.canaries.close()
 
     def run_once(self) -> tuple[Decision, ...]:
         """One pass over the whole fleet."""
@@ -113,11 +119,14 @@ class FleetLoop:
         if not self._claim(fleet):
             self.wake.set()
             return ()
+        if self.flips is not None:
+            self.flips.look(fleet)
         planning = time.monotonic()
         self._memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
         decided = self._within_shared_limits(decided, fleet)
         acting = time.monotonic()
+        decided = self._flip(decided)
         self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
         with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="act") as workers:
             finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
@@ -152,6 +161,10 @@ class FleetLoop:
             self._memories[key] = known
         return known
 
+    def known_memory(self, key: PoolKey) -> PoolMemory | None:
+        """What is remembered of a pool; ``None`` before it was first looked at."""
+        return self._memories.get(key)
+
     def _histories(self) -> list[tuple[PoolKey, SlotHistory]]:
         return [(key, one.ahead.history) for key, one in self._memories.items()]
 
@@ -165,6 +178,8 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
+        if self.flips is not None and (moving := self.flips.moving(view.pool.key)):
+            view = replace(view, moving=moving)
         if seen.metadata.deletion_timestamp:
             return Decision(view=view, verdicts=())
         try:
@@ -197,6 +212,24 @@ class FleetLoop:
             else:
                 result.append((seen, one))
         return result
+
+    def _flip(self, decided: list[tuple[Seen, Decision | Fault]]) -> list[tuple[Seen, Decision | Fault]]:
+        """Move every flip on by one step; the decisions with what is told of it."""
+        if self.flips is None:
+            return decided
+        decisions = {one.view.pool.key: one for _, one in decided if isinstance(one, Decision)}
+        try:
+            told = self.flips.step(decisions, decision_id=self.actor.new_decision_id())
+        except Deposed:
+            raise
+        except Exception:  # flips must not keep pools from being scaled
+            log.exception("flipping failed")
+            self.telemetry.count("reconcile_errors_total", kind="Node", reason="Exception")
+            return decided
+        return [
+            (seen, with_flips(one, told.get(one.view.pool.key))) if isinstance(one, Decision) else (seen, one)
+            for seen, one in decided
+        ]
 
     def _guarded_act(self, seen: Seen, decision: Decision | Fault) -> Decision | Fault:
         self.heartbeat = time.monotonic()
@@ -267,6 +300,8 @@ class FleetLoop:
         newest = max((marks.read_epoch(one.workload.annotations) for one in own if one.workload), default=0)
         if newest > self.actor.epoch:
             raise Deposed(f"a leader of epoch {newest} has written; ours is {self.actor.epoch}")
+        if self.flips is not None and not self._claimed and not self.flips.claim():
+            return False
         if not self._claimed:
             mine = [one for one in own if one.workload and marks.EPOCH_ANNOTATION in one.workload.annotations]
             with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="claim") as workers:
@@ -412,10 +447,11 @@ def _class_verdicts(faults: tuple[Fault, ...]) -> tuple[Verdict, ...]:
 
 
 def known_epochs(observer: Observer) -> list[int]:
-    """Every epoch that a leader left on an object of ours: on workloads and in the decision ids of pools."""
+    """Every epoch that a leader left on an object of ours: on workloads, on nodes, and in the decision ids of pools."""
     fleet = observer.observe(0.0)
     found = [marks.decision_epoch(seen.status.get("decisionId")) for seen, _ in fleet.pools]
     for _, view in fleet.pools:
         if isinstance(view, PoolView):
             found += [marks.read_epoch(one.workload.annotations) for one in view.served if one.workload]
+    found.append(newest_epoch(observer.inventory.nodes()))
     return found

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from tidefleet import __version__, catalogue
 from tidefleet.api import AcceleratorType
+from tidefleet.api.flipping import QueueKind
 from tidefleet.api.validation import parse
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.connection import connect
 from tidefleet.cluster.credentials import credentials
 from tidefleet.cluster.events import EventSink
 from tidefleet.cluster.inventory import Inventory
-from tidefleet.cluster.kinds import Kind
+from tidefleet.cluster.kinds import CONFIG_MAP, Kind
 from tidefleet.cluster.lease import Deposed as LeaseDeposed
 from tidefleet.cluster.lease import Leadership, unique_identity
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
@@ -33,6 +34,10 @@ from tidefleet.controller.catalogue_sync import CatalogueSync
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.disruption import list_budgets
+from tidefleet.controller.flips.canary import Canaries
+from tidefleet.controller.flips.flips import Flips
+from tidefleet.controller.flips.holders import read_devices
+from tidefleet.controller.flips.lenders import pause_of
 from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
@@ -40,6 +45,9 @@ from tidefleet.controller.observe import Observer
 from tidefleet.controller.price_source import PriceSource
 from tidefleet.controller.remember import Remembrance
 from tidefleet.controller.store import KINDS, Store
+from tidefleet.controller.training.kueue import KueueTrainer
+from tidefleet.controller.training.lending import Trainer
+from tidefleet.controller.training.suspend import SuspendTrainer
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
 from tidefleet.planning.prices import known_prices, node_chips
@@ -179,6 +187,13 @@ class OperatorProcess:
                 wake=wake,
                 remembrance=Remembrance(actor),
             )
+            trainers: dict[QueueKind, Trainer] = {
+                QueueKind.KUEUE: KueueTrainer(objects, namespaces=self.settings.namespaces or None),
+                QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=self.settings.namespaces or None),
+            }
+            canaries = Canaries(on_answer=wake.set)
+            loop.flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, canaries)
+            self._look_at_flips(loop.flips, objects)
             self._leads, self._leads_since = True, time.monotonic()
             self.telemetry.set("leader", 1)
             log.info("leading", extra={"epoch": epoch, "identity": self.identity})
@@ -226,6 +241,8 @@ class OperatorProcess:
             if now >= next_look:
                 self._look_around(observer, objects)
                 observer.prices = prices.read(observer.chips_per_node())
+                if self._loop is not None and self._loop.flips is not None:
+                    self._look_at_flips(self._loop.flips, objects)
                 next_look = now + LOOK_AROUND_SECONDS
             if now >= next_relist:
                 try:
@@ -243,6 +260,17 @@ class OperatorProcess:
         """Who else scales workloads or guards pods; while autoscalers cannot be listed, adopted workloads are held."""
         observer.autoscalers = list_autoscalers(objects, self.settings.namespaces)
         observer.budgets = list_budgets(objects, self.settings.namespaces)
+
+    def _look_at_flips(self, flips: Flips, objects: Objects) -> None:
+        """The pause of the whole fleet, and the devices that claims may hold; a pause that cannot be read stays."""
+        flips.devices = read_devices(objects)
+        try:
+            name = self.settings.flipping.pause_config_map
+            found = objects.get(CONFIG_MAP, self.settings.leader_election.namespace or _own_namespace(), name)
+        except (ApiFailed, Unreachable) as error:
+            log.warning("the pause of the fleet cannot be read", extra={"why": str(error)})
+            return
+        flips.pause = pause_of((found or {}).get("data"))
 
     def _relist(self, store: Store, objects: Objects) -> None:
         for kind in KINDS:

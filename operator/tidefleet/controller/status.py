@@ -21,7 +21,7 @@ FOLLOWED_RATIO = 0.03
 """A ratio that moves by no more than this says nothing new either, however small it is."""
 
 _LARGEST = 990_000_000.0
-_VOLATILE = frozenset({"utilization", "busyRatio", "kvHitRatio", "demand", "plan"})
+_VOLATILE = frozenset({"utilization", "busyRatio", "kvHitRatio", "demand", "plan", "flipping"})
 _UNCOMPARED = frozenset({"lastTransitionTime", "asOf"})
 
 
@@ -111,6 +111,9 @@ def pool_status(
         "selector": f"{marks.POOL_LABEL}={view.pool.name}",
         "accelerators": decision.summary[:LINE],
     }
+    if decision.flipping:
+        status["flipping"] = dict(decision.flipping)
+        status["nextFlip"] = decision.next_flip or "-"
     if decision.plan is None:
         for name in ("plan", "demand"):
             if name in before:

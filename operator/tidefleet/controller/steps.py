@@ -32,7 +32,13 @@ def step(
     pinned = pool.spec.pinned_replicas is not None
     # Where even the plan falls short of the demand, the owner's limits win over it.
     required = min(plan.requests_per_second, plan.capacity)
-    wanted = next_replicas(target, running, required=required, may_lower=may_lower or pinned)
+    moving = {name: count for name, count in view.moving.items() if target.get(name)}
+    wanted = next_replicas(
+        {name: count + moving.get(name, 0) for name, count in target.items()},
+        running,
+        required=required,
+        may_lower=may_lower or pinned,
+    )
     cost = {names[c.option]: c.usd_per_hour for c in market.candidates if c.option in names}
     capped = ""
     limit = pool.spec.cost_target.max_spend_increase_usd_per_hour

@@ -89,6 +89,7 @@ class PoolView:
         measured: what that round measured of each engine, for the calibration.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
+        moving: replicas that leave nodes which are to be lent and are replaced elsewhere first, by workload.
     """
 
     pool: InferencePool
@@ -108,6 +109,7 @@ class PoolView:
     busy_ratio: float | None = None
     price_fault: str = ""
     groups: bool = False
+    moving: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

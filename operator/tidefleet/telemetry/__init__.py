@@ -5,7 +5,8 @@ averaged. Labels never hold a pod, a session or anything that came in a request.
 more per accelerator type and 60 per class.
 """
 
+from tidefleet.telemetry.flips import FlipMeter
 from tidefleet.telemetry.registry import Telemetry
 from tidefleet.telemetry.table import METRICS, PREFIX, MetricSpec
 
-__all__ = ["METRICS", "PREFIX", "MetricSpec", "Telemetry"]
+__all__ = ["METRICS", "PREFIX", "FlipMeter", "MetricSpec", "Telemetry"]

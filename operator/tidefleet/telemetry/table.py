@@ -10,6 +10,7 @@ PREFIX = "tidefleet_"
 
 _POOL = ("namespace", "pool")
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PHASES = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 4 * 3600.0, 12 * 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ _TABLE = (
         "pool_accelerators",
         "gauge",
         (*_POOL, "accelerator", "state"),
-        "Chips a pool's pods hold, by state: serving (ready) or warming (not ready yet).",
+        "Chips of a pool by state: serving, warming (starting, or on the way back), draining, training, quarantined.",
     ),
     MetricSpec(
         "pool_demand_requests_per_second", "gauge", _POOL, "Requests per second that the last plan was made for."
@@ -118,6 +119,52 @@ _TABLE = (
         "counter",
         ("source",),
         "Answers of a demand source that could not be used: nothing in them, NaN, infinite, negative or unreachable.",
+    ),
+    MetricSpec(
+        "flips_total",
+        "counter",
+        (*_POOL, "direction", "result", "reason"),
+        "Flips that ended, by direction (training or serving), result (done, rolled-back, called-off or quarantined) "
+        "and reason (Loan, Recall, Surge, Request or Health).",
+    ),
+    MetricSpec(
+        "flip_duration_seconds",
+        "histogram",
+        ("phase",),
+        "Seconds that a unit spent in a phase, observed when it leaves the phase.",
+        buckets=_PHASES,
+    ),
+    MetricSpec(
+        "flips_allowed",
+        "gauge",
+        (*_POOL, "reason"),
+        "Nodes that budgets, gates and pauses still allow to set out now, by reason of the flip (Loan, Recall or "
+        "Rebalance); surge recalls and roll-backs are never limited.",
+    ),
+    MetricSpec(
+        "pool_flip_overdue_seconds",
+        "gauge",
+        (*_POOL, "direction"),
+        "Seconds that the pool's slowest flip is past the deadline of its phase; 0 while none is.",
+    ),
+    MetricSpec("pool_loaned_nodes", "gauge", (*_POOL, "accelerator"), "Nodes of a pool that training may use."),
+    MetricSpec(
+        "training_cost_usd_total",
+        "counter",
+        (*_POOL, "accelerator", "capacity_type"),
+        "Rent of a pool's nodes while they are lent to training, in USD.",
+    ),
+    MetricSpec(
+        "training_lost_chip_seconds_total",
+        "counter",
+        (*_POOL, "cause"),
+        "Training work that a recall lost, in chip-seconds since the last checkpoint, by cause: Recall, Surge, Health.",
+    ),
+    MetricSpec(
+        "fleet_idle_cost_usd_total",
+        "counter",
+        ("accelerator", "capacity_type"),
+        "Rent of chips that no pool holds and training does not use, in USD.",
     ),
     MetricSpec(
         "condition_objects",

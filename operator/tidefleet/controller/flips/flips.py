@@ -1,0 +1,495 @@
+"""All flips of a fleet, pass after pass: the one place that the fleet loop calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidefleet.api import AcceleratorType
+from tidefleet.api.flipping import QueueKind, TrainingQueue
+from tidefleet.cluster.records import Node, Pod
+from tidefleet.controller import marks
+from tidefleet.controller.act import Actor, Deposed
+from tidefleet.controller.collector import PoolKey
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.controller.decision import Decision
+from tidefleet.controller.flips import outlook
+from tidefleet.controller.flips.canary import Canaries
+from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
+from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
+from tidefleet.controller.flips.lenders import Pause, Standing, queue_of_words, standing
+from tidefleet.controller.flips.lending import LendingMemory, Round
+from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
+from tidefleet.controller.flips.rounds import (
+    Hands,
+    Moved,
+    admission_stopped,
+    lendings,
+    newest_epoch,
+    own_journal,
+    stepped,
+)
+from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
+from tidefleet.controller.flips.telling import Teller, Told
+from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
+from tidefleet.controller.flips.vetoes import HealthClock, leaves_by_itself, vetoes
+from tidefleet.controller.observe import Fleet, Observer
+from tidefleet.controller.training.lending import Lending, Trainer, TrainingSeen
+from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.flipping.machine import Step, Wanted, wanted
+from tidefleet.flipping.observation import Canary, Observation, Terms
+from tidefleet.flipping.phase import Phase
+
+log = logging.getLogger(__name__)
+
+CANARY_SECONDS = 10.0
+"""Within what time a trial request must be answered, in real seconds."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a pass saw, kept until its end."""
+
+    now: float
+    views: Mapping[PoolKey, PoolView]
+    kinds: Mapping[str, AcceleratorType]
+    units: Sequence[Unit]
+    serving: Mapping[str, ServingPod]
+    requests: Mapping[str, FlipRequest]
+
+
+@dataclass(slots=True)
+class Flips:
+    """Lends nodes to training and takes them back.
+
+    Attributes:
+        trainers: by kind of queue.
+        memory_of: what the loop remembers of a pool.
+        pause: of the whole fleet, as last read; ``devices`` likewise.
+    """
+
+    actor: Actor
+    observer: Observer
+    settings: OperatorConfiguration
+    trainers: Mapping[QueueKind, Trainer]
+    memory_of: Callable[[PoolKey], PoolMemory | None]
+    canaries: Canaries = field(default_factory=Canaries)
+    pause: Pause = field(default_factory=Pause)
+    devices: Devices = field(default_factory=Devices)
+    _hands: Hands | None = None
+    _teller: Teller | None = None
+    _health: HealthClock = field(default_factory=HealthClock)
+    _lending: LendingMemory = field(default_factory=LendingMemory)
+    _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
+    _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
+    _lent: dict[str, Lending] = field(default_factory=dict)
+    _training: dict[str, TrainingSeen] = field(default_factory=dict)
+    _seen: _Seen | None = None
+
+    @property
+    def hands(self) -> Hands:
+        """What carries decisions out."""
+        if self._hands is None:
+            self._hands = Hands(self.actor)
+        return self._hands
+
+    @property
+    def teller(self) -> Teller:
+        """What says them."""
+        if self._teller is None:
+            self._teller = Teller(self.actor)
+        return self._teller
+
+    # --- before pools decide -----------------------------------------------------------------------------------------
+
+    def look(self, fleet: Fleet) -> None:
+        """See every unit, if any pool lends or any node is in a flip; otherwise nothing costs anything."""
+        nodes = self.observer.inventory.nodes()
+        views = {view.pool.key: view for _, view in fleet.pools if isinstance(view, PoolView)}
+        if not any(outlook.lends(view.pool) for view in views.values()) and not any(map(_is_marked, nodes)):
+            self._seen = None
+            return
+        kinds = {name: one.kind for name, one in fleet.types.items()}
+        pods_of: dict[tuple[PoolKey, str], Sequence[Pod]] = {}
+        for key, view in views.items():
+            for served in view.served:
+                if served.workload is not None and served.workload.selector:
+                    found = self.observer.inventory.pods(key[0], served.workload.selector)
+                    pods_of[key, served.name] = found
+        serving = serving_pods(views.values(), pods_of)
+        units = units_of(kinds, nodes, self.observer.inventory.pods(None), serving)
+        requests = self._requests(units)
+        self._seen = _Seen(fleet.now, views, kinds, units, serving, requests)
+
+    def claim(self) -> bool:
+        """Put this leader's epoch on every node in mid-flip; whether all have it.
+
+        Raises:
+            Deposed: a journal has the epoch of a later leader.
+        """
+        nodes = self.observer.inventory.nodes()
+        newest = newest_epoch(nodes)
+        if newest > self.actor.epoch:
+            raise Deposed(f"a leader of epoch {newest} has written to a node; ours is {self.actor.epoch}")
+        done = True
+        for node in nodes:
+            own = own_journal(node)
+            if own is not None and own.phase is not Phase.SERVING and own.epoch < self.actor.epoch:
+                done = self.hands.stamp(node, own) and done
+        return done
+
+    def moving(self, key: PoolKey) -> dict[str, int]:
+        """Replicas of a pool that are to be replaced elsewhere, by workload."""
+        if self._seen is None:
+            return {}
+        found: dict[str, int] = {}
+        sight = self._sight(self._seen)
+        for unit in self._seen.units:
+            if key not in unit.pools or unit.journal.phase not in (Phase.CORDONED, Phase.DRAINING):
+                continue
+            if wanted(unit.journal, observe(unit, sight), self._seen.now).replace:
+                for one in unit.serving:
+                    if not one.pod.deleting:
+                        found[one.served.name] = found.get(one.served.name, 0) + 1
+        return found
+
+    # --- after pools decided -----------------------------------------------------------------------------------------
+
+    def step(self, decisions: Mapping[PoolKey, Decision], *, decision_id: str) -> dict[PoolKey, Told]:
+        """Move every flip on by one step.
+
+        Returns:
+            What is to be told of each pool that lends or has lent.
+
+        Raises:
+            Deposed: another process leads.
+        """
+        seen = self._seen
+        if seen is None:
+            return {}
+        self._planned = {
+            (key, target.served.name): target.planned
+            for key, one in decisions.items()
+            if one.plan is not None
+            for target in one.targets
+        }
+        self.teller.pools = {key: view.pool for key, view in seen.views.items()}
+        queues = self._queues(seen)
+        self._read_trainers(seen, queues)
+        standings = self._standings(seen)
+        sight = self._sight(seen)
+        observed = {unit.name: observe(unit, sight) for unit in seen.units}
+        types = self._types(seen, observed, standings, decisions)
+        wishes = {name: wish for one in types.values() for name, wish in one.decision.wishes.items()}
+        moved = stepped(seen.units, observed, wishes, seen.now)
+        self._train(moved, seen, queues, standings, decision_id=decision_id)
+        for one in moved:
+            done, reverted = self.hands.dress(one, decision_id=decision_id)
+            if done and one.step.changed:
+                self.teller.moved(one, decision_id=decision_id, now=seen.now)
+            for node in reverted:
+                self.teller.reverted(one.unit, node, decision_id=decision_id)
+        for one in moved:
+            self.hands.pods(one, decision_id=decision_id, shrinking=lambda uid: self._is_shrinking(uid, seen))
+            if one.wanted.evict:
+                for pod in one.unit.others:
+                    self.hands.remove(pod, one.step.journal.why, decision_id)
+        self._answer_requests(moved, types, seen, decision_id=decision_id)
+        self._forget(seen)
+        if any(one.step.changed for one in moved):
+            self.actor.hurry()
+        return self.teller.tell(
+            moved,
+            standings=standings,
+            types=types,
+            training=self._training,
+            now=seen.now,
+        )
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _requests(self, units: Iterable[Unit]) -> dict[str, FlipRequest]:
+        found: dict[str, FlipRequest] = {}
+        for unit in units:
+            for node in unit.nodes:
+                request = read_request(node.annotations)
+                if isinstance(request, FlipRequest):
+                    found[unit.name] = request
+        return found
+
+    def _standings(self, seen: _Seen) -> dict[str, Standing]:
+        found: dict[str, Standing] = {}
+        for key, view in seen.views.items():
+            name = "/".join(key)
+            training = self._training.get(name)
+            one = standing(
+                view.pool,
+                opening=outlook.openness(
+                    view.pool, self.memory_of(key), seen.now, self.settings, declared=_is_declared(view)
+                ),
+                fleet_pause=self.pause,
+                faults=training.faults if training is not None else (),
+                cluster_wide=self.observer.inventory.is_cluster_wide,
+            )
+            if one is not None:
+                found[name] = one
+        return found
+
+    def _queues(self, seen: _Seen) -> dict[str, TrainingQueue]:
+        """Who trains, by pool: as its spec says, else as the journals of its nodes do."""
+        queues: dict[str, TrainingQueue] = {}
+        for key, view in seen.views.items():
+            training = view.pool.spec.flipping.training
+            if outlook.lends(view.pool) and training is not None:
+                queues["/".join(key)] = training.queue
+        for unit in seen.units:
+            journal = unit.journal
+            if (journal.phase.is_lent or journal.phase is Phase.RECLAIMING) and journal.pool not in queues:
+                queues[journal.pool] = queue_of_words(journal.queue)
+        return queues
+
+    def _lendings(
+        self, moved: Sequence[Moved], seen: _Seen, queues: Mapping[str, TrainingQueue], nexts: Mapping[str, float]
+    ) -> list[Lending]:
+        graces: dict[str, int] = {}
+        types: dict[str, frozenset[str]] = {}
+        for key, view in seen.views.items():
+            name, training = "/".join(key), view.pool.spec.flipping.training
+            if training is not None:
+                graces[name] = training.checkpoint_grace_seconds
+            types[name] = outlook.types_of(view)
+        return lendings(moved, queues, seen.kinds, graces=graces, types=types, next_windows=nexts)
+
+    def _read_trainers(self, seen: _Seen, queues: Mapping[str, TrainingQueue]) -> None:
+        """Have the trainers look at what is on loan before this pass."""
+        still = [Moved(unit, Observation(), Step(unit.journal), Wanted()) for unit in seen.units]
+        self._lent, self._training = {}, {}
+        for lending in self._lendings(still, seen, queues, {}):
+            name = "/".join(lending.pool)
+            names = {node.name for node in lending.nodes}
+            pods = [pod for pod in self.observer.inventory.pods(None) if pod.node in names] if names else []
+            self._lent[name] = lending
+            self._training[name] = self.trainers[lending.queue.kind].look(lending, pods, seen.now)
+
+    def _train(
+        self,
+        moved: Sequence[Moved],
+        seen: _Seen,
+        queues: Mapping[str, TrainingQueue],
+        standings: Mapping[str, Standing],
+        *,
+        decision_id: str,
+    ) -> None:
+        """Have the trainers write what this pass comes to, before the nodes themselves are written."""
+        nexts = {name: one.open.next_opening for name, one in standings.items() if one.open.next_opening is not None}
+        for lending in self._lendings(moved, seen, queues, nexts):
+            name = "/".join(lending.pool)
+            training = self._training.get(name)
+            if training is None or not training.readable:
+                continue
+            trainer = self.trainers[lending.queue.kind]
+            stops = trainer.stops(lending, training, seen.now)
+            for write in trainer.writes(lending, training, seen.now, decision_id=decision_id):
+                self.actor.execute(write)
+            for stop in stops.values():
+                unit = next((one.step.journal for one in moved if one.unit.names & stop.job.nodes), None)
+                self.teller.stopped(stop, unit=unit, pool=lending.pool, decision_id=decision_id)
+
+    def _sight(self, seen: _Seen) -> Sight:
+        conflicts = {
+            f"{'/'.join(key)} {name}": fault.message
+            for key, view in seen.views.items()
+            for name, fault in view.conflicts.items()
+        }
+        surplus = self._leaving(seen)
+        unhealthy = {
+            unit.name: self._health.unhealthy(unit, seen.kinds[unit.accelerator], seen.now)
+            or next((self.devices.tainted[node.name] for node in unit.nodes if node.name in self.devices.tainted), "")
+            for unit in seen.units
+        }
+        against = {}
+        for unit in seen.units:
+            found = vetoes(unit, now=seen.now, conflicts=conflicts, outnumbered=surplus)
+            differs = disagreement(unit, seen.kinds[unit.accelerator].spec.device_class or "", self.devices)
+            against[unit.name] = (*found, differs) if differs else found
+        awaited = {
+            accelerator
+            for view in seen.views.values()
+            for (accelerator, _), chips in view.chips.items()
+            if chips.waiting
+        }
+        released = {name for name, one in seen.requests.items() if one.to is Ask.RELEASE}
+        return Sight(
+            now=seen.now,
+            planned=self._planned,
+            ready_at_home=ready_at_home(seen.units, seen.serving.values()),
+            requests=self._requests_in,
+            holders=lambda unit: fresh_holders(self.actor.objects, unit, self.devices),
+            admission_stopped=lambda unit: admission_stopped(
+                unit, self._lent.get(unit.journal.pool), self._training.get(unit.journal.pool)
+            ),
+            jobs=self._jobs_on,
+            awaited=lambda accelerator: accelerator in awaited,
+            unhealthy=unhealthy,
+            vetoes=against,
+            terms=lambda unit: self._terms(unit, seen),
+            canary=lambda unit: self._canary(unit, seen),
+            released=frozenset(released),
+        )
+
+    def _requests_in(self, uid: str) -> Requests | None:
+        collector = self.observer.collector
+        found = collector.requests(uid) if collector is not None else None
+        return Requests(*found) if found is not None else None
+
+    def _jobs_on(self, unit: Unit) -> int | None:
+        training = self._training.get(unit.journal.pool)
+        if training is not None and not training.readable:
+            return None
+        jobs = {job.uid for node in unit.nodes for job in training.on(node.name)} if training is not None else set()
+        return max(len(jobs), 1 if unit.others else 0)
+
+    def _canary(self, unit: Unit, seen: _Seen) -> tuple[Canary, str]:
+        return canary_of(unit, seen.views, seen.serving.values(), self.canaries, bound_seconds=CANARY_SECONDS)
+
+    def _terms(self, unit: Unit, seen: _Seen) -> Terms:
+        namespace, _, name = unit.journal.pool.partition("/")
+        view = seen.views.get((namespace, name))
+        memory = self.memory_of((namespace, name))
+        start = memory.ahead.start.seconds if memory is not None else None
+        warm = 2.0 * (start if start is not None else self.settings.start_timeout_seconds)
+        return terms_of(
+            view.pool if view is not None else None,
+            warm_seconds=max(warm, self.settings.flipping.shortest_warm_seconds),
+            dwell_seconds=self.settings.flipping.dwell_seconds,
+        )
+
+    def _leaving(self, seen: _Seen) -> frozenset[str]:
+        """Pods of StatefulSets and LeaderWorkerSets that the plan removes anyway."""
+        of: dict[tuple[PoolKey, str], list[Pod]] = {}
+        for one in seen.serving.values():
+            if one.is_ordinal:
+                of.setdefault((one.pool, one.served.name), []).append(one.pod)
+        found: frozenset[str] = frozenset()
+        for key, pods in of.items():
+            found |= leaves_by_itself(pods, len(pods) - self._planned.get(key, len(pods)))
+        return found
+
+    def _is_shrinking(self, uid: str, seen: _Seen) -> bool:
+        """Whether the workload of a pod has replicas to lose by itself."""
+        one = seen.serving[uid]
+        planned = self._planned.get((one.pool, one.served.name))
+        alive = sum(
+            1
+            for other in seen.serving.values()
+            if (other.pool, other.served.name) == (one.pool, one.served.name) and not other.pod.deleting
+        )
+        return planned is not None and alive > planned
+
+    def _types(
+        self, seen: _Seen, observed: Mapping[str, Observation], standings: Mapping[str, Standing],
+        decisions: Mapping[PoolKey, Decision],
+    ) -> dict[str, outlook.TypeRound]:  # fmt: skip
+        found: dict[str, outlook.TypeRound] = {}
+        for accelerator in sorted({unit.accelerator for unit in seen.units}):
+            units = [unit for unit in seen.units if unit.accelerator == accelerator]
+            pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
+            here = {key: standings["/".join(key)] for key in pools if "/".join(key) in standings}
+            if not here and all(unit.journal.phase is Phase.SERVING for unit in units):
+                continue
+            kind = seen.kinds[accelerator]
+            needs = outlook.needs_of(kind, units, pools, decisions)
+            ahead = self._outlooks.of(
+                kind,
+                units,
+                needs=needs,
+                pools=pools,
+                decisions=decisions,
+                standings=here,
+                memory_of=self.memory_of,
+                now=seen.now,
+                settings=self.settings,
+            )
+            allowed, held_by = outlook.allowed_now(kind, units, [view.pool for view in pools.values()], seen.now)
+            round_ = Round(
+                accelerator=accelerator,
+                units=units,
+                seen=observed,
+                needs=needs,
+                plan=ahead.plan,
+                lenders=[one.lender for one in here.values()],
+                allowed=allowed,
+                held_by=held_by,
+                requests=seen.requests,
+                memory=self._lending,
+                recall_order=outlook.recall_order(self._training, seen.now),
+                now=seen.now,
+            )
+            found[accelerator] = outlook.TypeRound(
+                accelerator,
+                needs=needs,
+                ahead=ahead,
+                decision=round_.decide(),
+                allowed=allowed,
+                at_home=round_.at_home,
+                lenders=frozenset(one.lender.pool for one in here.values()),
+            )
+        return found
+
+    def _answer_requests(
+        self, moved: Sequence[Moved], types: Mapping[str, outlook.TypeRound], seen: _Seen, *, decision_id: str
+    ) -> None:
+        """Take off requests that are carried out, refused or not understood, and say so."""
+        blocked = {one.unit: one.why for round_ in types.values() for one in round_.decision.blocked}
+        for one in moved:
+            for node in one.unit.nodes:
+                request = read_request(node.annotations)
+                if request is None:
+                    continue
+                words, refused = answer_to(request, one, blocked.get(one.unit.name, ""), seen.now)
+                if not words:
+                    continue
+                current = next((each for each in self.observer.inventory.nodes() if each.name == node.name), node)
+                body = {"metadata": {"annotations": {marks.FLIP_REQUEST_ANNOTATION: None}}}
+                self.hands.patch(current, body, words, decision_id)
+                self.teller.answered(one.unit, words, refused=refused, decision_id=decision_id)
+
+    def _forget(self, seen: _Seen) -> None:
+        self._health.forget_all_but(node.name for unit in seen.units for node in unit.nodes)
+        warming = [unit for unit in seen.units if unit.journal.phase is Phase.WARMING]
+        self.canaries.forget_all_but(set(seen.serving) if warming else set())
+
+
+def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: float) -> tuple[str, bool]:
+    """What became of a request, and whether it was refused; an empty text while it is still open."""
+    if isinstance(request, BadRequest):
+        return request.why, True
+    before, after = one.unit.journal.phase, one.step.journal.phase
+    if request.to is Ask.RELEASE:
+        if before is not Phase.QUARANTINED:
+            return f"it is not quarantined but in phase {before}; there is nothing to release", True
+        return (f"released by {request.by}", False) if after is not before else ("", False)
+    if request.to is Ask.TRAINING:
+        if after.is_outbound or after.is_lent:
+            return f"goes to training, as {request.by} asked", False
+        if after is not Phase.SERVING:
+            return f"it is in phase {after}; only a unit that serves can be lent", True
+        return (f"not lent, as {request.by} asked: {blocked}", True) if blocked else ("", False)
+    if after is Phase.SERVING or after.is_homebound:
+        return f"serves, or is on its way, as {request.by} asked", False
+    if after is Phase.QUARANTINED:
+        return "it is quarantined; release it first", True
+    late = now - request.at > VALID_SECONDS
+    return ("the request has grown too old", True) if late else ("", False)
+
+
+def _is_declared(view: PoolView) -> bool:
+    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
+    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
+
+
+def _is_marked(node: Node) -> bool:
+    """Whether anything of ours is on a node."""
+    ours = (marks.FLIP_ANNOTATION, marks.FLIP_REQUEST_ANNOTATION)
+    return any(name in node.annotations for name in ours) or any(t.key in (FLIP_TAINT, DUTY_TAINT) for t in node.taints)

@@ -1,0 +1,66 @@
+"""What a person asks of a node by annotation, as ``tidefleet flip`` writes it; nonsense is told, never obeyed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from tidefleet.controller import marks
+
+VALID_SECONDS = 3600.0
+"""A request that could not be carried out within this time is dropped."""
+
+
+class Ask(StrEnum):
+    """What is asked of a node."""
+
+    TRAINING = "training"
+    SERVING = "serving"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class FlipRequest:
+    """A request: what, by whom, when (Unix seconds), and until when a loan is to last."""
+
+    to: Ask
+    by: str
+    at: float
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRequest:
+    """A text that is no request."""
+
+    why: str
+
+
+def read_request(annotations: Mapping[str, str]) -> FlipRequest | BadRequest | None:
+    """The request on a node; ``None`` without one."""
+    text = annotations.get(marks.FLIP_REQUEST_ANNOTATION)
+    if text is None:
+        return None
+    expected = 'expected e.g. {"to": "training", "by": "alice", "at": 1764028800}'
+    try:
+        raw: Any = json.loads(text) if len(text) <= 4096 else None
+        if not isinstance(raw, dict):
+            return BadRequest(f"{marks.FLIP_REQUEST_ANNOTATION} is not a short JSON object; {expected}")
+        until = raw.get("until")
+        at, end = _time(raw.get("at")), None if until is None else _time(until)
+        by = raw.get("by", "")
+        if not isinstance(by, str) or len(by) > 256:
+            raise ValueError("by is no name")
+        return FlipRequest(Ask(str(raw.get("to"))), by or "somebody", at, end)
+    except (ValueError, TypeError, RecursionError) as error:
+        return BadRequest(f"{marks.FLIP_REQUEST_ANNOTATION}: {str(error)[:120]}; {expected}")
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{str(value)[:30]} is no time in Unix seconds")
+    return float(value)

@@ -1,0 +1,238 @@
+"""One pass over all flips: look, wish, step, write. Every write is made again by the next pass if this one dies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tidefleet.api import AcceleratorType
+from tidefleet.api.flipping import TrainingQueue
+from tidefleet.cluster.kinds import NODE
+from tidefleet.cluster.records import Node, Pod
+from tidefleet.cluster.writes import Blocked as EvictionBlocked
+from tidefleet.cluster.writes import Evict, Gone, MergePatch, Outcome, Written
+from tidefleet.controller import marks
+from tidefleet.controller.act import Actor
+from tidefleet.controller.flips.dress import node_change
+from tidefleet.controller.flips.pods import pod_change
+from tidefleet.controller.flips.units import Unit
+from tidefleet.controller.training.lending import Lending, LoanedNode, LoanType, TrainingSeen
+from tidefleet.flipping.journal import Journal, Unreadable, read, write
+from tidefleet.flipping.machine import Step, Wanted, step, wanted
+from tidefleet.flipping.observation import Observation, Wish
+from tidefleet.flipping.phase import Phase
+
+log = logging.getLogger(__name__)
+
+LAST_GRACE_SECONDS = 1
+"""What is left to a training pod that did not go in its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A unit after its step."""
+
+    unit: Unit
+    seen: Observation
+    step: Step
+    wanted: Wanted
+
+
+def stepped(
+    units: Sequence[Unit], seen: Mapping[str, Observation], wishes: Mapping[str, Wish], now: float
+) -> list[Moved]:
+    """Where every unit stands next. One whose journal is lost or forged is quarantined before anything else."""
+    moved = []
+    for unit in units:
+        observed = replace(seen[unit.name], wish=wishes.get(unit.name, seen[unit.name].wish))
+        one = step(unit.journal, observed, now)
+        if unit.trouble and not unit.journal.since and "carries a taint" in unit.trouble:
+            lost = unit.journal.to(Phase.QUARANTINED, now, why=unit.trouble, cause="held", trained=True)
+            one = Step(lost, True, "serving", "quarantined", unit.trouble)
+        moved.append(Moved(unit, observed, one, wanted(one.journal, observed, now)))
+    return moved
+
+
+@dataclass(slots=True)
+class Hands:
+    """Carries out what a pass came to; ``actor`` writes with this leader's epoch."""
+
+    actor: Actor
+
+    def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
+        """Write a unit's journal, label and taints to each of its nodes.
+
+        Returns:
+            Whether all have them now, and the nodes on which somebody else had changed them.
+
+        Raises:
+            Deposed: another process leads.
+        """
+        journal = replace(moved.step.journal, epoch=self.actor.epoch)
+        if not moved.step.changed and not journal.since:
+            return True, ()
+        done, reverted = True, []
+        for node in moved.unit.nodes:
+            own = own_journal(node)
+            body = node_change(node, journal if moved.step.changed else _restamped(journal, own), own=own)
+            if body is None:
+                continue
+            settled = not moved.step.changed and node.name not in moved.unit.lagging
+            if settled and own is not None and (own.epoch == self.actor.epoch or own.phase is Phase.SERVING):
+                reverted.append(node.name)
+            done = isinstance(self.patch(node, body, journal.why, decision_id), Written) and done
+        return done, tuple(reverted)
+
+    def patch(self, node: Node, body: Mapping[str, object], reason: str, decision_id: str) -> Outcome:
+        """One merge patch of a node, exactly as it was decided on."""
+        outcome = self.actor.execute(
+            MergePatch(
+                kind=NODE,
+                namespace="",
+                name=node.name,
+                body=body,
+                uid=node.uid,
+                resource_version=node.resource_version,
+                reason=reason,
+                decision_id=decision_id,
+            )
+        )
+        if not isinstance(outcome, Written | Gone):
+            self.actor.hurry()
+        return outcome
+
+    def pods(self, moved: Moved, *, decision_id: str, shrinking: Callable[[str], bool]) -> None:
+        """Bring the serving pods of a unit to what its phase wants.
+
+        Args:
+            shrinking: whether the workload of a pod (its uid) is about to remove replicas by itself.
+        """
+        for one in moved.unit.serving:
+            change = pod_change(
+                one.pod, moved.wanted, unit=moved.unit.name, reason=moved.step.journal.why, decision_id=decision_id
+            )
+            if change is not None:
+                self.actor.execute(change)
+        if moved.wanted.empty:
+            for one in moved.unit.serving:
+                if not one.pod.deleting and not shrinking(one.pod.uid):
+                    self.evict(one.pod, moved.step.journal.why, decision_id)
+
+    def stamp(self, node: Node, own: Journal) -> bool:
+        """Put this leader's epoch on a node in mid-flip, so that a write that another leader decided earlier fails."""
+        body = {"metadata": {"annotations": {marks.FLIP_ANNOTATION: write(replace(own, epoch=self.actor.epoch))}}}
+        return isinstance(self.patch(node, body, "a new leader takes over", ""), Written | Gone)
+
+    def remove(self, pod: Pod, reason: str, decision_id: str) -> None:
+        """Evict what is left of training, and have a pod that is terminating already end within a moment."""
+        self.evict(pod, reason, decision_id, grace_seconds=LAST_GRACE_SECONDS)
+
+    def evict(self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None) -> Outcome:
+        """Evict one pod; a budget that forbids it is met again in the next pass."""
+        outcome = self.actor.execute(
+            Evict(
+                namespace=pod.namespace,
+                name=pod.name,
+                uid=pod.uid,
+                resource_version=pod.resource_version,
+                reason=reason,
+                decision_id=decision_id,
+                grace_seconds=grace_seconds,
+            )
+        )
+        if isinstance(outcome, EvictionBlocked):
+            log.info("an eviction was refused", extra={"pod": f"{pod.namespace}/{pod.name}", "why": outcome.message})
+        return outcome
+
+
+def own_journal(node: Node) -> Journal | None:
+    """The journal that a node carries; ``None`` when it carries none that can be read."""
+    text = node.annotations.get(marks.FLIP_ANNOTATION)
+    found = read(text) if text is not None else None
+    return None if found is None or isinstance(found, Unreadable) else found
+
+
+def _restamped(journal: Journal, own: Journal | None) -> Journal:
+    """A journal that did not change keeps the epoch that stands there, unless the node is in mid-flip."""
+    if own is not None and own.same_state(journal) and journal.phase is Phase.SERVING:
+        return replace(journal, epoch=own.epoch)
+    return journal
+
+
+def newest_epoch(nodes: Iterable[Node]) -> int:
+    """The latest epoch in any journal; 0 without one."""
+    return max((journal.epoch for node in nodes if (journal := own_journal(node)) is not None), default=0)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def lendings(
+    moved: Sequence[Moved],
+    queues: Mapping[str, TrainingQueue],
+    kinds: Mapping[str, AcceleratorType],
+    *,
+    graces: Mapping[str, int],
+    types: Mapping[str, frozenset[str]],
+    next_windows: Mapping[str, float],
+) -> list[Lending]:
+    """What each pool lends, as trainers are told: a node counts as lent only if it is so before and after this pass.
+
+    So quota goes down before a node leaves, and up only after it has come.
+
+    Args:
+        queues: who trains, by pool (``namespace/name``); also of pools that lend nothing now.
+        graces: seconds for a checkpoint, by pool; ``types`` what a pool may lend.
+    """
+    nodes: dict[str, list[LoanedNode]] = {pool: [] for pool in queues}
+    for one in moved:
+        before, after = one.unit.journal, one.step.journal
+        phases = (Phase.TRAINING, Phase.RECALLING, Phase.RECLAIMING)
+        if after.phase not in phases or before.phase not in phases or after.pool not in queues:
+            continue
+        verified = before.phase is Phase.TRAINING and after.phase is Phase.TRAINING
+        recall_by = None if verified else (after.deadline if after.phase is Phase.RECALLING else after.since)
+        for node in one.unit.nodes:
+            chips = node.allocatable.get(one.unit.resource, 0)
+            nodes[after.pool].append(
+                LoanedNode(
+                    name=node.name,
+                    accelerator=one.unit.accelerator,
+                    resource=one.unit.resource,
+                    chips=chips,
+                    verified=verified,
+                    until=after.until or after.since,
+                    recall_by=recall_by,
+                    labels=node.labels,
+                )
+            )
+    found = []
+    for pool, queue in sorted(queues.items()):
+        namespace, _, name = pool.partition("/")
+        found.append(
+            Lending(
+                pool=(namespace, name),
+                queue=queue,
+                nodes=tuple(sorted(nodes[pool], key=lambda one: one.name)),
+                types=tuple(_loan_type(kinds[each]) for each in sorted(types.get(pool, ())) if each in kinds),
+                checkpoint_grace_seconds=graces.get(pool, 120),
+                next_window=next_windows.get(pool),
+            )
+        )
+    return found
+
+
+def _loan_type(kind: AcceleratorType) -> LoanType:
+    return LoanType(kind.name, kind.spec.resource_name or "", dict(kind.spec.node_selector))
+
+
+def admission_stopped(unit: Unit, lending: Lending | None, seen: TrainingSeen | None) -> bool:
+    """Whether nothing more can be let onto a unit: what is published fits on the nodes that stay open."""
+    if lending is None or seen is None:
+        return unit.journal.phase not in (Phase.TRAINING, Phase.RECALLING)
+    if not seen.readable:
+        return False
+    names = {node.name for node in unit.nodes}
+    others = sum(n.chips for n in lending.nodes if n.open and n.accelerator == unit.accelerator and n.name not in names)
+    return seen.admission_stopped or seen.published_chips.get(unit.accelerator, 0) <= others
