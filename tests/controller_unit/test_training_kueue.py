@@ -262,3 +262,20 @@ def test_a_fault_names_object_field_and_example_and_odd_objects_do_not_blind_us(
 def test_an_odd_workload_is_read_as_far_as_it_goes(raw):
     one = entry(raw)
     assert (one.chips, one.state, one.reserved) == (0, "", False)
+
+
+def test_pods_of_a_last_run_that_are_still_ending_are_no_places_of_this_one():
+    nodes = a_lending(a_node("n0"), a_node("n1"))
+    pods = {"uid-in": [a_pod("old", "n0", deleting=True)]}
+    assert decided([an_entry("in", admitted=True), an_entry("next")], nodes, pods=pods)["next"].state == "Pending"
+
+
+def test_an_evicted_workload_is_not_let_in_while_it_holds_its_reservation():
+    assert not decided([an_entry(evicted=True)], a_lending(a_node()))
+    parked = an_entry(parked=True, active=False, evicted=True)
+    assert not decided([parked], a_lending(a_node())), "its pods are still ending"
+
+
+def test_a_job_with_some_of_its_pods_running_is_not_sent_away_for_want_of_room():
+    pods = {"uid-train": [a_pod("first", "n0")]}
+    assert not decided([an_entry(admitted=True, count=2)], a_lending(a_node()), pods=pods)
