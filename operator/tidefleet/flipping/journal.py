@@ -11,8 +11,13 @@ from typing import Any
 from tidefleet.flipping.phase import Phase
 
 VERSION = 1
-LARGEST = 16 * 1024
-"""Characters of a journal; a longer text is not one of ours."""
+LARGEST = 48 * 1024
+"""Characters of a journal; a longer text is not one of ours. At four bytes each it is below the 256 KiB that an API
+server takes for all annotations of an object (``TotalAnnotationSizeLimitB`` in k8s.io/apimachinery)."""
+
+ROOM = 8 * 1024
+"""Characters by which a journal may grow during a flip: reasons, times, history. A plan must leave them free, so that
+whatever has set out can be written to its end."""
 
 KEPT = 32
 """Changes of phase that are kept: more than a day's worth of two round trips."""
@@ -20,6 +25,13 @@ KEPT = 32
 LONGEST_WORDS = 400
 _MOST_MEMBERS = 256
 _LARGEST_EPOCH = 10**11
+_LATEST = 99_999_999_999.0
+_NAMES = {"unit": 253, "pool": 320, "accelerator": 253, "queue": 320}
+_WORDS = {"why": LONGEST_WORDS, "decision": 64, "by": 256, "cause": 32}
+
+
+class TooLarge(ValueError):
+    """A journal that could not be read back; only a plan can be, so nothing has been changed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class Journal:
 
     Attributes:
         epoch: of the leader that wrote it.
+        turn: how many changes of phase the unit has seen; tells the newer of two journals whatever the clock did.
         since: when the phase began; Unix seconds, as all times here.
         deadline: when the phase times out; ``None`` where it cannot.
         unit: name of the unit; ``members`` its nodes.
@@ -82,6 +95,7 @@ class Journal:
     cause: str = ""
     before: Before = Before()
     history: tuple[tuple[float, Phase], ...] = ()
+    turn: int = 0
 
     def to(self, phase: Phase, now: float, *, deadline: float | None = None, why: str = "", **more: Any) -> Journal:
         """The journal after a change of phase; a phase's history has its beginning."""
@@ -92,6 +106,7 @@ class Journal:
             deadline=deadline,
             why=(why or self.why)[:LONGEST_WORDS],
             history=(*self.history, (now, phase))[-KEPT:],
+            turn=self.turn + 1,
             **more,
         )
 
@@ -100,21 +115,42 @@ class Journal:
         return replace(self, before=Before(), epoch=0) == replace(other, before=Before(), epoch=0)
 
 
+def agreed(journals: Iterable[Journal]) -> Journal:
+    """Where a unit stands when its nodes tell different stories, because a writer died between two of them.
+
+    It is where the newest says: that decision was taken on all that was seen, and its effects may show already on the
+    nodes that have it (training let in, serving replicas let back), which an older story would not expect there.
+
+    Args:
+        journals: of the nodes that have one, in any order; at least one.
+    """
+    return max(journals, key=lambda one: (one.turn, one.since, one.surge, one.until or 0.0, one.epoch, write(one)))
+
+
 def write(journal: Journal) -> str:
-    """The journal as the value of the annotation."""
+    """The journal as the value of the annotation: what `read` takes back, times in whole milliseconds.
+
+    Raises:
+        TooLarge: names, or what stood on the node before, are longer than a journal holds.
+    """
     raw: dict[str, Any] = {
         "v": VERSION,
         "epoch": journal.epoch,
         "phase": str(journal.phase),
-        "since": _whole(journal.since),
+        "since": instant(journal.since),
         "unit": journal.unit,
     }
-    for name in ("pool", "accelerator", "why", "decision", "queue", "by", "cause"):
+    if journal.turn:
+        raw["turn"] = journal.turn
+    for name in ("pool", "accelerator", "queue"):
         if getattr(journal, name):
             raw[name] = getattr(journal, name)
+    for name, longest in _WORDS.items():
+        if getattr(journal, name):
+            raw[name] = _encodable(getattr(journal, name))[:longest]
     for name in ("deadline", "until", "asked"):
         if getattr(journal, name) is not None:
-            raw[name] = _whole(getattr(journal, name))
+            raw[name] = instant(getattr(journal, name))
     for name in ("surge", "trained"):
         if getattr(journal, name):
             raw[name] = True
@@ -123,8 +159,17 @@ def write(journal: Journal) -> str:
     if journal.before.labels or journal.before.annotations:
         raw["before"] = {"labels": dict(journal.before.labels), "annotations": dict(journal.before.annotations)}
     if journal.history:
-        raw["history"] = [[_whole(at), str(phase)] for at, phase in journal.history]
-    return json.dumps(raw, separators=(",", ":"))
+        raw["history"] = [[instant(at), str(phase)] for at, phase in journal.history]
+    text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
+    longest_text = LARGEST - ROOM if journal.phase is Phase.PLANNED else LARGEST
+    long_names = [name for name, most in _NAMES.items() if len(getattr(journal, name)) > most]
+    if long_names or len(text) > longest_text or len(journal.members) > _MOST_MEMBERS:
+        what = f"{', '.join(long_names)} too long" if long_names else f"{len(text)} characters"
+        raise TooLarge(
+            f"journal of unit {journal.unit[:80]}: {what}, {len(journal.members)} members; expected at most "
+            f"{longest_text} characters and {_MOST_MEMBERS} members: shorten the annotations of its nodes"
+        )
+    return text
 
 
 def read(text: str) -> Journal | Unreadable:
@@ -134,55 +179,68 @@ def read(text: str) -> Journal | Unreadable:
     try:
         raw: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Unreadable(f"it is not JSON: {str(error)[:100]}")
+        return Unreadable(f"it is not JSON: {_encodable(str(error))[:100]}")
     try:
         if not isinstance(raw, dict):
             raise TypeError("it is not an object")
-        if raw.get("v") != VERSION:
+        if type(raw.get("v")) is not int or raw["v"] != VERSION:
             raise ValueError(f"its version is {str(raw.get('v'))[:20]}; expected {VERSION}")
-        unit = _text(raw, "unit", 253, needed=True)
+        unit = _text(raw, "unit", _NAMES["unit"], needed=True)
         members = raw.get("members", [unit])
         if not isinstance(members, list) or not 0 < len(members) <= _MOST_MEMBERS:
             raise ValueError("members is not a list of node names")
         return Journal(
-            epoch=_epoch(raw.get("epoch")),
+            epoch=_count(raw.get("epoch"), "epoch"),
+            turn=_count(raw.get("turn", 0), "turn"),
             phase=Phase(str(raw.get("phase"))),
             since=_time(raw.get("since"), "since"),
             unit=unit,
-            pool=_text(raw, "pool", 320),
-            accelerator=_text(raw, "accelerator", 253),
+            pool=_text(raw, "pool", _NAMES["pool"]),
+            accelerator=_text(raw, "accelerator", _NAMES["accelerator"]),
             members=tuple(_text({"member": one}, "member", 253, needed=True) for one in members),
             deadline=_optional_time(raw, "deadline"),
             until=_optional_time(raw, "until"),
-            why=_text(raw, "why", LONGEST_WORDS),
-            decision=_text(raw, "decision", 64),
-            surge=raw.get("surge") is True,
-            trained=raw.get("trained") is True,
+            why=_text(raw, "why", _WORDS["why"]),
+            decision=_text(raw, "decision", _WORDS["decision"]),
+            surge=_flag(raw, "surge"),
+            trained=_flag(raw, "trained"),
             asked=_optional_time(raw, "asked"),
-            queue=_text(raw, "queue", 320),
-            by=_text(raw, "by", 256),
-            cause=_text(raw, "cause", 32),
+            queue=_text(raw, "queue", _NAMES["queue"]),
+            by=_text(raw, "by", _WORDS["by"]),
+            cause=_text(raw, "cause", _WORDS["cause"]),
             before=_before(raw.get("before", {})),
             history=tuple(_history(raw.get("history", []))),
         )
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        return Unreadable(str(error)[:200])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        return Unreadable(_encodable(str(error))[:200])
 
 
-def _whole(at: float) -> float:
-    """Milliseconds are enough."""
-    return round(at, 3)
+def instant(at: float) -> float:
+    """A time as a journal holds it: in milliseconds; the nearest that it can hold, and 0 for what is no number."""
+    return round(min(max(at, 0.0), _LATEST), 3) if not math.isnan(at) else 0.0
 
 
-def _epoch(value: object) -> int:
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _flag(raw: Mapping[str, Any], name: str) -> bool:
+    value = raw.get(name, False)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {str(value)[:20]}; expected true or false")
+    return value
+
+
+def _count(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST_EPOCH:
-        raise ValueError(f"epoch is {str(value)[:20]}; expected a whole number")
+        raise ValueError(f"{name} is {str(value)[:20]}; expected a whole number")
     return value
 
 
 def _time(value: object, name: str) -> float:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    if not usable or not math.isfinite(value) or not 0 <= value < 1e11:  # type: ignore[operator, arg-type]
+    if not usable or not math.isfinite(value) or not 0 <= value <= _LATEST:  # type: ignore[operator, arg-type]
         raise ValueError(f"{name} is {str(value)[:30]}; expected Unix seconds, e.g. 1764028800")
     return float(value)  # type: ignore[arg-type]
 
@@ -193,7 +251,7 @@ def _optional_time(raw: Mapping[str, Any], name: str) -> float | None:
 
 def _text(raw: Mapping[str, Any], name: str, longest: int, *, needed: bool = False) -> str:
     value = raw.get(name, "")
-    if not isinstance(value, str) or len(value) > longest or (needed and not value):
+    if not isinstance(value, str) or not int(needed) <= len(value) <= longest or _encodable(value) != value:
         raise ValueError(f"{name} is {str(value)[:30]!r}; expected a text of at most {longest} characters")
     return value
 
@@ -208,6 +266,8 @@ def _before(value: object) -> Before:
             raise ValueError(f"before.{name} is not an object of a few keys")
         if not all(isinstance(v, str | None) and len(k) <= 317 for k, v in part.items()):
             raise ValueError(f"before.{name} holds something that is not a text")
+        if any(_encodable(one) != one for pair in part.items() for one in pair if one):
+            raise ValueError(f"before.{name} holds half a character")
         found.append(part)
     return Before(labels=found[0], annotations=found[1])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tidefleet.flipping.journal import LONGEST_WORDS, Journal
+from tidefleet.flipping.journal import LONGEST_WORDS, Journal, instant
 from tidefleet.flipping.observation import Canary, Lend, Observation, Recall
 from tidefleet.flipping.phase import Phase
 
@@ -59,16 +59,18 @@ def wanted(journal: Journal, seen: Observation, now: float) -> Wanted:
         case Phase.CORDONED:
             return Wanted(replace=True, unroute=seen.capacity_kept is True)
         case Phase.DRAINING:
-            late = journal.deadline is not None and now >= journal.deadline
-            kill = late and seen.terms.kill
+            kill = seen.terms.kill and journal.deadline is not None and now >= journal.deadline
             idle = seen.requests == 0
             return Wanted(replace=not (idle or kill), unroute=True, empty=idle or kill, kill=kill)
         case Phase.RECALLING:
-            return Wanted(evict=journal.deadline is not None and now >= journal.deadline)
+            return Wanted(evict=_late(journal, now))
         case Phase.RECLAIMING:
             return Wanted(evict=True)
         case Phase.VERIFYING:
-            return Wanted(unroute=True, empty=True)
+            return Wanted(unroute=True, empty=not seen.requests, evict=journal.trained)
+        case Phase.QUARANTINED:  # what came here while it warmed up has not proved its answers
+            unroute = journal.cause == "canary" or seen.capacity_kept is True
+            return Wanted(unroute=unroute, evict=journal.trained)
         case _:
             return Wanted()
 
@@ -86,11 +88,11 @@ def step(journal: Journal, seen: Observation, now: float) -> Step:
 
 def _serving(journal: Journal, seen: Observation, now: float) -> Step:
     wish = seen.wish
-    if not isinstance(wish, Lend) or hindrances(journal, seen, now):
+    if not isinstance(wish, Lend) or instant(wish.until) <= now or hindrances(journal, seen, now):
         return Step(journal)
     return _to(
         journal, Phase.PLANNED, now, deadline=now + seen.terms.planned, why=wish.why,
-        until=wish.until, surge=False, trained=False, asked=None, cause="",
+        until=instant(wish.until), surge=False, trained=False, asked=None, cause="",
         pool=wish.pool, queue=wish.queue, by=wish.by,
     )  # fmt: skip
 
@@ -104,7 +106,7 @@ def _planned(journal: Journal, seen: Observation, now: float) -> Step:
         return _home(journal, now, "not lent: it could not set out in time", result="called-off")
     if isinstance(wish, Lend) and wish.admitted:
         seconds = seen.terms.cordon if seen.capacity_kept else seen.terms.replace
-        return _to(journal, Phase.CORDONED, now, deadline=now + seconds, why=wish.why, until=wish.until)
+        return _to(journal, Phase.CORDONED, now, deadline=now + seconds, why=wish.why, until=instant(wish.until))
     return Step(journal)
 
 
@@ -112,7 +114,7 @@ def _cordoned(journal: Journal, seen: Observation, now: float) -> Step:
     against = called_off(seen)
     if against:
         return _home(journal, now, f"rolled back: {against}")
-    if seen.routable == 0:
+    if seen.routable == 0 and seen.capacity_kept:
         return _to(journal, Phase.DRAINING, now, deadline=now + seen.terms.drain)
     if _late(journal, now):
         why = "replicas elsewhere did not take over in time" if not seen.capacity_kept else "requests are still routed"
@@ -121,28 +123,32 @@ def _cordoned(journal: Journal, seen: Observation, now: float) -> Step:
 
 
 def _draining(journal: Journal, seen: Observation, now: float) -> Step:
-    against = called_off(seen)
+    against = called_off(seen) or _missed(seen)
     if against:
         return _home(journal, now, f"rolled back: {against}")
     if seen.serving_pods == 0:
         return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
     if _late(journal, now, more=seen.terms.kill_drain if seen.terms.kill else 0.0):
-        left = "an unknown number of" if seen.requests is None else str(seen.requests)
-        return _home(journal, now, f"rolled back: {left} requests in {seen.serving_pods} replicas were left")
+        left, pods = ("an unknown number of" if one is None else str(one) for one in (seen.requests, seen.serving_pods))
+        return _home(journal, now, f"rolled back: {left} requests in {pods} replicas were left")
     return Step(journal)
 
 
 def _verifying(journal: Journal, seen: Observation, now: float) -> Step:
-    against = called_off(seen)
+    against = called_off(seen) or _missed(seen)
     if journal.trained or journal.cause:  # released from quarantine: what trained here may still be here
-        if seen.holders == 0 and seen.present and not seen.unhealthy:
+        unpublished = seen.admission_stopped or not journal.trained
+        if seen.holders == 0 and seen.present and not seen.unhealthy and unpublished:
             return _to(
                 journal, Phase.WARMING, now, deadline=now + seen.terms.warm, why="released: nothing holds it", cause=""
             )
     elif against:
         return _home(journal, now, f"rolled back: {against}")
-    elif seen.holders == 0:
-        step_ = _to(journal, Phase.TRAINING, now, deadline=journal.until, trained=True)
+    elif seen.holders == 0 and isinstance(seen.wish, Lend):
+        until = instant(seen.wish.until)
+        if until <= now:
+            return _home(journal, now, "rolled back: the loan would end before it began")
+        step_ = _to(journal, Phase.TRAINING, now, deadline=until, until=until, trained=True)
         return Step(step_.journal, True, "training", "done", f"lent to training: {journal.why}")
     if _late(journal, now):
         return _quarantined(journal, seen, now)
@@ -157,8 +163,8 @@ def _training(journal: Journal, seen: Observation, now: float) -> Step:
         return _recalled(journal, seen, now, "one of its nodes is gone")
     if seen.unhealthy:
         return _recalled(journal, seen, now, seen.unhealthy)
-    if isinstance(wish, Lend) and journal.until is not None and wish.until > journal.until:
-        return Step(replace(journal, until=wish.until, deadline=wish.until), changed=True)
+    if isinstance(wish, Lend) and journal.until is not None and instant(wish.until) > journal.until:
+        return Step(replace(journal, until=instant(wish.until), deadline=instant(wish.until)), changed=True)
     if journal.until is None or now >= journal.until:
         return _recalled(journal, seen, now, "the loan has ended")
     return Step(journal)
@@ -201,7 +207,8 @@ def _warming(journal: Journal, seen: Observation, now: float) -> Step:
     if unwanted and now - journal.since >= seen.terms.settle:
         return _home(journal, now, "stands ready to serve; no replica is wanted here now", result="done")
     if _late(journal, now):
-        what = f"{seen.ready} of {seen.expected} replicas became ready" if not served else "no trial request came back"
+        counts = ("an unknown number" if one is None else str(one) for one in (seen.ready, seen.expected))
+        what = "no trial request came back" if served else "{} of {} replicas became ready".format(*counts)
         return _quarantined(journal, seen, now, what, cause="canary")
     return Step(journal)
 
@@ -210,7 +217,8 @@ def _in_quarantine(journal: Journal, seen: Observation, now: float) -> Step:
     recovered = journal.cause in ("health", "held") and seen.holders == 0 and seen.present and not seen.unhealthy
     if seen.released or (recovered and now - journal.since >= seen.terms.verify):
         why = "released by hand" if seen.released else "released: it is healthy and nothing holds it any more"
-        return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify, why=why)
+        cause = journal.cause or "held"  # it goes home from there, never to training
+        return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify, why=why, cause=cause)
     return Step(journal)
 
 
@@ -252,8 +260,14 @@ def called_off(seen: Observation) -> str:
     return seen.unhealthy or (seen.vetoes[0] if seen.vetoes else "")
 
 
+def _missed(seen: Observation) -> str:
+    """Whether the pool turns out to need what it was about to lend; not known is no reason to turn back."""
+    return "the pool does not carry its demand without it any more" if seen.capacity_kept is False else ""
+
+
 def _late(journal: Journal, now: float, *, more: float = 0.0) -> bool:
-    return journal.deadline is not None and now >= journal.deadline + more
+    """Whether a phase's time is over; without a deadline, which every moving phase is given, it is."""
+    return journal.deadline is None or now >= journal.deadline + more
 
 
 def _to(journal: Journal, phase: Phase, now: float, *, deadline: float | None, why: str = "", **more: object) -> Step:
@@ -263,7 +277,7 @@ def _to(journal: Journal, phase: Phase, now: float, *, deadline: float | None, w
 
 def _home(journal: Journal, now: float, why: str, *, result: str = "rolled-back") -> Step:
     """Back to Serving, as before the flip."""
-    direction = "serving" if journal.trained else "training"
+    direction = "serving" if journal.trained or journal.phase is Phase.WARMING else "training"
     after = journal.to(
         Phase.SERVING,
         now,
@@ -284,9 +298,11 @@ def _quarantined(journal: Journal, seen: Observation, now: float, why: str = "",
             cause, why = "health", seen.unhealthy or "one of its nodes is gone"
         else:
             left = "it is not known what holds its accelerators"
-            if seen.holders is not None:
+            if seen.holders == 0:
+                left = "nothing holds its accelerators, but training may still be admitted to them"
+            elif seen.holders is not None:
                 left = f"{seen.holders} pods or claims still hold its accelerators"
             cause, why = "held", left
-    direction = "serving" if journal.trained else "training"
+    direction = "serving" if journal.trained or journal.phase is Phase.WARMING else "training"
     after = journal.to(Phase.QUARANTINED, now, why=f"{journal.phase} failed: {why}", cause=cause)
     return Step(after, True, direction, "quarantined", f"{journal.phase} -> Quarantined: {why}")

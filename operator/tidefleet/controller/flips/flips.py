@@ -185,8 +185,11 @@ class Flips:
         moved = stepped(seen.units, observed, wishes, seen.now)
         self._train(moved, seen, queues, standings, decision_id=decision_id)
         for one in moved:
-            if self.hands.dress(one, decision_id=decision_id) and one.step.changed:
+            done, reverted = self.hands.dress(one, decision_id=decision_id)
+            if done and one.step.changed:
                 self.teller.moved(one, decision_id=decision_id, now=seen.now)
+            for node in reverted:
+                self.teller.reverted(one.unit, node, decision_id=decision_id)
         for one in moved:
             self.hands.pods(one, decision_id=decision_id, shrinking=lambda uid: self._is_shrinking(uid, seen))
             if one.wanted.evict:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from tidefleet.controller.flips.requests import Ask, FlipRequest
 from tidefleet.controller.flips.units import Unit
-from tidefleet.flipping.machine import hindrances
 from tidefleet.flipping.observation import Lend, Observation, Recall, Stay, Wish
 from tidefleet.flipping.phase import Phase
 
@@ -249,9 +248,13 @@ class Round:
             lender = self._lender_of(unit)
             against = self._against(unit, lender, gate=gate, asked=asked, spare=spare)
             if not against and room < unit.size:
-                against = [self.held_by or "as many nodes as a step may take are on their way"]
+                held = self.held_by or "a step"
+                against = [
+                    (f"{held} lets no further node set out now", "wait for those on their way, or raise the limit")
+                ]
             if against or lender is None:
-                self.blocked.append(Blocked(unit.name, "; ".join(against[:4])))
+                whys, changes = (list(dict.fromkeys(column)) for column in zip(*against[:4], strict=True))
+                self.blocked.append(Blocked(unit.name, "; ".join(whys), "; ".join(changes)))
                 continue
             due.add(unit.name)
             self.memory.holds[unit.name] = self.memory.holds.get(unit.name, 0) + 1
@@ -278,17 +281,30 @@ class Round:
         serving = [one for one in self.units if one.journal.phase is Phase.SERVING]
         return sorted(serving, key=lambda one: (len(self.seen[one.name].vetoes) > 0, len(one.serving), one.name))
 
-    def _against(self, unit: Unit, lender: Lender | None, *, gate: str, asked: bool, spare: int) -> list[str]:
-        against = list(hindrances(unit.journal, self.seen[unit.name], self.now))
+    def _against(
+        self, unit: Unit, lender: Lender | None, *, gate: str, asked: bool, spare: int
+    ) -> list[tuple[str, str]]:
+        """What speaks against lending a unit now, each with what would have to change."""
+        seen = self.seen[unit.name]
+        against = [(one, "this must end or be taken off first") for one in seen.vetoes]
+        if unit.missing:
+            against.append((f"nodes {', '.join(unit.missing)} are gone", "they come back, or the group is made anew"))
+        if seen.unhealthy:
+            against.append((seen.unhealthy, "the node is healthy again"))
+        left = seen.terms.dwell - (self.now - unit.journal.since) if unit.journal.since else 0.0
+        if left > 0:
+            why = f"it began to serve {(self.now - unit.journal.since) / 60:.0f} min ago"
+            against.append((why, f"it has served for {seen.terms.dwell / 60:.0f} min, in {left / 60:.0f} min"))
         if lender is None:
-            against.append("no pool lends nodes of this type")
+            why = "no pool with pods on it lends nodes" if unit.serving else "no pool lends nodes of this type"
+            against.append((why, "set spec.flipping of the pool"))
         elif lender.recall or (lender.closed and not asked):
-            against.append(lender.recall or lender.closed)
+            against.append((lender.recall or lender.closed, "what closes the pool's loans ends"))
         if gate:
-            against.append(gate)
+            against.append((gate, "this passes"))
         if spare < unit.size:
-            needed = self.needs.nodes
-            against.append(f"serving needs {needed} nodes of {self.accelerator}; {self.at_home} are there")
+            why = f"serving needs {self.needs.nodes} nodes of {self.accelerator}; {self.at_home} are there"
+            against.append((why, "demand falls, or there are more nodes"))
         return against
 
     def _lender_of(self, unit: Unit) -> Lender | None:

@@ -104,7 +104,7 @@ def allowed_now(
     """Nodes of a type that may set out now, and what limits that: the step, and the budgets of the pools that lend."""
     nodes = sum(one.size for one in units)
     moving = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING)
-    out = sum(one.size for one in units if one.journal.phase in moving)
+    out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now))
     back = sum(one.size for one in units if one.journal.phase.is_homebound)
     step = max(1, int(STEP_SHARE * nodes))
     allowed, held_by = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
@@ -116,6 +116,12 @@ def allowed_now(
         if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
+
+
+def _set_out_lately(unit: Unit, now: float) -> bool:
+    """Whether a unit was cordoned for a loan within the last slot; steps are at least so far apart."""
+    history = unit.journal.history
+    return any(phase is Phase.CORDONED and 0 <= now - at < SLOT_SECONDS for at, phase in history)
 
 
 # --- what serving needs ----------------------------------------------------------------------------------------------

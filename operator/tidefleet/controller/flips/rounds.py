@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from tidefleet.api import AcceleratorType
 from tidefleet.api.flipping import TrainingQueue
@@ -56,35 +56,33 @@ def stepped(
 
 @dataclass(slots=True)
 class Hands:
-    """Carries out what a pass came to.
-
-    Attributes:
-        actor: writes with this leader's epoch.
-        reverted: how often our marks were changed by others, by node.
-    """
+    """Carries out what a pass came to; ``actor`` writes with this leader's epoch."""
 
     actor: Actor
-    reverted: dict[str, int] = field(default_factory=dict)
 
-    def dress(self, moved: Moved, *, decision_id: str) -> bool:
-        """Write a unit's journal, label and taints to each of its nodes; whether all have them now.
+    def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
+        """Write a unit's journal, label and taints to each of its nodes.
+
+        Returns:
+            Whether all have them now, and the nodes on which somebody else had changed them.
 
         Raises:
             Deposed: another process leads.
         """
         journal = replace(moved.step.journal, epoch=self.actor.epoch)
         if not moved.step.changed and not journal.since:
-            return True
-        done = True
+            return True, ()
+        done, reverted = True, []
         for node in moved.unit.nodes:
             own = own_journal(node)
             body = node_change(node, journal if moved.step.changed else _restamped(journal, own), own=own)
             if body is None:
                 continue
-            if not moved.step.changed and node.name not in moved.unit.lagging and _is_ours(own, self.actor.epoch):
-                self.reverted[node.name] = self.reverted.get(node.name, 0) + 1
+            settled = not moved.step.changed and node.name not in moved.unit.lagging
+            if settled and own is not None and (own.epoch == self.actor.epoch or own.phase is Phase.SERVING):
+                reverted.append(node.name)
             done = isinstance(self.patch(node, body, journal.why, decision_id), Written) and done
-        return done
+        return done, tuple(reverted)
 
     def patch(self, node: Node, body: Mapping[str, object], reason: str, decision_id: str) -> Outcome:
         """One merge patch of a node, exactly as it was decided on."""
@@ -162,10 +160,6 @@ def _restamped(journal: Journal, own: Journal | None) -> Journal:
     return journal
 
 
-def _is_ours(own: Journal | None, epoch: int) -> bool:
-    return own is None or own.epoch == epoch
-
-
 def newest_epoch(nodes: Iterable[Node]) -> int:
     """The latest epoch in any journal; 0 without one."""
     return max((journal.epoch for node in nodes if (journal := own_journal(node)) is not None), default=0)
@@ -210,6 +204,7 @@ def lendings(
                     verified=verified,
                     until=after.until or after.since,
                     recall_by=recall_by,
+                    labels=node.labels,
                 )
             )
     found = []

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 SENTENCE = 512
 
+OFTEN = 3
+"""Times that marks of a node were changed by others, from which the condition says so."""
+
 _EVENTS: Mapping[Phase, str] = {
     Phase.PLANNED: "FlipPlanned",
     Phase.CORDONED: "FlipStarted",
@@ -71,6 +74,8 @@ class Teller:
     actor: Actor
     pools: Mapping[tuple[str, str], InferencePool] = field(default_factory=dict)
     """Those that exist, by namespace and name."""
+    reversions: dict[str, int] = field(default_factory=dict)
+    """How often our marks were changed by others, by node."""
     _shown: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -120,9 +125,10 @@ class Teller:
         reason = "FlipRefused" if refused else "FlipRequested"
         self._emit(unit, key, reason, f"{unit.name}: {words}", bad=refused, decision_id=decision_id)
 
-    def reverted(self, unit: Unit, times: int, decision_id: str) -> None:
-        """Tell that somebody takes our marks off a node."""
-        words = f"{unit.name}: its labels or taints were changed by somebody else, {times} times by now; put back"
+    def reverted(self, unit: Unit, node: str, *, decision_id: str) -> None:
+        """Tell that somebody changes our marks on a node."""
+        times = self.reversions[node] = self.reversions.get(node, 0) + 1
+        words = f"{node}: somebody else changed its labels, taints or journal ({times} times by now); they are put back"
         self._emit(unit, pool_key(unit.journal.pool), "LabelsReverted", words, bad=True, decision_id=decision_id)
 
     def _emit(self, unit: Unit, key: tuple[str, str], reason: str, words: str, *, bad: bool, decision_id: str) -> None:
@@ -163,8 +169,9 @@ class Teller:
             lent = standings.get(name)
             rounds = [one for one in types.values() if name in one.lenders]
             seen = training.get(name)
+            again = [node for one in own for node in one.unit.names if self.reversions.get(node, 0) >= OFTEN]
             status = _status(own, name, lent=lent, rounds=rounds, seen=seen)
-            verdict = _verdict(own, name, lent=lent, rounds=rounds, seen=seen)
+            verdict = _verdict(own, name, lent=lent, rounds=rounds, seen=seen, again=again)
             found[key] = Told(verdict, status, _next_flip(own, name, lent=lent, rounds=rounds, now=now))
             self._show(key, own, name, rounds, now)
         return found
@@ -293,7 +300,13 @@ def _unit(one: Moved) -> dict[str, Any]:
 
 
 def _verdict(
-    own: Sequence[Moved], name: str, *, lent: Standing | None, rounds: Sequence[TypeRound], seen: TrainingSeen | None
+    own: Sequence[Moved],
+    name: str,
+    *,
+    lent: Standing | None,
+    rounds: Sequence[TypeRound],
+    seen: TrainingSeen | None,
+    again: Sequence[str],
 ) -> Verdict:
     """The condition Flipping: True while any node is on loan or in a flip."""
     mine = [one for one in own if one.step.journal.pool == name and one.step.journal.phase is not Phase.SERVING]
@@ -306,6 +319,9 @@ def _verdict(
     if bad is not None:
         why = f"{bad.unit.name}: {bad.step.journal.why}; release it by `tidefleet flip {bad.unit.name} --release`"
         return Verdict(ConditionType.FLIPPING, TRUE, Reason.QUARANTINED, f"{why}; {counts}{fault}")
+    if again:
+        words = f"somebody else changes our labels or taints on {', '.join(sorted(again))}; they are put back"
+        return Verdict(ConditionType.FLIPPING, TRUE, Reason.LABELS_REVERTED, f"{words}; {counts}")
     if any(one.step.journal.surge for one in mine):
         return Verdict(ConditionType.FLIPPING, TRUE, Reason.SURGE, counts + fault)
     if home:
