@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from flip_ground import clean_nodes
+from flip_watcher import FlipWatcher
 from operator_builders import FLEET, NODES, ROOT, Engines, HandClock, InProcess, Place, RealOperator, prepare
 
 from localcluster import binaries
@@ -84,6 +86,31 @@ def operator_in_process(place: Place, clock: HandClock, settings: dict[str, Any]
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def watcher(place: Place) -> Iterator[FlipWatcher]:
+    """Who checks the invariants of flips at every write; the nodes are clean before and after the test."""
+    clean_nodes(place)
+    yield FlipWatcher(place.cluster, {FLEET: "operator"})
+    clean_nodes(place)
+
+
+@pytest.fixture
+def flipping_operator(
+    operator_in_process: Callable[..., InProcess], engines: Engines, watcher: FlipWatcher
+) -> Callable[..., InProcess]:
+    """Starts operators that see all namespaces, since what is on a node may be anybody's, watched at every write."""
+
+    def start(*, before_write: Callable[[Write], None] | None = None, **changes: Any) -> InProcess:
+        def look(write: Write) -> None:
+            watcher.look(f"before {write.kind.kind} {write.name}")
+            if before_write is not None:
+                before_write(write)
+
+        return operator_in_process(before_write=look, **{"namespaces": [], **changes})
+
+    return start
 
 
 @pytest.fixture

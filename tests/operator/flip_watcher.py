@@ -95,7 +95,8 @@ class FlipWatcher:
             int(node["status"]["allocatable"].get(resource, 0))
             for node in nodes
             for resource in GPU
-            if json.loads(node["metadata"].get("annotations", {}).get("tidefleet.io/flip", "{}")).get("phase") == "Training"
+            if json.loads(node["metadata"].get("annotations", {}).get("tidefleet.io/flip", "{}")).get("phase")
+            == "Training"
         )
         published = 0
         for cohort in self._api.get(path)["items"]:
