@@ -202,7 +202,7 @@ class World:
             one_is_out = one_is_out or end.phase in outbound
             effects += self._writes(unit, journal, result)
             want = wanted(end, seen, now)
-            effects += self._pods(unit, want, seen, end)
+            effects += self._pods(unit, want, end)
             replaced += sum(want.replace and one.node in UNITS[unit] and one.gone_at is None for one in self.replicas)
             if end.phase is Phase.TRAINING:
                 lent |= set(UNITS[unit])
@@ -248,7 +248,7 @@ class World:
     def _dress(self, node: Machine, text: str) -> None:
         node.text, node.worn = text, _read(text).phase
 
-    def _pods(self, unit: str, want: Wanted, seen: Observation, journal: Journal) -> list[Callable[[], None]]:
+    def _pods(self, unit: str, want: Wanted, journal: Journal) -> list[Callable[[], None]]:
         found: list[Callable[[], None]] = []
         for one in self.replicas:
             if one.node not in UNITS[unit] or one.gone_at is not None:
@@ -257,8 +257,7 @@ class World:
             if one.routable != routable:
                 found.append(lambda one=one, routable=routable: setattr(one, "routable", routable))  # type: ignore[misc]
             if want.empty:
-                excused = want.kill or (journal.phase is Phase.VERIFYING and seen.requests is None)
-                found.append(lambda one=one, excused=excused: self._evict(one, excused))  # type: ignore[misc]
+                found.append(lambda one=one: self._evict(one, kill=want.kill))  # type: ignore[misc]
         for job in self.jobs:
             if not set(job.nodes) & set(UNITS[unit]):
                 continue
@@ -268,9 +267,9 @@ class World:
                 found.append(lambda job=job: self._end(job))  # type: ignore[misc]
         return found
 
-    def _evict(self, one: Replica, excused: bool) -> None:
+    def _evict(self, one: Replica, *, kill: bool) -> None:
         if not self.evictions_refused:
-            assert excused or one.busy_until <= self.t, "a request was cut"
+            assert kill or one.busy_until <= self.t, "a request was cut"
             one.gone_at = self._terminates()
 
     def _end(self, job: Job) -> None:
@@ -393,7 +392,8 @@ class World:
             self.longest_termination = 30.0
             for name in NODES:
                 self.join(name)
-            for one in (*self.replicas, *self.jobs):
+            going: list[Replica | Job] = [*self.replicas, *self.jobs]
+            for one in going:
                 if one.gone_at is not None:
                     one.gone_at = min(one.gone_at, self.t + 30)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine_builders import JOURNALS, NOW, a_journal, unhurried
 
@@ -281,7 +281,7 @@ def test_a_plan_that_could_not_be_read_back_is_refused_before_it_is_written(more
         write(a_journal(Phase.PLANNED, **more))
 
 
-@unhurried
+@settings(unhurried, max_examples=25)
 @given(st.integers(0, 3000), st.integers(1, 256))
 def test_a_plan_that_could_be_written_can_be_written_in_every_later_phase(step_: int, count: int) -> None:
     value = "x" * (step_ * 16)

@@ -88,7 +88,8 @@ class Observation:
         present: all of its nodes exist.
         unhealthy: what is wrong with them; empty when nothing is.
         vetoes: reasons not to flip it, in words: marks, a driver upgrade, a human's cordon, replicas that may not move.
-        capacity_kept: without its replicas the pool still carries what it must.
+        capacity_kept: without its replicas the pool still carries what it must. Replicas that are in quarantine, or on
+            other units on their way out, carry nothing.
         routable: serving pods that requests may be routed to.
         serving_pods: serving pods, terminating ones included.
         requests: running and waiting in its replicas, measured after they stopped being routable.
