@@ -107,6 +107,26 @@ def test_a_group_counts_with_all_of_its_nodes_and_is_not_planned_in_part() -> No
     assert phases(day, "z", planned=True)[0][0] == "Training"
 
 
+def test_nodes_that_never_flipped_are_counted_though_they_are_not_told_of() -> None:
+    day = a_day(
+        units=[a_unit("a", begin=NOW - 20 * HOUR, end=NOW - 12 * HOUR)], servingNodes=4, loaned=[2] * 40 + [0] * 56
+    )
+    assert (day.others, day.nodes) == (3, 4)
+    assert day.shares(NOW - 15 * HOUR) == {"serving": 3, "outbound": 0, "training": 1, "homebound": 0, "quarantined": 0}
+    assert day.shares(NOW + HOUR)["training"] == 2
+    assert day.shares(NOW + 12 * HOUR)["training"] == 0
+    others = day.rows[-1]
+    assert others.unit.name == "+3 others"
+    assert [(str(one.phase), (one.end - NOW) / HOUR) for one in others.spans] == [
+        ("Serving", 0.0),
+        ("Training", 10.0),
+        ("Serving", 24.0),
+    ]
+    lines = [one.plain for one in picture(day, 140)]
+    assert any(one.lstrip().startswith("+3 others ░") for one in lines)
+    assert "+3 others: Serving" in page([day])
+
+
 def test_times_are_those_of_the_window_also_across_a_change_of_clocks() -> None:
     spring = 1_774_744_200.0  # 2026-03-29T00:30Z: half an hour before clocks go forward in Berlin
     day = a_day(spring, slotStart=rfc3339(spring), units=[])

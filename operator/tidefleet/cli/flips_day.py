@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,8 @@ class Day:
         status: as the operator wrote it.
         needed: nodes that serving needs, one for each slot from ``begin``; ``None`` where it is not known.
         loaned: nodes that are to be on loan, likewise; known only from now on.
-        ribbons: one for each unit, by name.
+        ribbons: one for each unit that is told of, by name.
+        others: nodes that serve and are not told of, since they never flipped or are too many.
     """
 
     pool: str
@@ -79,6 +81,7 @@ class Day:
     needed: tuple[int | None, ...]
     loaned: tuple[int | None, ...]
     ribbons: tuple[Ribbon, ...]
+    others: int = 0
     next_flip: str = ""
     condition: str = ""
     paused: str = ""
@@ -98,14 +101,46 @@ class Day:
         form = "%H:%M" if abs(moment - self.now) < DAY_SECONDS / 2 else "%a %H:%M"
         return self.local(moment).strftime(form)
 
+    @property
+    def nodes(self) -> int:
+        """All nodes, told of or not."""
+        return self.others + sum(one.size for one in self.ribbons)
+
+    @property
+    def rows(self) -> tuple[Ribbon, ...]:
+        """The ribbons, and one for all that is not told of: it serves, or some of it is planned to train."""
+        if not self.others:
+            return self.ribbons
+        edges = [max(self.now, self.begin + index * self.slot_seconds) for index in range(len(self.loaned) + 1)]
+        spans = [Span(self.begin, self.now, FlipPhase.SERVING)] if self.now > self.begin else []
+        for begin, end in itertools.pairwise(edges):
+            if end > begin:
+                phase = FlipPhase.TRAINING if self._lent_of_others(begin) else FlipPhase.SERVING
+                spans.append(Span(begin, end, phase, planned=True))
+        name = f"+{self.others} other" + ("s" if self.others > 1 else "")
+        return (*self.ribbons, Ribbon(FlipUnit(name=name, phase=FlipPhase.SERVING), _joined(spans)))
+
     def shares(self, moment: float) -> dict[str, int]:
-        """Nodes by state at a moment, over the units that are told of."""
+        """Nodes by state at a moment."""
+        found = self._told(moment)
+        lent = self._lent_of_others(moment)
+        found["training"] += lent
+        found["serving"] += self.others - lent
+        return found
+
+    def _told(self, moment: float) -> dict[str, int]:
         found = dict.fromkeys(STATES, 0)
         for ribbon in self.ribbons:
             span = ribbon.at(moment)
             if span is not None:
                 found[state_of(span.phase)] += ribbon.size
         return found
+
+    def _lent_of_others(self, moment: float) -> int:
+        """How many of the nodes that are not told of are planned to train then; in the past none did."""
+        index = int((moment - self.begin) // self.slot_seconds)
+        planned = self.loaned[index] if moment >= self.now and 0 <= index < len(self.loaned) else None
+        return 0 if planned is None else min(self.others, max(0, planned - self._told(moment)["training"]))
 
 
 def unix(moment: datetime.datetime) -> float:
@@ -147,6 +182,7 @@ def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> 
         needed=needed,
         loaned=loaned,
         ribbons=_ribbons(status, loaned, now=now, begin=begin, end=end),
+        others=_others(status),
         next_flip=pool.status.next_flip or "",
         condition=f"{spoken.reason}: {spoken.message}" if spoken else "",
         paused=paused_words(pause.scope, pause.by, pause.reason),
@@ -159,6 +195,15 @@ def paused_words(scope: PauseScope, by: str | None, reason: str | None) -> str:
         return ""
     what = "no new loans" if scope is PauseScope.NEW_LOANS else "every loan is recalled"
     return f"{what}, by {by or 'somebody'}" + (f": {reason}" if reason else "")
+
+
+def _others(status: FlippingStatus) -> int:
+    at_home = sum(
+        max(1, len(one.nodes))
+        for one in status.units
+        if one.phase is FlipPhase.SERVING or Phase(str(one.phase)).is_homebound
+    )
+    return max(0, (status.serving_nodes or 0) - at_home)
 
 
 def _value(values: Sequence[int], first: float, moment: float, slot: float) -> int | None:
@@ -279,6 +324,7 @@ def as_json(day: Day) -> dict[str, Any]:
         },
         "needed": list(day.needed),
         "loaned": list(day.loaned),
+        "others": day.others,
         "units": [
             {
                 **{name: value for name, value in ribbon.unit.dump().items() if name != "history"},
