@@ -103,3 +103,23 @@ def test_a_pause_of_the_pool_calls_everything_back_and_says_who_asked(place, clo
     assert status == 0, said
     op.until(lambda: of_phase(place, "Training"), "lent again", step=300.0)
     assert watcher.breaches == []
+
+
+def test_the_load_of_the_last_hours_is_told_though_no_process_remembers_it(place, clock, flipping_operator):
+    place.create(a_pool(accelerators=[{"type": "l40s"}], flipping=lending(clock.now(), begin=8.0)), a_class(rate=6))
+    op = flipping_operator()
+    op.settle()
+    for _ in range(6):
+        op.read_engines()
+        op.advance(900.0)
+    before = place.status()["flipping"]["neededBefore"]
+    assert len(before) >= 5
+    op.stop()
+    op = flipping_operator()
+    op.settle()
+    op.advance(900.0)
+    after = place.status()["flipping"]["neededBefore"]
+    assert after[: len(before)] == before
+    status, said = cli(place, "flips", f"{place.namespace}/chat", "-o", "json", "--at", timestamp(clock.now()))
+    (day,) = json.loads(said)
+    assert [one for one in day["needed"][:96] if one is not None][: len(before)] == before
