@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tidefleet.api import InferencePool
-from tidefleet.api.validation import parse
 from tidefleet.cli.flips_day import day_of
 from tidefleet.cli.flips_table import summary
 from tidefleet.cli.operator import Kubeconfig
@@ -49,8 +47,8 @@ def explain(
         (one["message"] for one in status.get("conditions", ()) if one["type"] == "Ready"), "no plan"
     )
     print_status(f"{namespace}/{pool}", status, reason)
-    if status.get("flipping") and isinstance(read := parse(raw), InferencePool):
-        for line in summary(day_of(read, time.time())):
+    if status.get("flipping"):
+        for line in summary(day_of(raw, time.time())):
             typer.echo(line.replace(f"{namespace}/{pool}: ", "lending: ", 1))
         typer.echo("")
     if status.get("decisionId"):

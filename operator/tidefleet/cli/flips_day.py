@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tidefleet.api import InferencePool
-from tidefleet.api.flipping import PauseScope
+from tidefleet.api.flipping import FlippingSpec, PauseScope
 from tidefleet.api.flipping_status import FlipPhase, FlippingStatus, FlipUnit
+from tidefleet.api.inference_pool_status import InferencePoolStatus
+from tidefleet.api.validation import Invalid, parse
 from tidefleet.flipping.phase import Phase
 
 DAY_SECONDS = 86_400.0
@@ -148,15 +149,20 @@ def unix(moment: datetime.datetime) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> Day:
+def day_of(raw: Mapping[str, Any], now: float, *, zone: ZoneInfo | None = None) -> Day:
     """The day of a pool; empty of ribbons when its status tells nothing of flips.
 
+    A pool that is invalid at present may have nodes on loan all the same: what is wrong with it becomes a note.
+
     Args:
-        pool: with its status.
+        raw: the InferencePool as the API server has it.
         now: Unix seconds.
         zone: in which times are told; else the first window's, else this machine's.
     """
-    status = pool.status.flipping or FlippingStatus()
+    told, flipping = status_of(raw), spec_of(raw)
+    status = told.flipping or FlippingStatus()
+    read = parse(raw)
+    meta = raw.get("metadata") or {}
     slot = float(status.slot_seconds)
     start = unix(status.slot_start) if status.slot_start is not None else now - now % slot
     origin = start + (now - start) // slot * slot
@@ -164,15 +170,14 @@ def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> 
     begin, end = origin - slots * slot, origin + slots * slot
     before = (*status.needed_before, *status.needed)
     first = start - len(status.needed_before) * slot
-    flipping = pool.spec.flipping
-    named = zone or (ZoneInfo(flipping.windows[0].time_zone) if flipping.windows else None)
+    named = zone or _zone_of(flipping)
     local = datetime.datetime.fromtimestamp(now).astimezone()
-    spoken = next((one for one in pool.status.conditions if one.type == "Flipping"), None)
+    spoken = next((one for one in told.conditions if one.type == "Flipping"), None)
     pause = flipping.pause
     needed = tuple(_value(before, first, begin + index * slot, slot) for index in range(2 * slots))
     loaned = tuple(_value(status.loaned, start, begin + index * slot, slot) for index in range(2 * slots))
     return Day(
-        pool=f"{pool.namespace}/{pool.name}",
+        pool=f"{meta.get('namespace') or 'default'}/{meta.get('name')}",
         now=now,
         begin=begin,
         end=end,
@@ -183,10 +188,37 @@ def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> 
         loaned=loaned,
         ribbons=_ribbons(status, loaned, now=now, begin=begin, end=end),
         others=_others(status),
-        next_flip=pool.status.next_flip or "",
+        next_flip=told.next_flip or "",
         condition=f"{spoken.reason}: {spoken.message}" if spoken else "",
         paused=paused_words(pause.scope, pause.by, pause.reason),
+        notes=tuple(f"invalid: {one}" for one in read.problems[:3]) if isinstance(read, Invalid) else (),
     )
+
+
+def status_of(raw: Mapping[str, Any]) -> InferencePoolStatus:
+    """The status of a pool; an empty one where it cannot be read."""
+    try:
+        return InferencePoolStatus.model_validate(raw.get("status") or {})
+    except ValueError:
+        return InferencePoolStatus()
+
+
+def spec_of(raw: Mapping[str, Any]) -> FlippingSpec:
+    """What a pool says of flips, whatever else is wrong with it; the defaults where that cannot be read."""
+    spec = raw.get("spec")
+    try:
+        return FlippingSpec.model_validate((spec.get("flipping") if isinstance(spec, Mapping) else None) or {})
+    except ValueError:
+        return FlippingSpec()
+
+
+def _zone_of(flipping: FlippingSpec) -> ZoneInfo | None:
+    for window in flipping.windows:
+        try:
+            return ZoneInfo(window.time_zone)
+        except (ValueError, KeyError, OSError):
+            continue
+    return None
 
 
 def paused_words(scope: PauseScope, by: str | None, reason: str | None) -> str:
