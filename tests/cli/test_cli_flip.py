@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from flips_builders import NOW, a_pool, rfc3339
 from typer.testing import CliRunner
 
 from localcluster.api import ApiError
@@ -368,6 +369,32 @@ def test_whoever_may_not_write_nodes_is_told_so(here: Here, namespace: str) -> N
         assert result.exit_code == 1
         assert "the API server does not let you ask" in result.stderr
         assert f"system:serviceaccount:{namespace}:default" in result.stderr
+
+
+# --- flips and explain, from the cluster -----------------------------------------------------------------------------
+
+
+def test_flips_and_explain_read_the_status_from_the_cluster(here: Here) -> None:
+    here.pool()
+    quiet = here.run("flips", f"{here.namespace}/chat")
+    assert quiet.exit_code == 0, quiet.stderr
+    assert quiet.stdout.startswith(f"{here.namespace}/chat: Never (nodes)")
+    raw = a_pool()
+    path = f"{GROUP}/namespaces/{here.namespace}/inferencepools/chat/status"
+    here.api.merge(path, {"status": raw["status"]})
+    at = ("--at", rfc3339(NOW))
+    shown = here.run("flips", "chat", "-n", here.namespace, *at)
+    assert shown.exit_code == 0, shown.stderr
+    assert "JobSet/research/large" in shown.stdout
+    (day,) = json.loads(here.run("flips", "-n", here.namespace, *at, "-o", "json").stdout)
+    assert day["pool"] == f"{here.namespace}/chat"
+    assert len(day["units"]) == 6
+    explained = here.run("explain", f"{here.namespace}/chat").stdout
+    assert "lending: Schedule, " in explained
+    assert "saves $211.20, costs $8.40; 1.10 $/chip-hour against 0.04 of flips" in explained
+    missing = here.run("flips", "nothing", "-n", here.namespace)
+    assert missing.exit_code == 1
+    assert f"there is no InferencePool {here.namespace}/nothing; there are: " in missing.stderr
 
 
 # --- pause -----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tidefleet.api import InferencePool
 from tidefleet.api.flipping_status import FlipPhase
-from tidefleet.api.validation import parse
 from tidefleet.cli.flips_day import Day, day_of
 from tidefleet.cli.flips_page import page
 from tidefleet.cli.flips_table import MOST_RIBBONS, picture
@@ -33,9 +31,7 @@ def run(*arguments: str, columns: int = 140, text: str | None = None) -> Result:
 
 
 def a_day(at: float = NOW, **more: Any) -> Day:
-    pool = parse(a_pool(**more))
-    assert isinstance(pool, InferencePool)
-    return day_of(pool, at)
+    return day_of(a_pool(**more), at)
 
 
 @pytest.fixture
@@ -105,6 +101,26 @@ def test_a_group_counts_with_all_of_its_nodes_and_is_not_planned_in_part() -> No
     assert day.shares(NOW - HOUR)["serving"] == 4
     assert day.shares(NOW + HOUR)["training"] == 1
     assert phases(day, "z", planned=True)[0][0] == "Training"
+
+
+def test_nodes_that_never_flipped_are_counted_though_they_are_not_told_of() -> None:
+    day = a_day(
+        units=[a_unit("a", begin=NOW - 20 * HOUR, end=NOW - 12 * HOUR)], servingNodes=4, loaned=[2] * 40 + [0] * 56
+    )
+    assert (day.others, day.nodes) == (3, 4)
+    assert day.shares(NOW - 15 * HOUR) == {"serving": 3, "outbound": 0, "training": 1, "homebound": 0, "quarantined": 0}
+    assert day.shares(NOW + HOUR)["training"] == 2
+    assert day.shares(NOW + 12 * HOUR)["training"] == 0
+    others = day.rows[-1]
+    assert others.unit.name == "+3 others"
+    assert [(str(one.phase), (one.end - NOW) / HOUR) for one in others.spans] == [
+        ("Serving", 0.0),
+        ("Training", 10.0),
+        ("Serving", 24.0),
+    ]
+    lines = [one.plain for one in picture(day, 140)]
+    assert any(one.lstrip().startswith("+3 others ░") for one in lines)
+    assert "+3 others: Serving" in page([day])
 
 
 def test_times_are_those_of_the_window_also_across_a_change_of_clocks() -> None:
@@ -297,6 +313,19 @@ def test_bad_input_is_named(arguments: list[str], text: str, words: str, status:
     result = run(*arguments, text=text)
     assert result.exit_code == status
     assert words in result.stderr
+
+
+def test_nodes_on_loan_are_shown_also_of_a_pool_that_became_invalid() -> None:
+    pool = a_pool()
+    pool["spec"]["flipping"]["windows"][0]["timeZone"] = "Mars/Olympus"
+    pool["spec"]["replicas"] = {"min": 9, "max": 3}
+    result = run("--from", "-", text=yaml.safe_dump(pool))
+    assert result.exit_code == 0
+    assert "invalid: InferencePool prod/chat: spec.replicas.min is 9; expected a number not above max" in result.stdout
+    assert "gpu-00" in result.stdout
+    unreadable = a_pool()
+    unreadable["status"] = {"flipping": {"units": "none"}}
+    assert run("--from", "-", text=yaml.safe_dump(unreadable)).stdout.startswith("prod/chat: Never (nodes)")
 
 
 def test_a_pool_that_is_not_there_or_never_lends_is_said(saved: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from admission_people import DUTY, OPERATOR, Person, a_pool, refused, rule
 
-from localcluster.api import ApiError
+from localcluster.api import ApiClient, ApiError
 from localcluster.cluster import Cluster
 from tidefleet.cluster import records
 from tidefleet.controller.flips.dress import node_change
@@ -139,13 +139,11 @@ def test_a_flipper_moves_nothing_itself(person: People, node: str) -> None:
         refused(lambda patch=patch: flipper.api.merge(node, patch), what)
 
 
-def test_with_the_verb_mark_a_whole_flip_is_written_and_a_request_taken_away(guarded: Cluster, node: str) -> None:
-    """Each phase as the operator dresses a node for it, by an account with the operator's verb."""
+def test_the_operators_account_writes_a_whole_flip_and_takes_a_request_away(guarded: Cluster, node: str) -> None:
+    """Each phase as the operator dresses a node for it, by the account and the rights that the chart gives it."""
     api, name = guarded.api(), node.rsplit("/", 1)[1]
-    mark = rule("tidefleet.io", "inferencepools", verbs=("mark",))
-    writer = Person(guarded, OPERATOR, f"marker-{uuid.uuid4().hex[:6]}", NODES, mark)
     phases = (Phase.PLANNED, Phase.CORDONED, Phase.TRAINING, Phase.RECALLING, Phase.QUARANTINED, Phase.SERVING)
-    try:
+    with ApiClient.from_kubeconfig(guarded.service_account_kubeconfig(OPERATOR, OPERATOR)) as operator:
         api.merge(node, asked_by("tidefleet-local-admin"))
         journal = Journal(epoch=1, phase=Phase.SERVING, since=0.0, unit=name, members=(name,))
         own: Journal | None = None
@@ -153,17 +151,10 @@ def test_with_the_verb_mark_a_whole_flip_is_written_and_a_request_taken_away(gua
             journal = journal.to(phase, 100.0 + at)
             change = node_change(records.node(api.get(node)), journal, own=own)
             assert change is not None
-            writer.api.merge(node, change)
+            operator.merge(node, change)
             own = journal
-        writer.api.merge(node, annotated(flip_request=None))
-    finally:
-        writer.end()
-
-
-def test_the_operators_account_has_that_verb(guarded: Cluster) -> None:
-    role = guarded.api().get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{OPERATOR}")
-    verbs = {verb for one in role["rules"] if "inferencepools" in one["resources"] for verb in one["verbs"]}
-    assert "mark" in verbs
+        operator.merge(node, annotated(flip_request=None))
+    assert not [one for one in api.get(node)["spec"].get("taints", ()) if one["key"].startswith("tidefleet.io/")]
 
 
 # --- caps ------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,10 @@
 - apiGroups: [kueue.x-k8s.io]
   resources: [localqueues]
   verbs: [get, list]
+# Claims hold accelerators too: a node is empty when none does.
+- apiGroups: [resource.k8s.io]
+  resources: [resourceclaims]
+  verbs: [list]
 {{- end }}
 
 {{- define "tidefleet.eventRules" -}}
@@ -115,7 +119,10 @@
   resources: [nodes]
   verbs: [patch]
 - apiGroups: [resource.k8s.io]
-  resources: [resourceclaims, resourceslices]
+  resources: [resourceslices]
+  verbs: [list]
+- apiGroups: [scheduling.k8s.io]
+  resources: [priorityclasses]
   verbs: [list]
 - apiGroups: [kueue.x-k8s.io]
   resources: [clusterqueues]

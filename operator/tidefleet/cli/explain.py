@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
 
+from tidefleet.cli.flips_day import day_of
+from tidefleet.cli.flips_table import summary
 from tidefleet.cli.operator import Kubeconfig
 from tidefleet.cli.output import Form, fail, print_json
 from tidefleet.cli.plan import print_status
@@ -44,5 +47,9 @@ def explain(
         (one["message"] for one in status.get("conditions", ()) if one["type"] == "Ready"), "no plan"
     )
     print_status(f"{namespace}/{pool}", status, reason)
+    if status.get("flipping"):
+        for line in summary(day_of(raw, time.time())):
+            typer.echo(line.replace(f"{namespace}/{pool}: ", "lending: ", 1))
+        typer.echo("")
     if status.get("decisionId"):
         typer.echo(f"decision {status['decisionId']}")

@@ -199,7 +199,9 @@ def _notes(case: Case, ask: Ask, now: float) -> tuple[str, ...]:
     before = case.node.annotations.get(marks.FLIP_REQUEST_ANNOTATION)
     if before is not None:
         notes.append(f"an earlier request is replaced: {before[:200]}")
-    notes.append(f"the request is dropped when it could not be carried out within {VALID_SECONDS / 60:.0f} minutes")
+    notes.append(
+        f"the operator answers in its next passes; a request older than {VALID_SECONDS / 60:.0f} min is dropped"
+    )
     return tuple(notes)
 
 

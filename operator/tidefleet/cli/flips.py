@@ -15,10 +15,8 @@ import typer
 import yaml
 from rich.console import Console
 
-from tidefleet.api import InferencePool
 from tidefleet.api.flipping import FlippingPolicy
-from tidefleet.api.validation import Invalid, parse
-from tidefleet.cli.flips_day import Day, as_json, day_of, unix
+from tidefleet.cli.flips_day import Day, as_json, day_of, status_of, unix
 from tidefleet.cli.flips_page import page
 from tidefleet.cli.flips_table import print_day
 from tidefleet.cli.operator import Kubeconfig
@@ -101,20 +99,15 @@ def moment_of(text: str) -> float | None:
 
 
 def _day(raw: Mapping[str, Any], at: float | None, zone: ZoneInfo | None, *, saved: bool) -> Day | None:
-    """The day of a pool; ``None`` for one that never lends, and, said on stderr, for one that cannot be read."""
-    read = parse(raw)
-    if isinstance(read, Invalid):
-        typer.echo(f"tidefleet: {read.problems[0]}", err=True)
-        return None
-    if not isinstance(read, InferencePool):
-        return None
-    status = read.status.flipping
-    if status is None and read.spec.flipping.policy is FlippingPolicy.NEVER:
+    """The day of a pool; ``None`` for one that never lends."""
+    status = status_of(raw).flipping
+    policy = ((raw.get("spec") or {}).get("flipping") or {}).get("policy", FlippingPolicy.NEVER)
+    if status is None and policy == FlippingPolicy.NEVER:
         return None
     now = at if at is not None else time.time()
     if saved and at is None and status is not None and status.slot_start is not None:
         now = unix(status.slot_start)
-    return day_of(read, now, zone=zone)
+    return day_of(raw, now, zone=zone)
 
 
 def _is_asked(raw: Mapping[str, Any], pool: str, namespace: str) -> bool:

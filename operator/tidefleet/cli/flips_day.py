@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tidefleet.api import InferencePool
-from tidefleet.api.flipping import PauseScope
+from tidefleet.api.flipping import FlippingSpec, PauseScope
 from tidefleet.api.flipping_status import FlipPhase, FlippingStatus, FlipUnit
+from tidefleet.api.inference_pool_status import InferencePoolStatus
+from tidefleet.api.validation import Invalid, parse
 from tidefleet.flipping.phase import Phase
 
 DAY_SECONDS = 86_400.0
@@ -66,7 +68,8 @@ class Day:
         status: as the operator wrote it.
         needed: nodes that serving needs, one for each slot from ``begin``; ``None`` where it is not known.
         loaned: nodes that are to be on loan, likewise; known only from now on.
-        ribbons: one for each unit, by name.
+        ribbons: one for each unit that is told of, by name.
+        others: nodes that serve and are not told of, since they never flipped or are too many.
     """
 
     pool: str
@@ -79,6 +82,7 @@ class Day:
     needed: tuple[int | None, ...]
     loaned: tuple[int | None, ...]
     ribbons: tuple[Ribbon, ...]
+    others: int = 0
     next_flip: str = ""
     condition: str = ""
     paused: str = ""
@@ -98,8 +102,34 @@ class Day:
         form = "%H:%M" if abs(moment - self.now) < DAY_SECONDS / 2 else "%a %H:%M"
         return self.local(moment).strftime(form)
 
+    @property
+    def nodes(self) -> int:
+        """All nodes, told of or not."""
+        return self.others + sum(one.size for one in self.ribbons)
+
+    @property
+    def rows(self) -> tuple[Ribbon, ...]:
+        """The ribbons, and one for all that is not told of: it serves, or some of it is planned to train."""
+        if not self.others:
+            return self.ribbons
+        edges = [max(self.now, self.begin + index * self.slot_seconds) for index in range(len(self.loaned) + 1)]
+        spans = [Span(self.begin, self.now, FlipPhase.SERVING)] if self.now > self.begin else []
+        for begin, end in itertools.pairwise(edges):
+            if end > begin:
+                phase = FlipPhase.TRAINING if self._lent_of_others(begin) else FlipPhase.SERVING
+                spans.append(Span(begin, end, phase, planned=True))
+        name = f"+{self.others} other" + ("s" if self.others > 1 else "")
+        return (*self.ribbons, Ribbon(FlipUnit(name=name, phase=FlipPhase.SERVING), _joined(spans)))
+
     def shares(self, moment: float) -> dict[str, int]:
-        """Nodes by state at a moment, over the units that are told of."""
+        """Nodes by state at a moment."""
+        found = self._told(moment)
+        lent = self._lent_of_others(moment)
+        found["training"] += lent
+        found["serving"] += self.others - lent
+        return found
+
+    def _told(self, moment: float) -> dict[str, int]:
         found = dict.fromkeys(STATES, 0)
         for ribbon in self.ribbons:
             span = ribbon.at(moment)
@@ -107,21 +137,32 @@ class Day:
                 found[state_of(span.phase)] += ribbon.size
         return found
 
+    def _lent_of_others(self, moment: float) -> int:
+        """How many of the nodes that are not told of are planned to train then; in the past none did."""
+        index = int((moment - self.begin) // self.slot_seconds)
+        planned = self.loaned[index] if moment >= self.now and 0 <= index < len(self.loaned) else None
+        return 0 if planned is None else min(self.others, max(0, planned - self._told(moment)["training"]))
+
 
 def unix(moment: datetime.datetime) -> float:
     """A moment of a status as Unix seconds; one without an offset is UTC."""
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> Day:
+def day_of(raw: Mapping[str, Any], now: float, *, zone: ZoneInfo | None = None) -> Day:
     """The day of a pool; empty of ribbons when its status tells nothing of flips.
 
+    A pool that is invalid at present may have nodes on loan all the same: what is wrong with it becomes a note.
+
     Args:
-        pool: with its status.
+        raw: the InferencePool as the API server has it.
         now: Unix seconds.
         zone: in which times are told; else the first window's, else this machine's.
     """
-    status = pool.status.flipping or FlippingStatus()
+    told, flipping = status_of(raw), spec_of(raw)
+    status = told.flipping or FlippingStatus()
+    read = parse(raw)
+    meta = raw.get("metadata") or {}
     slot = float(status.slot_seconds)
     start = unix(status.slot_start) if status.slot_start is not None else now - now % slot
     origin = start + (now - start) // slot * slot
@@ -129,15 +170,14 @@ def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> 
     begin, end = origin - slots * slot, origin + slots * slot
     before = (*status.needed_before, *status.needed)
     first = start - len(status.needed_before) * slot
-    flipping = pool.spec.flipping
-    named = zone or (ZoneInfo(flipping.windows[0].time_zone) if flipping.windows else None)
+    named = zone or _zone_of(flipping)
     local = datetime.datetime.fromtimestamp(now).astimezone()
-    spoken = next((one for one in pool.status.conditions if one.type == "Flipping"), None)
+    spoken = next((one for one in told.conditions if one.type == "Flipping"), None)
     pause = flipping.pause
     needed = tuple(_value(before, first, begin + index * slot, slot) for index in range(2 * slots))
     loaned = tuple(_value(status.loaned, start, begin + index * slot, slot) for index in range(2 * slots))
     return Day(
-        pool=f"{pool.namespace}/{pool.name}",
+        pool=f"{meta.get('namespace') or 'default'}/{meta.get('name')}",
         now=now,
         begin=begin,
         end=end,
@@ -147,10 +187,38 @@ def day_of(pool: InferencePool, now: float, *, zone: ZoneInfo | None = None) -> 
         needed=needed,
         loaned=loaned,
         ribbons=_ribbons(status, loaned, now=now, begin=begin, end=end),
-        next_flip=pool.status.next_flip or "",
+        others=_others(status),
+        next_flip=told.next_flip or "",
         condition=f"{spoken.reason}: {spoken.message}" if spoken else "",
         paused=paused_words(pause.scope, pause.by, pause.reason),
+        notes=tuple(f"invalid: {one}" for one in read.problems[:3]) if isinstance(read, Invalid) else (),
     )
+
+
+def status_of(raw: Mapping[str, Any]) -> InferencePoolStatus:
+    """The status of a pool; an empty one where it cannot be read."""
+    try:
+        return InferencePoolStatus.model_validate(raw.get("status") or {})
+    except ValueError:
+        return InferencePoolStatus()
+
+
+def spec_of(raw: Mapping[str, Any]) -> FlippingSpec:
+    """What a pool says of flips, whatever else is wrong with it; the defaults where that cannot be read."""
+    spec = raw.get("spec")
+    try:
+        return FlippingSpec.model_validate((spec.get("flipping") if isinstance(spec, Mapping) else None) or {})
+    except ValueError:
+        return FlippingSpec()
+
+
+def _zone_of(flipping: FlippingSpec) -> ZoneInfo | None:
+    for window in flipping.windows:
+        try:
+            return ZoneInfo(window.time_zone)
+        except (ValueError, KeyError, OSError):
+            continue
+    return None
 
 
 def paused_words(scope: PauseScope, by: str | None, reason: str | None) -> str:
@@ -159,6 +227,15 @@ def paused_words(scope: PauseScope, by: str | None, reason: str | None) -> str:
         return ""
     what = "no new loans" if scope is PauseScope.NEW_LOANS else "every loan is recalled"
     return f"{what}, by {by or 'somebody'}" + (f": {reason}" if reason else "")
+
+
+def _others(status: FlippingStatus) -> int:
+    at_home = sum(
+        max(1, len(one.nodes))
+        for one in status.units
+        if one.phase is FlipPhase.SERVING or Phase(str(one.phase)).is_homebound
+    )
+    return max(0, (status.serving_nodes or 0) - at_home)
 
 
 def _value(values: Sequence[int], first: float, moment: float, slot: float) -> int | None:
@@ -279,6 +356,7 @@ def as_json(day: Day) -> dict[str, Any]:
         },
         "needed": list(day.needed),
         "loaned": list(day.loaned),
+        "others": day.others,
         "units": [
             {
                 **{name: value for name, value in ribbon.unit.dump().items() if name != "history"},

@@ -133,9 +133,9 @@ def _x(day: Day, moment: float) -> float:
 
 
 def _picture(day: Day) -> str:
-    height = _CURVE + 34 + len(day.ribbons) * _ROW + 8
+    height = _CURVE + 34 + len(day.rows) * _ROW + 8
     needs = [one for one in day.needed if one is not None]
-    words = f"Nodes needed and the phases of {len(day.ribbons)} units over two days"
+    words = f"Nodes needed and the phases of {len(day.rows)} rows of nodes over two days"
     if needs:
         words += f"; needed: from {min(needs)} to {max(needs)} nodes"
     parts = [
@@ -143,7 +143,7 @@ def _picture(day: Day) -> str:
         f'the tables below say the same">',
         *_grid(day, height),
         *_curve(day),
-        *(_row(day, one, _CURVE + 30 + index * _ROW) for index, one in enumerate(day.ribbons)),
+        *(_row(day, one, _CURVE + 30 + index * _ROW) for index, one in enumerate(day.rows)),
         f'<line class="now" x1="{_x(day, day.now):.1f}" x2="{_x(day, day.now):.1f}" y1="4" y2="{height - 4}"/>',
         "</svg>",
     ]
@@ -169,14 +169,13 @@ def _grid(day: Day, height: int) -> Iterator[str]:
 
 def _curve(day: Day) -> Iterator[str]:
     """Steps of the nodes needed over the area of those that serve."""
-    total = sum(one.size for one in day.ribbons)
-    most = max([1, total, *(one for one in day.needed if one is not None)])
+    most = max([1, day.nodes, *(one for one in day.needed if one is not None)])
 
     def y(nodes: float) -> float:
         return 8 + (1 - nodes / most) * (_CURVE - 12)
 
-    if day.ribbons:
-        edges = sorted({day.begin, day.end, *(span.begin for one in day.ribbons for span in one.spans)})
+    if day.rows:
+        edges = sorted({day.begin, day.end, *(span.begin for one in day.rows for span in one.spans)})
         points = [f"{_LEFT},{y(0):.1f}"]
         for begin, end in itertools.pairwise(edges):
             serving = day.shares(begin)["serving"]
@@ -267,8 +266,8 @@ def _hours(day: Day) -> str:
             (
                 day.local(moment).strftime("%a %H:%M"),
                 str(max(known)) if known else "-",
-                str(counts["serving"]) if day.ribbons else "-",
-                str(counts["training"]) if day.ribbons else "-",
+                str(counts["serving"]) if day.rows else "-",
+                str(counts["training"]) if day.rows else "-",
                 "-" if planned is None else str(planned),
             )
         )

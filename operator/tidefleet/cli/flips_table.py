@@ -35,7 +35,7 @@ def print_day(day: Day, console: Console) -> None:
     """Everything that is known of one pool's flips."""
     for line in summary(day):
         console.print(line, highlight=False, markup=False)
-    if day.ribbons or any(one is not None for one in day.needed):
+    if day.rows or any(one is not None for one in day.needed):
         for text in picture(day, console.width):
             console.print(text, highlight=False, no_wrap=True, crop=True)
         for text in _legend(day):
@@ -82,18 +82,17 @@ def summary(day: Day) -> list[str]:
 
 def picture(day: Day, width: int) -> list[Text]:
     """The load curve, the ribbons below it, and the clock."""
-    many = len(day.ribbons) > MOST_RIBBONS
-    names = ["needed", *(STATES if many else (_short(one.unit.name) for one in day.ribbons))]
+    many = len(day.rows) > MOST_RIBBONS
+    names = ["needed", *(STATES if many else (_short(one.unit.name) for one in day.rows))]
     margin = max(len(name) for name in names) + 2
     columns = max(FEWEST_COLUMNS, min(COLUMNS, width - margin - 1))
     if columns % 2:
         columns -= 1
     lines = [*_curve(day, columns, margin)]
     if many:
-        total = max(1, sum(one.size for one in day.ribbons))
-        lines += [_share(day, state, total, columns, margin) for state in STATES]
+        lines += [_share(day, state, columns, margin) for state in STATES]
     else:
-        lines += [_ribbon(day, one, columns, margin) for one in day.ribbons]
+        lines += [_ribbon(day, one, columns, margin) for one in day.rows]
     return [*lines, *_clock(day, columns, margin)]
 
 
@@ -111,7 +110,7 @@ def _curve(day: Day, columns: int, margin: int) -> list[Text]:
     known = [one for one in day.needed if one is not None]
     if not known:
         return []
-    most = max(1, *known, sum(one.size for one in day.ribbons))
+    most = max(1, *known, day.nodes)
     heights: list[int] = []
     for begin, end in _moments(day, columns):
         low = int((begin - day.begin) // day.slot_seconds)
@@ -160,12 +159,15 @@ def _shown(ribbon: Ribbon, begin: float, end: float) -> tuple[str, bool] | None:
     return short[0] if short else max(length, key=lambda key: length[key], default=None)
 
 
-def _share(day: Day, state: str, total: int, columns: int, margin: int) -> Text:
-    """How many nodes are in a state, as the height of a block."""
+def _share(day: Day, state: str, columns: int, margin: int) -> Text:
+    """How many nodes are in a state, as the height of a block; a flip counts in every column that it touches."""
     line = Text(f"{state} ".rjust(margin))
     for begin, end in _moments(day, columns):
-        count = sum(one.size for one in day.ribbons if (_shown(one, begin, end) or ("", False))[0] == state)
-        height = max(1, round(count / total * 8)) if count else 0
+        if state in ("serving", "training"):
+            count = day.shares((begin + end) / 2)[state]
+        else:
+            count = sum(one.size for one in day.ribbons if (_shown(one, begin, end) or ("", False))[0] == state)
+        height = max(1, round(count / max(1, day.nodes) * 8)) if count else 0
         line.append(_EIGHTHS[height], _LOOKS[state][1])
     return line
 
@@ -195,9 +197,9 @@ def _clock(day: Day, columns: int, margin: int) -> list[Text]:
 def _legend(day: Day) -> list[Text]:
     """What the letters and the clock mean."""
     where = Text(f"  times in {day.zone_name}; now is {day.local(day.now):%a %H:%M}, at the ◆ of the clock")
-    if len(day.ribbons) > MOST_RIBBONS:
+    if len(day.rows) > MOST_RIBBONS:
         return [where, Text("  rows of states: a full block is all nodes")]
-    there = {(state_of(span.phase), span.planned) for ribbon in day.ribbons for span in ribbon.spans}
+    there = {(state_of(span.phase), span.planned) for ribbon in day.rows for span in ribbon.spans}
     line = Text("  ")
     for state in STATES:
         if any(one == state for one, planned in there if not (planned and state == "training")):
@@ -205,7 +207,7 @@ def _legend(day: Day) -> list[Text]:
             line.append(glyph, style).append(f" {words}   ")
     if ("training", True) in there:
         line.append(_PLANNED[0], _PLANNED[1]).append(f" {_PLANNED[2]}; which nodes it will be is not fixed")
-    return [line, where] if day.ribbons else [where]
+    return [line, where] if day.rows else [where]
 
 
 def _tables(day: Day) -> None:

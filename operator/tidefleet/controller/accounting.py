@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tidefleet.controller import lent_costs
 from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
@@ -25,10 +26,15 @@ class Accountant:
     _last: float | None = None
     _rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
-    def account(self, decisions: Iterable[Decision], now: float) -> None:
+    def account(
+        self, decisions: Sequence[Decision], now: float, supply: Mapping[str, lent_costs.TypeSupply] | None = None
+    ) -> None:
         """Account for the time since the last call at the prices and chips seen now.
 
         A chip counts from the moment its pod has a node until the pod is gone, whether it serves or not.
+
+        Args:
+            supply: the fleet's chips by accelerator type, of which those that nobody uses are told.
         """
         hours = max(0.0, now - self._last) / HOUR if self._last is not None else 0.0
         self._last = now
@@ -36,6 +42,8 @@ class Accountant:
             self._cost(decision, hours)
             self._tokens(decision)
             self._gauges(decision, now)
+        prices = {one.view.pool.key: self._prices(one) for one in decisions}
+        lent_costs.account(self.telemetry, decisions, prices, supply or {}, hours)
 
     def _prices(self, decision: Decision) -> Mapping[tuple[str, str], float]:
         if decision.market is not None:
@@ -97,6 +105,7 @@ class Accountant:
         for (accelerator, _), one in view.chips.items():
             chips[accelerator, "serving"] += one.ready
             chips[accelerator, "warming"] += one.scheduled - one.ready
+        chips.update(lent_costs.chips_by_state(decision))
         show("pool_accelerators", chips, **labels)
         options: dict[tuple[str, ...], float] = {}
         for target in decision.targets:

@@ -27,6 +27,7 @@ from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdic
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.rounds import newest_epoch
 from tidefleet.controller.flips.telling import with_flips
+from tidefleet.controller.lent_costs import TypeSupply
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
 from tidefleet.controller.remember import Remembrance, kept_history
@@ -132,7 +133,8 @@ class FleetLoop:
             finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
         decisions = tuple(one for one in finished if isinstance(one, Decision))
         self._tell_others(fleet, decisions)
-        self.accountant.account(decisions, fleet.now)
+        supply = {name: TypeSupply(one.chips, one.offer.prices) for name, one in fleet.types.items()}
+        self.accountant.account(decisions, fleet.now, supply)
         told = [(seen, after) for (seen, _), after in zip(decided, finished, strict=True)]
         self.accountant.conditions(self._rows(told, fleet))
         self._forget_gone(fleet)

@@ -53,7 +53,8 @@ _TABLE = (
         "pool_accelerators",
         "gauge",
         (*_POOL, "accelerator", "state"),
-        "Chips of a pool by state: serving, warming (starting, or on the way back), draining, training, quarantined.",
+        "Chips of a pool by state: serving, warming (starting, or called back from training), draining (emptied for "
+        "training), training, quarantined.",
     ),
     MetricSpec(
         "pool_demand_requests_per_second", "gauge", _POOL, "Requests per second that the last plan was made for."
@@ -152,7 +153,7 @@ _TABLE = (
         "training_cost_usd_total",
         "counter",
         (*_POOL, "accelerator", "capacity_type"),
-        "Rent of a pool's nodes while they are lent to training, in USD.",
+        "Rent of a pool's nodes while training has them, in USD; on the way there and back they are the pool's cost.",
     ),
     MetricSpec(
         "training_lost_chip_seconds_total",

@@ -16,6 +16,7 @@ from tidefleet.controller.act import Actor
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.flips.lenders import Standing
 from tidefleet.controller.flips.outlook import TypeRound
+from tidefleet.controller.flips.past import needed_before
 from tidefleet.controller.flips.rounds import Moved
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.status import decimal, timestamp
@@ -171,6 +172,9 @@ class Teller:
             seen = training.get(name)
             again = [node for one in own for node in one.unit.names if self.reversions.get(node, 0) >= OFTEN]
             status = _status(own, name, lent=lent, rounds=rounds, seen=seen)
+            start = next((one.ahead.slot_start for one in rounds if one.ahead.needed), None)
+            if before := needed_before(self.pools[key].status.flipping, start):
+                status["neededBefore"] = before
             verdict = _verdict(own, name, lent=lent, rounds=rounds, seen=seen, again=again)
             found[key] = Told(verdict, status, _next_flip(own, name, lent=lent, rounds=rounds, now=now))
             self._show(key, own, name, rounds, now)
