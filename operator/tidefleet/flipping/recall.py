@@ -139,6 +139,32 @@ def recall(units: Sequence[Unit], jobs: Sequence[Job], *, nodes: int) -> Recall:
     return Recall(tuple(steps), freed, max(0, nodes - freed))
 
 
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Jobs that would stop together: the units that come free, the chips that stop, the chip-seconds that are lost."""
+
+    names: tuple[str, ...]
+    units: tuple[Unit, ...]
+    nodes: int
+    chips: int
+    stopped: int
+    lost: float
+
+    def price(self, missing: int) -> tuple[float, float, tuple[str, ...]]:
+        """What is lost for each chip freed that is needed; where that is the same, the chips that stop for it."""
+        useful = self.chips * min(1.0, missing / self.nodes)
+        return self.lost / useful, self.stopped / useful, self.names
+
+    @property
+    def work(self) -> str:
+        """What is lost, in words."""
+        return (
+            f"{self.lost:,.0f} chip-seconds of work"
+            if math.isfinite(self.lost)
+            else "all its work: no checkpoint is known"
+        )
+
+
 class _Plan:
     """What is taken so far, and what is left to take."""
 
@@ -182,16 +208,20 @@ class _Plan:
 
     def stop(self, means: Means, jobs: Set[str]) -> None:
         """Whole jobs, those first that lose least for what they free."""
-        groups = self._groups(jobs)
-        while groups and self.missing:
-            chosen = min(groups, key=lambda each: self._price(each, groups[each]))
-            freed, names = groups.pop(chosen), tuple(sorted(chosen))
+        stops = {group: self._stop(group) for group in {here for here in self.on.values() if here and here <= jobs}}
+        while stops and self.missing:
+            chosen = min(stops.values(), key=lambda one: one.price(self.missing))
             heedless = "left its recall unanswered and " if means is Means.EVICT else ""
-            self._add(means, freed, names, f"{', '.join(names)}: {heedless}loses {self._work(chosen)}")
-            for unit in {unit for job in names for unit in self.chips[job]} & self.on.keys():
-                self.on[unit] -= chosen
-            if any(chosen & other for other in groups):
-                groups = self._groups(jobs)
+            self._add(means, chosen.units, chosen.names, f"{', '.join(chosen.names)}: {heedless}loses {chosen.work}")
+            gone = frozenset(chosen.names)
+            lighter = {unit for job in gone for unit in self.chips[job]} & self.on.keys()
+            for unit in lighter:
+                self.on[unit] -= gone
+            others = frozenset[str]().union(*(self.on[unit] for unit in lighter))
+            again = {self.on[unit] for unit in lighter if self.on[unit] and self.on[unit] <= jobs}
+            again |= {group for group in stops if not group.isdisjoint(others) and group.isdisjoint(gone)}
+            stops = {group: one for group, one in stops.items() if group.isdisjoint(gone)}
+            stops |= {group: self._stop(group) for group in again}
 
     def needed_steps(self) -> list[Step]:
         """The steps without the jobs that need not stop any more once later ones do, the last looked at first."""
@@ -205,28 +235,19 @@ class _Plan:
         kept = [one for one in self.steps if one.means not in (Means.STOP, Means.EVICT)] + stops
         return kept
 
-    def _groups(self, jobs: Set[str]) -> dict[frozenset[str], list[Unit]]:
-        """Sets of jobs that must go together for some unit to come free, and all the units that then do."""
-        groups = {here for here in self.on.values() if here and here <= jobs}
-        touched = {group: {unit for job in group for unit in self.chips[job]} & self.on.keys() for group in groups}
-        return {
-            group: [self.units[unit] for unit in sorted(units) if self.on[unit] and self.on[unit] <= group]
-            for group, units in touched.items()
-        }
-
-    def _price(self, group: frozenset[str], freed: Sequence[Unit]) -> tuple[float, float, list[str]]:
-        """What is lost for each chip freed that is needed; where that is unknown, chips that stop for it."""
-        nodes, chips = sum(one.nodes for one in freed), sum(one.chips for one in freed)
-        useful = chips * min(1.0, self.missing / nodes)
-        stopped = sum(sum(self.chips[job].values()) for job in group)
-        return self._lost(group) / useful, stopped / useful, sorted(group)
-
-    def _lost(self, group: frozenset[str]) -> float:
-        return sum(sum(self.chips[job].values()) * self.jobs[job].lost_seconds for job in group)
-
-    def _work(self, group: frozenset[str]) -> str:
-        lost = self._lost(group)
-        return f"{lost:,.0f} chip-seconds of work" if math.isfinite(lost) else "all its work: no checkpoint is known"
+    def _stop(self, group: frozenset[str]) -> _Stop:
+        """Jobs that must go together for some unit to come free, and all the units that then do."""
+        touched = {unit for job in group for unit in self.chips[job]} & self.on.keys()
+        units = tuple(self.units[unit] for unit in sorted(touched) if self.on[unit] and self.on[unit] <= group)
+        sizes = {job: sum(self.chips[job].values()) for job in group}
+        return _Stop(
+            names=tuple(sorted(group)),
+            units=units,
+            nodes=sum(one.nodes for one in units),
+            chips=sum(one.chips for one in units),
+            stopped=sum(sizes.values()),
+            lost=sum(size * self.jobs[job].lost_seconds for job, size in sizes.items()),
+        )
 
     def _add(self, means: Means, units: Sequence[Unit], jobs: tuple[str, ...], why: str) -> None:
         nodes = sum(one.nodes for one in units)

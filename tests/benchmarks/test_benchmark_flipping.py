@@ -1,0 +1,38 @@
+"""The benchmark of flipping runs from end to end. What it measures is not asserted here, save published figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "benchmarks" / "flipping.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+def test_the_benchmark_prints_every_figure_with_its_limit() -> None:
+    done = run("--nodes", "60", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert found["deepseek_freed_ratio"] == pytest.approx(0.184, abs=5e-4)
+    assert found["deepseek_overhead_ratio_20min"] == pytest.approx(0.057, abs=5e-4)
+    assert found["ratios"].keys() == found["limits"].keys() | found["targets"].keys()
+    assert {"schedule_seconds", "milp_seconds", "milp_gap", "week_overhead_ratio"} <= found.keys()
+
+
+def test_a_directory_without_traces_and_too_few_nodes_are_told(tmp_path: Path) -> None:
+    done = run("--traces", str(tmp_path))
+    assert done.returncode == 2
+    assert "expected a directory with fleet_shape_7d_10min.csv" in done.stderr
+    done = run("--nodes", "3")
+    assert done.returncode == 2
+    assert "--nodes is 3; expected at least 20" in done.stderr
