@@ -1,4 +1,4 @@
-"""A night on a small fleet of a test's own: nodes, a pool that lends them, a job that trains, operators that may die."""
+"""A night on a small fleet of a test's own: a pool that lends nodes, a job that trains, operators that may die."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet.cluster.kinds import EVENT, JOB, NODE, path
 from tidefleet.cluster.writes import Outcome, Write
 
-SECONDS = 120.0
+SECONDS = 240.0
 """Real seconds after which a night is not going to end any more; far beyond what a loaded machine needs."""
 
 CLAIM = "a new leader takes over"
@@ -47,7 +47,7 @@ class Night:
 
     Attributes:
         before, after: called before and after each write of the operator; what they raise ends it.
-        deaths: what each operator died of that did.
+        deaths: what each operator died of that did; ``died_in`` the phase of the first node then.
         op: the operator that runs, or ran last.
     """
 
@@ -68,6 +68,7 @@ class Night:
         self.after: Callable[[Write, Outcome], None] = lambda *_: None
         self.writes: list[str] = []
         self.deaths: list[str] = []
+        self.died_in: list[str] = []
         self.op: InProcess | None = None
         kind = dataclasses.replace(node_kinds()[accelerator], chips_per_node=chips)
         made = nodes_for({accelerator: nodes}, kinds={accelerator: kind}, labels={**self.fleet, **(labels or {})})
@@ -81,7 +82,7 @@ class Night:
     # --- objects -----------------------------------------------------------------------------------------------------
 
     def serve(self, replicas: int = 2, *, most: int = 8, begin: float = -1.0, end: float = 8.0, **more: Any) -> None:
-        """Create the pool: replicas of one chip each, as many as asked for, and a window from `begin` to `end` hours."""
+        """Create the pool: replicas of one chip each, and a window from `begin` to `end` hours from now."""
         template = a_template(nodeSelector=self.fleet)
         pool = a_pool(
             accelerators=[{"type": self.accelerator, "tensorParallel": [1]}],
@@ -162,41 +163,34 @@ class Night:
         return sum(self.place.ready_replicas().values())
 
     def picture(self) -> dict[str, Any]:
-        """What must be the same however often an operator died: nodes, replicas, and the marks of their pods."""
-        nodes = {}
+        """What must be the same however often an operator died: nodes, replicas, jobs, and the marks of pods."""
+        nodes = []
         for index, name in enumerate(self.names):
             node = self.node(index)
-            meta = node["metadata"]
-            story = {key: value for key, value in journal(node).items() if key in ("phase", "pool", "unit", "before")}
-            nodes[name] = {
-                "story": story,
-                "labels": meta["labels"],
-                "annotations": sorted(key for key in meta.get("annotations", {}) if "tidefleet" in key or "karp" in key),
-                "taints": node["spec"].get("taints"),
-            }
+            notes = node["metadata"].get("annotations", {})
+            story = journal(node)
+            told = {key: story.get(key) for key in ("phase", "unit", "pool", "before", "until") if key in story}
+            kept = {key: value for key, value in notes.items() if key != "tidefleet.io/flip"}
+            labels = node["metadata"]["labels"]
+            nodes.append({"name": name, "story": told, "labels": labels, "notes": kept, "taints": _taints(node)})
+        marks = [(one["metadata"]["labels"], one["metadata"].get("annotations", {})) for one in self.serving()]
         pods = sorted(
-            (
-                one["metadata"]["labels"].get("tidefleet.io/routable", ""),
-                one["metadata"].get("annotations", {}).get(COST, ""),
-                one["metadata"].get("annotations", {}).get("tidefleet.io/flip", ""),
-            )
-            for one in self.serving()
+            (labels.get("tidefleet.io/routable"), notes.get(COST), notes.get("tidefleet.io/flip"))
+            for labels, notes in marks
         )
         jobs = {one["metadata"]["name"]: one["spec"].get("suspend", False) for one in self.place.list(JOB)}
-        replicas = {one["metadata"]["name"]: one["spec"]["replicas"] for one in self.place.list(DEPLOYMENT)}
+        replicas = [one["spec"]["replicas"] for one in self.place.list(DEPLOYMENT)]
         return {"nodes": nodes, "pods": pods, "jobs": jobs, "replicas": replicas, "ready": self.ready()}
 
-    def is_clean(self) -> bool:
-        """Whether all nodes serve and carry nothing of a flip."""
-        for index in range(len(self.names)):
+    def is_clean(self, *indexes: int) -> bool:
+        """Whether these nodes, or all, serve and carry nothing of a flip but the journal of the last one."""
+        for index in indexes or range(len(self.names)):
             node = self.node(index)
             meta = node["metadata"]
-            story = journal(node)
-            if story.get("phase", "Serving") != "Serving" or story.get("before") or node["spec"].get("taints"):
-                return False
-            if "nvidia.com/gpu-driver-upgrade.skip" in meta["labels"] or "karpenter.sh/do-not-disrupt" in meta.get(
-                "annotations", {}
-            ):
+            told = journal(node)
+            marked = "nvidia.com/gpu-driver-upgrade.skip" in meta["labels"]
+            marked |= "karpenter.sh/do-not-disrupt" in meta.get("annotations", {})
+            if told.get("phase", "Serving") != "Serving" or told.get("before") or _taints(node) or marked:
                 return False
         return True
 
@@ -232,6 +226,7 @@ class Night:
                     return True
                 assert isinstance(self.op.died, Crash), self.op.died
                 self.deaths.append(str(self.op.died))
+                self.died_in.append(self.phase())
                 self.operate()
             self.answer()
             if self.op.alive:
@@ -262,6 +257,10 @@ class Night:
         for name in self.names:
             if self.place.api.exists(self.place.path(NODE, name)):
                 self.place.api.delete(self.place.path(NODE, name))
+
+
+def _taints(node: Mapping[str, Any]) -> list[str]:
+    return [one["key"] for one in node["spec"].get("taints") or ()]
 
 
 def story(node: Mapping[str, Any]) -> str:
