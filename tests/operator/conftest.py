@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from flip_ground import clean_nodes
+from flip_night import Night
 from flip_watcher import FlipWatcher
 from operator_builders import FLEET, NODES, ROOT, Engines, HandClock, InProcess, Place, RealOperator, prepare
 
@@ -21,7 +22,7 @@ from localcluster import binaries
 from localcluster.cluster import Cluster
 from tidefleet import catalogue
 from tidefleet.cluster.clock import Clock
-from tidefleet.cluster.writes import Write
+from tidefleet.cluster.writes import Outcome, Write
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +78,15 @@ def operator_in_process(place: Place, clock: HandClock, settings: dict[str, Any]
     started: list[InProcess] = []
 
     def start(
-        *, before_write: Callable[[Write], None] | None = None, kubeconfig: str = "", on: Clock = clock, **changes: Any
+        *,
+        before_write: Callable[[Write], None] | None = None,
+        after_write: Callable[[Write, Outcome], None] | None = None,
+        kubeconfig: str = "",
+        on: Clock = clock,
+        **changes: Any,
     ) -> InProcess:
-        one = InProcess(place, on, {**settings, **changes}, before_write=before_write, kubeconfig=kubeconfig)
+        hooks = {"before_write": before_write, "after_write": after_write}
+        one = InProcess(place, on, {**settings, **changes}, kubeconfig=kubeconfig, **hooks)
         started.append(one)
         return one.start()
 
@@ -111,6 +118,23 @@ def flipping_operator(
         return operator_in_process(before_write=look, **{"namespaces": [], **changes})
 
     return start
+
+
+@pytest.fixture
+def night(
+    place: Place, clock: HandClock, operator_in_process: Callable[..., InProcess], engines: Engines
+) -> Iterator[Callable[..., Night]]:
+    """Makes small fleets that lend nodes; they are gone after the test."""
+    made: list[Night] = []
+
+    def make(**what: Any) -> Night:
+        one = Night(place, clock, operator_in_process, **what)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.end()
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ from tidefleet.cluster.kinds import (
     Kind,
     path,
 )
-from tidefleet.cluster.writes import Write
+from tidefleet.cluster.writes import Outcome, Write
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.process import OperatorProcess
 
@@ -291,6 +291,7 @@ class InProcess:
         settings: Mapping[str, Any],
         *,
         before_write: Callable[[Write], None] | None = None,
+        after_write: Callable[[Write, Outcome], None] | None = None,
         kubeconfig: str = "",
     ) -> None:
         self.clock, self.place = clock, place
@@ -299,6 +300,7 @@ class InProcess:
             clock,
             kubeconfig or str(place.cluster.kubeconfig),
             before_write=before_write,
+            after_write=after_write,
         )
         self._pause = _OnDemand()
         self.died: BaseException | None = None

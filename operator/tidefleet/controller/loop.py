@@ -117,9 +117,12 @@ class FleetLoop:
         started = self.heartbeat = time.monotonic()
         self.catalogue.step()
         fleet = self.observer.observe(self.clock.now())
+        begun = self._claimed
         if not self._claim(fleet):
             self.wake.set()
             return ()
+        if not begun:  # with the versions that the claim left, or the first decision of this term would be refused
+            fleet = self.observer.observe(self.clock.now())
         if self.flips is not None:
             self.flips.look(fleet)
         planning = time.monotonic()

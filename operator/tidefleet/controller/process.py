@@ -25,7 +25,7 @@ from tidefleet.cluster.lease import Deposed as LeaseDeposed
 from tidefleet.cluster.lease import Leadership, unique_identity
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.transport import Unreachable
-from tidefleet.cluster.writes import Write, Writer
+from tidefleet.cluster.writes import Outcome, Write, Writer
 from tidefleet.controller import catalogue_sync, marks
 from tidefleet.controller.accounting import Accountant
 from tidefleet.controller.act import Actor, Deposed
@@ -80,6 +80,7 @@ class OperatorProcess:
     wake: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
     before_write: Callable[[Write], None] | None = None
+    after_write: Callable[[Write, Outcome], None] | None = None
     _loop: FleetLoop | None = None
     _watch: Watch | None = None
     _inventory: Inventory | None = None
@@ -170,7 +171,7 @@ class OperatorProcess:
             observer.prices = prices.read(observer.chips_per_node())
             epoch = lease.raise_epoch(known_epochs(observer))
             writer = Writer(api, lease, marks.FIELD_MANAGER)  # type: ignore[arg-type, unused-ignore]
-            writer.before_write = self.before_write
+            writer.before_write, writer.after_write = self.before_write, self.after_write
             catalogue_writer = Writer(api, lease, catalogue_sync.MANAGER)  # type: ignore[arg-type, unused-ignore]
             actor = Actor(writer, objects, inventory, store, events, self.telemetry, epoch, hurry=wake.set)
             path = Path(self.settings.catalogue_file) if self.settings.catalogue_file else None

@@ -242,7 +242,7 @@ def _time(value: object, name: str) -> float:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
     if not usable or not math.isfinite(value) or not 0 <= value <= _LATEST:  # type: ignore[operator, arg-type]
         raise ValueError(f"{name} is {str(value)[:30]}; expected Unix seconds, e.g. 1764028800")
-    return float(value)  # type: ignore[arg-type]
+    return instant(float(value))  # type: ignore[arg-type]
 
 
 def _optional_time(raw: Mapping[str, Any], name: str) -> float | None:

@@ -135,7 +135,7 @@ class Flips:
         done = True
         for node in nodes:
             own = own_journal(node)
-            if own is not None and own.phase is not Phase.SERVING and own.epoch < self.actor.epoch:
+            if own is not None and own.phase is not Phase.SERVING and own.epoch != self.actor.epoch:
                 done = self.hands.stamp(node, own) and done
         return done
 

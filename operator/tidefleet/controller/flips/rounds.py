@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tidefleet.api import AcceleratorType
 from tidefleet.api.flipping import TrainingQueue
 from tidefleet.cluster.kinds import NODE
+from tidefleet.cluster.lease import MAX_EPOCH
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.cluster.writes import Blocked as EvictionBlocked
 from tidefleet.cluster.writes import Evict, Gone, MergePatch, Outcome, Written
@@ -50,6 +51,9 @@ def stepped(
         if unit.trouble and not unit.journal.since and "carries a taint" in unit.trouble:
             lost = unit.journal.to(Phase.QUARANTINED, now, why=unit.trouble, cause="held", trained=True)
             one = Step(lost, True, "serving", "quarantined", unit.trouble)
+        if unit.missing and observed.released and unit.journal.phase is Phase.QUARANTINED and one.changed:
+            there = tuple(sorted(unit.names))  # a release makes the unit anew of the nodes that there are
+            one = replace(one, journal=replace(one.journal, members=there, unit=there[0]))
         moved.append(Moved(unit, observed, one, wanted(one.journal, observed, now)))
     return moved
 
@@ -166,8 +170,9 @@ def _restamped(journal: Journal, own: Journal | None) -> Journal:
 
 
 def newest_epoch(nodes: Iterable[Node]) -> int:
-    """The latest epoch in any journal; 0 without one."""
-    return max((journal.epoch for node in nodes if (journal := own_journal(node)) is not None), default=0)
+    """The latest epoch in any journal that a leader can have written; 0 without one."""
+    found = [journal.epoch for node in nodes if (journal := own_journal(node)) is not None]
+    return max((epoch for epoch in found if epoch <= MAX_EPOCH), default=0)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidefleet.api import AcceleratorType
 from tidefleet.cluster.kinds import LEADER_WORKER_SET, STATEFUL_SET
@@ -45,7 +45,7 @@ class Unit:
 
     Attributes:
         name: the node's name, or that of the group.
-        nodes: its members that exist, by name; ``missing`` the names of the others.
+        nodes: its members that exist, by name; ``missing`` those that are gone, or whose journals know nothing of it.
         accelerator, resource: what it holds; ``chips`` how many there are on all its nodes.
         journal: where it stands, in phase Serving since 0 when it has never flipped.
         lagging: nodes on which the journal is another one; ``bare`` those of a unit in a flip that have none at all.
@@ -105,8 +105,8 @@ def units_of(
 ) -> list[Unit]:
     """Every unit with accelerators of a known type, by name.
 
-    Nodes that a journal binds together stay together; else those of one NVLink partition and those that one group of a
-    LeaderWorkerSet spans do. A node of several types, or of none, is no unit.
+    In a flip, nodes stay together whose journals name each other; else those of one NVLink partition and those that one
+    group of a LeaderWorkerSet spans do. A node of several types, or of none, is no unit.
 
     Args:
         pods: all pods of the cluster as far as they can be seen; those without a node are passed over.
@@ -123,13 +123,14 @@ def units_of(
             typed[node.name] = (node, of[0])
     journals = {name: _journal(node) for name, (node, _) in typed.items()}
     units: list[Unit] = []
-    for name, members in sorted(_groups(typed, journals, by_node).items()):
-        here = tuple(typed[one][0] for one in sorted(members) if one in typed)
+    for name, (bound, missing) in sorted(_groups(typed, journals, by_node).items()):
+        members = tuple(sorted(bound | missing))
+        here = tuple(typed[one][0] for one in sorted(bound))
         kind = typed[here[0].name][1]
         resource = kind.spec.resource_name or ""
         held = [pod for node in here for pod in by_node.get(node.name, ()) if pod.chips.get(resource)]
         stories = {node.name: journals[node.name] for node in here}
-        journal, trouble = _state(name, tuple(sorted(members)), kind.name, stories, here)
+        journal, trouble = _state(name, members, kind.name, stories, here)
         units.append(
             Unit(
                 name=name,
@@ -138,7 +139,7 @@ def units_of(
                 resource=resource,
                 chips=sum(node.allocatable.get(resource, 0) for node in here),
                 journal=journal,
-                missing=tuple(sorted(set(members) - set(typed))),
+                missing=tuple(sorted(missing)),
                 lagging=tuple(
                     node.name
                     for node in here
@@ -161,6 +162,8 @@ def _journal(node: Node) -> Journal | Unreadable | None:
     found = read(text)
     if isinstance(found, Journal) and node.name not in found.members:
         return Unreadable(f"it is about {found.unit}, not about this node")
+    if isinstance(found, Journal) and found.unit != min(found.members):
+        return Unreadable(f"its unit is {found.unit}; expected the first of its nodes, {min(found.members)}")
     return found
 
 
@@ -168,31 +171,53 @@ def _groups(
     typed: Mapping[str, tuple[Node, AcceleratorType]],
     journals: Mapping[str, Journal | Unreadable | None],
     pods: Mapping[str, Sequence[Pod]],
-) -> dict[str, frozenset[str]]:
-    """Names of units, each with the names of its nodes."""
-    groups: dict[str, frozenset[str]] = {}
+) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """Names of units, each with the names of its nodes that exist, and of those that do not, or do not belong to it.
+
+    What one journal says of other nodes counts only where those agree, or where they have none and stand in the same
+    partition or group: nobody takes nodes away from serving by what he writes on another one.
+    """
+    together = _together(typed, pods)
+    groups: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
     taken: set[str] = set()
-    for name in sorted(typed):
-        story = journals[name]
-        if isinstance(story, Journal) and name not in taken and not taken.intersection(story.members):
-            groups[story.unit] = frozenset(story.members)
-            taken |= set(story.members)
-    together: dict[str, set[str]] = {}
-    for name, (node, kind) in typed.items():
+    moving = [(name, one) for name, one in journals.items() if isinstance(one, Journal)]
+    moving = [(name, one) for name, one in moving if one.phase is not Phase.SERVING]
+    for name, story in sorted(moving, key=lambda pair: (-pair[1].turn, pair[0])):
         if name in taken:
             continue
+        bound = {name}
+        for other in set(story.members) & typed.keys() - taken:
+            told = journals[other]
+            if isinstance(told, Journal) and told.phase is not Phase.SERVING:
+                agrees = told.unit == story.unit and name in told.members
+            else:
+                agrees = any({name, other} <= one for one in together)
+            if agrees:
+                bound.add(other)
+        missing = frozenset(story.members) - bound
+        known = story.unit in bound or story.unit not in typed
+        title = story.unit if known and story.unit not in groups else min(bound)
+        groups[title] = frozenset(bound), missing
+        taken |= bound
+    for members in _merged([one - taken for one in together]):
+        groups[min(members)] = frozenset(members), frozenset()
+        taken |= members
+    groups |= {name: (frozenset({name}), frozenset()) for name in typed if name not in taken}
+    return groups
+
+
+def _together(typed: Mapping[str, tuple[Node, AcceleratorType]], pods: Mapping[str, Sequence[Pod]]) -> list[set[str]]:
+    """Nodes that stand together whatever journals say: of one NVLink partition, or under one group of pods."""
+    found: dict[str, set[str]] = {}
+    for name, (node, kind) in typed.items():
         clique = node.labels.get(CLIQUE_LABEL, "")
         domain = kind.spec.scale_up.domain_chips if kind.spec.scale_up else 0
         if clique and domain > (kind.spec.chips_per_node or 0):
-            together.setdefault(f"clique/{clique}", set()).add(name)
+            found.setdefault(f"clique/{clique}", set()).add(name)
         for pod in pods.get(name, ()):
             if pod.labels.get(GROUP_LABEL):
-                together.setdefault(f"group/{pod.namespace}/{pod.labels[GROUP_LABEL]}", set()).add(name)
-    for members in _merged(together.values()):
-        groups[min(members)] = frozenset(members)
-        taken |= members
-    groups |= {name: frozenset({name}) for name in typed if name not in taken}
-    return groups
+                found.setdefault(f"group/{pod.namespace}/{pod.labels[GROUP_LABEL]}", set()).add(name)
+    return _merged(found.values())
 
 
 def _merged(sets: Iterable[set[str]]) -> list[set[str]]:
@@ -216,7 +241,8 @@ def _state(
 ) -> tuple[Journal, str]:
     """Where a unit stands, and what is wrong with what its nodes say of it.
 
-    A change of phase reaches one node after the other, and until all have it, the unit is where the newest story says.
+    A change of phase reaches one node after the other; until all have it, the unit is where the newest journal says.
+    One that serves consists of the nodes that stand together now, whoever did when it last flipped.
     """
     fresh = Journal(epoch=0, phase=Phase.SERVING, since=0.0, unit=name, members=members, accelerator=accelerator)
     written = [one for one in stories.values() if isinstance(one, Journal)]
@@ -229,4 +255,7 @@ def _state(
         return fresh, f"{trouble}; {lost}" if trouble else lost
     if not written:
         return fresh, trouble
-    return agreed(written), trouble
+    newest = agreed(written)
+    if newest.phase is Phase.SERVING:
+        newest = replace(newest, unit=name, members=members)
+    return newest, trouble
