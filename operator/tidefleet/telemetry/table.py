@@ -111,7 +111,12 @@ _TABLE = (
         buckets=_SECONDS,
     ),
     MetricSpec("decisions_total", "counter", ("kind", "reason"), "Decisions taken that changed something."),
-    MetricSpec("reconcile_errors_total", "counter", ("kind", "reason"), "Failures while acting on a pool."),
+    MetricSpec(
+        "reconcile_errors_total",
+        "counter",
+        ("kind", "reason"),
+        "Failures while acting on a pool or reading its engines.",
+    ),
     MetricSpec("api_writes_total", "counter", ("kind", "outcome"), "Writes to the API server, by kind of object."),
     MetricSpec(
         "empty_answers_total",
