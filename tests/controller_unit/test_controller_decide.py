@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from controller_builders import NOW, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
+from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -302,12 +302,22 @@ def test_an_option_that_lost_its_price_keeps_running_at_the_last_one() -> None:
     [
         (a_price("0.90", asOf="2027-01-01"), Reason.FRESH),
         (a_price("0.90", asOf="2026-01-01"), Reason.STALE),
+        (a_price("0.90", asOf="2027-01-16"), Reason.FRESH),
+        (a_price("0.90", asOf="2027-01-17"), Reason.DATED_IN_FUTURE),
         (a_price("0.90"), Reason.FRESH),
     ],
 )
 def test_the_age_of_prices_is_told(price: dict[str, Any], reason: Reason) -> None:
     decision = decided(view(rate=0.1, offers=offers(a_kind("l40s", prices=[price]))))
     assert condition(decision, ConditionType.PRICING_FRESH)[1] is reason
+
+
+def test_catalogue_prices_are_not_stale_by_a_clock_that_stands_before_they_were_collected() -> None:
+    kinds = (SHIPPED["h100-sxm"], SHIPPED["l40s"])
+    decision = decided(view(rate=0.1, now=1_704_067_200.0, offers=offers(*kinds)))  # 2024-01-01
+    status, reason, message = condition(decision, ConditionType.PRICING_FRESH)
+    assert (status, reason) == ("False", Reason.DATED_IN_FUTURE)
+    assert "ahead of the clock (2024-01-01)" in message
 
 
 def test_capacity_that_does_not_come_is_planned_around_and_asked_for_again() -> None:
