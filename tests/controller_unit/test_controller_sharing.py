@@ -18,7 +18,8 @@ from tidefleet.controller import sharing as module
 from tidefleet.controller.act import Deposed
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
-from tidefleet.controller.loop import FleetLoop, left_by_watchers
+from tidefleet.controller.loop import FleetLoop
+from tidefleet.controller.power import left_by_watchers
 from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.view import PoolMemory
 from tidefleet.economics.shape import TokenShape
