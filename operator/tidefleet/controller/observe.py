@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -27,6 +27,7 @@ from tidefleet.controller import marks
 from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
+from tidefleet.controller.places import electricity, matches, nodes_at, site_limits, tariff_faults
 from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
@@ -92,6 +93,9 @@ class Observer:
     def observe(self, now: float) -> Fleet:
         """The fleet as it is known at ``now``."""
         types, bad_types = self._types()
+        nodes = self.inventory.nodes()
+        places = [seen.parsed for seen in self.store.all(SITE) if isinstance(seen.parsed, Site)]
+        types = _with_electricity(types, places, nodes, now)
         offers, offers_here = self._offers(types)
         classes_of, unreadable, class_rows = self._classes()
         workloads: dict[PoolKey, list[Workload]] = {}
@@ -130,9 +134,8 @@ class Observer:
                 fault = Fault(Reason.INVALID_FIELD, f"{pool} cannot be read: {type(error).__name__}: {error}")
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
-        return Fleet(
-            now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), tuple(self._site_limits(types))
-        )
+        limits = site_limits(places, list(kinds.values()), nodes)
+        return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
     def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
         nodes = self.inventory.nodes()
@@ -266,24 +269,7 @@ class Observer:
             return seen, (Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; ")),), 0
         site = seen.parsed
         assert isinstance(site, Site)  # noqa: S101
-        wanted = dict(site.spec.node_selector).items()
-        return seen, (), sum(1 for node in self.inventory.nodes() if wanted <= node.labels.items())
-
-    def _site_limits(self, types: Mapping[str, TypeSeen]) -> Iterable[SiteLimit]:
-        """The power limits of sites, each with the types whose nodes all stand there; only their power surely is."""
-        nodes = self.inventory.nodes()
-        for seen in self.store.all(SITE):
-            site = seen.parsed
-            if not isinstance(site, Site) or site.spec.power_limit_watts is None:
-                continue
-            wanted = dict(site.spec.node_selector).items()
-            here = {
-                name
-                for name, one in types.items()
-                if one.nodes and all(wanted <= node.labels.items() for node in nodes if matches(one.kind, node))
-            }
-            pue = float(site.spec.pue) if site.spec.pue is not None else 1.0
-            yield SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue, frozenset(here))
+        return seen, tariff_faults(site), nodes_at(site, self.inventory.nodes())
 
     def _pods(self, pool: InferencePool) -> list[tuple[str, Pod]]:
         """The pods that serve a pool, with the option they are of: not whatever carries a label of ours."""
@@ -354,6 +340,17 @@ def adopted_workloads(
     return tuple(found)
 
 
+def _with_electricity(
+    types: dict[str, TypeSeen], sites: Sequence[Site], nodes: Sequence[Node], now: float
+) -> dict[str, TypeSeen]:
+    """The types, with what electricity costs where they stand."""
+    prices = electricity(sites, [one.kind for one in types.values()], nodes, now=now)
+    return {
+        name: replace(one, offer=replace(one.offer, electricity=prices[name])) if name in prices else one
+        for name, one in types.items()
+    }
+
+
 def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[Workload]) -> tuple[Offer, ...]:
     """Offers of types with nodes, and of types that a pool runs on already: their nodes may be back in a minute."""
     options = (marks.read_option(one.annotations) for one in own)
@@ -368,14 +365,6 @@ def _answers(pod: Pod) -> bool:
 
 def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
-
-
-def matches(kind: AcceleratorType, node: Node) -> bool:
-    """Whether a node is of an accelerator type: all labels of its selector (its device plugin may be restarting)."""
-    selector = kind.spec.node_selector
-    if not selector or not kind.spec.resource_name:
-        return False
-    return all(node.labels.get(key) == value for key, value in selector.items())
 
 
 def _selector(one: Served) -> Mapping[str, str]:

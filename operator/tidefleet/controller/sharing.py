@@ -20,7 +20,7 @@ from tidefleet.planning.coordination import (
     kilowatts,
 )
 from tidefleet.planning.fleet import SolverFailed
-from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
+from tidefleet.planning.problem import PoolPlan, PoolProblem
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class Sharing:
         if self._answer is not None and (same or not failed):
             carried = carried_on(plans, limits, self._answer)
             if carried is not None:
-                return shares_of(carried, plans, self._answer.shadow_prices if answered else ())
+                prices = self._answer.shadow_prices if answered else ()
+                return shares_of(replace(carried, shadow_prices=prices), plans)
             self._answered = self._answer = None  # it passes a limit of now: what runs and priority decide again
             if answered:
                 self._ask(question, plans, limits)
@@ -167,14 +168,14 @@ class Sharing:
         self._answered = self._answer = None
 
 
-def shares_of(found: Coordination, plans: Plans, prices: tuple[ShadowPrice, ...] = ()) -> dict[str, Share]:
+def shares_of(found: Coordination, plans: Plans) -> dict[str, Share]:
     """What each pool may use, by ``namespace/name``; a pool that no shared limit concerns is not in it."""
     shares: dict[str, Share] = {}
     for problem, _ in plans:
         caps = {name: cap for (pool, name), cap in found.caps.items() if pool == problem.pool}
         if caps:
             reasons = {name: found.reasons[problem.pool, name] for name in caps}
-            shares[problem.pool] = Share(caps, reasons, prices)
+            shares[problem.pool] = Share(caps, reasons, found.shadow_prices)
     return shares
 
 

@@ -139,14 +139,16 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         if one.solution.shortfall <= solution.shortfall and one.solution.spare_missing <= solution.spare_missing
     ]
     savings = max(0.0, min((one.solution.cost for one in alone), default=cost) - cost) if len(chosen_types) > 1 else 0.0
+    power = sum(one.replicas * one.candidate.electricity_usd_per_hour for one in chosen)
     break_even = [
-        BreakEven(f"{one.accelerator} USD per chip-hour", one.usd_per_chip_hour * cost / one.solution.cost)
+        BreakEven(f"{one.accelerator} USD per chip-hour", one.usd_per_chip_hour * (cost - one.electricity) / one.rent)
         for one in alone
-        if one.solution.cost > 0 and one.accelerator not in chosen_types
+        if one.rent > 0 and cost > one.electricity and one.accelerator not in chosen_types
     ][:4]
     outsiders = [one for one in alone if one.accelerator not in chosen_types]
-    if len(chosen_types) == 1 and outsiders and cost > 0 and chosen:
-        limit = chosen[0].candidate.price.usd_per_chip_hour * min(one.solution.cost for one in outsiders) / cost
+    if len(chosen_types) == 1 and outsiders and cost > power and chosen:
+        others = min(one.solution.cost for one in outsiders)
+        limit = chosen[0].candidate.price.usd_per_chip_hour * (others - power) / (cost - power)
         break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
     capacity = sum(one.replicas * one.candidate.requests_per_second for one in chosen) * PLANNING_UTILISATION
     missed = _missed(problem, solution, per_token)
@@ -176,6 +178,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             problem,
             chosen,
             cost=cost,
+            power=power,
             per_million=per_token,
             outsiders=outsiders,
             shortfall=solution.shortfall,
@@ -224,6 +227,7 @@ def _reason(
     chosen: Sequence[Chosen],
     *,
     cost: float,
+    power: float,
     per_million: float | None,
     outsiders: Sequence[Rival],
     shortfall: float,
@@ -246,4 +250,6 @@ def _reason(
         rival = outsiders[0]
         share = rival.solution.cost / cost - 1.0 if cost else 0.0
         text += f"; next is {rival.option}, {share:+.0%}"
+    if power:
+        text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
     return text

@@ -21,12 +21,18 @@ from tidefleet.planning.words import brief, rounded_down
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The best plan of one accelerator type alone."""
+    """The best plan of one accelerator type alone; ``electricity`` is that part of its cost, in USD per hour."""
 
     accelerator: str
     option: Option
     solution: Solution
     usd_per_chip_hour: float
+    electricity: float = 0.0
+
+    @property
+    def rent(self) -> float:
+        """The rest of its cost, USD per hour."""
+        return self.solution.cost - self.electricity
 
 
 def single_type_rivals(problem: PoolProblem, chosen_types: set[str]) -> list[Rival]:
@@ -38,7 +44,8 @@ def single_type_rivals(problem: PoolProblem, chosen_types: set[str]) -> list[Riv
         of_type = [c for c in problem.market.candidates if c.option.accelerator == accelerator]
         solution = solve(problem, of_type)
         used = max(zip(solution.counts, of_type, strict=True), key=lambda pair: pair[0])[1]
-        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour))
+        electricity = sum(n * c.electricity_usd_per_hour for n, c in zip(solution.counts, of_type, strict=True))
+        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour, electricity))
     return sorted(rivals, key=lambda one: (one.solution.shortfall, one.solution.cost))
 
 

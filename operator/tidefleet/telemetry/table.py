@@ -29,7 +29,7 @@ _TABLE = (
         "pool_cost_usd_total",
         "counter",
         (*_POOL, "accelerator", "capacity_type"),
-        "Rent of the chips that a pool's pods hold, in USD, idle time included.",
+        "Rent, and electricity that an owner pays, of the chips that a pool's pods hold, in USD, idle time included.",
         "stable",
     ),
     MetricSpec(
