@@ -16,6 +16,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.view import Chips, Fault, PoolMemory, PoolView, Served
+from tidefleet.planning.calls import Called, with_called
 from tidefleet.planning.demand import Cause, DemandHistory, Empty, Known, Reading, Stale
 from tidefleet.planning.options import EstimateMemo, Option
 
@@ -493,3 +494,28 @@ def test_every_condition_is_one_of_the_closed_list_and_every_type_is_there(readi
     assert decision.reason
     for target in decision.targets:
         assert target.desired >= 0
+
+
+# --- calls of other classes ------------------------------------------------------------------------------------------
+
+
+def test_calls_of_other_classes_are_demand_of_a_measured_pool_from_the_first_pass_on() -> None:
+    called = {"web": Called(PER_L40S * 2.5, ("agent", "bot"))}
+    decision = decided(view(rate=PER_L40S * 0.5, called=called), a_memory(PER_L40S * 0.5))
+    assert decision.rate == pytest.approx(PER_L40S * 2.5)
+    assert condition(decision, ConditionType.DEMAND_KNOWN)[2].endswith(" requests/s are calls of agent, bot")
+    more = decided(view(rate=PER_L40S * 3.5, called=called), a_memory(PER_L40S * 3.5))
+    assert more.rate == pytest.approx(PER_L40S * 3.5, rel=0.02)  # calls are among what is measured
+    unread = decided(view(called=called))
+    assert unread.rate == pytest.approx(PER_L40S * 2.5)
+
+
+def test_a_declared_pool_says_how_much_of_its_demand_are_calls() -> None:
+    one = a_class(demand={"requestsPerSecond": "3"})
+    decision = decided(
+        view(classes=(with_called(one, Called(2.0, ("agent",))),), called={"web": Called(2.0, ("agent",))})
+    )
+    assert decision.rate == pytest.approx(5.0)
+    assert condition(decision, ConditionType.DEMAND_KNOWN)[2] == (
+        "5 requests/s are declared by 1 class; 2 requests/s are calls of agent"
+    )

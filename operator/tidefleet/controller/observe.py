@@ -33,6 +33,7 @@ from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
 from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
+from tidefleet.planning.calls import Calls, calls_between, with_called
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
@@ -98,6 +99,8 @@ class Observer:
         types = _with_electricity(types, places, nodes, now)
         offers, offers_here = self._offers(types)
         classes_of, unreadable, class_rows = self._classes()
+        calls = calls_between([one for members in classes_of.values() for one in members])
+        class_rows = [(seen, (*faults, *_call_faults(seen, calls))) for seen, faults in class_rows]
         workloads: dict[PoolKey, list[Workload]] = {}
         for workload in self.inventory.workloads():
             name = workload.labels.get(marks.POOL_LABEL)
@@ -114,10 +117,12 @@ class Observer:
             assert isinstance(pool, InferencePool)  # noqa: S101 - the store parses by kind
             own = workloads.get(pool.key, [])
             named = bool(pool.spec.accelerators or pool.spec.serving.workloads)
+            mine = classes_of.get(pool.key, ())
             view = PoolView(
                 pool=pool,
                 now=now,
-                classes=tuple(classes_of.get(pool.key, ())),
+                classes=tuple(with_called(one, calls.called.get(one.key)) for one in mine),
+                called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
                 unreadable_classes=tuple(unreadable.get(pool.key, ())),
                 kinds=kinds,
                 offers=offers if named else _with_running(offers_here, offers, own),
@@ -184,6 +189,7 @@ class Observer:
         """Usable classes by pool, names of unusable ones by pool, and all of them with what is wrong."""
         by_pool: dict[PoolKey, list[WorkloadClass]] = {}
         unreadable: dict[PoolKey, list[str]] = {}
+        asking: list[tuple[str, str, str]] = []
         rows: list[tuple[Seen, tuple[Fault, ...]]] = []
         for seen in self.store.all(WORKLOAD_CLASS):
             if isinstance(seen.parsed, Invalid):
@@ -193,6 +199,9 @@ class Observer:
                 if isinstance(ref, Mapping):
                     key = (seen.metadata.namespace, str(ref.get("name")))
                     unreadable.setdefault(key, []).append(seen.metadata.name)
+                calls = spec.get("calls") if isinstance(spec, Mapping) else None
+                named = [one for one in calls if isinstance(one, Mapping)] if isinstance(calls, list) else []
+                asking += [(seen.metadata.namespace, str(one.get("class")), seen.metadata.name) for one in named]
                 continue
             wclass = seen.parsed
             assert isinstance(wclass, WorkloadClass)  # noqa: S101
@@ -205,6 +214,10 @@ class Observer:
             elif not wclass.metadata.deletion_timestamp:
                 by_pool.setdefault(key, []).append(wclass)
             rows.append((seen, faults))
+        pool_of = {one.key: key for key, members in by_pool.items() for one in members}
+        for namespace, called, caller in asking:  # what it asks of another pool is not known either
+            if (namespace, called) in pool_of:
+                unreadable.setdefault(pool_of[namespace, called], []).append(caller)
         return by_pool, unreadable, rows
 
     def _adopters(self) -> dict[tuple[str, str, str], str]:
@@ -338,6 +351,12 @@ def adopted_workloads(
         )
         found.append(Served(name, option, find(ref.kind, ref.name)))
     return tuple(found)
+
+
+def _call_faults(seen: Seen, calls: Calls) -> tuple[Fault, ...]:
+    """What is wrong with a class's calls: its own demand counts all the same."""
+    found = calls.faults.get((seen.metadata.namespace, seen.metadata.name))
+    return () if found is None else (Fault(*found),)
 
 
 def _with_electricity(
