@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from controller_builders import SHIPPED
+from controller_builders import SHIPPED, a_kind
 
 from tidefleet.api import Reason, Site
 from tidefleet.api.validation import parse
 from tidefleet.cluster.records import Node
 from tidefleet.cluster.records import node as node_record
-from tidefleet.controller.places import electricity, site_limits, tariff_faults, types_at
+from tidefleet.controller.places import electricity, reserved_chips, site_limits, tariff_faults, types_at
 
 KINDS = [SHIPPED["h100-sxm"], SHIPPED["l40s"]]
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
@@ -85,3 +85,19 @@ def test_a_zone_that_cannot_be_read_is_told_and_not_used() -> None:
     assert fault.reason is Reason.INVALID_FIELD
     assert "Mars/Olympus" in fault.message
     assert electricity([site], KINDS, NODES, now=NOW) == {}
+
+
+def test_reserved_chips_are_those_of_the_nodes_that_a_price_with_a_term_names() -> None:
+    def kind(**price: Any) -> Any:
+        return a_kind("l40s", prices=[{"capacityType": "Reserved", "usdPerChipHour": "0.70", **price}])
+
+    def node(name: str, **labels: str) -> Node:
+        raw = {"metadata": {"name": name, "labels": {**SHIPPED["l40s"].spec.node_selector, **labels}}}
+        return node_record({**raw, "status": {"allocatable": {"nvidia.com/gpu": "8"}}})
+
+    nodes = [node("a", paid="term"), node("b", paid="term"), node("c")]
+    named = {"nodeSelector": {"paid": "term"}}
+    assert reserved_chips(kind(minimumTermDays=365, **named), nodes) == 16
+    assert reserved_chips(kind(**named), nodes) == 0
+    assert reserved_chips(kind(minimumTermDays=365), nodes) == 0
+    assert reserved_chips(SHIPPED["l40s"], nodes) == 0

@@ -27,7 +27,14 @@ from tidefleet.controller import marks
 from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
-from tidefleet.controller.places import electricity, matches, nodes_at, site_limits, tariff_faults
+from tidefleet.controller.places import (
+    electricity,
+    matches,
+    nodes_at,
+    reserved_chips,
+    site_limits,
+    tariff_faults,
+)
 from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
@@ -139,6 +146,7 @@ class Observer:
                 fault = Fault(Reason.INVALID_FIELD, f"{pool} cannot be read: {type(error).__name__}: {error}")
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
+        pools = _with_reserved(pools, types, nodes)
         limits = site_limits(places, list(kinds.values()), nodes)
         return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
@@ -368,6 +376,33 @@ def _with_electricity(
         name: replace(one, offer=replace(one.offer, electricity=prices[name])) if name in prices else one
         for name, one in types.items()
     }
+
+
+def _with_reserved(
+    pools: list[tuple[Seen, PoolView | Fault]], types: Mapping[str, TypeSeen], nodes: Sequence[Node]
+) -> list[tuple[Seen, PoolView | Fault]]:
+    """The pools, with the reserved chips that each may use, at a price that is owed in any case."""
+    reserved = {name: chips for name, one in types.items() if (chips := reserved_chips(one.kind, nodes))}
+    if not reserved:
+        return pools
+    views = [view for _, view in pools if isinstance(view, PoolView)]
+    held = {name: sum(_reserved_held(view, name) for view in views) for name in reserved}
+
+    def seen_by(view: PoolView) -> PoolView:
+        free = {name: max(0, chips - held[name] + _reserved_held(view, name)) for name, chips in reserved.items()}
+        return replace(view, offers=tuple(_committed(one) if one.accelerator.name in free else one
+                                          for one in view.offers), reserved=free)  # fmt: skip
+
+    return [(seen, seen_by(view) if isinstance(view, PoolView) else view) for seen, view in pools]
+
+
+def _reserved_held(view: PoolView, name: str) -> int:
+    return view.chips.get((name, "Reserved"), Chips()).scheduled
+
+
+def _committed(offer: Offer) -> Offer:
+    prices = {kind: replace(one, committed=True) if kind == "Reserved" else one for kind, one in offer.prices.items()}
+    return replace(offer, prices=prices)
 
 
 def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[Workload]) -> tuple[Offer, ...]:

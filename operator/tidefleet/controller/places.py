@@ -8,7 +8,7 @@ from tidefleet.api import AcceleratorType, Reason, Site
 from tidefleet.cluster.records import Node
 from tidefleet.controller.view import Fault
 from tidefleet.planning.coordination import SiteLimit
-from tidefleet.planning.from_api import tariff_of
+from tidefleet.planning.from_api import chosen_price, tariff_of
 from tidefleet.planning.options import Electricity
 from tidefleet.planning.pool import HORIZON_SECONDS
 
@@ -89,6 +89,19 @@ def tariff_faults(site: Site) -> tuple[Fault, ...]:
         message = f"{site}: spec.tariff: {error}; expected a zone of the IANA database, e.g. Europe/Berlin"
         faults.append(Fault(Reason.INVALID_FIELD, message))
     return tuple(faults)
+
+
+def reserved_chips(kind: AcceleratorType, nodes: Iterable[Node]) -> int:
+    """Chips of the type that are paid for a term, used or not: those of the nodes of its reserved price.
+
+    0 without a reserved price that has a term and labels to tell its nodes by.
+    """
+    price = chosen_price(kind, "Reserved")
+    if price is None or not price.minimum_term_days or not price.node_selector:
+        return 0
+    own = dict(price.node_selector).items()
+    here = [node for node in nodes if matches(kind, node) and own <= node.labels.items()]
+    return sum(node.allocatable.get(kind.spec.resource_name or "", 0) for node in here)
 
 
 def pue_of(site: Site) -> float:

@@ -91,6 +91,7 @@ class PoolView:
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
         called: what classes of other pools, or of this one, ask of its classes, by name. A declared class's demand has
             it in it.
+        reserved: chips by accelerator type that are paid for a term and that no other pool holds.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
     """
 
@@ -112,6 +113,7 @@ class PoolView:
     price_fault: str = ""
     groups: bool = False
     called: Mapping[str, Called] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from tidefleet.planning.fleet import (
 )
 from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
+from tidefleet.planning.solution import chip_group
 from tidefleet.planning.words import brief
 
 UNSERVED_FACTOR = 50.0
@@ -227,7 +228,8 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     price = {_type_of(problem, one, limits): one.price.usd_per_chip_hour for _, problem, one in options}
 
     def bounded(problem: PoolProblem, one: Candidate) -> float:
-        own = problem.type_caps.get(one.option.accelerator, math.inf)
+        names = (one.option.accelerator, chip_group(one.option))
+        own = min(float(problem.type_caps.get(name, math.inf)) for name in names)
         return float(own // one.option.chips) if own < math.inf else math.inf
 
     def bound_of(problem: PoolProblem, bound: int) -> float:
@@ -251,7 +253,7 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         option_role=np.full(count, AGGREGATED),
         option_fabric=np.zeros(count, dtype=np.int64),
         option_chips=np.array([one.option.chips for _, _, one in options], dtype=np.int64),
-        option_cost=np.array([one.usd_per_hour for _, _, one in options]),
+        option_cost=np.array([one.usd_per_hour - one.committed_usd_per_hour for _, _, one in options]),
         option_kw=np.array([kilowatts(one) for _, _, one in options]),
         option_spot=np.zeros(count, dtype=np.bool_),
         option_max=np.array([bounded(problem, one) for _, problem, one in options]),

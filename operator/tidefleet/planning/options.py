@@ -23,6 +23,8 @@ PLANNING_UTILISATION = 0.85
 
 OWNED = "Owned"
 
+COMMITTED_SHARE = 0.99
+
 MOST_PAID_BACK = 0.99
 """Share of the rent that electricity at negative prices pays for at most."""
 
@@ -34,7 +36,7 @@ class Price:
     """Rent of one chip of an accelerator type.
 
     ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set;
-    ``selector`` are the labels of the nodes that cost this.
+    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not.
     """
 
     usd_per_chip_hour: float
@@ -42,6 +44,7 @@ class Price:
     as_of: str = ""
     catalogue: bool = False
     selector: frozenset[tuple[str, str]] = frozenset()
+    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,14 @@ class Candidate:
     estimates: tuple[Estimate, ...]
     electricity_usd_per_hour: float = 0.0
     owner_kilowatts: float = 0.0
+
+    @property
+    def committed_usd_per_hour(self) -> float:
+        """The part of its cost that is owed whether it runs or not: nearly all of a committed rent.
+
+        What is left keeps a plan from using more than it needs.
+        """
+        return COMMITTED_SHARE * (self.usd_per_hour - self.electricity_usd_per_hour) if self.price.committed else 0.0
 
     @property
     def usd_per_request(self) -> float:
