@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from controller_builders import NOW, SHIPPED, a_class, a_pool, a_served, a_view, an_option
+from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 
 from tidefleet.controller.accounting import Accountant
 from tidefleet.controller.config import OperatorConfiguration
@@ -15,7 +15,7 @@ from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.view import Chips, Fault, PoolMemory, Reason
 from tidefleet.planning.demand import DemandHistory, Known
-from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.options import Electricity, EstimateMemo
 from tidefleet.telemetry import METRICS, Telemetry
 
 SIX = ("h100-sxm", "h200-sxm", "b200-sxm", "l40s", "a100-sxm-80", "mi300x")
@@ -172,3 +172,31 @@ def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
     for name, spec in METRICS.items():
         if spec.kind == "gauge" and spec.labels[:2] == ("namespace", "pool") and name not in OF_LENDERS:
             assert f"{name}{{" in page, name
+
+
+def test_electricity_that_an_owner_pays_is_counted_at_the_price_of_the_moment() -> None:
+    kind = a_kind("l40s", prices=[{"capacityType": "Owned", "usdPerChipHour": "1.00"}])
+    (offer,) = offers(kind)
+
+    def counted(now: float | None) -> float:
+        paid = Electricity("berlin", 0.10, now, 1.5)
+        pool = a_pool(accelerators=[{"type": "l40s", "capacityTypes": ["Owned"]}])
+        view = a_view(
+            pool,
+            kind,
+            offers=(replace(offer, electricity=paid),),
+            chips={("l40s", "Owned"): Chips(scheduled=4, ready=4)},
+            reading=Known(NOW, 2.0, "Engines"),
+        )
+        decision = decide(view, PoolMemory(DemandHistory(600.0)), OperatorConfiguration(), EstimateMemo())
+        telemetry = Telemetry()
+        accountant = an_accountant(telemetry)
+        accountant.account([decision], NOW)
+        accountant.account([decision], NOW + 1800.0)
+        labels = {"namespace": "prod", "pool": "chat", "accelerator": "l40s", "capacity_type": "Owned"}
+        return telemetry.value("tidefleet_pool_cost_usd_total", **labels) or 0.0
+
+    assert counted(None) == pytest.approx(4 * 1.00 / 2)  # the tariff does not say
+    extra = counted(0.20) - counted(None)
+    assert 4 * 0.1 * 1.5 * 0.20 / 2 < extra <= 4 * 0.35 * 1.5 * 0.20 / 2  # an L40S draws at most 350 W
+    assert counted(-100.0) == 0.0

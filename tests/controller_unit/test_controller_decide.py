@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from controller_builders import NOW, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
+from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.view import Chips, Fault, PoolMemory, PoolView, Served
+from tidefleet.planning.calls import Called, with_called
 from tidefleet.planning.demand import Cause, DemandHistory, Empty, Known, Reading, Stale
 from tidefleet.planning.options import EstimateMemo, Option
 
@@ -302,12 +303,22 @@ def test_an_option_that_lost_its_price_keeps_running_at_the_last_one() -> None:
     [
         (a_price("0.90", asOf="2027-01-01"), Reason.FRESH),
         (a_price("0.90", asOf="2026-01-01"), Reason.STALE),
+        (a_price("0.90", asOf="2027-01-16"), Reason.FRESH),
+        (a_price("0.90", asOf="2027-01-17"), Reason.DATED_IN_FUTURE),
         (a_price("0.90"), Reason.FRESH),
     ],
 )
 def test_the_age_of_prices_is_told(price: dict[str, Any], reason: Reason) -> None:
     decision = decided(view(rate=0.1, offers=offers(a_kind("l40s", prices=[price]))))
     assert condition(decision, ConditionType.PRICING_FRESH)[1] is reason
+
+
+def test_catalogue_prices_are_not_stale_by_a_clock_that_stands_before_they_were_collected() -> None:
+    kinds = (SHIPPED["h100-sxm"], SHIPPED["l40s"])
+    decision = decided(view(rate=0.1, now=1_704_067_200.0, offers=offers(*kinds)))  # 2024-01-01
+    status, reason, message = condition(decision, ConditionType.PRICING_FRESH)
+    assert (status, reason) == ("False", Reason.DATED_IN_FUTURE)
+    assert "ahead of the clock (2024-01-01)" in message
 
 
 def test_capacity_that_does_not_come_is_planned_around_and_asked_for_again() -> None:
@@ -483,3 +494,28 @@ def test_every_condition_is_one_of_the_closed_list_and_every_type_is_there(readi
     assert decision.reason
     for target in decision.targets:
         assert target.desired >= 0
+
+
+# --- calls of other classes ------------------------------------------------------------------------------------------
+
+
+def test_calls_of_other_classes_are_demand_of_a_measured_pool_from_the_first_pass_on() -> None:
+    called = {"web": Called(PER_L40S * 2.5, ("agent", "bot"))}
+    decision = decided(view(rate=PER_L40S * 0.5, called=called), a_memory(PER_L40S * 0.5))
+    assert decision.rate == pytest.approx(PER_L40S * 2.5)
+    assert condition(decision, ConditionType.DEMAND_KNOWN)[2].endswith(" requests/s are calls of agent, bot")
+    more = decided(view(rate=PER_L40S * 3.5, called=called), a_memory(PER_L40S * 3.5))
+    assert more.rate == pytest.approx(PER_L40S * 3.5, rel=0.02)  # calls are among what is measured
+    unread = decided(view(called=called))
+    assert unread.rate == pytest.approx(PER_L40S * 2.5)
+
+
+def test_a_declared_pool_says_how_much_of_its_demand_are_calls() -> None:
+    one = a_class(demand={"requestsPerSecond": "3"})
+    decision = decided(
+        view(classes=(with_called(one, Called(2.0, ("agent",))),), called={"web": Called(2.0, ("agent",))})
+    )
+    assert decision.rate == pytest.approx(5.0)
+    assert condition(decision, ConditionType.DEMAND_KNOWN)[2] == (
+        "5 requests/s are declared by 1 class; 2 requests/s are calls of agent"
+    )

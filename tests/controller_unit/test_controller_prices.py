@@ -52,7 +52,7 @@ def verdict(*prices: dict[str, Any], fault: str = "", settings: OperatorConfigur
         (a_price(91), Reason.STALE, "91 days old, more than 90"),
         (a_price(7, "Spot"), Reason.FRESH, ""),
         (a_price(8, "Spot"), Reason.STALE, "8 days old, more than 7"),
-        (a_price(-400), Reason.STALE, "400 days in the future"),
+        (a_price(-400), Reason.DATED_IN_FUTURE, "400 days ahead of the clock"),
     ],
 )
 def test_a_price_is_stale_by_its_market_and_still_used(price: dict[str, Any], reason: Reason, words: str) -> None:

@@ -18,7 +18,8 @@ from tidefleet.controller import sharing as module
 from tidefleet.controller.act import Deposed
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
-from tidefleet.controller.loop import FleetLoop, left_by_watchers
+from tidefleet.controller.loop import FleetLoop
+from tidefleet.controller.power import left_by_watchers
 from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.view import PoolMemory
 from tidefleet.economics.shape import TokenShape
@@ -78,22 +79,77 @@ def test_nothing_is_solved_while_all_plans_fit(sharing) -> None:
     assert sharing.why == ()
 
 
-def test_another_demand_is_another_question_and_the_old_answer_is_not_used_for_it(sharing) -> None:
+def counted(monkeypatch) -> list[None]:
+    """One entry for each solution asked for from now on."""
+    asked: list[None] = []
+    solve = module.coordinate
+
+    def counting(*arguments, **rest):
+        asked.append(None)
+        return solve(*arguments, **rest)
+
+    monkeypatch.setattr(module, "coordinate", counting)
+    return asked
+
+
+def growing(rate: float) -> list[tuple[PoolProblem, PoolPlan]]:
+    return [PLANS[0], a_pool("prod/b", 9.0, rate=rate)]
+
+
+def test_an_answer_stays_in_force_while_demand_steps_and_is_renewed_once_it_has_moved_on(sharing, monkeypatch) -> None:
+    asked = counted(monkeypatch)
     caps(sharing)
     sharing.settled(30)
-    grown = [PLANS[0], a_pool("prod/b", 9.0, rate=11.0)]
-    assert caps(sharing, grown) == {"prod/a": 10, "prod/b": 2}
+    for rate in (10.1, 9.7, 10.6, 11.0):
+        assert caps(sharing, growing(rate)) == {"prod/a": 2, "prod/b": 10}
+        assert sharing.shares(growing(rate), LIMITS)["prod/b"].prices
+        sharing.settled(30)
+    assert len(asked) == 1
+    assert caps(sharing, growing(13.0)) == {"prod/a": 2, "prod/b": 10}  # until there is another
+    assert sharing.shares(growing(13.0), LIMITS)["prod/b"].prices == ()  # what more would save is not known any more
     sharing.settled(30)
-    assert caps(sharing, grown) == {"prod/a": 1, "prod/b": 11}
+    assert caps(sharing, growing(13.0)) == {"prod/a": 0, "prod/b": 12}
+    assert len(asked) == 2
 
 
-def test_the_loop_does_not_wait_for_a_solver_and_calls_it_off_when_the_question_has_changed(
+def test_a_price_that_moves_is_another_question_sooner_than_a_demand(sharing, monkeypatch) -> None:
+    asked = counted(monkeypatch)
+    caps(sharing)
+    sharing.settled(30)
+    for dear, count in ((9.2, 1), (8.5, 2)):
+        caps(sharing, [PLANS[0], a_pool("prod/b", dear)])
+        sharing.settled(30)
+        assert len(asked) == count
+
+
+def test_what_an_answer_leaves_is_dealt_out_by_priority(sharing) -> None:
+    caps(sharing)
+    sharing.settled(30)
+    assert caps(sharing, limits=SharedLimits(chips={"cheap": 13})) == {"prod/a": 3, "prod/b": 10}
+    newcomer = a_pool("prod/new", 5.0)
+    urgent = [*PLANS, (replace(newcomer[0], priority=900), newcomer[1])]
+    found = caps(sharing, urgent, SharedLimits(chips={"cheap": 14}))
+    assert found == {"prod/a": 2, "prod/b": 10, "prod/new": 2}
+
+
+def test_an_answer_that_passes_a_limit_of_now_is_not_used_any_more(sharing) -> None:
+    caps(sharing)
+    sharing.settled(30)
+    assert caps(sharing) == {"prod/a": 2, "prod/b": 10}
+    less = SharedLimits(chips={"cheap": 11})
+    assert caps(sharing, limits=less) == {"prod/a": 10, "prod/b": 1}
+    sharing.settled(30)
+    assert caps(sharing, limits=less) == {"prod/a": 1, "prod/b": 10}
+
+
+def test_the_loop_does_not_wait_for_a_solver_nor_call_it_off_unless_pools_options_or_limits_are_others(
     sharing, monkeypatch
 ) -> None:
-    began, called_off = threading.Event(), threading.Event()
+    began, called_off, asked = threading.Event(), threading.Event(), list[None]()
     solve = module.coordinate
 
     def slow(problems, limits, *, cancelled, **rest):
+        asked.append(None)
         began.set()
         while not cancelled():
             called_off.wait(0.01)
@@ -103,12 +159,23 @@ def test_the_loop_does_not_wait_for_a_solver_and_calls_it_off_when_the_question_
     monkeypatch.setattr(module, "coordinate", slow)
     assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
     assert began.wait(10)
-    assert caps(sharing) == {"prod/a": 10, "prod/b": 2}
+    for rate in (10.0, 10.5, 11.5, 14.0, 30.0):
+        assert caps(sharing, growing(rate)) == {"prod/a": 10, "prod/b": 2}
     assert not called_off.is_set()
-    sharing.shares([PLANS[0], a_pool("prod/b", 9.0, rate=11.0)], LIMITS)
+    assert len(asked) == 1
+    sharing.shares([*PLANS, a_pool("prod/c", 9.0)], LIMITS)
     assert called_off.wait(10)
     sharing.settled(30)
     assert sharing.shares(PLANS, LIMITS)["prod/a"].prices == ()  # what was called off is no answer
+
+
+def test_a_solver_that_fails_on_another_demand_leaves_the_answer_before_in_force(sharing, monkeypatch) -> None:
+    caps(sharing)
+    sharing.settled(30)
+    monkeypatch.setattr(module, "coordinate", lambda *_, **__: SolverFailed("no point was found"))
+    caps(sharing, growing(13.0))
+    sharing.settled(30)
+    assert caps(sharing, growing(13.0)) == {"prod/a": 2, "prod/b": 10}
 
 
 @pytest.mark.parametrize("failing", [SolverFailed("no point was found"), RuntimeError("out of memory")])
@@ -128,7 +195,7 @@ def test_a_solver_that_fails_changes_nothing(sharing, monkeypatch, failing) -> N
     reasons = sharing.shares(PLANS, LIMITS)["prod/b"].reasons
     assert reasons == {"cheap": "pools share 12 chips of cheap, by priority"}
     assert len(asked) == 1  # the same question has the same answer
-    caps(sharing, [PLANS[0], a_pool("prod/b", 9.0, rate=11.0)])
+    caps(sharing, growing(12.0))
     sharing.settled(30)
     assert len(asked) == 2
 

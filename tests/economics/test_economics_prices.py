@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from tidefleet import catalogue
 from tidefleet.catalogue.price_book import LARGEST_BYTES
 from tidefleet.economics.owned import Ownership, capital_recovery_factor, owned_usd_per_chip_hour
-from tidefleet.economics.prices import MOST_ROWS, UNITS, BadPriceBook, price_book, stale_after_days, staleness
+from tidefleet.economics.prices import (
+    MOST_ROWS,
+    UNITS,
+    BadPriceBook,
+    from_the_future,
+    price_book,
+    stale_after_days,
+    staleness,
+)
 
 DAY = date(2026, 11, 21)
 ROW: dict[str, Any] = {
@@ -235,11 +243,18 @@ def test_lists_are_stale_after_ninety_days_and_spot_prices_after_seven() -> None
     assert (why(90, "OnDemand"), why(7, "Spot"), why(0, "Owned")) == ("", "", "")
     assert why(91, "Reserved") == "is 91 days old, more than 90"
     assert why(8, "Spot") == "is 8 days old, more than 7"
-    assert why(-1, "Spot") == ""  # a time zone ahead
-    assert "3650 days in the future" in why(-3650, "OnDemand")
+    assert why(-3650, "OnDemand") == ""  # it has no age: see from_the_future
     assert staleness(None, DAY, "Spot") == ""
     assert stale_after_days("Spot", spot_days=1) == 1
     assert staleness(DAY - timedelta(days=91), DAY, "OnDemand", list_days=120) == ""
+
+
+def test_a_price_from_the_future_is_told_as_such_from_two_days_ahead() -> None:
+    assert [from_the_future(DAY + timedelta(days=days), DAY) for days in (-400, 0, 1)] == ["", "", ""]
+    day = DAY + timedelta(days=730)
+    assert from_the_future(day, DAY).startswith(f"is dated {day}, 730 days ahead of the clock ({DAY})")
+    assert from_the_future(DAY + timedelta(days=2), DAY) != ""
+    assert from_the_future(None, DAY) == ""
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
-from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction, best_evidence, is_usable
+from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction, best_evidence, is_usable, roofline_of
 from tidefleet.economics.live import Interval, Ratio, is_steady, ratios_of
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
@@ -38,6 +38,8 @@ H100 = accelerator_of(
     )
 )
 REPLICA = Replica(catalogue.models()["llama-3.3-70b"], H100, 4, "Fp8", "Fp8")
+UNMEASURED = Replica(catalogue.models()["gpt-oss-120b"], replace(H100, name="another-makers"), 4, "Fp4", "Fp8")
+"""Hardware that no measurement stands behind, with a model of experts: the least sure roofline."""
 SHAPE = TokenShape(1000.0, 400.0)
 HOUR = 3600.0
 
@@ -92,8 +94,8 @@ def learned(
     return shown, at
 
 
-def told(shown: LiveCalibration, at: float) -> Correction:
-    found = shown.correction(at, REPLICA, SHAPE)
+def told(shown: LiveCalibration, at: float, replica: Replica = REPLICA) -> Correction:
+    found = shown.correction(at, replica, SHAPE)
     assert found is not None
     return found
 
@@ -221,7 +223,7 @@ def test_few_samples_draw_the_factor_towards_the_roofline_and_sigma_says_so() ->
     first, at = learned(rounds[:41])
     later, end = learned(rounds)
     assert 1.0 < at_batch(told(first, at), 20.0) < at_batch(told(later, end), 20.0) <= 2.01
-    assert told(first, at).sigma > told(later, end).sigma
+    assert told(first, at, UNMEASURED).sigma > told(later, end, UNMEASURED).sigma
 
 
 def test_factors_stay_within_their_bounds() -> None:
@@ -290,7 +292,28 @@ def test_far_from_the_batches_seen_sigma_is_larger_and_never_above_the_rooflines
     assert sigmas == sorted(sigmas)
     assert sigmas[0] == found.sigma
     assert sigmas[2] > 2.0 * sigmas[0]
-    assert sigmas[-1] == ROOFLINE_SIGMA
+    assert sigmas[-1] == roofline_of(REPLICA).sigma
+
+
+def test_where_the_roofline_is_less_sure_few_samples_say_less_and_many_as_much() -> None:
+    sure, unsure = roofline_of(REPLICA).sigma, roofline_of(UNMEASURED).sigma
+    assert unsure == 0.45 > ROOFLINE_SIGMA > sure
+    first, at = learned([[Ratio(20.0, 0.3)]] * 41)
+    later, end = learned([[Ratio(20.0, 0.3)]] * 480)
+    assert told(first, at, REPLICA).sigma < told(first, at, UNMEASURED).sigma
+    assert told(later, end, UNMEASURED).sigma == pytest.approx(told(later, end, REPLICA).sigma, abs=0.011)
+
+
+def test_no_correction_is_less_sure_than_the_roofline_of_its_own_hardware() -> None:
+    draw = random.Random(5)  # noqa: S311
+    noisy, at = learned([[Ratio(20.0, draw.gauss(0.0, 1.0))] for _ in range(42)])
+    quiet, end = learned([[Ratio(20.0, 0.3)]] * 480)
+    for replica in (REPLICA, UNMEASURED):
+        roofline = roofline_of(replica).sigma
+        assert told(quiet, end, replica).sigma < ROOFLINE_SIGMA
+        assert told(quiet, end, replica).sigma_at(1e9) == roofline
+        assert told(noisy, at, replica).sigma == min(roofline, told(noisy, at, UNMEASURED).sigma)
+    assert told(noisy, at, UNMEASURED).sigma > ROOFLINE_SIGMA
 
 
 # --- an engine that works step by step --------------------------------------------------------------------------------

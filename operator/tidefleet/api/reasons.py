@@ -98,6 +98,7 @@ class Reason(Word):
     FRESH = "Fresh", "The prices used are recent."
     CATALOGUE_ONLY = "CatalogueOnly", "Only list prices of the shipped catalogue were used."
     STALE = "Stale", "An input is older than it may be; the last known value is held."
+    DATED_IN_FUTURE = "DatedInFuture", "A price used is dated more than a day ahead of the operator's clock."
     UNPRICED = "Unpriced", "No price is known."
     PRICE_BOOK_FAULTY = (
         "PriceBookFaulty",
@@ -233,6 +234,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.FRESH,
         Reason.CATALOGUE_ONLY,
         Reason.STALE,
+        Reason.DATED_IN_FUTURE,
         Reason.UNPRICED,
         Reason.PRICE_BOOK_FAULTY,
         Reason.MIXED_BASES,

@@ -402,7 +402,7 @@ class WorkloadClassSpec(Model):
     turns_per_session: PositiveNumber = Field(default=Decimal(1), examples=["4"])
     """Turns of a session, each of which finds the ones before in the KV cache, e.g. "4"."""
     calls: Annotated[tuple[Call, ...], Many(maximum=32, keys=("class",))] = ()
-    """Calls that a task makes to other classes."""
+    """Calls that a task makes to other classes; of declared demand they count for the called class, beside its own."""
     objectives: Annotated[tuple[Objective, ...], Many(maximum=16, keys=("metric", "percentile"))] = ()
     """Latency objectives; without any, only throughput counts."""
     priority: Annotated[int, Integer(minimum=-1_000_000, maximum=1_000_000, example=100)] = 100

@@ -26,6 +26,7 @@ from tidefleet.controller.observe import adopted_workloads
 from tidefleet.controller.sharing import SOLVER_SECONDS, shares_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
+from tidefleet.planning.calls import calls_between, with_called
 from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.fleet import SolverFailed
@@ -193,12 +194,15 @@ def _decide(
         one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
     )
     rate = rates.get(f"{pool.namespace}/{pool.name}", rates.get(pool.name))
+    calls = calls_between(classes)
+    mine = [one for one in classes if (one.namespace, one.spec.pool_ref.name) == pool.key]
     view = PoolView(
         pool=pool,
         now=now,
         faults=faults,
         architecture=architecture,
-        classes=tuple(one for one in classes if (one.namespace, one.spec.pool_ref.name) == pool.key),
+        classes=tuple(with_called(one, calls.called.get(one.key)) for one in mine),
+        called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
         kinds=kinds,
         offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
         served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,14 +59,26 @@ class Accountant:
                 found.setdefault((offer.accelerator.name, kind), price.usd_per_chip_hour)
         return found
 
+    @staticmethod
+    def _electricity(decision: Decision) -> Mapping[tuple[str, str], float]:
+        """USD per chip-hour that the owner pays for electricity at this moment, by accelerator and capacity type."""
+        now = {one.accelerator.name: one.electricity.now for one in decision.view.offers if one.electricity is not None}
+        found: dict[tuple[str, str], float] = {}
+        for one in decision.market.candidates if decision.market else ():
+            usd = now.get(one.option.accelerator)
+            if usd is not None and one.owner_kilowatts:
+                key = (one.option.accelerator, one.option.capacity_type)
+                found[key] = max(found.get(key, -math.inf), one.owner_kilowatts / one.option.chips * usd)
+        return found
+
     def _cost(self, decision: Decision, hours: float) -> None:
-        pool, prices = decision.view.pool, self._prices(decision)
+        pool, prices, power = decision.view.pool, self._prices(decision), self._electricity(decision)
         for (accelerator, capacity_type), chips in decision.view.chips.items():
             price = prices.get((accelerator, capacity_type))
             if price is not None:  # an unknown price is never 0: PricingFresh tells of it
                 self.telemetry.count(
                     "pool_cost_usd_total",
-                    chips.scheduled * price * hours,
+                    chips.scheduled * max(0.0, price + power.get((accelerator, capacity_type), 0.0)) * hours,
                     namespace=pool.namespace,
                     pool=pool.name,
                     accelerator=accelerator,

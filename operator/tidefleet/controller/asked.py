@@ -81,7 +81,7 @@ def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
         nominal = (ClassDemand(name="unknown", share=1.0, shape=NOMINAL_SHAPE),)
         return Asked(Verdict(KIND, FALSE, Reason.NO_CLASSES, message), 0.0, nominal, False, False, held=message)
     steady = [one for one in view.classes if not is_deferrable(one)]
-    declared = sum(declared_rate(one) or 0.0 for one in steady)
+    declared = sum(declared_rate(one) or 0.0 for one in steady) + _called(view, steady)
     if all(declared_rate(one) is not None for one in steady):
         return _declared(view, memory, settings, steady, declared)
     reading = _aged(view.reading, view.now, freshness_seconds(settings))
@@ -98,6 +98,22 @@ def _asked(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
     held = f"held: demand is not known ({reading.why})" if running else ""
     verdict = Verdict(KIND, FALSE, _reason(reading), f"{reading.why}; replicas are not lowered")
     return Asked(verdict, rate, classes, False, False, _waker(view), held)
+
+
+def _called(view: PoolView, steady: list[WorkloadClass]) -> float:
+    """Requests per second that other classes ask of measured ones: what is measured counts where it is more."""
+    measured = [one.name for one in steady if declared_rate(one) is None]
+    return sum(view.called[name].requests_per_second for name in measured if name in view.called)
+
+
+def _calls(view: PoolView) -> str:
+    """What other classes ask of this pool, in words; empty where they ask for nothing."""
+    found = [view.called[one.name] for one in view.classes if one.name in view.called and not is_deferrable(one)]
+    if not found:
+        return ""
+    rate = sum(one.requests_per_second for one in found)
+    callers = sorted({name for one in found for name in one.callers})
+    return f"; {brief(rate)} requests/s are calls of {', '.join(callers)}"
 
 
 def _noise(rate: float) -> float:
@@ -134,7 +150,7 @@ def _declared(
     memory.history.add(reading)
     memory.last_known = reading
     count = len(view.classes)
-    message = f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}"
+    message = f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}" + _calls(view)
     classes = class_demands(view.classes, rate)
     rate = max(rate, memory.history.planned_rate(view.now))
     rate += _schedule(view, memory, settings, steady, classes, declared=rate)
@@ -162,7 +178,7 @@ def _measured(
     planned = planned_demand(
         memory.history.planned_rate(view.now),
         foreseen=memory.ahead.rate(view.now, mix, memory.ahead.lead_seconds(settings)),
-        declared=sum(declared_rate(one) or 0.0 for one in steady),
+        declared=sum(declared_rate(one) or 0.0 for one in steady) + _called(view, steady),
         step=LEAD_STEP,
     )
     rate = planned.requests_per_second + _schedule(view, memory, settings, steady, mix)
@@ -174,7 +190,7 @@ def _measured(
     if provenance := memory.ahead.provenance():
         leads = planned.ground is Ground.FORECAST
         message += f"; {provenance}" + (f" asks for {brief(rate)} requests/s ahead of time" if leads else "")
-    message += _deferred(view, memory, steady)
+    message += _calls(view) + _deferred(view, memory, steady)
     if _waker(view):
         message += "; one replica stays although spec.replicas.min is 0, since nothing else would see demand come back"
     return Asked(

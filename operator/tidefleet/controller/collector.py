@@ -31,7 +31,7 @@ from tidefleet.controller.readings import (
     Trouble,
     pool_reading,
 )
-from tidefleet.planning.demand import Cause, Reading
+from tidefleet.planning.demand import Cause, Reading, Stale
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,9 @@ class Collector(threading.Thread):
                 began = time.monotonic()
                 try:
                     await self._round(session)
-                except Exception:
+                except Exception as error:
                     log.exception("a round of collecting failed")
+                    self._telemetry.count("reconcile_errors_total", kind="Collect", reason=type(error).__name__)
                 self.rounds += 1
                 self.last_round = time.monotonic()
                 self._telemetry.observe("reconcile_duration_seconds", self.last_round - began, kind="collect")
@@ -180,11 +181,32 @@ class Collector(threading.Thread):
             pods = [target.pod for engines in wanted.values() for target in engines if target.ready]
             answers = await ask(session, self._prometheus, pods) if pods else {}
             for pool, engines in wanted.items():
-                found = {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines}
-                self._take_in(pool, engines, found)
+                try:
+                    found = {t.uid: _of(t, answers[t.pod]) if t.ready else _unready(t) for t in engines}
+                    self._take_in(pool, engines, found)
+                except Exception as error:  # one pool's surprise must not keep the others from being read
+                    self._tell_failure(pool, error)
         else:
             gate = asyncio.Semaphore(AT_ONCE)
-            await asyncio.gather(*(self._scrape_pool(session, gate, *one) for one in wanted.items()))
+            pools = list(wanted)
+            ended = await asyncio.gather(
+                *(self._scrape_pool(session, gate, pool, wanted[pool]) for pool in pools), return_exceptions=True
+            )
+            for pool, failed in zip(pools, ended, strict=True):
+                if isinstance(failed, Exception):
+                    self._tell_failure(pool, failed)
+                elif failed is not None:  # cancelled: the thread ends
+                    raise failed
+
+    def _tell_failure(self, pool: PoolKey, error: Exception) -> None:
+        """A round that failed for one pool: its reading says so, and demand known before is held."""
+        log.error("collecting failed", extra={"pool": "/".join(pool)}, exc_info=error)
+        self._telemetry.count("reconcile_errors_total", kind="Collect", reason=type(error).__name__)
+        why = f"reading the engines failed: {type(error).__name__}: {error}"[:300]
+        with self._lock:
+            state = self._pools.setdefault(pool, _PoolState())
+            since = state.reading.at if state.reading is not None else self._clock.now()
+            state.reading = Stale(since, "Engines", why, Cause.UNREADABLE)
 
     def _worth_reading(self, pool: PoolKey, engines: tuple[Target, ...]) -> tuple[Target, ...]:
         """Engines that are ready, and those that are not but were read before: they count as faulty, not as gone."""
@@ -239,6 +261,10 @@ class Collector(threading.Thread):
                 return Trouble(Cause.UNREACHABLE, f"{target.pod} did not answer within {SCRAPE_SECONDS:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 return Trouble(Cause.UNREACHABLE, f"{target.pod} cannot be reached: {type(error).__name__}")
+            except Exception as error:  # one engine's surprise is its own fault, and no other's
+                log.exception("reading an engine failed", extra={"pod": target.pod})
+                self._telemetry.count("reconcile_errors_total", kind="Collect", reason=type(error).__name__)
+                return Trouble(Cause.UNREADABLE, f"{target.pod} cannot be read: {type(error).__name__}: {error}"[:300])
 
 
 def sample_of(page: bytes, *, asked: float, answered: float, restarts: int = 0) -> Sample:

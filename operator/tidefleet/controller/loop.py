@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -30,12 +30,13 @@ from tidefleet.controller.flips.telling import with_flips
 from tidefleet.controller.lent_costs import TypeSupply
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
+from tidefleet.controller.power import hold_starts, left_by_watchers, watts_by_site
 from tidefleet.controller.remember import Remembrance, kept_history
 from tidefleet.controller.sharing import Sharing
 from tidefleet.controller.status import conditions
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
-from tidefleet.planning.coordination import SharedLimits, SiteLimit, kilowatts
+from tidefleet.planning.coordination import SharedLimits
 from tidefleet.planning.demand import DemandHistory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.observed import Basis
@@ -128,7 +129,7 @@ class FleetLoop:
         planning = time.monotonic()
         self._memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
-        decided = self._within_shared_limits(decided, fleet)
+        decided = _with_power(self._within_shared_limits(decided, fleet), fleet)
         acting = time.monotonic()
         decided = self._flip(decided)
         self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
@@ -328,7 +329,7 @@ class FleetLoop:
         for seen, faults in fleet.classes:
             verdicts = _class_verdicts(faults)
             self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
-        watts = _watts_by_site(fleet.site_limits, decisions)
+        watts = watts_by_site(fleet.site_limits, decisions)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
@@ -404,25 +405,12 @@ class FleetLoop:
                 self.remembrance.forget(key)
 
 
-def left_by_watchers(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> tuple[SiteLimit, ...]:
-    """The power limits less what pools draw that are only watched."""
-    sites = tuple(sites)
-    drawn = _watts_by_site(sites, [one for one in decisions if not one.write])
-    return tuple(replace(site, limit_kw=max(0.0, site.limit_kw - drawn[site.name] / 1000.0)) for site in sites)
-
-
-def _watts_by_site(sites: Iterable[SiteLimit], decisions: Iterable[Decision]) -> dict[str, float]:
-    """Estimated power of the replicas asked for, PUE included, by site with a power limit."""
-    drawn: dict[str, float] = {}
-    for decision in decisions:
-        candidates = {one.option: one for one in decision.market.candidates} if decision.market else {}
-        for target in decision.targets:
-            one = candidates.get(target.served.option)
-            if one is not None:
-                name = one.option.accelerator
-                replicas = target.desired if decision.write else target.served.desired
-                drawn[name] = drawn.get(name, 0.0) + replicas * kilowatts(one) * 1000.0
-    return {site.name: site.pue * sum(drawn.get(name, 0.0) for name in site.types) for site in sites}
+def _with_power(decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet) -> list[tuple[Seen, Decision | Fault]]:
+    """The decisions, with starts put off that a site has no power for yet."""
+    if not fleet.site_limits:
+        return decided
+    held = iter(hold_starts([one for _, one in decided if isinstance(one, Decision)], fleet.site_limits))
+    return [(seen, next(held) if isinstance(one, Decision) else one) for seen, one in decided]
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -27,11 +27,20 @@ from tidefleet.controller import marks
 from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
+from tidefleet.controller.places import (
+    electricity,
+    matches,
+    nodes_at,
+    reserved_chips,
+    site_limits,
+    tariff_faults,
+)
 from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
 from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
+from tidefleet.planning.calls import Calls, calls_between, with_called
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
@@ -92,8 +101,13 @@ class Observer:
     def observe(self, now: float) -> Fleet:
         """The fleet as it is known at ``now``."""
         types, bad_types = self._types()
+        nodes = self.inventory.nodes()
+        places = [seen.parsed for seen in self.store.all(SITE) if isinstance(seen.parsed, Site)]
+        types = _with_electricity(types, places, nodes, now)
         offers, offers_here = self._offers(types)
         classes_of, unreadable, class_rows = self._classes()
+        calls = calls_between([one for members in classes_of.values() for one in members])
+        class_rows = [(seen, (*faults, *_call_faults(seen, calls))) for seen, faults in class_rows]
         workloads: dict[PoolKey, list[Workload]] = {}
         for workload in self.inventory.workloads():
             name = workload.labels.get(marks.POOL_LABEL)
@@ -110,10 +124,12 @@ class Observer:
             assert isinstance(pool, InferencePool)  # noqa: S101 - the store parses by kind
             own = workloads.get(pool.key, [])
             named = bool(pool.spec.accelerators or pool.spec.serving.workloads)
+            mine = classes_of.get(pool.key, ())
             view = PoolView(
                 pool=pool,
                 now=now,
-                classes=tuple(classes_of.get(pool.key, ())),
+                classes=tuple(with_called(one, calls.called.get(one.key)) for one in mine),
+                called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
                 unreadable_classes=tuple(unreadable.get(pool.key, ())),
                 kinds=kinds,
                 offers=offers if named else _with_running(offers_here, offers, own),
@@ -130,9 +146,9 @@ class Observer:
                 fault = Fault(Reason.INVALID_FIELD, f"{pool} cannot be read: {type(error).__name__}: {error}")
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
-        return Fleet(
-            now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), tuple(self._site_limits(types))
-        )
+        pools = _with_reserved(pools, types, nodes)
+        limits = site_limits(places, list(kinds.values()), nodes)
+        return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
     def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
         nodes = self.inventory.nodes()
@@ -181,6 +197,7 @@ class Observer:
         """Usable classes by pool, names of unusable ones by pool, and all of them with what is wrong."""
         by_pool: dict[PoolKey, list[WorkloadClass]] = {}
         unreadable: dict[PoolKey, list[str]] = {}
+        asking: list[tuple[str, str, str]] = []
         rows: list[tuple[Seen, tuple[Fault, ...]]] = []
         for seen in self.store.all(WORKLOAD_CLASS):
             if isinstance(seen.parsed, Invalid):
@@ -190,6 +207,9 @@ class Observer:
                 if isinstance(ref, Mapping):
                     key = (seen.metadata.namespace, str(ref.get("name")))
                     unreadable.setdefault(key, []).append(seen.metadata.name)
+                calls = spec.get("calls") if isinstance(spec, Mapping) else None
+                named = [one for one in calls if isinstance(one, Mapping)] if isinstance(calls, list) else []
+                asking += [(seen.metadata.namespace, str(one.get("class")), seen.metadata.name) for one in named]
                 continue
             wclass = seen.parsed
             assert isinstance(wclass, WorkloadClass)  # noqa: S101
@@ -202,6 +222,10 @@ class Observer:
             elif not wclass.metadata.deletion_timestamp:
                 by_pool.setdefault(key, []).append(wclass)
             rows.append((seen, faults))
+        pool_of = {one.key: key for key, members in by_pool.items() for one in members}
+        for namespace, called, caller in asking:  # what it asks of another pool is not known either
+            if (namespace, called) in pool_of:
+                unreadable.setdefault(pool_of[namespace, called], []).append(caller)
         return by_pool, unreadable, rows
 
     def _adopters(self) -> dict[tuple[str, str, str], str]:
@@ -266,24 +290,7 @@ class Observer:
             return seen, (Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; ")),), 0
         site = seen.parsed
         assert isinstance(site, Site)  # noqa: S101
-        wanted = dict(site.spec.node_selector).items()
-        return seen, (), sum(1 for node in self.inventory.nodes() if wanted <= node.labels.items())
-
-    def _site_limits(self, types: Mapping[str, TypeSeen]) -> Iterable[SiteLimit]:
-        """The power limits of sites, each with the types whose nodes all stand there; only their power surely is."""
-        nodes = self.inventory.nodes()
-        for seen in self.store.all(SITE):
-            site = seen.parsed
-            if not isinstance(site, Site) or site.spec.power_limit_watts is None:
-                continue
-            wanted = dict(site.spec.node_selector).items()
-            here = {
-                name
-                for name, one in types.items()
-                if one.nodes and all(wanted <= node.labels.items() for node in nodes if matches(one.kind, node))
-            }
-            pue = float(site.spec.pue) if site.spec.pue is not None else 1.0
-            yield SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue, frozenset(here))
+        return seen, tariff_faults(site), nodes_at(site, self.inventory.nodes())
 
     def _pods(self, pool: InferencePool) -> list[tuple[str, Pod]]:
         """The pods that serve a pool, with the option they are of: not whatever carries a label of ours."""
@@ -354,6 +361,50 @@ def adopted_workloads(
     return tuple(found)
 
 
+def _call_faults(seen: Seen, calls: Calls) -> tuple[Fault, ...]:
+    """What is wrong with a class's calls: its own demand counts all the same."""
+    found = calls.faults.get((seen.metadata.namespace, seen.metadata.name))
+    return () if found is None else (Fault(*found),)
+
+
+def _with_electricity(
+    types: dict[str, TypeSeen], sites: Sequence[Site], nodes: Sequence[Node], now: float
+) -> dict[str, TypeSeen]:
+    """The types, with what electricity costs where they stand."""
+    prices = electricity(sites, [one.kind for one in types.values()], nodes, now=now)
+    return {
+        name: replace(one, offer=replace(one.offer, electricity=prices[name])) if name in prices else one
+        for name, one in types.items()
+    }
+
+
+def _with_reserved(
+    pools: list[tuple[Seen, PoolView | Fault]], types: Mapping[str, TypeSeen], nodes: Sequence[Node]
+) -> list[tuple[Seen, PoolView | Fault]]:
+    """The pools, with the reserved chips that each may use, at a price that is owed in any case."""
+    reserved = {name: chips for name, one in types.items() if (chips := reserved_chips(one.kind, nodes))}
+    if not reserved:
+        return pools
+    views = [view for _, view in pools if isinstance(view, PoolView)]
+    held = {name: sum(_reserved_held(view, name) for view in views) for name in reserved}
+
+    def seen_by(view: PoolView) -> PoolView:
+        free = {name: max(0, chips - held[name] + _reserved_held(view, name)) for name, chips in reserved.items()}
+        return replace(view, offers=tuple(_committed(one) if one.accelerator.name in free else one
+                                          for one in view.offers), reserved=free)  # fmt: skip
+
+    return [(seen, seen_by(view) if isinstance(view, PoolView) else view) for seen, view in pools]
+
+
+def _reserved_held(view: PoolView, name: str) -> int:
+    return view.chips.get((name, "Reserved"), Chips()).scheduled
+
+
+def _committed(offer: Offer) -> Offer:
+    prices = {kind: replace(one, committed=True) if kind == "Reserved" else one for kind, one in offer.prices.items()}
+    return replace(offer, prices=prices)
+
+
 def _with_running(here: Sequence[Offer], every: Sequence[Offer], own: Sequence[Workload]) -> tuple[Offer, ...]:
     """Offers of types with nodes, and of types that a pool runs on already: their nodes may be back in a minute."""
     options = (marks.read_option(one.annotations) for one in own)
@@ -368,14 +419,6 @@ def _answers(pod: Pod) -> bool:
 
 def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
-
-
-def matches(kind: AcceleratorType, node: Node) -> bool:
-    """Whether a node is of an accelerator type: all labels of its selector (its device plugin may be restarting)."""
-    selector = kind.spec.node_selector
-    if not selector or not kind.spec.resource_name:
-        return False
-    return all(node.labels.get(key) == value for key, value in selector.items())
 
 
 def _selector(one: Served) -> Mapping[str, str]:

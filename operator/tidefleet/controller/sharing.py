@@ -8,15 +8,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from tidefleet.controller.decide import Share
 from tidefleet.planning.coordination import (
     Coordination,
     SharedLimits,
+    carried_on,
     coordinate,
     exceeded,
     first_come,
+    kilowatts,
 )
 from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.problem import PoolPlan, PoolProblem
@@ -26,7 +27,37 @@ log = logging.getLogger(__name__)
 SOLVER_SECONDS = 20.0
 """Real time that one solution of the fleet may take; the best plan found by then counts, with its bound."""
 
+DEMAND_STEP = 0.1
+"""A solution answers questions whose demands, capacities and limits differ from its own by no more than this share."""
+
+PRICE_STEP = 0.03
+"""The same for prices, which decide who gets what."""
+
 Plans = Sequence[tuple[PoolProblem, PoolPlan]]
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a solution of the fleet depends on.
+
+    Attributes:
+        parts: pools, their bounds, options and limits by name: all that is not a matter of degree.
+        amounts: demands, capacities of replicas, and limits; ``prices`` rents of replicas, USD per hour.
+    """
+
+    parts: object
+    amounts: Numbers
+    prices: Numbers
+
+    def is_like(self, other: Question | None) -> bool:
+        """Whether a solution of the other answers this one as well."""
+        return (
+            other is not None
+            and self.parts == other.parts
+            and _within(self.amounts, other.amounts, DEMAND_STEP)
+            and _within(self.prices, other.prices, PRICE_STEP)
+        )
 
 
 @dataclass(slots=True)
@@ -34,19 +65,21 @@ class Sharing:
     """Deals out what pools share.
 
     While the plans together hold every shared limit, each pool has its own. Where they do not, what runs stays and the
-    higher priority comes first, at once; beside the loop the whole fleet is solved, and its answer holds until a
-    demand, a price or a limit has changed. A solver that fails changes nothing, and is not asked the same again.
+    higher priority comes first, at once, and beside the loop the whole fleet is solved. Its answer stays in force as
+    long as it holds the limits: demand steps in every pass, and what a step needs beyond it comes from what it left, by
+    priority, until the next answer. Another is asked for when demands, prices or limits have moved by more than
+    ``DEMAND_STEP`` or ``PRICE_STEP``. A solver that fails changes nothing, and is not asked the like again.
     """
 
     _worker: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet-plan")
     )
-    _asked: Any = None
+    _asked: Question | None = None
     _future: Future[Coordination | SolverFailed] | None = None
     _cancel: threading.Event = field(default_factory=threading.Event)
-    _answered: Any = None
+    _answered: Question | None = None
     _answer: Coordination | None = None
-    _failed: Any = None
+    _failed: Question | None = None
     why: tuple[str, ...] = ()
 
     def shares(self, plans: Plans, limits: SharedLimits) -> dict[str, Share]:
@@ -57,12 +90,20 @@ class Sharing:
             self._stop()
             return {}
         question = _question(plans, limits)
-        if question not in (self._answered, self._failed):
+        answered, failed = question.is_like(self._answered), question.is_like(self._failed)
+        if not answered and not failed:
             self._ask(question, plans, limits)
-        if self._answered == question and self._answer is not None:
-            return shares_of(self._answer, plans)
+        same = self._answered is not None and self._answered.parts == question.parts
+        if self._answer is not None and (same or not failed):
+            carried = carried_on(plans, limits, self._answer)
+            if carried is not None:
+                prices = self._answer.shadow_prices if answered else ()
+                return shares_of(replace(carried, shadow_prices=prices), plans)
+            self._answered = self._answer = None  # it passes a limit of now: what runs and priority decide again
+            if answered:
+                self._ask(question, plans, limits)
         found = first_come(plans, limits)
-        if self._failed == question:
+        if failed:
             found = replace(found, reasons={key: f"{why}, by priority" for key, why in found.reasons.items()})
         return shares_of(found, plans)
 
@@ -77,10 +118,15 @@ class Sharing:
         self._stop()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, question: object, plans: Plans, limits: SharedLimits) -> None:
+    def _ask(self, question: Question, plans: Plans, limits: SharedLimits) -> None:
+        """Begin a solution, unless one is in progress.
+
+        One in progress is called off only when it is about other pools, options or limits. Where demand has moved on,
+        its answer is still the best there will be: one begun now would not be there sooner.
+        """
         if self._future is not None:
-            if question != self._asked:
-                self._cancel.set()  # what it solves is no longer asked; the next pass asks anew
+            if self._asked is None or question.parts != self._asked.parts:
+                self._cancel.set()  # the next pass asks anew
             return
         self._cancel = threading.Event()
         self._asked = question
@@ -111,7 +157,7 @@ class Sharing:
             log.warning("planning the fleet failed", extra={"why": answer.why})
             self._failed = self._asked
         else:
-            self._answered, self._answer = self._asked, answer
+            self._answered, self._answer, self._failed = self._asked, answer, None
             log.info(
                 "fleet planned",
                 extra={"usdPerHour": answer.usd_per_hour, "bound": answer.bound_usd_per_hour, "proven": answer.proven},
@@ -133,14 +179,31 @@ def shares_of(found: Coordination, plans: Plans) -> dict[str, Share]:
     return shares
 
 
-def _question(plans: Plans, limits: SharedLimits) -> object:
-    """What a solution depends on, as a value that can be compared."""
+def _question(plans: Plans, limits: SharedLimits) -> Question:
     pools = tuple(
         (
-            problem.pool, problem.requests_per_second, problem.minimum, problem.maximum, problem.spare, problem.pinned,
-            problem.priority, tuple(sorted(problem.type_caps.items())),
-            tuple((one.option, one.usd_per_hour, one.requests_per_second) for one in problem.market.candidates),
+            problem.pool, problem.requests_per_second > 0, problem.minimum, problem.maximum, problem.spare,
+            problem.pinned, problem.priority, tuple(sorted(problem.type_caps.items())),
+            tuple(one.option for one in problem.market.candidates),
         )
         for problem, _ in plans
     )  # fmt: skip
-    return pools, tuple(sorted(limits.chips.items())), limits.sites
+    options = [one for problem, _ in plans for one in problem.market.candidates]
+    chips = sorted(limits.chips.items())
+    return Question(
+        parts=(pools, tuple(name for name, _ in chips), tuple((one.name, one.pue, one.types) for one in limits.sites)),
+        amounts=(
+            *(problem.requests_per_second for problem, _ in plans),
+            *(one.requests_per_second for one in options),
+            *(kilowatts(one) for one in options),
+            *(float(limit) for _, limit in chips),
+            *(one.limit_kw for one in limits.sites),
+        ),
+        prices=tuple(one.usd_per_hour for one in options),
+    )
+
+
+def _within(one: Numbers, other: Numbers, share: float) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) <= share * max(abs(a), abs(b)) for a, b in zip(one, other, strict=True)
+    )

@@ -19,6 +19,9 @@ def chip_limits(
     """
     caps = {name: one.max_chips for name, one in allowed.items() if one.max_chips is not None}
     reasons = {name: f"maxChips of {name} is {limit}" for name, limit in caps.items()}
+    for name, chips in view.reserved.items():
+        caps[f"{name} Reserved"] = chips
+        reasons[f"{name} Reserved"] = f"{chips} chips of {name} are reserved for this pool to use"
     held = chips_by_type(view)
     _note(memory.pending_since, {name for name, one in held.items() if one.waiting}, view.now)
     _note(memory.starting_since, {name for name, one in held.items() if one.scheduled and not one.ready}, view.now)

@@ -10,7 +10,7 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Target, Verdict
 from tidefleet.controller.shortage import chips_by_type
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.economics.prices import staleness
+from tidefleet.economics.prices import from_the_future, staleness
 from tidefleet.planning.from_api import number
 from tidefleet.planning.options import Price
 from tidefleet.planning.pool import PoolPlan
@@ -82,6 +82,13 @@ def pricing(plan: PoolPlan, memory: PoolMemory, settings: OperatorConfiguration,
     ]  # fmt: skip
     if old:
         return Verdict(kind, FALSE, Reason.STALE, min(old)[1])
+    ahead = [
+        f"the price of {one.option} {why}"
+        for one in plan.chosen
+        if (price := one.candidate.price).as_of and (why := from_the_future(date.fromisoformat(price.as_of), today))
+    ]
+    if ahead:
+        return Verdict(kind, FALSE, Reason.DATED_IN_FUTURE, ahead[0])
     bases = {one.option.capacity_type == "Owned" for one in plan.chosen}
     if len(bases) > 1:
         return Verdict(kind, FALSE, Reason.MIXED_BASES, "rented and owned prices are compared with each other")

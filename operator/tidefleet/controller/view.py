@@ -14,6 +14,7 @@ from tidefleet.controller.calibrating import Learning, Round
 from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
+from tidefleet.planning.calls import Called
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
 from tidefleet.planning.evidence import ReplicaKey
 from tidefleet.planning.options import Offer, Option, Price
@@ -88,6 +89,9 @@ class PoolView:
         compare_roles: whether prefill and decode on replicas of their own is priced too where the owner leaves it open.
         measured: what that round measured of each engine, for the calibration.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
+        called: what classes of other pools, or of this one, ask of its classes, by name. A declared class's demand has
+            it in it.
+        reserved: chips by accelerator type that are paid for a term and that no other pool holds.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
         moving: replicas that leave nodes which are to be lent and are replaced elsewhere first, by workload.
     """
@@ -109,6 +113,8 @@ class PoolView:
     busy_ratio: float | None = None
     price_fault: str = ""
     groups: bool = False
+    called: Mapping[str, Called] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
     moving: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -41,6 +41,7 @@ class Correction:
         prefill: factor on prefill times.
         source: where the measurement comes from, for people.
         unseen: what sigma grows by, in quadrature, for each e-fold of batch beyond the outermost points.
+        most: what sigma grows to at most: that of the roofline it corrects, for the same hardware and kind of model.
     """
 
     provenance: str
@@ -49,13 +50,14 @@ class Correction:
     prefill: float = 1.0
     source: str = ""
     unseen: float = 0.0
+    most: float = ROOFLINE_SIGMA
 
     def sigma_at(self, batch: float) -> float:
         """Relative sigma at a batch: that of the points, more where nothing was measured, at most the roofline's."""
         if not self.unseen:
             return self.sigma
         beyond = max(0.0, math.log(max(1.0, batch) / self.decode[-1][0]), math.log(self.decode[0][0] / max(1.0, batch)))
-        return max(self.sigma, min(ROOFLINE_SIGMA, math.hypot(self.sigma, self.unseen * beyond)))
+        return max(self.sigma, min(self.most, math.hypot(self.sigma, self.unseen * beyond)))
 
     def decode_factor(self, batch: Floats) -> Floats:
         """The factor on decode steps at these batch sizes, within 1/5 to 5."""

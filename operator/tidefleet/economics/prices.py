@@ -371,11 +371,20 @@ def stale_after_days(capacity_type: str, *, list_days: int = 90, spot_days: int 
 
 
 def staleness(as_of: date | None, today: date, capacity_type: str, *, list_days: int = 90, spot_days: int = 7) -> str:
-    """Why a price is not fresh, in words; empty when it is. An undated price has no age to judge."""
+    """Why a price is stale, in words; empty when it is not. An undated price has no age, one of the future neither."""
     if as_of is None:
         return ""
     age = (today - as_of).days
     limit = stale_after_days(capacity_type, list_days=list_days, spot_days=spot_days)
-    if age < -1:
-        return f"is dated {-age} days in the future ({as_of.isoformat()})"
     return f"is {age} days old, more than {limit}" if age > limit else ""
+
+
+def from_the_future(as_of: date | None, today: date) -> str:
+    """How far ahead of the clock a price is dated, in words; empty up to a day, which a time zone explains."""
+    ahead = (as_of - today).days if as_of is not None else 0
+    if as_of is None or ahead <= 1:
+        return ""
+    return (
+        f"is dated {as_of.isoformat()}, {ahead} days ahead of the clock ({today.isoformat()}); "
+        f"expected asOf of that day or earlier, or a clock that is right"
+    )

@@ -21,7 +21,9 @@ from tidefleet.planning.options import (
     EstimateMemo,
     Offer,
     default_widths,
+    electricity_usd_per_hour,
     mixed_rate,
+    owner_kilowatts,
 )
 
 _SHORTLIST = 3
@@ -63,7 +65,7 @@ class Apart:
 
 
 class _Ranked(NamedTuple):
-    """One side alone: USD for one request per second and hour, rent in USD per hour, and what was measured of it."""
+    """One side alone: USD for one request per second and hour, cost in USD per hour, and what was measured of it."""
 
     usd: float
     replica: Replica
@@ -105,10 +107,11 @@ def find_pairs(
             wish = Allowed()
         if wish is None or wish.refused or offer.plan_only:
             continue
-        paid = [offer.prices[kind] for kind in wish.capacity_types or ("OnDemand",) if kind in offer.prices]
+        paid = [kind for kind in wish.capacity_types or ("OnDemand",) if kind in offer.prices]
         if not paid:
             continue
-        price = min(paid, key=lambda one: one.usd_per_chip_hour)
+        cheapest = min(paid, key=lambda kind: offer.prices[kind].usd_per_chip_hour)
+        price = offer.prices[cheapest]
         only_prefill = name in prefill_only or not offer.serves_aggregated
         for width in wish.tensor_parallel or default_widths(offer.accelerator):
             for weights in wish.weights or (default_weights,):
@@ -120,9 +123,12 @@ def find_pairs(
                         if role == "Decode" and only_prefill:
                             continue
                         found = [memo.get(replica, one.shape, (), correction, role=role) for one in classes]
-                        if all(isinstance(one, Estimate) for one in found):
-                            rate = mixed_rate(classes, [one for one in found if isinstance(one, Estimate)])
-                            side.append(_Ranked(rent / rate, replica, rent, correction))
+                        estimates = [one for one in found if isinstance(one, Estimate)]
+                        if len(estimates) == len(found):
+                            rate = mixed_rate(classes, estimates)
+                            power = owner_kilowatts(offer, cheapest, classes, estimates)
+                            usd = rent + electricity_usd_per_hour(offer, power, rent)
+                            side.append(_Ranked(usd / rate, replica, usd, correction))
     best: tuple[float, Apart] | None = None
     for sender in sorted(first, key=lambda one: one.usd)[:_SHORTLIST]:
         for receiver in sorted(second, key=lambda one: one.usd)[:_SHORTLIST]:

@@ -25,8 +25,9 @@ from tidefleet.planning.fleet import (
     SolverFailed,
     solve,
 )
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
+from tidefleet.planning.solution import chip_group
 from tidefleet.planning.words import brief
 
 UNSERVED_FACTOR = 50.0
@@ -80,6 +81,7 @@ class Coordination:
         usd_per_hour, bound_usd_per_hour: of the whole fleet, and the proven bound; equal signs of life for the caller.
         proven: whether the gap asked for was reached.
         shortfall: pools whose demand the limits leave partly unserved, with the share.
+        replicas: what the caps are made of, by pool and option, for what a shared limit concerns.
     """
 
     caps: Mapping[tuple[str, str], int]
@@ -89,6 +91,7 @@ class Coordination:
     bound_usd_per_hour: float = 0.0
     proven: bool = True
     shortfall: Mapping[str, float] = field(default_factory=dict)
+    replicas: Mapping[tuple[str, Option], int] = field(default_factory=dict)
 
 
 def kilowatts(candidate: Candidate) -> float:
@@ -123,20 +126,54 @@ def first_come(plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimi
 
     Holds every limit that what runs holds already, at once and without a solver; it may cost more than needed.
     """
+    first: dict[tuple[str, Option], int] = {}
+    for problem, plan in plans:
+        planned = {one.option: one.replicas for one in plan.chosen}
+        for option, runs in problem.running.items():
+            first[problem.pool, option] = min(planned.get(option, runs), runs)  # what it moves away from serves on
+    return _dealt(plans, limits, first)
+
+
+def carried_on(
+    plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimits, answer: Coordination
+) -> Coordination | None:
+    """A solution's grants for plans that have changed since, and the rest of the limits dealt out by priority.
+
+    ``None`` when they do not hold the limits as these are now. A pool that the solution does not know gets of the rest.
+    """
+    found = _dealt(plans, limits, answer.replicas)
+    chips: dict[str, float] = {}
+    power: dict[str, float] = {}
+    for problem, _ in plans:
+        for one in problem.market.candidates:
+            name, count = one.option.accelerator, found.replicas.get((problem.pool, one.option), 0)
+            chips[name] = chips.get(name, 0.0) + count * one.option.chips
+            power[name] = power.get(name, 0.0) + count * kilowatts(one)
+    holds = all(chips.get(name, 0.0) <= limit for name, limit in limits.chips.items()) and all(
+        site.pue * sum(power.get(name, 0.0) for name in site.types) <= site.limit_kw * (1 + _SOME)
+        for site in limits.sites
+    )
+    return found if holds else None
+
+
+def _dealt(
+    plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimits, first: Mapping[tuple[str, Option], int]
+) -> Coordination:
+    """Grants of ``first`` (replicas by pool and option) to all, then of what is left what plans want, by priority."""
     order = sorted(plans, key=lambda pair: (-pair[0].priority, pair[0].pool))
     at = {name: site for site in limits.sites for name in site.types}
     chips_left = {name: float(limit) for name, limit in limits.chips.items()}
     power_left = {site.name: site.limit_kw for site in limits.sites}
     caps: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], str] = {}
-    for only_running in (True, False):
+    replicas: dict[tuple[str, Option], int] = {}
+    for is_first in (True, False):
         for problem, plan in order:
             planned = {one.option: one.replicas for one in plan.chosen}
             for one in problem.market.candidates:
                 name, size = one.option.accelerator, one.option.chips
-                runs = problem.running.get(one.option, 0)
-                stays = min(planned.get(one.option, runs), runs)  # what a plan moves away from serves meanwhile
-                wanted = stays if only_running else planned.get(one.option, 0) - stays
+                given = first.get((problem.pool, one.option), 0)
+                wanted = given if is_first else planned.get(one.option, 0) - given
                 if wanted <= 0 or (name not in chips_left and name not in at):
                     continue
                 room = float(wanted)
@@ -145,10 +182,11 @@ def first_come(plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimi
                 drawn = kilowatts(one) * at[name].pue if name in at else 0.0
                 if drawn > 0:
                     room = min(room, math.floor(max(0.0, power_left[at[name].name]) / drawn + 1e-9))
-                granted = wanted if only_running else int(room)
+                granted = wanted if is_first else int(room)
                 key = (problem.pool, name)
                 caps[key] = caps.get(key, 0) + granted * size
                 reasons[key] = _why(name, limits, at)
+                replicas[problem.pool, one.option] = replicas.get((problem.pool, one.option), 0) + granted
                 if name in chips_left:
                     chips_left[name] -= granted * size
                 if name in at:
@@ -159,7 +197,7 @@ def first_come(plans: Sequence[tuple[PoolProblem, PoolPlan]], limits: SharedLimi
             if name in chips_left or name in at:
                 caps.setdefault((problem.pool, name), 0)
                 reasons.setdefault((problem.pool, name), _why(name, limits, at))
-    return Coordination(caps, reasons, proven=False)
+    return Coordination(caps, reasons, proven=False, replicas=replicas)
 
 
 def _why(name: str, limits: SharedLimits, at: Mapping[str, SiteLimit]) -> str:
@@ -190,7 +228,8 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     price = {_type_of(problem, one, limits): one.price.usd_per_chip_hour for _, problem, one in options}
 
     def bounded(problem: PoolProblem, one: Candidate) -> float:
-        own = problem.type_caps.get(one.option.accelerator, math.inf)
+        names = (one.option.accelerator, chip_group(one.option))
+        own = min(float(problem.type_caps.get(name, math.inf)) for name in names)
         return float(own // one.option.chips) if own < math.inf else math.inf
 
     def bound_of(problem: PoolProblem, bound: int) -> float:
@@ -214,7 +253,7 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         option_role=np.full(count, AGGREGATED),
         option_fabric=np.zeros(count, dtype=np.int64),
         option_chips=np.array([one.option.chips for _, _, one in options], dtype=np.int64),
-        option_cost=np.array([one.usd_per_hour for _, _, one in options]),
+        option_cost=np.array([one.usd_per_hour - one.committed_usd_per_hour for _, _, one in options]),
         option_kw=np.array([kilowatts(one) for _, _, one in options]),
         option_spot=np.zeros(count, dtype=np.bool_),
         option_max=np.array([bounded(problem, one) for _, problem, one in options]),
@@ -279,6 +318,7 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
     at = {name: site for site in limits.sites for name in site.types}
     caps: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], str] = {}
+    replicas: dict[tuple[str, Option], int] = {}
     index = 0
     for problem in problems:
         for one in problem.market.candidates:
@@ -287,6 +327,7 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
                 key = (problem.pool, name)
                 caps[key] = caps.get(key, 0) + int(plan.replicas[index]) * one.option.chips
                 reasons[key] = _why(name, limits, at)
+                replicas[problem.pool, one.option] = int(plan.replicas[index])
             index += 1
     prices: list[ShadowPrice] = []
     unserved = bool(np.any(plan.shortfall > _SOME))  # then a price is what demand is worth here, and no saving
@@ -312,4 +353,5 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
         shortfall={
             problem.pool: float(share) for problem, share in zip(asking, plan.shortfall, strict=True) if share > _SOME
         },
+        replicas=replicas,
     )

@@ -21,12 +21,16 @@ MAX_NODES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One option as the cover sees it: cost c, coverage f, the type whose chips it uses, and how many each replica."""
+    """One option as the cover sees it: cost c, coverage f, the type whose chips it uses, and how many each replica.
+
+    ``group`` is a second name that its chips may be limited by, empty for none.
+    """
 
     cost: float
     coverage: float
     type_name: str
     chips: int
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +142,16 @@ def _search(
         item = sorted_items[index]
         most = max(0, math.ceil(left / item.coverage - _SLACK), minimum - taken)
         most = min(most, maximum - taken)
-        if item.type_name in caps:
-            most = min(most, (caps[item.type_name] - used.get(item.type_name, 0)) // item.chips)
+        limits = [name for name in (item.type_name, item.group) if name in caps]
+        for name in limits:
+            most = min(most, (caps[name] - used.get(name, 0)) // item.chips)
         for n in range(max(most, 0), -1, -1):
             counts[index] = n
-            used[item.type_name] = used.get(item.type_name, 0) + n * item.chips
+            for name in limits:
+                used[name] = used.get(name, 0) + n * item.chips
             descend(index + 1, left - n * item.coverage, taken + n, cost + n * item.cost)
-            used[item.type_name] -= n * item.chips
+            for name in limits:
+                used[name] -= n * item.chips
         counts[index] = 0
 
     descend(0, demand, 0, 0.0)
@@ -162,6 +169,7 @@ def _undominated(items: Sequence[Item], caps: Mapping[str, int]) -> list[int]:
     for i, item in enumerate(items):
         beaten = any(
             other.type_name not in caps
+            and other.group not in caps
             and other.cost <= item.cost
             and other.coverage >= item.coverage
             and (other.cost < item.cost or other.coverage > item.coverage or j < i)

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 
-from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
+from tidefleet.api import AcceleratorType, InferencePool, Site, WorkloadClass
 from tidefleet.api.accelerator_type import Price as PriceEntry
 from tidefleet.api.accelerator_type import PriceState
 from tidefleet.api.accelerator_type import Profile as ProfileEntry
-from tidefleet.api.vocabulary import Precision, Role
+from tidefleet.api.vocabulary import Day, Precision, Role
 from tidefleet.api.workload_class import Spill
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.evidence import ProfilePoint
 from tidefleet.economics.external import ExternalOffer, PerToken
 from tidefleet.economics.shape import PLANNED_METRICS, Objective, TokenShape
+from tidefleet.economics.tariff import Tariff, Window
 from tidefleet.planning.demand import with_shares
 from tidefleet.planning.evidence import Profile
 from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, Offer, Price
@@ -109,6 +110,28 @@ def price_key(name: str, entry: PriceEntry) -> tuple[str, str, str, str, Decimal
 def shipped_prices(kinds: Iterable[AcceleratorType]) -> frozenset[tuple[str, str, str, str, Decimal]]:
     """The prices of the shipped catalogue, to tell them from a user's own."""
     return frozenset(price_key(kind.name, entry) for kind in kinds for entry in kind.spec.prices)
+
+
+def tariff_of(site: Site) -> Tariff:
+    """The electricity tariff of a site."""
+    days = list(Day)
+    return Tariff(
+        tuple(
+            Window(
+                usd_per_kilowatt_hour=float(one.usd_per_kilowatt_hour),
+                start=_minutes(one.start),
+                end=_minutes(one.end),
+                days=frozenset(days.index(day) for day in one.days),
+                zone=one.time_zone,
+            )
+            for one in site.spec.tariff
+        )
+    )
+
+
+def _minutes(text: str) -> int:
+    hours, _, minutes = text.partition(":")
+    return 60 * int(hours) + int(minutes)
 
 
 def offer_of(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction, monotone
+from tidefleet.economics.evidence import Correction, monotone, roofline_of
 from tidefleet.economics.live import Ratio
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step
@@ -45,7 +45,7 @@ SIGMA_SHARE = 1.0 / 3.0
 """A correction is told anew once a factor has moved by this share, or sigma by this much or this share of itself.
 
 A factor by more where its sigma is larger, up to ``MOST_STEP``: what lies within a standard deviation is no news, and
-plans leave room for it. A third of the largest sigma moves what plans count on by 6 %.
+plans leave room for it. A third of the largest sigma, 0.45, moves what plans count on by 10 %.
 """
 
 MOST_STEP = 0.15
@@ -177,7 +177,11 @@ class LiveCalibration:
         return True
 
     def correction(self, at: float, replica: Replica, shape: TokenShape) -> Correction | None:
-        """The correction that the samples up to now support, or ``None`` while they support none."""
+        """The correction that the samples up to now support, or ``None`` while they support none.
+
+        Its sigma starts from that of the roofline for this hardware and kind of model, and never passes it: few samples
+        say less where nothing is known of the hardware than where its roofline has been measured.
+        """
         every = [slot for one in self._bins for slot in one.slots]
         whole = self._summary(every, at)
         if whole is None or not self._is_enough(every, whole, at):
@@ -196,12 +200,12 @@ class LiveCalibration:
         prompts = self._summary(self._prefill.slots, at)
         first = overall if prompts is None else self._shrunk(prompts, overall, at)
         idle = max(0.0, at - max(slot.at for slot in every)) / self.half_life_seconds
-        sigma = math.sqrt(
-            SIGMA_FLOOR**2 + error**2 + (prior * ROOFLINE_SIGMA) ** 2 + (_STALE_SIGMA * max(0.0, idle - 0.5)) ** 2
-        )
+        unlearned = roofline_of(replica).sigma
+        stale = _STALE_SIGMA * max(0.0, idle - 0.5)
+        sigma = math.sqrt(SIGMA_FLOOR**2 + error**2 + (prior * unlearned) ** 2 + stale**2)
         return Correction(
             provenance="Live",
-            sigma=min(ROOFLINE_SIGMA, math.ceil(100.0 * sigma - 1e-9) / 100.0),
+            sigma=min(unlearned, math.ceil(100.0 * sigma - 1e-9) / 100.0),
             decode=tuple(
                 (_rounded(batch), _rounded(min(BOUNDS[1], max(BOUNDS[0], factor))))
                 for batch, factor in zip(batches, factors, strict=True)
@@ -209,6 +213,7 @@ class LiveCalibration:
             prefill=_rounded(_bounded(first)),
             source="learned from the pool's own engines",
             unseen=UNSEEN_SIGMA,
+            most=unlearned,
         )
 
     def _is_enough(self, slots: Sequence[Slot], whole: _Summary, at: float) -> bool:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
 
 from tidefleet.planning.demand import MEAN_SECONDS, Known, Lengths, Reading
 from tidefleet.planning.options import ClassDemand
@@ -177,21 +178,13 @@ def called_rates(
     Raises:
         CallCycle: the calls form a circle; the message names it.
     """
+    sorter = TopologicalSorter({name: calls.get(name, {}).keys() for name in (*tasks, *calls)})
+    try:
+        found = list(sorter.static_order())  # those that are called before their callers
+    except CycleError as error:
+        circle = list(reversed(error.args[1]))
+        raise CallCycle(f"classes call each other in a circle: {' -> '.join(circle)}") from error
     rates: dict[str, float] = {}
-    done: set[str] = set()
-
-    def order(name: str, path: tuple[str, ...], found: list[str]) -> None:
-        if name in path:
-            raise CallCycle(f"classes call each other in a circle: {' -> '.join((*path[path.index(name) :], name))}")
-        if name not in done:
-            for other in calls.get(name, {}):
-                order(other, (*path, name), found)
-            done.add(name)
-            found.append(name)
-
-    found: list[str] = []
-    for name in (*tasks, *calls):
-        order(name, (), found)
     arriving = dict.fromkeys(found, 0.0) | dict(tasks)
     for name in reversed(found):  # callers before those they call
         for other, per_task in calls.get(name, {}).items():

@@ -11,6 +11,7 @@ from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.disaggregated import Disaggregated, pair
 from tidefleet.economics.evidence import Correction
+from tidefleet.economics.money import ChipCost, power_usd_per_hour
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
 from tidefleet.economics.shape import Objective, TokenShape
@@ -20,6 +21,13 @@ PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
 
 
+OWNED = "Owned"
+
+COMMITTED_SHARE = 0.99
+
+MOST_PAID_BACK = 0.99
+"""Share of the rent that electricity at negative prices pays for at most."""
+
 _V = TypeVar("_V")
 
 
@@ -28,7 +36,7 @@ class Price:
     """Rent of one chip of an accelerator type.
 
     ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set;
-    ``selector`` are the labels of the nodes that cost this.
+    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not.
     """
 
     usd_per_chip_hour: float
@@ -36,6 +44,24 @@ class Price:
     as_of: str = ""
     catalogue: bool = False
     selector: frozenset[tuple[str, str]] = frozenset()
+    committed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Electricity:
+    """What electricity costs whoever owns the chips of a type, where all of its nodes stand.
+
+    Attributes:
+        site: the place.
+        usd_per_kilowatt_hour: mean of the time that a plan is committed to; ``now`` that of this moment, ``None`` where
+            the tariff does not say.
+        pue: facility power over the accelerators'.
+    """
+
+    site: str
+    usd_per_kilowatt_hour: float
+    now: float | None
+    pue: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +133,9 @@ class Candidate:
 
     Attributes:
         requests_per_second: what one replica sustains of the pool's mix of classes: the lower quantile plans use.
-        usd_per_hour: rent of one replica.
+        usd_per_hour: rent of one replica, and its electricity where the owner of the chips pays for it.
         estimates: the operating point for each class, in the order of the classes.
+        electricity_usd_per_hour: that part of it; ``owner_kilowatts`` the power paid for, facility included.
     """
 
     option: Option
@@ -116,6 +143,16 @@ class Candidate:
     requests_per_second: float
     usd_per_hour: float
     estimates: tuple[Estimate, ...]
+    electricity_usd_per_hour: float = 0.0
+    owner_kilowatts: float = 0.0
+
+    @property
+    def committed_usd_per_hour(self) -> float:
+        """The part of its cost that is owed whether it runs or not: nearly all of a committed rent.
+
+        What is left keeps a plan from using more than it needs.
+        """
+        return COMMITTED_SHARE * (self.usd_per_hour - self.electricity_usd_per_hour) if self.price.committed else 0.0
 
     @property
     def usd_per_request(self) -> float:
@@ -144,6 +181,7 @@ class Offer:
     plan_only: str = ""
     serves_aggregated: bool = True
     profiles: tuple[Profile, ...] = ()
+    electricity: Electricity | None = None
 
 
 @dataclass(slots=True)
@@ -298,7 +336,19 @@ def find_candidates(
             for kind in _distinct(wanted, offer.prices):
                 price = offer.prices[kind]
                 rent = price.usd_per_chip_hour * option.chips
-                found.append(Candidate(replace(option, capacity_type=kind), price, rate, rent, estimates))
+                power = owner_kilowatts(offer, kind, classes, estimates)
+                paid = electricity_usd_per_hour(offer, power, rent)
+                found.append(
+                    Candidate(
+                        replace(option, capacity_type=kind),
+                        price,
+                        rate,
+                        rent + paid,
+                        estimates,
+                        electricity_usd_per_hour=paid,
+                        owner_kilowatts=power,
+                    )
+                )
             if not any(kind in offer.prices for kind in wanted):
                 unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
     return Market(tuple(found), tuple(unpriced), tuple(rejected))
@@ -307,6 +357,33 @@ def find_candidates(
 def mixed_rate(classes: Sequence[ClassDemand], estimates: Sequence[Estimate]) -> float:
     """Requests per second that one replica sustains of the mix, at the lower quantile that plans use."""
     return 1.0 / sum(one.share / each.planned_requests_per_second for one, each in zip(classes, estimates, strict=True))
+
+
+def owner_kilowatts(
+    offer: Offer, capacity_type: str, classes: Sequence[ClassDemand], estimates: Sequence[Estimate]
+) -> float:
+    """Power of one replica that the owner of its chips pays for beside their price, facility included; else 0.
+
+    Rent has electricity in it, and so has the shipped catalogue's cost of ownership. A replica is at its operating
+    points for the share of time that plans load it, and idles for the rest.
+    """
+    price, electricity = offer.prices[capacity_type], offer.electricity
+    if electricity is None or capacity_type != OWNED or price.catalogue:
+        return 0.0
+    meter = ChipCost(0.0, usd_per_kilowatt_hour=1.0, pue=electricity.pue)
+    seconds = [one.share / each.planned_requests_per_second for one, each in zip(classes, estimates, strict=True)]
+    drawn = [power_usd_per_hour(one, meter, PLANNING_UTILISATION) for one in estimates]
+    return sum(s * kw for s, kw in zip(seconds, drawn, strict=True)) / sum(seconds)
+
+
+def electricity_usd_per_hour(offer: Offer, kilowatts: float, rent: float) -> float:
+    """What this power costs, USD per hour. Where prices are negative it pays for at most nearly all of the rent.
+
+    A replica that earned money for nothing would be bought without bound.
+    """
+    if offer.electricity is None or not kilowatts:
+        return 0.0
+    return max(-MOST_PAID_BACK * rent, kilowatts * offer.electricity.usd_per_kilowatt_hour)
 
 
 def _distinct(wanted: Sequence[str], prices: Mapping[str, Price]) -> list[str]:

@@ -127,11 +127,12 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             key=lambda one: -one.replicas * one.candidate.usd_per_hour,
         )
     )
-    cost = solution.cost
+    committed = sum(one.replicas * one.candidate.committed_usd_per_hour for one in chosen)
+    cost = solution.cost + committed  # whatever else were chosen, it would be owed beside it
     tokens = problem.requests_per_second * tokens_per_request(problem)
     per_token = per_million(cost, tokens * (1.0 - solution.shortfall))  # what is not served costs nothing
     chosen_types = {one.option.accelerator for one in chosen}
-    rivals = single_type_rivals(problem, chosen_types)
+    rivals = single_type_rivals(problem, chosen_types, committed)
     losers = [runner_up(problem, one, cost, tokens) for one in rivals]
     alone = [
         one
@@ -139,18 +140,23 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         if one.solution.shortfall <= solution.shortfall and one.solution.spare_missing <= solution.spare_missing
     ]
     savings = max(0.0, min((one.solution.cost for one in alone), default=cost) - cost) if len(chosen_types) > 1 else 0.0
+    power = sum(one.replicas * one.candidate.electricity_usd_per_hour for one in chosen)
     break_even = [
-        BreakEven(f"{one.accelerator} USD per chip-hour", one.usd_per_chip_hour * cost / one.solution.cost)
+        BreakEven(
+            f"{one.accelerator} USD per chip-hour",
+            one.usd_per_chip_hour * (one.rent + cost - one.solution.cost) / one.rent,
+        )
         for one in alone
-        if one.solution.cost > 0 and one.accelerator not in chosen_types
+        if one.rent > 0 and one.rent + cost > one.solution.cost and one.accelerator not in chosen_types
     ][:4]
     outsiders = [one for one in alone if one.accelerator not in chosen_types]
-    if len(chosen_types) == 1 and outsiders and cost > 0 and chosen:
-        limit = chosen[0].candidate.price.usd_per_chip_hour * min(one.solution.cost for one in outsiders) / cost
+    if len(chosen_types) == 1 and outsiders and cost > power and chosen and not committed:
+        others = min(one.solution.cost for one in outsiders)
+        limit = chosen[0].candidate.price.usd_per_chip_hour * (others - power) / (cost - power)
         break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
     capacity = sum(one.replicas * one.candidate.requests_per_second for one in chosen) * PLANNING_UTILISATION
-    missed = _missed(problem, solution, per_token)
-    outside, outside_even = external_rivals(problem, cost)
+    missed = _missed(problem, replace(solution, cost=cost), per_token)
+    outside, outside_even = external_rivals(problem, cost - committed)
     return PoolPlan(
         pool=problem.pool,
         chosen=chosen,
@@ -158,17 +164,17 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         tokens_per_second=tokens,
         capacity=capacity,
         usd_per_hour=cost,
-        lower_bound_usd_per_hour=min(cost, bound(problem)),
+        lower_bound_usd_per_hour=min(cost, bound(problem) + committed),
         usd_per_million_tokens=per_token,
         savings_usd_per_hour=savings,
         shortfall=solution.shortfall,
         missed=missed,
         runners_up=(
             tuple(losers[:_TOLD])
-            + apart_rivals(problem, cost)
+            + apart_rivals(problem, cost - committed)
             + outside
             + tuple(losers[_TOLD:])
-            + without_price(problem, cost)
+            + without_price(problem, cost - committed)
             + rejections(problem)
         ),
         break_even=(*break_even, *outside_even),
@@ -176,6 +182,8 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             problem,
             chosen,
             cost=cost,
+            power=power,
+            committed=committed,
             per_million=per_token,
             outsiders=outsiders,
             shortfall=solution.shortfall,
@@ -224,6 +232,8 @@ def _reason(
     chosen: Sequence[Chosen],
     *,
     cost: float,
+    power: float,
+    committed: float,
     per_million: float | None,
     outsiders: Sequence[Rival],
     shortfall: float,
@@ -246,4 +256,8 @@ def _reason(
         rival = outsiders[0]
         share = rival.solution.cost / cost - 1.0 if cost else 0.0
         text += f"; next is {rival.option}, {share:+.0%}"
+    if committed:
+        text += f"; ${brief(committed)}/h of ${brief(cost)}/h are owed for reserved chips in any case"
+    if power:
+        text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
     return text

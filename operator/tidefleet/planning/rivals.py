@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidefleet.economics.external import ExternalOffer, PerToken, TokenVector, month_usd, token_usd
 from tidefleet.planning.apart import Apart
@@ -21,24 +21,40 @@ from tidefleet.planning.words import brief, rounded_down
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The best plan of one accelerator type alone."""
+    """The best plan of one accelerator type alone.
+
+    ``electricity`` is that part of its cost, ``committed`` what is owed beside it in any case, in USD per hour.
+    """
 
     accelerator: str
     option: Option
     solution: Solution
     usd_per_chip_hour: float
+    electricity: float = 0.0
+    committed: float = 0.0
+
+    @property
+    def rent(self) -> float:
+        """The rest of its cost, USD per hour."""
+        return self.solution.cost - self.electricity - self.committed
 
 
-def single_type_rivals(problem: PoolProblem, chosen_types: set[str]) -> list[Rival]:
-    """The best plan of each accelerator type alone, cheapest first; the chosen type itself only when it is mixed."""
+def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: float = 0.0) -> list[Rival]:
+    """The best plan of each accelerator type alone, cheapest first; the chosen type itself only when it is mixed.
+
+    Args:
+        committed: USD per hour owed in any case by the plan that they are compared with: they would be owed beside.
+    """
     rivals = []
     for accelerator in dict.fromkeys(c.option.accelerator for c in problem.market.candidates):
         if chosen_types == {accelerator}:
             continue
         of_type = [c for c in problem.market.candidates if c.option.accelerator == accelerator]
         solution = solve(problem, of_type)
+        solution = replace(solution, cost=solution.cost + committed)
         used = max(zip(solution.counts, of_type, strict=True), key=lambda pair: pair[0])[1]
-        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour))
+        electricity = sum(n * c.electricity_usd_per_hour for n, c in zip(solution.counts, of_type, strict=True))
+        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour, electricity, committed))
     return sorted(rivals, key=lambda one: (one.solution.shortfall, one.solution.cost))
 
 

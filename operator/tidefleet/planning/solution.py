@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
 from tidefleet.planning.problem import PoolProblem
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Replicas by candidate, their cost in USD per hour, and what is missing when the limits allow no cover."""
+    """Replicas by candidate, their cost in USD per hour, and what is missing when the limits allow no cover.
+
+    Rent that is owed in any case (``Candidate.committed_usd_per_hour``) is not in the cost.
+    """
 
     counts: tuple[int, ...]
     cost: float
@@ -22,11 +25,22 @@ class Solution:
 
 
 def items_of(candidates: Sequence[Candidate]) -> list[Item]:
-    """Candidates as the cover sees them, at planning utilisation."""
+    """Candidates as the cover sees them, at planning utilisation and without rent that is owed in any case."""
     return [
-        Item(c.usd_per_hour, c.requests_per_second * PLANNING_UTILISATION, c.option.accelerator, c.option.chips)
+        Item(
+            c.usd_per_hour - c.committed_usd_per_hour,
+            c.requests_per_second * PLANNING_UTILISATION,
+            c.option.accelerator,
+            c.option.chips,
+            chip_group(c.option),
+        )
         for c in candidates
     ]
+
+
+def chip_group(option: Option) -> str:
+    """The name by which chips of a type that are paid for in one way are limited, in ``PoolProblem.type_caps``."""
+    return f"{option.accelerator} {option.capacity_type}"
 
 
 def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
@@ -80,10 +94,12 @@ def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Call
     for i in sorted(range(len(items)), key=lambda i: (key(i), items[i].cost)):
         item = items[i]
         n = high - sum(counts)
-        if item.type_name in problem.type_caps:
-            n = min(n, (problem.type_caps[item.type_name] - used.get(item.type_name, 0)) // item.chips)
+        for name in (item.type_name, item.group):
+            if name in problem.type_caps:
+                n = min(n, (problem.type_caps[name] - used.get(name, 0)) // item.chips)
         counts[i] = max(0, n)
-        used[item.type_name] = used.get(item.type_name, 0) + counts[i] * item.chips
+        for name in (item.type_name, item.group):
+            used[name] = used.get(name, 0) + counts[i] * item.chips
     return counts
 
 

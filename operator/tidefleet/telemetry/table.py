@@ -30,7 +30,7 @@ _TABLE = (
         "pool_cost_usd_total",
         "counter",
         (*_POOL, "accelerator", "capacity_type"),
-        "Rent of the chips that a pool's pods hold, in USD, idle time included.",
+        "Rent, and electricity that an owner pays, of the chips that a pool's pods hold, in USD, idle time included.",
         "stable",
     ),
     MetricSpec(
@@ -113,7 +113,12 @@ _TABLE = (
         buckets=_SECONDS,
     ),
     MetricSpec("decisions_total", "counter", ("kind", "reason"), "Decisions taken that changed something."),
-    MetricSpec("reconcile_errors_total", "counter", ("kind", "reason"), "Failures while acting on a pool."),
+    MetricSpec(
+        "reconcile_errors_total",
+        "counter",
+        ("kind", "reason"),
+        "Failures while acting on a pool or reading its engines.",
+    ),
     MetricSpec("api_writes_total", "counter", ("kind", "outcome"), "Writes to the API server, by kind of object."),
     MetricSpec(
         "empty_answers_total",
