@@ -1,14 +1,18 @@
 """One large pool by knapsacks: a bound over all its options, a plan over a few, and the MILP over those that matter.
 
 The duals of the strong relaxation over a few options are good prices for L (``lagrange``) over all of them, and L says
-which further options belong to the few. Once a plan is known, L rules out most options for every better plan, and what
-is left is often small enough for its MILP, whose bound then holds for the pool.
+which further options belong to the few.
+
+Once a plan is known, the bound is raised towards an aim T below its cost. L says which replicas any plan cheaper than T
+can have; the MILP over those alone has a bound b, and no plan of the pool costs less than min(b, T): it has such
+replicas and costs at least b, or others and costs at least T. The nearer T is to L, the fewer options are left, so that
+there is an aim for a pool of any size: first the one that leaves few enough, or half of the open gap, then higher ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,7 +35,25 @@ ROUNDS = 6
 """Times that strong relaxation and L take turns."""
 
 RULED = 12_000
-"""Arcs of the options left by L up to which their MILP is tried."""
+"""Arcs of the options left by L up to which their MILP is solved at once, however high the aim."""
+
+MOST = 45_000
+"""Arcs up to which the MILP of an aim is tried."""
+
+PER_SECOND = 4_000
+"""Arcs of an aim's MILP per second that is left: it takes about twice as long to get beyond its root."""
+
+CLOSE = 0.55
+"""Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
+
+USED_SHARE = 0.35
+"""Share of the time for a plan from the options in use, before the bound is raised."""
+
+USED_GAP = 0.25
+"""Share of the open gap at which that plan is near enough to the best of those options."""
+
+STALLED = 0.95
+"""Share of the open gap that is left when raising the bound further is given up."""
 
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
@@ -130,21 +152,58 @@ class Narrow:
             before = seconds()
             until = min(0.4 * before, before - GRACE)
             self.begin(lambda: seconds() - until)
-        budget = seconds()
         if not self._open(seconds):
             return
-        keep, exact = self._matter()
-        if not exact or self.plan is None or int(keep[option_of(self.pool)].sum()) > RULED // 3:
-            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=(0.5 if exact else 0.7) * budget))
-            keep, exact = self._matter()
-        if not self._open(seconds):
-            return
-        known = self.plan
-        found = among(self.pool, keep, known, self.effort, seconds=seconds())
+        if self.plan is None or self._arcs(self._limits(self._highest())) > RULED:
+            effort, share = self.effort, 0.7
+            if self.plan is not None:
+                wanted = max(self.effort.absolute_gap, USED_GAP * (self.plan.objective - self.bound))
+                effort, share = replace(self.effort, absolute_gap=wanted), USED_SHARE
+            self._take(among(self.pool, self.used, self.plan, effort, seconds=share * seconds()))
+        while self.plan is not None and self._open(seconds):
+            before = self.plan.objective - self.bound
+            self._raise(self.plan, seconds)
+            if self.plan.objective - self.bound > STALLED * before:
+                break
+
+    def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
+        """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
+        aim = self._highest()
+        limits = self._limits(aim)
+        if self._arcs(limits) > RULED:
+            fit = min(MOST, max(RULED, int(PER_SECOND * seconds())))
+            share = CLOSE
+            while True:
+                aim = self.bound + share * (plan.objective - self.bound)
+                limits = self._limits(aim)
+                if self._arcs(limits) <= fit or share < 0.05:
+                    break
+                share *= 0.8
+        effort = replace(self.effort, gap=0.0, absolute_gap=max(plan.objective - aim, 1e-6))
+        found = among(self.pool, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
         self._take(found)
-        if exact and known is not None and isinstance(found, Answer | OutOfTime):
-            # Every plan cheaper than the known one makes do with the options kept.
-            self.bound = max(self.bound, min(found.bound, known.objective))
+        if isinstance(found, Answer | OutOfTime):
+            self.bound = max(self.bound, min(found.bound, aim))
+
+    def _highest(self) -> float:
+        """A bound at which the plan is surely near enough to it; infinite before there is a plan."""
+        if self.plan is None:
+            return np.inf
+        cost = self.plan.objective
+        return cost - 0.9 * max(self.effort.gap * abs(cost), self.effort.absolute_gap)
+
+    def _limits(self, aim: float) -> tuple[Floats, Floats]:
+        """Per option the least and the most replicas of the plan and of every plan that costs less than the aim."""
+        least, most = self.knapsacks.limits(self.levels, max(aim - self.levels.bound, 0.0))
+        if self.plan is None:
+            return least, most
+        known = np.rint(self.plan.values[self.pool.n])
+        return np.minimum(least, known), np.maximum(most, known)
+
+    def _arcs(self, limits: tuple[Floats, Floats]) -> int:
+        """Arcs of the options that may be used within some limits."""
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        return int(size[limits[1] > 0].sum())
 
     def answer(self) -> Answer | OutOfTime:
         """What is known."""
@@ -162,19 +221,6 @@ class Narrow:
     def _take(self, found: Answer | OutOfTime | None) -> None:
         if isinstance(found, Answer) and (self.plan is None or found.objective < self.plan.objective):
             self.plan = found
-
-    def _matter(self) -> tuple[Bools, bool]:
-        """Options that a better plan may use, and whether they are all of those."""
-        known = np.inf if self.plan is None else self.plan.objective
-        least = self.levels.least_use
-        keep = least <= (known - self.levels.bound) * (1 + 1e-6) + 1e-9
-        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
-        if int(size[keep].sum()) <= RULED:
-            return keep, True
-        order = np.argsort(least, kind="stable")
-        keep = self.few.copy()
-        keep[order[np.cumsum(size[order]) <= RULED]] = True
-        return keep, False
 
 
 def _few(
@@ -276,10 +322,29 @@ def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled
 
 
 def among(
-    pool: LargePool, options: Bools, best: Answer | None, effort: Effort, *, seconds: float
+    pool: LargePool,
+    options: Bools,
+    best: Answer | None,
+    effort: Effort,
+    *,
+    seconds: float,
+    limits: tuple[Floats, Floats] | None = None,
 ) -> Answer | OutOfTime | None:
-    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed."""
+    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed.
+
+    Args:
+        pool: the pool.
+        options: which of its options may be used.
+        best: a plan to begin from.
+        effort: the gaps at which to stop.
+        seconds: the most time.
+        limits: the least and the most replicas of each option, within the program's.
+    """
     part, columns = narrowed(pool, options)
+    if limits is not None:
+        lower, upper = pool.matrix.lower.copy(), pool.matrix.upper.copy()
+        lower[pool.n], upper[pool.n] = limits
+        part = part.with_bounds(lower[columns], upper[columns])
     start = None if best is None or best.values[~columns].any() else best.values[columns]
     found = solve(
         part,
