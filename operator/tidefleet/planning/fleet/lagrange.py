@@ -101,8 +101,8 @@ class Knapsacks:
         point[other] = np.where(reduced[other] < 0, m.upper[other], m.lower[other])
         fills = self._fills(reduced)
         some, option, begin, cost = fills.arcs, fills.option, fills.begin, fills.cost
-        worth = fills.gain * self.capacity[option] > fills.size * fills.unit[option]
-        worth = np.bincount(option[worth], minlength=count)
+        pays = fills.gain * self.capacity[option] > fills.size * fills.unit[option]
+        worth = np.bincount(option[pays], minlength=count)
         whole = np.floor((fills.filled[begin + worth] - fills.filled[begin]) / self.capacity + 1e-12)
         lower, upper = m.lower[self.n], m.upper[self.n]
         few, many = np.clip(whole, lower, upper), np.clip(whole + 1, lower, upper)

@@ -20,7 +20,7 @@ from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, coverin
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
 from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
-from tidefleet.planning.fleet.strong import Arcs, Strong, strengthen
+from tidefleet.planning.fleet.strong import Arcs, Strong, gathered, strengthen
 
 FEW = 20
 """Options of the first strong relaxation, and those of the first MILP."""
@@ -46,10 +46,10 @@ PER_SECOND = 4_000
 CLOSE = 0.55
 """Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
 
-USED_SHARE = 0.35
-"""Share of the time for a plan from the options in use, before the bound is raised."""
+FEW_SHARE = 0.35
+"""Share of the time for a plan from a few options, before the bound is raised."""
 
-USED_GAP = 0.25
+FEW_GAP = 0.25
 """Share of the open gap at which that plan is near enough to the best of those options."""
 
 STALLED = 0.95
@@ -117,11 +117,13 @@ def option_of(pool: LargePool) -> Ints:
 
 
 class Narrow:
-    """The search of one pool in two stages, so that all pools have a plan before any is improved.
+    """The search of one pool in stages, so that all pools have a plan before any is improved.
 
     Attributes:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
+        few_tried: whether the MILP of a few options was solved.
+        gathered: the pool with one row per option for those of the strong relaxation.
     """
 
     def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
@@ -134,6 +136,8 @@ class Narrow:
             self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
         self.used = self.few
+        self.gathered = pool
+        self.few_tried = False
 
     def begin(self, seconds: Callable[[], float]) -> None:
         """Bound, options and a first plan."""
@@ -141,30 +145,39 @@ class Narrow:
         known = self.few
         few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
         self.few = few | known
+        if strong is not None:
+            matrix = gathered(self.pool.matrix, self.pool.arcs, strong.pressure)
+            self.gathered = replace(self.pool, matrix=matrix)
         self.bound = self.levels.bound
         used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
         self.used = used | known
         self._take(plan)
 
-    def finish(self, seconds: Callable[[], float]) -> None:
-        """A better plan from the MILP of the options in use, a better bound from that of the options that matter."""
+    def improve(self, seconds: Callable[[], float]) -> bool:
+        """A better plan from the MILP of a few options, a better bound from that of what may be cheaper.
+
+        Returns whether to call it again is of use, were there time.
+        """
         if self.plan is None and not self.effort.cancelled():
             before = seconds()
             until = min(0.4 * before, before - GRACE)
             self.begin(lambda: seconds() - until)
         if not self._open(seconds):
-            return
-        if self.plan is None or self._arcs(self._limits(self._highest())) > RULED:
+            return False
+        before = np.inf if self.plan is None else self.plan.objective - self.bound
+        if not self.few_tried and (self.plan is None or self._arcs(self._limits(self._highest())) > RULED):
             effort, share = self.effort, 0.7
             if self.plan is not None:
-                wanted = max(self.effort.absolute_gap, USED_GAP * (self.plan.objective - self.bound))
-                effort, share = replace(self.effort, absolute_gap=wanted), USED_SHARE
-            self._take(among(self.pool, self.used, self.plan, effort, seconds=share * seconds()))
-        while self.plan is not None and self._open(seconds):
-            before = self.plan.objective - self.bound
+                wanted = max(self.effort.absolute_gap, FEW_GAP * before)
+                effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
+            self._take(among(self.gathered, self._nearest(), self.plan, effort, seconds=share * seconds()))
+            self.few_tried = True
+        if self.plan is None:
+            return True
+        if self._open(seconds):
             self._raise(self.plan, seconds)
-            if self.plan.objective - self.bound > STALLED * before:
-                break
+        after = self.plan.objective - self.bound
+        return after < STALLED * before and not self.effort.enough(self.plan.objective, self.bound)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
@@ -180,10 +193,18 @@ class Narrow:
                     break
                 share *= 0.8
         effort = replace(self.effort, gap=0.0, absolute_gap=max(plan.objective - aim, 1e-6))
-        found = among(self.pool, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
+        found = among(self.gathered, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
         self._take(found)
         if isinstance(found, Answer | OutOfTime):
             self.bound = max(self.bound, min(found.bound, aim))
+
+    def _nearest(self) -> Bools:
+        """The few options and further ones that cost least to use, up to ``RULED`` arcs."""
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        order = np.argsort(self.levels.least_use, kind="stable")
+        keep = self.few | self.used
+        keep[order[np.cumsum(size[order]) <= RULED]] = True
+        return keep
 
     def _highest(self) -> float:
         """A bound at which the plan is surely near enough to it; infinite before there is a plan."""
@@ -318,7 +339,9 @@ def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled
     strong = strengthen(part, arcs, every, seconds=seconds, cancelled=cancelled)
     values = np.zeros(len(columns))
     values[columns] = strong.values
-    return Strong(strong.bound, values, np.zeros(0), kept, strong.prices)
+    pressure = np.zeros(len(kept))
+    pressure[kept] = strong.pressure
+    return Strong(strong.bound, values, np.zeros(0), kept, strong.prices, pressure)
 
 
 def among(
