@@ -10,7 +10,17 @@ import pytest
 from fleet_builders import planned, random_fleet
 from test_fleet_large import many_cells
 
-from tidefleet.planning.fleet import FleetPlan, FleetProblem, Limits, SolverFailed, bound, pools, solve
+from tidefleet.planning.fleet import (
+    FleetPlan,
+    FleetProblem,
+    Limits,
+    SolverFailed,
+    bound,
+    decompose,
+    narrow,
+    pools,
+    solve,
+)
 from tidefleet.planning.fleet.lagrange import Knapsacks, ascend, covering, scales
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.milp import build
@@ -101,6 +111,47 @@ def test_options_ruled_out_by_knapsacks_cost_too_much_when_they_are_used(seed: i
         forced = solve_matrix(milp.matrix.with_bounds(lower, milp.matrix.upper), gap=0.0)
         assert isinstance(forced, Answer)
         assert forced.objective >= found.bound + found.least_use[o] - 1e-6
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_plans_with_replicas_outside_the_limits_of_an_aim_cost_more_than_it(seed: int, share: float) -> None:
+    problem = many_cells(seed)
+    made, prices, scale = knapsacks(problem)
+    milp = build(problem)
+    found, _ = ascend(made, prices, scale, steps=100, target=1.1 * made.at(prices).bound, go_on=lambda: True)
+    optimum = solve_matrix(milp.matrix, gap=0.0)
+    assert isinstance(optimum, Answer)
+    room = share * 1.2 * (optimum.objective - found.bound)
+    least, most = made.limits(found, room)
+    n, outside = milp.columns.n, 0
+    for o in range(len(n)):
+        for bounds, k in ((milp.matrix.lower, most[o] + 1), (milp.matrix.upper, least[o] - 1)):
+            if milp.matrix.lower[n[o]] <= k <= milp.matrix.upper[n[o]]:
+                forced = bounds.copy()
+                forced[n[o]] = k
+                lower, upper = (forced, milp.matrix.upper) if k > most[o] else (milp.matrix.lower, forced)
+                other = solve_matrix(milp.matrix.with_bounds(lower, upper), gap=0.0)
+                assert not isinstance(other, Answer) or other.objective >= found.bound + room - 1e-6
+                outside += 1
+    assert outside
+
+
+@pytest.mark.parametrize("arcs", [0, 60, 120])
+@pytest.mark.parametrize("seed", range(3))
+def test_aims_below_the_cost_of_a_plan_give_bounds_below_the_optimum(
+    monkeypatch: pytest.MonkeyPatch, seed: int, arcs: int
+) -> None:
+    """However few arcs the MILP of an aim may have, its bound holds and is at least that of the knapsacks."""
+    problem = many_cells(seed)
+    optimum = planned(problem, gap=0.0)
+    for name, value in (("RULED", 0), ("MOST", arcs)):
+        monkeypatch.setattr(narrow, name, value)
+    monkeypatch.setattr(pools, "SMALL", 0)
+    monkeypatch.setattr(decompose, "LARGE", 0)
+    plan = planned(problem, gap=0.0)
+    made, _, _ = knapsacks(problem)
+    assert plan.bound <= optimum.usd_per_hour + 1e-6 <= plan.usd_per_hour + 2e-6
 
 
 def test_the_bound_never_rises_faster_than_its_slope_says() -> None:

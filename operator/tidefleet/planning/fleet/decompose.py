@@ -36,6 +36,18 @@ FINISH = 2e-6
 EARLY_SHARE = 0.6
 """Share of that time in which all large pools get a first plan and a bound, before any is improved."""
 
+SHORTEST = 1.0
+"""Seconds of a turn in which no large pool gets better."""
+
+IMPROVE_SHARE = 0.7
+"""Share of the time left for the pools in which each large one is improved once more."""
+
+LEAST = 0.05
+"""Share of the pools' time below which none is improved any more."""
+
+SIZE_WEIGHT = 0.25
+"""How much a pool's size counts against its cost when the time is dealt out."""
+
 PRICE_TURNS = 30
 """Times that the pools are solved at other prices, while time is left and the gap is not reached."""
 
@@ -271,29 +283,49 @@ class _Search:
         spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
         sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
         cost = np.maximum(spent[owners], 0.0)
-        weights = 0.5 * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
+        weights = SIZE_WEIGHT * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
         alone = not prices.any() and len(self.milp.columns.x) > LARGE
         share = share or (UNPRICED_SHARE if alone else POOLS_SHARE)
         end = self.watch.clock() + share * self.watch.left()
-        early = [i for i, one in enumerate(searches) if one.early]
+        early, kept = [i for i, one in enumerate(searches) if one.early], end - self.watch.clock()
         if early:
             until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
-            self._dealt(until, [float(weights[i]) for i in early], [searches[i].begin for i in early], 1.0)
-            gaps = np.array([one.open_gap for one in searches])
-            known = float(gaps[np.isfinite(gaps)].sum())
-            weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
+            self._dealt(until, [float(weights[i]) for i in early], [searches[i].begin for i in early], 1.0, last=True)
+            while any(searches[i].hopeful for i in early) and end - self.watch.clock() > LEAST * kept:
+                self._improved(end, [searches[i] for i in early], weights[early])
         answers = self._dealt(end, weights.tolist(), [one.finish for one in searches], 1.5)
         floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
         return {owner: raised(answer, float(floors[owner])) for owner, answer in zip(owners, answers, strict=True)}
 
+    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
+        """One more turn for each large pool that has hope, most of it for those with the widest gaps."""
+        gaps = np.array([one.open_gap for one in searches])
+        known = float(gaps[np.isfinite(gaps)].sum())
+        weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
+        hopeful = [i for i, one in enumerate(searches) if one.hopeful]
+        now = self.watch.clock()
+        until = now + IMPROVE_SHARE * (end - now)
+        weights = weights[hopeful]
+        worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
+        worth |= weights >= weights.max()
+        stages = [searches[i].improve for i in np.array(hopeful)[worth]]
+        self._dealt(until, weights[worth].tolist(), stages, 1.0, last=True)
+
     def _dealt(
-        self, until: float, weights: list[float], stages: Sequence[Callable[[Callable[[], float]], Any]], more: float
+        self,
+        until: float,
+        weights: list[float],
+        stages: Sequence[Callable[[Callable[[], float]], Any]],
+        more: float,
+        *,
+        last: bool = False,
     ) -> list[Any]:
         """Stages side by side, each told what is left of its share of the time, times ``more``.
 
-        Those of most weight go first; where few need all of their share, it may be more than 1.
+        Those of most weight go first; where few need all of their share, it may be more than 1. Or they go ``last``,
+        and get what the others leave: that wastes least where every stage takes all that it is given.
         """
-        order = sorted(range(len(stages)), key=lambda i: -weights[i])
+        order = sorted(range(len(stages)), key=lambda i: weights[i] if last else -weights[i])
         waiting = {i: weights[i] for i in order}
 
         def run(i: int) -> Any:

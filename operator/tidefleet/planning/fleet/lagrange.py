@@ -9,8 +9,9 @@ with r the reduced costs of the option's arcs. No plan of the pool costs less th
 minimum fills the replicas in the order of gain per load, so that one sort of the arcs answers for all options. As k is
 whole, the largest L is at least the bound of the linear relaxation with all the rows x[c,o] <= n[o], and often above.
 
-L also says what each option costs at least when it is used at all. Where that, on top of L, reaches the cost of a known
-plan, every better plan does without the option: ``Levels.least_use`` shrinks a pool to the options that matter.
+L also says what any other k of an option costs at least: L - h(k*) + h(k), for all plans of the pool. Every plan below
+a given cost keeps each k within ``Knapsacks.limits``, and does without an option whose first replica costs too much
+already (``Levels.least_use``): that shrinks a pool to the options that matter.
 """
 
 from __future__ import annotations
@@ -93,32 +94,16 @@ class Knapsacks:
         """L at some prices."""
         m, y = self.matrix, self.signed(prices)
         columns, rows, count = len(m.cost), len(m.row_lower), len(self.n)
-        reduced = m.cost - summed(self.column, self.value * y[self.row], columns)
+        reduced = self._reduced(y)
         limit = np.where(y > 0, m.row_lower, np.where(y < 0, m.row_upper, 0.0))
         point = np.zeros(columns)
         other = self.other_at
         point[other] = np.where(reduced[other] < 0, m.upper[other], m.lower[other])
-        r = reduced[self.x]
-        some = np.flatnonzero(r < 0)
-        ratio = r[some] / self.size[some]
-        some = some[np.lexsort((ratio, self.option[some]))]
-        option, size, gain = self.option[some], self.size[some], -r[some]
-        filled = np.concatenate(([0.0], np.cumsum(size)))
-        gained = np.concatenate(([0.0], np.cumsum(gain)))
-        first = np.searchsorted(option, np.arange(count + 1))
-        begin, end = first[:-1], first[1:]
-        unit = reduced[self.n]
-        worth = np.bincount(option[gain * self.capacity[option] > size * unit[option]], minlength=count)
-        whole = np.floor((filled[begin + worth] - filled[begin]) / self.capacity + 1e-12)
-        size, gain = np.append(size, 1.0), np.append(gain, 0.0)
-
-        def cost(k: Floats) -> tuple[Floats, Ints, Floats]:
-            """h(k), how far the arcs are taken whole, and the share of the next one."""
-            until = filled[begin] + self.capacity * k
-            at = np.clip(np.searchsorted(filled, until, side="right") - 1, begin, end)
-            share = np.where(at < end, np.clip((until - filled[at]) / size[at], 0.0, 1.0), 0.0)
-            return unit * k - (gained[at] - gained[begin] + share * gain[at]), at, share
-
+        fills = self._fills(reduced)
+        some, option, begin, cost = fills.arcs, fills.option, fills.begin, fills.cost
+        pays = fills.gain * self.capacity[option] > fills.size * fills.unit[option]
+        worth = np.bincount(option[pays], minlength=count)
+        whole = np.floor((fills.filled[begin + worth] - fills.filled[begin]) / self.capacity + 1e-12)
         lower, upper = m.lower[self.n], m.upper[self.n]
         few, many = np.clip(whole, lower, upper), np.clip(whole + 1, lower, upper)
         (h_few, at_few, share_few), (h_many, at_many, share_many) = cost(few), cost(many)
@@ -142,6 +127,83 @@ class Knapsacks:
             least_use=np.where((k < 0.5) & (upper >= 1), np.maximum(used - h, 0.0), np.where(k < 0.5, np.inf, 0.0)),
             slope=np.where(self.is_load, 0.0, slope),
         )
+
+    def limits(self, levels: Levels, room: float) -> tuple[Floats, Floats]:
+        """Per option the least and the most replicas of any plan that costs less than L and so much on top.
+
+        h is convex: on either side of its best k it only rises, so that halving finds where it has risen by ``room``.
+        """
+        m, best = self.matrix, levels.replicas
+        lower, upper = m.lower[self.n], m.upper[self.n]
+        cost = self._fills(self._reduced(levels.prices)).cost
+        least, _, _ = cost(best)
+        room = room * (1 + 1e-6) + 1e-9
+        ends = []
+        for away, far in ((-1.0, lower), (1.0, upper)):
+            near, beyond = best.copy(), far + away
+            while (np.abs(beyond - near) > 1).any():
+                middle = np.rint(0.5 * (near + beyond))
+                inside = cost(np.clip(middle, lower, upper))[0] - least < room
+                near, beyond = np.where(inside, middle, near), np.where(inside, beyond, middle)
+            ends.append(np.clip(near, lower, upper))
+        return ends[0], ends[1]
+
+    def _reduced(self, prices: Floats) -> Floats:
+        return self.matrix.cost - summed(self.column, self.value * prices[self.row], len(self.matrix.cost))
+
+    def _fills(self, reduced: Floats) -> _Fills:
+        r = reduced[self.x]
+        some = np.flatnonzero(r < 0)
+        ratio = r[some] / self.size[some]
+        some = some[np.lexsort((ratio, self.option[some]))]
+        option, size, gain = self.option[some], self.size[some], -r[some]
+        first = np.searchsorted(option, np.arange(len(self.n) + 1))
+        return _Fills(
+            arcs=some,
+            option=option,
+            size=size,
+            gain=gain,
+            filled=np.concatenate(([0.0], np.cumsum(size))),
+            gained=np.concatenate(([0.0], np.cumsum(gain))),
+            begin=first[:-1],
+            end=first[1:],
+            unit=reduced[self.n],
+            capacity=self.capacity,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fills:
+    """The arcs that gain anything at some prices, by option and then by gain per load: the order they fill replicas.
+
+    Attributes:
+        arcs: the arcs, as indices of ``Knapsacks.x``.
+        option, size, gain: of each arc, its option, load and gain.
+        filled, gained: load and gain of the arcs before each.
+        begin, end: the places of each option's arcs.
+        unit: the reduced cost of a replica of each option.
+        capacity: what a replica of each option carries.
+    """
+
+    arcs: Ints
+    option: Ints
+    size: Floats
+    gain: Floats
+    filled: Floats
+    gained: Floats
+    begin: Ints
+    end: Ints
+    unit: Floats
+    capacity: Floats
+
+    def cost(self, k: Floats) -> tuple[Floats, Ints, Floats]:
+        """h(k), how far the arcs are taken whole, and the share of the next one."""
+        begin, end = self.begin, self.end
+        until = self.filled[begin] + self.capacity * k
+        at = np.clip(np.searchsorted(self.filled, until, side="right") - 1, begin, end)
+        size, gain = np.append(self.size, 1.0)[at], np.append(self.gain, 0.0)[at]
+        share = np.where(at < end, np.clip((until - self.filled[at]) / size, 0.0, 1.0), 0.0)
+        return self.unit * k - (self.gained[at] - self.gained[begin] + share * gain), at, share
 
 
 def scales(matrix: Matrix, serve: Ints, prices: Floats) -> Floats:

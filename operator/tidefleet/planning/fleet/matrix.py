@@ -111,6 +111,29 @@ class Matrix:
         """The same program with other limits of its rows."""
         return replace(self, row_lower=row_lower, row_upper=row_upper)
 
+    def with_more_rows(self, row: Ints, column: Ints, value: Floats, upper: Floats) -> Matrix:
+        """The same program with further rows A v <= upper after its own.
+
+        Args:
+            row: the row of each entry, from 0 up to the number of uppers.
+            column: the column of each entry.
+            value: the entries.
+            upper: the limit of each row.
+        """
+        rows = np.concatenate((self.row, len(self.row_lower) + row))
+        columns = np.concatenate((self.column, column))
+        order = np.lexsort((rows, columns))
+        counts = np.bincount(columns, minlength=len(self.cost))
+        return replace(
+            self,
+            row_lower=np.concatenate((self.row_lower, np.full(len(upper), -np.inf))),
+            row_upper=np.concatenate((self.row_upper, upper)),
+            row_owner=np.concatenate((self.row_owner, np.full(len(upper), SHARED))),
+            start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            row=rows[order],
+            value=np.concatenate((self.value, value))[order],
+        )
+
     def relaxed(self) -> Matrix:
         """The same program with no variable whole."""
         return replace(self, integer=np.zeros(len(self.cost), dtype=np.bool_))

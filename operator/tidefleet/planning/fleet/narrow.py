@@ -1,14 +1,18 @@
 """One large pool by knapsacks: a bound over all its options, a plan over a few, and the MILP over those that matter.
 
 The duals of the strong relaxation over a few options are good prices for L (``lagrange``) over all of them, and L says
-which further options belong to the few. Once a plan is known, L rules out most options for every better plan, and what
-is left is often small enough for its MILP, whose bound then holds for the pool.
+which further options belong to the few.
+
+Once a plan is known, the bound is raised towards an aim T below its cost. L says which replicas any plan cheaper than T
+can have; the MILP over those alone has a bound b, and no plan of the pool costs less than min(b, T): it has such
+replicas and costs at least b, or others and costs at least T. The nearer T is to L, the fewer options are left, so that
+there is an aim for a pool of any size: first the one that leaves few enough, or half of the open gap, then higher ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +20,7 @@ from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, coverin
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
 from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
-from tidefleet.planning.fleet.strong import Arcs, Strong, strengthen
+from tidefleet.planning.fleet.strong import Arcs, Strong, gathered, strengthen
 
 FEW = 20
 """Options of the first strong relaxation, and those of the first MILP."""
@@ -31,7 +35,25 @@ ROUNDS = 6
 """Times that strong relaxation and L take turns."""
 
 RULED = 12_000
-"""Arcs of the options left by L up to which their MILP is tried."""
+"""Arcs of the options left by L up to which their MILP is solved at once, however high the aim."""
+
+MOST = 45_000
+"""Arcs up to which the MILP of an aim is tried."""
+
+PER_SECOND = 4_000
+"""Arcs of an aim's MILP per second that is left: it takes about twice as long to get beyond its root."""
+
+CLOSE = 0.55
+"""Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
+
+FEW_SHARE = 0.35
+"""Share of the time for a plan from a few options, before the bound is raised."""
+
+FEW_GAP = 0.25
+"""Share of the open gap at which that plan is near enough to the best of those options."""
+
+STALLED = 0.95
+"""Share of the open gap that is left when raising the bound further is given up."""
 
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
@@ -95,11 +117,13 @@ def option_of(pool: LargePool) -> Ints:
 
 
 class Narrow:
-    """The search of one pool in two stages, so that all pools have a plan before any is improved.
+    """The search of one pool in stages, so that all pools have a plan before any is improved.
 
     Attributes:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
+        few_tried: whether the MILP of a few options was solved.
+        gathered: the pool with one row per option for those of the strong relaxation.
     """
 
     def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
@@ -112,6 +136,8 @@ class Narrow:
             self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
         self.used = self.few
+        self.gathered = pool
+        self.few_tried = False
 
     def begin(self, seconds: Callable[[], float]) -> None:
         """Bound, options and a first plan."""
@@ -119,32 +145,86 @@ class Narrow:
         known = self.few
         few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
         self.few = few | known
+        if strong is not None:
+            matrix = gathered(self.pool.matrix, self.pool.arcs, strong.pressure)
+            self.gathered = replace(self.pool, matrix=matrix)
         self.bound = self.levels.bound
         used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
         self.used = used | known
         self._take(plan)
 
-    def finish(self, seconds: Callable[[], float]) -> None:
-        """A better plan from the MILP of the options in use, a better bound from that of the options that matter."""
+    def improve(self, seconds: Callable[[], float]) -> bool:
+        """A better plan from the MILP of a few options, a better bound from that of what may be cheaper.
+
+        Returns whether to call it again is of use, were there time.
+        """
         if self.plan is None and not self.effort.cancelled():
             before = seconds()
             until = min(0.4 * before, before - GRACE)
             self.begin(lambda: seconds() - until)
-        budget = seconds()
         if not self._open(seconds):
-            return
-        keep, exact = self._matter()
-        if not exact or self.plan is None or int(keep[option_of(self.pool)].sum()) > RULED // 3:
-            self._take(among(self.pool, self.used, self.plan, self.effort, seconds=(0.5 if exact else 0.7) * budget))
-            keep, exact = self._matter()
-        if not self._open(seconds):
-            return
-        known = self.plan
-        found = among(self.pool, keep, known, self.effort, seconds=seconds())
+            return False
+        before = np.inf if self.plan is None else self.plan.objective - self.bound
+        if not self.few_tried and (self.plan is None or self._arcs(self._limits(self._highest())) > RULED):
+            effort, share = self.effort, 0.7
+            if self.plan is not None:
+                wanted = max(self.effort.absolute_gap, FEW_GAP * before)
+                effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
+            self._take(among(self.gathered, self._nearest(), self.plan, effort, seconds=share * seconds()))
+            self.few_tried = True
+        if self.plan is None:
+            return True
+        if self._open(seconds):
+            self._raise(self.plan, seconds)
+        after = self.plan.objective - self.bound
+        return after < STALLED * before and not self.effort.enough(self.plan.objective, self.bound)
+
+    def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
+        """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
+        aim = self._highest()
+        limits = self._limits(aim)
+        if self._arcs(limits) > RULED:
+            fit = min(MOST, max(RULED, int(PER_SECOND * seconds())))
+            share = CLOSE
+            while True:
+                aim = self.bound + share * (plan.objective - self.bound)
+                limits = self._limits(aim)
+                if self._arcs(limits) <= fit or share < 0.05:
+                    break
+                share *= 0.8
+        effort = replace(self.effort, gap=0.0, absolute_gap=max(plan.objective - aim, 1e-6))
+        found = among(self.gathered, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
         self._take(found)
-        if exact and known is not None and isinstance(found, Answer | OutOfTime):
-            # Every plan cheaper than the known one makes do with the options kept.
-            self.bound = max(self.bound, min(found.bound, known.objective))
+        if isinstance(found, Answer | OutOfTime):
+            self.bound = max(self.bound, min(found.bound, aim))
+
+    def _nearest(self) -> Bools:
+        """The few options and further ones that cost least to use, up to ``RULED`` arcs."""
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        order = np.argsort(self.levels.least_use, kind="stable")
+        keep = self.few | self.used
+        keep[order[np.cumsum(size[order]) <= RULED]] = True
+        return keep
+
+    def _highest(self) -> float:
+        """A bound at which the plan is surely near enough to it; infinite before there is a plan."""
+        if self.plan is None:
+            return np.inf
+        cost = self.plan.objective
+        return cost - 0.9 * max(self.effort.gap * abs(cost), self.effort.absolute_gap)
+
+    def _limits(self, aim: float) -> tuple[Floats, Floats]:
+        """Per option the least and the most replicas of the plan and of every plan that costs less than the aim."""
+        least, most = self.knapsacks.limits(self.levels, max(aim - self.levels.bound, 0.0))
+        if self.plan is None:
+            return least, most
+        known = np.rint(self.plan.values[self.pool.n])
+        return np.minimum(least, known), np.maximum(most, known)
+
+    def _arcs(self, limits: tuple[Floats, Floats]) -> int:
+        """Arcs of the options that may be used within some limits."""
+        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
+        return int(size[limits[1] > 0].sum())
 
     def answer(self) -> Answer | OutOfTime:
         """What is known."""
@@ -162,19 +242,6 @@ class Narrow:
     def _take(self, found: Answer | OutOfTime | None) -> None:
         if isinstance(found, Answer) and (self.plan is None or found.objective < self.plan.objective):
             self.plan = found
-
-    def _matter(self) -> tuple[Bools, bool]:
-        """Options that a better plan may use, and whether they are all of those."""
-        known = np.inf if self.plan is None else self.plan.objective
-        least = self.levels.least_use
-        keep = least <= (known - self.levels.bound) * (1 + 1e-6) + 1e-9
-        size = np.bincount(option_of(self.pool), minlength=len(self.pool.n))
-        if int(size[keep].sum()) <= RULED:
-            return keep, True
-        order = np.argsort(least, kind="stable")
-        keep = self.few.copy()
-        keep[order[np.cumsum(size[order]) <= RULED]] = True
-        return keep, False
 
 
 def _few(
@@ -272,14 +339,35 @@ def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled
     strong = strengthen(part, arcs, every, seconds=seconds, cancelled=cancelled)
     values = np.zeros(len(columns))
     values[columns] = strong.values
-    return Strong(strong.bound, values, np.zeros(0), kept, strong.prices)
+    pressure = np.zeros(len(kept))
+    pressure[kept] = strong.pressure
+    return Strong(strong.bound, values, np.zeros(0), kept, strong.prices, pressure)
 
 
 def among(
-    pool: LargePool, options: Bools, best: Answer | None, effort: Effort, *, seconds: float
+    pool: LargePool,
+    options: Bools,
+    best: Answer | None,
+    effort: Effort,
+    *,
+    seconds: float,
+    limits: tuple[Floats, Floats] | None = None,
 ) -> Answer | OutOfTime | None:
-    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed."""
+    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed.
+
+    Args:
+        pool: the pool.
+        options: which of its options may be used.
+        best: a plan to begin from.
+        effort: the gaps at which to stop.
+        seconds: the most time.
+        limits: the least and the most replicas of each option, within the program's.
+    """
     part, columns = narrowed(pool, options)
+    if limits is not None:
+        lower, upper = pool.matrix.lower.copy(), pool.matrix.upper.copy()
+        lower[pool.n], upper[pool.n] = limits
+        part = part.with_bounds(lower[columns], upper[columns])
     start = None if best is None or best.values[~columns].any() else best.values[columns]
     found = solve(
         part,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
-from tidefleet.planning.fleet.narrow import Effort, LargePool, Narrow, knapsacks_of
+from tidefleet.planning.fleet.narrow import GRACE, Effort, LargePool, Narrow, knapsacks_of
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, raised, solve
 from tidefleet.planning.fleet.strong import strengthen
 
@@ -27,7 +27,10 @@ TURNS = 6
 
 
 class PoolSearch:
-    """The search of one pool: ``begin`` gives a large one a plan and a bound early, ``finish`` does the rest."""
+    """The search of one pool: ``begin`` gives a large one a plan and a bound early, each ``improve`` better ones.
+
+    ``finish`` has to come last, and is all there is to a small one.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class PoolSearch:
             knapsacks = knapsacks_of(pool)
             if knapsacks.usable:
                 self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled), start)
+        self.hopeful = self.early
 
     @property
     def early(self) -> bool:
@@ -63,16 +67,22 @@ class PoolSearch:
         if self._narrow is not None and seconds() > 0 and not self.cancelled():
             self._narrow.begin(seconds)
 
+    def improve(self, seconds: Callable[[], float]) -> None:
+        """A better plan or bound of a large pool that ``hopeful`` says can be had."""
+        if self._narrow is not None and self.hopeful and seconds() > 0 and not self.cancelled():
+            self.hopeful = self._narrow.improve(seconds)
+
     def finish(self, seconds: Callable[[], float]) -> Outcome:
         """The best plan found, with a bound."""
-        if self._narrow is not None:
-            self._narrow.finish(seconds)
-            answer = self._narrow.answer()
-            if isinstance(answer, Answer) or seconds() <= 0 or self.cancelled():
-                return answer
-            other = self._alone(seconds)
-            return raised(other, answer.bound)
-        return self._alone(seconds)
+        if self._narrow is None:
+            return self._alone(seconds)
+        answer = self._narrow.answer()
+        if isinstance(answer, Answer) or self.cancelled():
+            return answer
+        if seconds() > 0:
+            return raised(self._alone(seconds), answer.bound)
+        found = _at_once(self.pool, GRACE, self.cancelled)
+        return answer if found is None else raised(found, answer.bound)
 
     def _alone(self, seconds: Callable[[], float]) -> Outcome:
         return solve_pool(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import highspy
 import numpy as np
 
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
+from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.solver import quiet, to_highs
 
 ROUNDS = 60
@@ -49,6 +49,7 @@ class Strong:
         reduced: reduced costs, one per column; of arcs left out 0.
         grown: which arcs took part at the end.
         prices: of the matrix's rows, in the round of the best bound.
+        pressure: of each arc, what its row x <= m n is worth there: at least 0, and 0 where it has no such row.
     """
 
     bound: float
@@ -56,6 +57,7 @@ class Strong:
     reduced: Floats
     grown: Bools
     prices: Floats
+    pressure: Floats
 
 
 def strengthen(
@@ -90,7 +92,8 @@ def strengthen(
     part = matrix.with_bounds(matrix.lower, upper).part(active, np.ones(rows, dtype=np.bool_))
     highs.passModel(to_highs(part.relaxed()))
     ruled = np.zeros(len(arcs.x), dtype=np.bool_)
-    best = Strong(-np.inf, np.zeros(columns), np.zeros(columns), near, np.zeros(rows))
+    best = Strong(-np.inf, np.zeros(columns), np.zeros(columns), near, np.zeros(rows), np.zeros(len(arcs.x)))
+    order = np.zeros(0, dtype=np.int64)
     for _ in range(ROUNDS):
         left = seconds()
         if left <= 0 or cancelled() or best.bound >= enough:
@@ -110,8 +113,11 @@ def strengthen(
         full[where >= 0] = values[where[where >= 0]]
         reduced = np.zeros(columns)
         reduced[where >= 0] = np.array(solution.col_dual)[where[where >= 0]]
-        better = bound > best.bound
-        best = Strong(max(bound, best.bound), full, reduced, inside, prices[:rows] if better else best.prices)
+        now, pressure = prices[:rows], np.zeros(len(arcs.x))
+        pressure[order] = np.maximum(-prices[rows:], 0.0)
+        if bound <= best.bound:
+            now, pressure = best.prices, best.pressure
+        best = Strong(max(bound, best.bound), full, reduced, inside, now, pressure)
         broken = inside & ~ruled & (full[arcs.x] > arcs.multiple * full[arcs.n] + _BROKEN)
         missing = ~inside & (outside < -1e-6)
         if not broken.any() and not missing.any():
@@ -120,9 +126,27 @@ def strengthen(
             _add_columns(highs, matrix, arcs.x[_least(missing, outside, arcs.side)], where)
         if broken.any():
             _add_rows(highs, arcs, np.flatnonzero(broken), where)
+            order = np.concatenate((order, np.flatnonzero(broken)))
             ruled |= broken
     highs.clear()
     return best
+
+
+def gathered(matrix: Matrix, arcs: Arcs, pressure: Floats) -> Matrix:
+    """The program with one more row per option: the rows x <= m n of its arcs, weighted by their pressure and added up.
+
+    By the duality of linear programs these few rows together are worth as much as all the rows they were made of.
+    """
+    some = np.flatnonzero(pressure > 0)
+    columns, row = np.unique(arcs.n[some], return_inverse=True)
+    total, count = summed(row, pressure[some], len(columns)), np.bincount(row, minlength=len(columns))
+    weight = pressure[some] * (count / np.maximum(total, 1e-300))[row]
+    return matrix.with_more_rows(
+        np.concatenate((row, np.arange(len(columns)))),
+        np.concatenate((arcs.x[some], columns)),
+        np.concatenate((weight, -summed(row, weight * arcs.multiple[some], len(columns)))),
+        np.zeros(len(columns)),
+    )
 
 
 def _least(some: Bools, cost: Floats, side: Ints) -> Ints:
