@@ -65,8 +65,20 @@ def test_no_access_to_secrets_and_no_way_to_more_rights(by_install):
         *("roles", "rolebindings", "clusterroles", "clusterrolebindings"),
     }
     for name, rule in every_rule(by_install):
+        if rule["resources"] == ["configmaps"]:
+            assert (rule["verbs"], rule["resourceNames"]) == (["get"], ["tidefleet-pause"])
+            continue
         assert not forbidden & set(rule["resources"]), name
         assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), name
+
+
+def test_without_flipping_nodes_pods_and_training_are_only_read(by_install, render):
+    off = roles(render({"config": {"flipping": {"enabled": False}}}, show_only=TEMPLATES))
+    own = [rule for name, rules in off.items() if "view" not in name and "edit" not in name for rule in rules]
+    for rule in own:
+        assert not {"kueue.x-k8s.io", "batch", "resource.k8s.io"} & set(rule["apiGroups"])
+        if {"nodes", "pods", "pods/eviction"} & set(rule["resources"]):
+            assert rule["verbs"] == ["get", "list", "watch"]
 
 
 def test_the_lease_is_bound_to_its_name_and_namespace(by_install, render):

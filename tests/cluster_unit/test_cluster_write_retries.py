@@ -11,7 +11,7 @@ from kubernetes.client import ApiClient, Configuration
 
 from tidefleet.cluster.kinds import CONFIG_MAP
 from tidefleet.cluster.lease import Deposed, NoFence
-from tidefleet.cluster.writes import Conflict, Create, Failed, Fenced, Outcome, Writer, Written
+from tidefleet.cluster.writes import Blocked, Conflict, Create, Evict, Failed, Fenced, Outcome, Writer, Written
 
 WHY: dict[str, Any] = {"reason": "a test", "decision_id": "d-1"}
 
@@ -122,5 +122,17 @@ def test_a_write_stops_being_retried_when_we_are_deposed() -> None:
     threading.Timer(0.5, lambda: setattr(fence, "lost", True)).start()
     try:
         assert isinstance(writer.execute(Create(kind=CONFIG_MAP, body=a_config_map("default"), **WHY)), Fenced)
+    finally:
+        trouble.close()
+
+
+def test_an_eviction_is_repeated_when_the_server_is_busy_and_not_when_a_budget_says_no() -> None:
+    eviction = Evict(namespace="default", name="one", uid="u", resource_version="1", **WHY)
+    blocked = '{"message": "no", "details": {"causes": [{"reason": "DisruptionBudget", "message": "one of one"}]}}'
+    trouble = Trouble((429, {}, '{"message": "too many requests"}'), (429, {"Retry-After": "10"}, blocked))
+    try:
+        writer = Writer(trouble.api, NoFence(), deadline_seconds=3.0)
+        assert writer.execute(eviction) == Blocked("429: no")
+        assert len(trouble.requests) == 2
     finally:
         trouble.close()

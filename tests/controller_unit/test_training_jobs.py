@@ -41,6 +41,17 @@ def test_a_pod_belongs_to_the_outermost_job_and_a_stranger_to_itself():
     }
 
 
+def test_what_a_queue_keeps_together_is_together():
+    pods = [a_pod("a", owner="uid-ray"), a_pod("b", "n1", owner="uid-ray"), a_pod("c"), a_pod("d"), a_pod("e")]
+    queued = {"uid-ray": "uid-ray", "uid-c": "uid-w", "uid-d": "uid-w"}
+    groups = jobs.group_pods(pods, jobs.Book(), queued)
+    assert {uid: [pod.name for pod in found] for uid, found in groups.items()} == {
+        "uid-ray": ["a", "b"],
+        "uid-w": ["c", "d"],
+        "uid-e": ["e"],
+    }
+
+
 def test_a_gang_is_one_job_on_all_its_nodes():
     book = a_book()
     pods = [a_pod("a", owner="uid-js-0"), a_pod("b", "n1", owner="uid-js-0"), a_pod("c", "n9", owner="uid-js-0")]

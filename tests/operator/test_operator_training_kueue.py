@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from operator_objects import eventually
+import yaml
+from operator_objects import ROOT, eventually
 from training_ground import CHIPS, Ground
 
 from localcluster.controlplane import ControlPlane
 from localcluster.jobsets import start_job_sets
 from localcluster.kueue import NoPlaceForCertificate, start_kueue
 from tidefleet.api.flipping import TrainingQueue
-from tidefleet.cluster.kinds import ADMISSION_CHECK, CLUSTER_QUEUE, COHORT, JOB, KUEUE_WORKLOAD, POD
+from tidefleet.cluster.kinds import ADMISSION_CHECK, CLUSTER_QUEUE, COHORT, JOB, KUEUE_WORKLOAD, LOCAL_QUEUE, POD, path
 from tidefleet.cluster.writes import Create, Evict, MergePatch, Written
-from tidefleet.controller.training import FaultReason
+from tidefleet.controller.training import FaultReason, Lending, LoanType
 from tidefleet.controller.training.checkpoint import write_time
-from tidefleet.controller.training.kueue_objects import CHECK, PARKED, cohort_name
+from tidefleet.controller.training.kueue import abandoned
+from tidefleet.controller.training.kueue_objects import CHECK, PARKED, cohort_name, faults_of_queue
 from tidefleet.controller.training.kueue_plan import STUCK_SECONDS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
@@ -283,7 +286,11 @@ def test_the_cohort_is_ours_alone_and_what_others_write_into_it_is_put_right(gro
     assert night.quota() == 999
     night.step()
     assert night.quota() == CHIPS
+    assert not abandoned(night.objects, [(night.namespace, "chat")], decision_id="d-1")
+    (deletion,) = abandoned(night.objects, [(night.namespace, "other")], decision_id="d-1")
+    assert (deletion.kind, deletion.name) == (COHORT, name)
     night.merge(COHORT, name, {"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}})
+    assert not abandoned(night.objects, [], decision_id="d-1")
     night.change(verified=False)
     seen = night.step()
     assert FaultReason.NAME_TAKEN in [fault.reason for fault in seen.faults]
@@ -332,3 +339,23 @@ def test_kueue_may_come_later(namespace):
         night.a_cluster_queue()
         night.a_job("train")
         night.until(lambda: night.places("train"))
+
+
+def test_the_queues_of_the_how_to_are_in_order(cluster):
+    page = (ROOT / "docs" / "how-to" / "train-on-loaned-nodes.md").read_text(encoding="utf-8")
+    blocks = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kueue.x-k8s.io" in text]
+    documents = [one for text in blocks for one in yaml.safe_load_all(text)]
+    api = cluster.api()
+    if not api.exists("/api/v1/namespaces/research"):
+        api.create("/api/v1/namespaces", {"metadata": {"name": "research"}})
+    for one in documents:
+        kind = {"ClusterQueue": CLUSTER_QUEUE, "LocalQueue": LOCAL_QUEUE}[one["kind"]]
+        where = path(kind, one["metadata"].get("namespace"), one["metadata"]["name"])
+        api.apply(where, one)
+        if kind == CLUSTER_QUEUE:
+            h100 = LoanType("h100-sxm", "nvidia.com/gpu")
+            queue = TrainingQueue(clusterQueue=one["metadata"]["name"])
+            lending = Lending(pool=("prod", "chat"), queue=queue, nodes=(), types=(h100,))
+            assert not faults_of_queue("night", api.get(where), lending, settled=False)
+        api.delete(where)
+    assert [one["kind"] for one in documents] == ["ClusterQueue", "LocalQueue"]

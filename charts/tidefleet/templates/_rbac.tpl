@@ -24,10 +24,36 @@
 - apiGroups: [leaderworkerset.x-k8s.io]
   resources: [leaderworkersets]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+{{- if include "tidefleet.flips" . }}
+{{ include "tidefleet.flippingRules" . }}
+{{- end }}
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, create, patch, delete]
+# Read before a workload is adopted: whatever else scales it is named as a conflict.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
+- apiGroups: [keda.sh]
+  resources: [scaledobjects]
+  verbs: [list]
+{{ include "tidefleet.eventRules" . }}
+{{- end }}
+
+{{/* Whether nodes may be lent: an install for some namespaces cannot tell what else is on a node, and lends none. */}}
+{{- define "tidefleet.flips" -}}
+{{- if and .Values.config.flipping.enabled (not .Values.scope.namespaces) }}true{{ end }}
+{{- end }}
+
+{{/* What lending nodes to training needs in each namespace. */}}
+{{- define "tidefleet.flippingRules" -}}
 # A flip takes the label that routes to a pod off, has the right pod deleted first, and asks training for a checkpoint.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
@@ -53,17 +79,6 @@
 - apiGroups: [kueue.x-k8s.io]
   resources: [localqueues]
   verbs: [get, list]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, create, patch, delete]
-# Read before a workload is adopted: whatever else scales it is named as a conflict.
-- apiGroups: [autoscaling]
-  resources: [horizontalpodautoscalers]
-  verbs: [list]
-- apiGroups: [keda.sh]
-  resources: [scaledobjects]
-  verbs: [list]
-{{ include "tidefleet.eventRules" . }}
 {{- end }}
 
 {{- define "tidefleet.eventRules" -}}
@@ -94,7 +109,11 @@
   verbs: [patch]
 - apiGroups: [""]
   resources: [nodes]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
+{{- if include "tidefleet.flips" . }}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [patch]
 - apiGroups: [resource.k8s.io]
   resources: [resourceclaims, resourceslices]
   verbs: [list]
@@ -107,6 +126,7 @@
 - apiGroups: [kueue.x-k8s.io]
   resources: [admissionchecks/status]
   verbs: [patch]
+{{- end }}
 # Optional definitions may arrive later and are then noticed.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]

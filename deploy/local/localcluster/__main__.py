@@ -15,6 +15,8 @@ import yaml
 from localcluster import binaries, toolchain
 from localcluster.controlplane import ControlPlane
 from localcluster.errors import LocalClusterError
+from localcluster.jobsets import start_job_sets
+from localcluster.kueue import start_kueue
 from localcluster.leaderworkersets import start_leader_worker_sets
 from localcluster.nodes import CATALOGUE, apply_nodes, node_kinds, node_kinds_from_catalogue, nodes_for, parse_counts
 
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--kubeconfig", type=Path, metavar="PATH", help="also write the kubeconfig here, until the end")
     up.add_argument("--unlimited", action="store_true", help="switch off the API server's request limits")
     up.add_argument("--leader-worker-sets", action="store_true", help="also run the LeaderWorkerSet controller")
+    up.add_argument("--job-sets", action="store_true", help="also run the JobSet controller")
+    up.add_argument("--kueue", action="store_true", help="also run the Kueue controller")
     build = commands.add_parser(
         "build",
         help="find, download or compile the programs, print where they are",
@@ -103,6 +107,10 @@ def _up(arguments: argparse.Namespace) -> int:
         apply_nodes(cluster.kubeconfig, nodes)
         if arguments.leader_worker_sets:
             start_leader_worker_sets(cluster)
+        if arguments.job_sets:
+            start_job_sets(cluster)
+        if arguments.kueue:
+            start_kueue(cluster)
         print(f"localcluster: up in {cluster.start_seconds:.1f} s, {len(nodes)} simulated nodes", file=sys.stderr)
         shown = cluster.kubeconfig
         if arguments.kubeconfig is not None:

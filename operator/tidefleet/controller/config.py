@@ -68,6 +68,8 @@ class Calibration(_Part):
 class Flipping(_Part):
     """How nodes change between serving and training; what a pool's own terms say goes first."""
 
+    enabled: bool = True
+    """Whether nodes are lent at all; false needs no right to change nodes, pods or training."""
     dwell_seconds: Annotated[float, Field(ge=0, le=604800)] = 3600.0
     """Least time that a node serves between two loans."""
     recall_seconds: Annotated[float, Field(ge=0, le=86400)] = 720.0

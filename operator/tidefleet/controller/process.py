@@ -187,13 +187,8 @@ class OperatorProcess:
                 wake=wake,
                 remembrance=Remembrance(actor),
             )
-            trainers: dict[QueueKind, Trainer] = {
-                QueueKind.KUEUE: KueueTrainer(objects, namespaces=self.settings.namespaces or None),
-                QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=self.settings.namespaces or None),
-            }
-            canaries = Canaries(on_answer=wake.set)
-            loop.flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, canaries)
-            self._look_at_flips(loop.flips, objects)
+            if self.settings.flipping.enabled:
+                loop.flips = self._flips(actor, observer, loop, objects)
             self._leads, self._leads_since = True, time.monotonic()
             self.telemetry.set("leader", 1)
             log.info("leading", extra={"epoch": epoch, "identity": self.identity})
@@ -260,6 +255,17 @@ class OperatorProcess:
         """Who else scales workloads or guards pods; while autoscalers cannot be listed, adopted workloads are held."""
         observer.autoscalers = list_autoscalers(objects, self.settings.namespaces)
         observer.budgets = list_budgets(objects, self.settings.namespaces)
+
+    def _flips(self, actor: Actor, observer: Observer, loop: FleetLoop, objects: Objects) -> Flips:
+        namespaces = self.settings.namespaces or None
+        trainers: dict[QueueKind, Trainer] = {
+            QueueKind.KUEUE: KueueTrainer(objects, namespaces=namespaces),
+            QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=namespaces),
+        }
+        canaries = Canaries(on_answer=self.wake.set)
+        flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, canaries)
+        self._look_at_flips(flips, objects)
+        return flips
 
     def _look_at_flips(self, flips: Flips, objects: Objects) -> None:
         """The pause of the whole fleet, and the devices that claims may hold; a pause that cannot be read stays."""

@@ -18,7 +18,7 @@ from tidefleet.controller.flips.dress import node_change
 from tidefleet.controller.flips.pods import pod_change
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.training.lending import Lending, LoanedNode, LoanType, TrainingSeen
-from tidefleet.flipping.journal import Journal, Unreadable, read, write
+from tidefleet.flipping.journal import Journal, TooLarge, Unreadable, read, write
 from tidefleet.flipping.machine import Step, Wanted, step, wanted
 from tidefleet.flipping.observation import Observation, Wish
 from tidefleet.flipping.phase import Phase
@@ -75,7 +75,12 @@ class Hands:
         done, reverted = True, []
         for node in moved.unit.nodes:
             own = own_journal(node)
-            body = node_change(node, journal if moved.step.changed else _restamped(journal, own), own=own)
+            try:
+                body = node_change(node, journal if moved.step.changed else _restamped(journal, own), own=own)
+            except TooLarge as error:  # whatever else is on the node, the others go on
+                log.warning("a journal cannot be written", extra={"node": node.name, "why": str(error)})
+                done = False
+                continue
             if body is None:
                 continue
             settled = not moved.step.changed and node.name not in moved.unit.lagging

@@ -67,7 +67,8 @@ def observe(unit: Unit, sight: Sight) -> Observation:
     canary, words = sight.canary(unit) if phase is Phase.WARMING else (Canary.UNKNOWN, "")
     return Observation(
         terms=sight.terms(unit),
-        present=not unit.missing and not (unit.bare and phase.is_lent),
+        # A node that was made anew under its name is untainted, and a serving pod may have come to it.
+        present=not unit.missing and not (unit.bare and phase not in (Phase.SERVING, Phase.PLANNED)),
         unhealthy=sight.unhealthy.get(unit.name, ""),
         vetoes=sight.vetoes.get(unit.name, ()),
         capacity_kept=capacity_kept(unit, sight),
@@ -111,11 +112,11 @@ def counts(one: ServingPod) -> bool:
 
 
 def ready_at_home(units: Iterable[Unit], serving: Iterable[ServingPod]) -> dict[Workload, int]:
-    """Ready replicas by workload, without those on units that take no further requests or soon will not."""
+    """Ready replicas by workload, without those on units that take no further requests, or may soon not."""
     leaving = {
         one.pod.uid
         for unit in units
-        if unit.journal.phase.is_outbound and unit.journal.phase is not Phase.PLANNED
+        if unit.journal.phase not in (Phase.SERVING, Phase.PLANNED)
         for one in unit.serving
     }
     found: dict[Workload, int] = {}

@@ -13,7 +13,7 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.observe import matches
 from tidefleet.controller.view import PoolView, Served
-from tidefleet.flipping.journal import Journal, Unreadable, read
+from tidefleet.flipping.journal import Journal, Unreadable, agreed, read
 from tidefleet.flipping.phase import Phase
 
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
@@ -216,7 +216,7 @@ def _state(
 ) -> tuple[Journal, str]:
     """Where a unit stands, and what is wrong with what its nodes say of it.
 
-    A change of phase reaches one node after the other; until all have it, the unit is where the last one still is.
+    A change of phase reaches one node after the other, and until all have it, the unit is where the newest story says.
     """
     fresh = Journal(epoch=0, phase=Phase.SERVING, since=0.0, unit=name, members=members, accelerator=accelerator)
     written = [one for one in stories.values() if isinstance(one, Journal)]
@@ -229,7 +229,4 @@ def _state(
         return fresh, f"{trouble}; {lost}" if trouble else lost
     if not written:
         return fresh, trouble
-    oldest = min(written, key=lambda one: (one.phase is not Phase.QUARANTINED, one.since))
-    if len(written) < len(nodes) and oldest.phase is Phase.PLANNED:
-        return fresh, trouble  # it had begun to set out
-    return oldest, trouble
+    return agreed(written), trouble

@@ -4,6 +4,11 @@ The phases of nodes are decided elsewhere. A trainer is given the nodes on loan 
 be written so that jobs are on verified nodes only and leave them in time. It keeps nothing that it may not lose.
 """
 
+from collections.abc import Mapping, Sequence
+
+from tidefleet.api.flipping import QueueKind
+from tidefleet.cluster.objects import Objects
+from tidefleet.controller.training.kueue import KueueTrainer
 from tidefleet.controller.training.lending import (
     Fault,
     FaultReason,
@@ -15,6 +20,7 @@ from tidefleet.controller.training.lending import (
     TrainingJob,
     TrainingSeen,
 )
+from tidefleet.controller.training.suspend import SuspendTrainer
 
 __all__ = [
     "Fault",
@@ -26,4 +32,18 @@ __all__ = [
     "Trainer",
     "TrainingJob",
     "TrainingSeen",
+    "trainers",
 ]
+
+
+def trainers(objects: Objects, namespaces: Sequence[str] | None = None) -> Mapping[QueueKind, Trainer]:
+    """A trainer for each kind of queue; all pools may share them.
+
+    Args:
+        objects: reads.
+        namespaces: those that may be read; ``None`` for all.
+    """
+    return {
+        QueueKind.KUEUE: KueueTrainer(objects, namespaces=namespaces),
+        QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=namespaces),
+    }

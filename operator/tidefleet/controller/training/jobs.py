@@ -110,12 +110,19 @@ def controller_of(raw: Mapping[str, Any]) -> tuple[Kind | None, str, str] | None
     return None
 
 
-def group_pods(pods: Iterable[Pod], known: Book) -> dict[str, list[Pod]]:
-    """The pods that hold something, by the uid of their job (of themselves, when nothing we know owns them)."""
+def group_pods(pods: Iterable[Pod], known: Book, queued: Mapping[str, str] | None = None) -> dict[str, list[Pod]]:
+    """The pods that hold something, by the uid of their job (of themselves, when nothing we know owns them).
+
+    Args:
+        queued: by uid of what a queue keeps together (a job of a kind that we do not know, or one of a group of pods),
+            the uid to put its pods under.
+    """
     groups: dict[str, list[Pod]] = {}
     for pod in pods:
         if holds(pod):
-            groups.setdefault(known.root(pod.owner_uid) or pod.uid, []).append(pod)
+            together = [queued[uid] for uid in (pod.owner_uid, pod.uid) if queued and uid in queued]
+            key = known.root(pod.owner_uid) or (together[0] if together else pod.uid)
+            groups.setdefault(key, []).append(pod)
     return groups
 
 

@@ -9,7 +9,7 @@ loan lasts long enough.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tidefleet.cluster.kinds import (
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.records import Pod
 from tidefleet.cluster.transport import Unreachable
-from tidefleet.cluster.writes import Apply, Create, MergePatch, Write
+from tidefleet.cluster.writes import Apply, Create, Delete, MergePatch, Write
 from tidefleet.controller.training import checkpoint, jobs, leaving
 from tidefleet.controller.training import kueue_objects as kueue
 from tidefleet.controller.training import kueue_plan as plan
@@ -112,7 +112,8 @@ class KueueTrainer:
             _namespaces_on(lending, there) | {one.namespace for one in entries},
             everywhere=self._namespaces is None,
         )
-        groups = jobs.group_pods(there, known)
+        queued = {uid: one.owner or one.uid for one in entries for uid in one.members}
+        groups = jobs.group_pods(there, known, queued)
         settled = self._is_settled(check, flavors.values())
         faults = kueue.faults_of_queue(name, queue, lending, settled=settled)
         taken = [(RESOURCE_FLAVOR, raw) for raw in flavors.values()]
@@ -266,6 +267,7 @@ class KueueTrainer:
             now=now,
             real_now=self._real(),
             in_cohort=detail.in_cohort,
+            borrows_only=not kueue.own_quota(detail.queue),
         )
 
     def _workload(self, one: Entry, action: plan.Action, decision_id: str) -> Write:
@@ -290,6 +292,35 @@ class KueueTrainer:
             decision_id=decision_id,
             subresource=subresource,
         )
+
+
+def abandoned(objects: Objects, pools: Collection[tuple[str, str]], *, decision_id: str) -> list[Write]:
+    """The deletions of our Cohorts that stand for no pool any more; none without Kueue.
+
+    Args:
+        pools: (namespace, name) of every pool that lends through Kueue.
+
+    Raises:
+        ApiFailed, transport.Unreachable: as `Objects` does.
+    """
+    try:
+        cohorts = objects.list(COHORT) if objects.exists(COHORT) else []
+    except KindAbsent:
+        return []
+    wanted = {kueue.cohort_name(pool) for pool in pools}
+    return [
+        Delete(
+            kind=COHORT,
+            namespace="",
+            name=str(raw["metadata"]["name"]),
+            uid=str(raw["metadata"]["uid"]),
+            resource_version=str(raw["metadata"]["resourceVersion"]),
+            reason="its pool lends nothing through Kueue",
+            decision_id=decision_id,
+        )
+        for raw in cohorts
+        if kueue.is_ours(raw) and raw["metadata"]["name"] not in wanted and not raw["metadata"].get("deletionTimestamp")
+    ]
 
 
 def _job(
@@ -335,7 +366,7 @@ def _quota_faults(lending: Lending, detail: _Detail, published: Mapping[str, int
             "expected no more than that. Nothing is let in until jobs end; to free them sooner, deactivate a Workload, "
             "e.g. spec.active: false",
         )
-        for accelerator, used in sorted(kueue.reserved_of(detail.queue).items())
+        for accelerator, used in sorted(kueue.reserved_of(detail.entries).items())
         if used > min(published.get(accelerator, 0), wanted.get(accelerator, 0))
     ]
 

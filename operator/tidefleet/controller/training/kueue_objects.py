@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,15 @@ def quota_groups(lending: Lending) -> list[dict[str, Any]]:
     return [{"coveredResources": [resource], "flavors": groups[resource]} for resource in sorted(groups)]
 
 
-def quota_of(cohort: Mapping[str, Any] | None) -> dict[str, int]:
-    """The quota that a Cohort has now, by type of accelerator on loan."""
+def quota_of(raw: Mapping[str, Any] | None) -> dict[str, int]:
+    """The accelerators that a Cohort or ClusterQueue has of its own, by type on loan."""
     found: dict[str, int] = {}
-    for group in _dicts(_dict((cohort or {}).get("spec")).get("resourceGroups")):
+    for group in _dicts(_dict((raw or {}).get("spec")).get("resourceGroups")):
         for flavor in _dicts(group.get("flavors")):
             name = str(flavor.get("name"))
             if name.startswith(FLAVOR_PREFIX):
-                total = sum(records.quantity(one.get("nominalQuota")) for one in _dicts(flavor.get("resources")))
+                devices = [one for one in _dicts(flavor.get("resources")) if records.is_extended(str(one.get("name")))]
+                total = sum(records.quantity(one.get("nominalQuota")) for one in devices)
                 accelerator = name.removeprefix(FLAVOR_PREFIX)
                 found[accelerator] = found.get(accelerator, 0) + total
     return found
@@ -83,7 +84,8 @@ class Entry:
     Attributes:
         queue: its LocalQueue.
         cluster_queue: that which has reserved quota for it; empty while none has.
-        owner: uid of the job.
+        owner: uid of the job; empty for a group of pods.
+        members: uids of all its owners, which are the pods of such a group.
         shapes: its pods that hold accelerators, with the loaned type that was chosen for them.
         loaned: whether any of them is on a loaned type.
         checks: ``status.admissionChecks`` as it is.
@@ -99,6 +101,7 @@ class Entry:
     queue: str
     cluster_queue: str
     owner: str
+    members: tuple[str, ...]
     active: bool
     priority: int
     created: float
@@ -153,6 +156,7 @@ def entry(raw: Mapping[str, Any]) -> Entry:
         queue=str(spec.get("queueName") or ""),
         cluster_queue=str(admission.get("clusterQueue") or ""),
         owner=next((str(one.get("uid")) for one in owners if one.get("controller") is True), ""),
+        members=tuple(str(one.get("uid")) for one in owners if one.get("uid")),
         active=spec.get("active") is not False,
         priority=priority if isinstance(priority, int) else 0,
         created=checkpoint.read_time(meta.get("creationTimestamp")) or 0.0,
@@ -242,6 +246,15 @@ def faults_of_queue(
                 f'[{{name: {wanted[missing[0]]}, nominalQuota: "0"}}]}}]',
             )
         )
+    for accelerator, chips in own_quota(queue).items():
+        flavor = flavor_name(accelerator)
+        faults.append(
+            Fault(
+                FaultReason.QUEUE_HAS_QUOTA,
+                f"ClusterQueue {name}: the nominalQuota of {flavor} is {chips}; expected 0, since only what is on loan "
+                f'may be used and that is the quota of Cohort {expected}, e.g. nominalQuota: "0"',
+            )
+        )
     active = condition(queue, "Active")
     if active.get("status") == "False" and settled and not faults:
         faults.append(
@@ -255,15 +268,19 @@ def faults_of_queue(
     return faults
 
 
-def reserved_of(queue: Mapping[str, Any] | None) -> dict[str, int]:
-    """What is reserved in a ClusterQueue, by type of accelerator on loan, as its status tells."""
+def reserved_of(entries: Iterable[Entry]) -> dict[str, int]:
+    """The accelerators on loan that Workloads have reserved, by type; those that are being evicted do not count."""
     found: dict[str, int] = {}
-    for flavor in _dicts(_dict((queue or {}).get("status")).get("flavorsReservation")):
-        name = str(flavor.get("name"))
-        if name.startswith(FLAVOR_PREFIX):
-            devices = [one for one in _dicts(flavor.get("resources")) if records.is_extended(str(one.get("name")))]
-            found[name.removeprefix(FLAVOR_PREFIX)] = sum(records.quantity(one.get("total")) for one in devices)
+    for one in entries:
+        for shape in one.shapes if one.reserved and not one.evicted else ():
+            if shape.accelerator:
+                found[shape.accelerator] = found.get(shape.accelerator, 0) + shape.total
     return found
+
+
+def own_quota(queue: Mapping[str, Any] | None) -> dict[str, int]:
+    """What a ClusterQueue has of flavors on loan without borrowing: it ought to be nothing."""
+    return {accelerator: chips for accelerator, chips in quota_of(queue).items() if chips}
 
 
 def _shapes(podset: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]]) -> list[PodShape]:

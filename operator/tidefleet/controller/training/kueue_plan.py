@@ -67,6 +67,7 @@ def decide(
     now: float,
     real_now: float,
     in_cohort: bool,
+    borrows_only: bool = True,
 ) -> dict[str, Action]:
     """Return what to do about Workloads, by their uid; nothing about those that are as they should be.
 
@@ -78,6 +79,7 @@ def decide(
         now: Unix seconds of the fleet.
         real_now: Unix seconds of the API server.
         in_cohort: whether the ClusterQueue borrows from our Cohort.
+        borrows_only: whether it has no quota of its own for accelerators on loan.
     """
     found: dict[str, Action] = {}
     room = room_on(lending.nodes, (pod for group in pods.values() for pod in group))
@@ -94,7 +96,8 @@ def decide(
         if one.parked or is_stuck(one, real_now):
             action = _parking(one, room, until)
         elif _is_candidate(one):
-            room, action = _let_in(one, room, until, lending, chips=chips, in_cohort=in_cohort)
+            none = in_cohort and borrows_only and not any(chips.get(shape.accelerator) for shape in one.shapes)
+            room, action = _let_in(one, room, until, lending, in_cohort=in_cohort, gives_back=none)
         else:
             continue
         if action is not None and one.uid not in found:
@@ -183,7 +186,7 @@ def _leave(one: Entry, stop: Stop) -> Action | None:
 
 
 def _let_in(
-    one: Entry, room: Room, until: float, lending: Lending, *, chips: Mapping[str, int], in_cohort: bool
+    one: Entry, room: Room, until: float, lending: Lending, *, in_cohort: bool, gives_back: bool
 ) -> tuple[Room, Action | None]:
     if not one.loaned:
         return room, SetCheck("Ready", ELSEWHERE)
@@ -194,8 +197,8 @@ def _let_in(
             return room.place(one.shapes, until=until), SetCheck("Ready", FITS)
         except NoRoom as error:
             text = f"{HELD}{error}"
-    if all(chips.get(shape.accelerator, 0) == 0 for shape in one.shapes):
-        # It gives back what it has reserved: next time another type may be on loan.
+    if gives_back:
+        # Nothing of its type is on loan, and next time another may be. With quota left it would reserve again at once.
         return room, SetCheck("Retry", text)
     return room, SetCheck("Pending", text) if one.check.get("message") != text else None
 

@@ -148,6 +148,7 @@ class FaultReason(StrEnum):
     QUEUE_NOT_IN_COHORT = "QueueNotInCohort"
     QUEUE_WITHOUT_CHECK = "QueueWithoutCheck"
     QUEUE_WITHOUT_FLAVOR = "QueueWithoutFlavor"
+    QUEUE_HAS_QUOTA = "QueueHasQuota"
     QUEUE_INACTIVE = "QueueInactive"
     QUOTA_BELOW_USAGE = "QuotaBelowUsage"
     WORKLOAD_STUCK = "WorkloadStuck"

@@ -41,11 +41,15 @@ class PodShape:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is free on the nodes where jobs may be started."""
+    """What is free on the nodes where jobs may be started.
 
-    nodes: Mapping[str, LoanedNode]
+    Attributes:
+        nodes: the loan that ends last comes first.
+        free: by name of the node; negative where more is held than there is.
+    """
+
+    nodes: Sequence[LoanedNode]
     free: Mapping[str, int]
-    """By node; negative where more is held than there is."""
 
     @property
     def chips(self) -> int:
@@ -66,7 +70,6 @@ class Room:
             NoRoom: they do not fit.
         """
         free = dict(self.free)
-        order = sorted(self.nodes.values(), key=lambda node: (-node.until, node.name))
         placed = dict(already or {})
         for shape in sorted(shapes, key=lambda one: -max(one.chips.values(), default=0)):
             for resource, wanted in shape.chips.items():
@@ -75,7 +78,7 @@ class Room:
                     there = min(rest, placed[resource] // wanted)
                     placed[resource] -= there * wanted
                     rest -= there
-                rest -= _take(free, order, shape, resource, wanted, rest=rest, until=until)
+                rest -= _take(free, self.nodes, shape, resource, wanted, rest=rest, until=until)
                 if rest > 0:
                     raise NoRoom(_why(self, shape, resource, rest=rest, until=until))
         return Room(self.nodes, free)
@@ -92,7 +95,7 @@ def room_on(nodes: Iterable[LoanedNode], pods: Iterable[Pod]) -> Room:
     for pod in pods:
         if pod.node in opened and holds(pod):
             free[pod.node] -= pod.chips.get(opened[pod.node].resource, 0)
-    return Room(opened, free)
+    return Room(sorted(opened.values(), key=lambda node: (-node.until, node.name)), free)
 
 
 def holds(pod: Pod) -> bool:
@@ -114,9 +117,11 @@ def _take(
     for node in order:
         if taken >= rest or wanted <= 0:
             break
-        if node.until < until or node.resource != resource or not _suits(node, shape):
+        if node.until < until:
+            break
+        there = min(rest - taken, free[node.name] // wanted)
+        if there <= 0 or node.resource != resource or not _suits(node, shape):
             continue
-        there = min(rest - taken, max(0, free[node.name]) // wanted)
         free[node.name] -= there * wanted
         taken += there
     return rest if wanted <= 0 else taken
@@ -125,14 +130,18 @@ def _take(
 def _suits(node: LoanedNode, shape: PodShape) -> bool:
     if shape.accelerator and node.accelerator != shape.accelerator:
         return False
-    labels = {**node.labels, DUTY_LABEL: DUTY_TRAINING}
-    # Labels that nobody told us of cannot speak against a node.
-    return all(labels.get(key) == value for key, value in shape.selector.items() if node.labels or key == DUTY_LABEL)
+    for key, value in shape.selector.items():
+        if key == DUTY_LABEL:
+            if value != DUTY_TRAINING:
+                return False
+        elif node.labels and node.labels.get(key) != value:  # labels nobody told us of cannot speak against a node
+            return False
+    return True
 
 
 def _why(room: Room, shape: PodShape, resource: str, *, rest: int, until: float) -> str:
     wanted = shape.chips[resource]
-    suitable = [node for node in room.nodes.values() if node.resource == resource and _suits(node, shape)]
+    suitable = [node for node in room.nodes if node.resource == resource and _suits(node, shape)]
     pods = "1 pod" if rest == 1 else f"{rest} pods"
     what = f"{pods} of {wanted} {resource} each"
     if not suitable:
