@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from flip_faults import Ground
 from flip_ground import clean_nodes
 from flip_night import Night
 from flip_watcher import FlipWatcher
@@ -213,3 +214,20 @@ def real_operator(
         if one.exit_code is None:
             one.send(signal.SIGCONT)
             one.end()
+
+
+@pytest.fixture
+def flip_ground(
+    place: Place, clock: HandClock, operator_in_process: Callable[..., InProcess], engines: Engines
+) -> Iterator[Callable[..., Ground]]:
+    """Makes a few nodes of a test's own, whose invariants are watched at every write of the operator."""
+    made: list[Ground] = []
+
+    def make(*, nodes: int = 3, chips: int = 1) -> Ground:
+        made.append(Ground(place, clock, operator_in_process, nodes=nodes, chips=chips))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.op.stop()
+        one.clean()
