@@ -157,7 +157,10 @@ class Reason(Word):
         "The ClusterQueue does not borrow from the pool's Cohort; set its cohort as the message says.",
     )
     KUEUE_ABSENT = "KueueAbsent", "The API server does not serve Kueue's kinds."
-    QUOTA_IN_USE = "QuotaInUse", "Jobs use more of the loaned quota than is published; they are recalled."
+    QUOTA_IN_USE = (
+        "QuotaInUse",
+        "Jobs use more of the loaned quota than is published; nothing more is let in until they end.",
+    )
     LABELS_REVERTED = (
         "LabelsReverted",
         "Somebody else changes our labels or taints on a node again and again; the message names who, where known.",

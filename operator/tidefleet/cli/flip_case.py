@@ -26,7 +26,8 @@ from tidefleet.cluster.records import Node, Pod, Workload
 from tidefleet.controller import marks
 from tidefleet.controller.flips.units import CLIQUE_LABEL, GROUP_LABEL, ServingPod, Unit, units_of
 from tidefleet.controller.flips.vetoes import leaves_by_itself, vetoes
-from tidefleet.controller.observe import WORKLOAD_KINDS, matches
+from tidefleet.controller.observe import WORKLOAD_KINDS
+from tidefleet.controller.places import matches
 from tidefleet.controller.view import Served
 from tidefleet.flipping.journal import Journal, read
 from tidefleet.planning.options import Option

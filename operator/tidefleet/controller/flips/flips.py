@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.api import AcceleratorType
-from tidefleet.api.flipping import QueueKind, TrainingQueue
+from tidefleet.api.flipping import QueueKind
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor, Deposed
@@ -15,29 +15,22 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.flips import outlook
+from tidefleet.controller.flips.borrowers import Borrowers, recall_order
 from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
-from tidefleet.controller.flips.lenders import Pause, Standing, queue_of_words, standing
+from tidefleet.controller.flips.lenders import Pause, Standing, standing
 from tidefleet.controller.flips.lending import LendingMemory, Round
 from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
-from tidefleet.controller.flips.rounds import (
-    Hands,
-    Moved,
-    admission_stopped,
-    lendings,
-    newest_epoch,
-    own_journal,
-    stepped,
-)
+from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_journal, stepped
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
 from tidefleet.controller.flips.vetoes import HealthClock, leaves_by_itself, vetoes
 from tidefleet.controller.observe import Fleet, Observer
-from tidefleet.controller.training.lending import Lending, Trainer, TrainingSeen
+from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.view import PoolMemory, PoolView
-from tidefleet.flipping.machine import Step, Wanted, wanted
+from tidefleet.flipping.machine import wanted
 from tidefleet.flipping.observation import Canary, Observation, Terms
 from tidefleet.flipping.phase import Phase
 
@@ -83,8 +76,7 @@ class Flips:
     _lending: LendingMemory = field(default_factory=LendingMemory)
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
-    _lent: dict[str, Lending] = field(default_factory=dict)
-    _training: dict[str, TrainingSeen] = field(default_factory=dict)
+    _borrowers: Borrowers | None = None
     _seen: _Seen | None = None
 
     @property
@@ -93,6 +85,13 @@ class Flips:
         if self._hands is None:
             self._hands = Hands(self.actor)
         return self._hands
+
+    @property
+    def borrowers(self) -> Borrowers:
+        """Who trains."""
+        if self._borrowers is None:
+            self._borrowers = Borrowers(self.actor, self.trainers)
+        return self._borrowers
 
     @property
     def teller(self) -> Teller:
@@ -175,15 +174,19 @@ class Flips:
             for target in one.targets
         }
         self.teller.pools = {key: view.pool for key, view in seen.views.items()}
-        queues = self._queues(seen)
-        self._read_trainers(seen, queues)
+        views = seen.views.values()
+        self.borrowers.look(seen.units, views, seen.kinds, self.observer.inventory.pods(None), seen.now)
         standings = self._standings(seen)
         sight = self._sight(seen)
         observed = {unit.name: observe(unit, sight) for unit in seen.units}
         types = self._types(seen, observed, standings, decisions)
         wishes = {name: wish for one in types.values() for name, wish in one.decision.wishes.items()}
         moved = stepped(seen.units, observed, wishes, seen.now)
-        self._train(moved, seen, queues, standings, decision_id=decision_id)
+        openings = {name: one.open.next_opening for name, one in standings.items()}
+        for stop, pool, unit in self.borrowers.write(
+            moved, views, seen.kinds, openings, now=seen.now, decision_id=decision_id
+        ):
+            self.teller.stopped(stop, unit=unit, pool=pool, decision_id=decision_id)
         for one in moved:
             done, reverted = self.hands.dress(one, decision_id=decision_id)
             if done and one.step.changed:
@@ -203,7 +206,7 @@ class Flips:
             moved,
             standings=standings,
             types=types,
-            training=self._training,
+            training=self.borrowers.training,
             now=seen.now,
         )
 
@@ -222,7 +225,7 @@ class Flips:
         found: dict[str, Standing] = {}
         for key, view in seen.views.items():
             name = "/".join(key)
-            training = self._training.get(name)
+            training = self.borrowers.training.get(name)
             one = standing(
                 view.pool,
                 opening=outlook.openness(
@@ -235,66 +238,6 @@ class Flips:
             if one is not None:
                 found[name] = one
         return found
-
-    def _queues(self, seen: _Seen) -> dict[str, TrainingQueue]:
-        """Who trains, by pool: as its spec says, else as the journals of its nodes do."""
-        queues: dict[str, TrainingQueue] = {}
-        for key, view in seen.views.items():
-            training = view.pool.spec.flipping.training
-            if outlook.lends(view.pool) and training is not None:
-                queues["/".join(key)] = training.queue
-        for unit in seen.units:
-            journal = unit.journal
-            if (journal.phase.is_lent or journal.phase is Phase.RECLAIMING) and journal.pool not in queues:
-                queues[journal.pool] = queue_of_words(journal.queue)
-        return queues
-
-    def _lendings(
-        self, moved: Sequence[Moved], seen: _Seen, queues: Mapping[str, TrainingQueue], nexts: Mapping[str, float]
-    ) -> list[Lending]:
-        graces: dict[str, int] = {}
-        types: dict[str, frozenset[str]] = {}
-        for key, view in seen.views.items():
-            name, training = "/".join(key), view.pool.spec.flipping.training
-            if training is not None:
-                graces[name] = training.checkpoint_grace_seconds
-            types[name] = outlook.types_of(view)
-        return lendings(moved, queues, seen.kinds, graces=graces, types=types, next_windows=nexts)
-
-    def _read_trainers(self, seen: _Seen, queues: Mapping[str, TrainingQueue]) -> None:
-        """Have the trainers look at what is on loan before this pass."""
-        still = [Moved(unit, Observation(), Step(unit.journal), Wanted()) for unit in seen.units]
-        self._lent, self._training = {}, {}
-        for lending in self._lendings(still, seen, queues, {}):
-            name = "/".join(lending.pool)
-            names = {node.name for node in lending.nodes}
-            pods = [pod for pod in self.observer.inventory.pods(None) if pod.node in names] if names else []
-            self._lent[name] = lending
-            self._training[name] = self.trainers[lending.queue.kind].look(lending, pods, seen.now)
-
-    def _train(
-        self,
-        moved: Sequence[Moved],
-        seen: _Seen,
-        queues: Mapping[str, TrainingQueue],
-        standings: Mapping[str, Standing],
-        *,
-        decision_id: str,
-    ) -> None:
-        """Have the trainers write what this pass comes to, before the nodes themselves are written."""
-        nexts = {name: one.open.next_opening for name, one in standings.items() if one.open.next_opening is not None}
-        for lending in self._lendings(moved, seen, queues, nexts):
-            name = "/".join(lending.pool)
-            training = self._training.get(name)
-            if training is None or not training.readable:
-                continue
-            trainer = self.trainers[lending.queue.kind]
-            stops = trainer.stops(lending, training, seen.now)
-            for write in trainer.writes(lending, training, seen.now, decision_id=decision_id):
-                self.actor.execute(write)
-            for stop in stops.values():
-                unit = next((one.step.journal for one in moved if one.unit.names & stop.job.nodes), None)
-                self.teller.stopped(stop, unit=unit, pool=lending.pool, decision_id=decision_id)
 
     def _sight(self, seen: _Seen) -> Sight:
         conflicts = {
@@ -326,10 +269,8 @@ class Flips:
             ready_at_home=ready_at_home(seen.units, seen.serving.values()),
             requests=self._requests_in,
             holders=lambda unit: fresh_holders(self.actor.objects, unit, self.devices),
-            admission_stopped=lambda unit: admission_stopped(
-                unit, self._lent.get(unit.journal.pool), self._training.get(unit.journal.pool)
-            ),
-            jobs=self._jobs_on,
+            admission_stopped=self.borrowers.admission_stopped,
+            jobs=self.borrowers.jobs_on,
             awaited=lambda accelerator: accelerator in awaited,
             unhealthy=unhealthy,
             vetoes=against,
@@ -342,13 +283,6 @@ class Flips:
         collector = self.observer.collector
         found = collector.requests(uid) if collector is not None else None
         return Requests(*found) if found is not None else None
-
-    def _jobs_on(self, unit: Unit) -> int | None:
-        training = self._training.get(unit.journal.pool)
-        if training is not None and not training.readable:
-            return None
-        jobs = {job.uid for node in unit.nodes for job in training.on(node.name)} if training is not None else set()
-        return max(len(jobs), 1 if unit.others else 0)
 
     def _canary(self, unit: Unit, seen: _Seen) -> tuple[Canary, str]:
         return canary_of(unit, seen.views, seen.serving.values(), self.canaries, bound_seconds=CANARY_SECONDS)
@@ -423,7 +357,7 @@ class Flips:
                 held_by=held_by,
                 requests=seen.requests,
                 memory=self._lending,
-                recall_order=outlook.recall_order(self._training, seen.now),
+                recall_order=recall_order(self.borrowers.training, seen.now),
                 now=seen.now,
             )
             found[accelerator] = outlook.TypeRound(

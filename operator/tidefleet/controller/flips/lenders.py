@@ -19,7 +19,7 @@ _REASONS: Mapping[FaultReason, Reason] = {
     FaultReason.QUOTA_BELOW_USAGE: Reason.QUOTA_IN_USE,
 }
 
-WARNS_ONLY = frozenset({FaultReason.QUOTA_BELOW_USAGE, FaultReason.WORKLOAD_STUCK})
+WARNS_ONLY = frozenset({FaultReason.QUOTA_BELOW_USAGE, FaultReason.WORKLOAD_STUCK, FaultReason.MANAGED_BY_ANOTHER})
 """Faults that do not keep nodes from being lent: what is lent is as it should be, and they pass."""
 
 

@@ -18,9 +18,8 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.flips.lenders import Openness, Standing
-from tidefleet.controller.flips.lending import LoanPlan, Needs, RecallOrder, TypeDecision
+from tidefleet.controller.flips.lending import LoanPlan, Needs, TypeDecision
 from tidefleet.controller.flips.units import Unit
-from tidefleet.controller.training.lending import TrainingSeen
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.flipping.budgets import allowance
 from tidefleet.flipping.phase import Phase
@@ -393,26 +392,3 @@ def _price(kind: AcceleratorType) -> float:
     """USD per chip-hour, on demand where that is listed; what a serving hour is worth at the least."""
     prices = [float(one.usd_per_chip_hour) for one in kind.spec.prices]
     return max(prices, default=0.0)
-
-
-def recall_order(training: Mapping[str, TrainingSeen], now: float) -> RecallOrder:
-    """The order in which lent units come back: those without a job, then by the work that their jobs lose."""
-
-    def order(units: Sequence[Unit], back: int) -> Sequence[tuple[str, str]]:
-        def loss(unit: Unit) -> float:
-            seen = training.get(unit.journal.pool)
-            jobs = {job.uid: job for name in unit.names for job in (seen.on(name) if seen is not None else ())}
-            since = [max(job.started or now, job.checkpointed or 0.0) for job in jobs.values()]
-            return sum(job.chips * max(0.0, now - at) for job, at in zip(jobs.values(), since, strict=True))
-
-        chosen: list[tuple[str, str]] = []
-        for unit in sorted(units, key=lambda one: (len(one.others) > 0, loss(one) / max(1, one.chips), one.name)):
-            if back <= 0:
-                break
-            lost = loss(unit)
-            words = f"it loses {lost / 3600.0:.1f} accelerator-hours of work" if unit.others else "no job is on it"
-            chosen.append((unit.name, words))
-            back -= unit.size
-        return chosen
-
-    return order

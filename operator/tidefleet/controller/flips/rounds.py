@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tidefleet.api import AcceleratorType
-from tidefleet.api.flipping import TrainingQueue
 from tidefleet.cluster.kinds import NODE
 from tidefleet.cluster.lease import MAX_EPOCH
 from tidefleet.cluster.records import Node, Pod
@@ -18,7 +16,6 @@ from tidefleet.controller.act import Actor
 from tidefleet.controller.flips.dress import node_change
 from tidefleet.controller.flips.pods import pod_change
 from tidefleet.controller.flips.units import Unit
-from tidefleet.controller.training.lending import Lending, LoanedNode, LoanType, TrainingSeen
 from tidefleet.flipping.journal import Journal, TooLarge, Unreadable, read, write
 from tidefleet.flipping.machine import Step, Wanted, step, wanted
 from tidefleet.flipping.observation import Observation, Wish
@@ -173,76 +170,3 @@ def newest_epoch(nodes: Iterable[Node]) -> int:
     """The latest epoch in any journal that a leader can have written; 0 without one."""
     found = [journal.epoch for node in nodes if (journal := own_journal(node)) is not None]
     return max((epoch for epoch in found if epoch <= MAX_EPOCH), default=0)
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-def lendings(
-    moved: Sequence[Moved],
-    queues: Mapping[str, TrainingQueue],
-    kinds: Mapping[str, AcceleratorType],
-    *,
-    graces: Mapping[str, int],
-    types: Mapping[str, frozenset[str]],
-    next_windows: Mapping[str, float],
-) -> list[Lending]:
-    """What each pool lends, as trainers are told: a node counts as lent only if it is so before and after this pass.
-
-    So quota goes down before a node leaves, and up only after it has come.
-
-    Args:
-        queues: who trains, by pool (``namespace/name``); also of pools that lend nothing now.
-        graces: seconds for a checkpoint, by pool; ``types`` what a pool may lend.
-    """
-    nodes: dict[str, list[LoanedNode]] = {pool: [] for pool in queues}
-    for one in moved:
-        before, after = one.unit.journal, one.step.journal
-        phases = (Phase.TRAINING, Phase.RECALLING, Phase.RECLAIMING)
-        if after.phase not in phases or before.phase not in phases or after.pool not in queues:
-            continue
-        verified = before.phase is Phase.TRAINING and after.phase is Phase.TRAINING
-        recall_by = None if verified else (after.deadline if after.phase is Phase.RECALLING else after.since)
-        for node in one.unit.nodes:
-            chips = node.allocatable.get(one.unit.resource, 0)
-            nodes[after.pool].append(
-                LoanedNode(
-                    name=node.name,
-                    accelerator=one.unit.accelerator,
-                    resource=one.unit.resource,
-                    chips=chips,
-                    verified=verified,
-                    until=after.until or after.since,
-                    recall_by=recall_by,
-                    labels=node.labels,
-                )
-            )
-    found = []
-    for pool, queue in sorted(queues.items()):
-        namespace, _, name = pool.partition("/")
-        found.append(
-            Lending(
-                pool=(namespace, name),
-                queue=queue,
-                nodes=tuple(sorted(nodes[pool], key=lambda one: one.name)),
-                types=tuple(_loan_type(kinds[each]) for each in sorted(types.get(pool, ())) if each in kinds),
-                checkpoint_grace_seconds=graces.get(pool, 120),
-                next_window=next_windows.get(pool),
-            )
-        )
-    return found
-
-
-def _loan_type(kind: AcceleratorType) -> LoanType:
-    return LoanType(kind.name, kind.spec.resource_name or "", dict(kind.spec.node_selector))
-
-
-def admission_stopped(unit: Unit, lending: Lending | None, seen: TrainingSeen | None) -> bool:
-    """Whether nothing more can be let onto a unit: what is published fits on the nodes that stay open."""
-    if lending is None or seen is None:
-        return unit.journal.phase not in (Phase.TRAINING, Phase.RECALLING)
-    if not seen.readable:
-        return False
-    names = {node.name for node in unit.nodes}
-    others = sum(n.chips for n in lending.nodes if n.open and n.accelerator == unit.accelerator and n.name not in names)
-    return seen.admission_stopped or seen.published_chips.get(unit.accelerator, 0) <= others

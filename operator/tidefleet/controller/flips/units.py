@@ -11,7 +11,7 @@ from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
-from tidefleet.controller.observe import matches
+from tidefleet.controller.places import matches
 from tidefleet.controller.view import PoolView, Served
 from tidefleet.flipping.journal import Journal, Unreadable, agreed, read
 from tidefleet.flipping.phase import Phase
