@@ -76,6 +76,7 @@ class Flips:
     _lending: LendingMemory = field(default_factory=LendingMemory)
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
+    _desired: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
     _borrowers: Borrowers | None = None
     _seen: _Seen | None = None
 
@@ -172,6 +173,9 @@ class Flips:
             for key, one in decisions.items()
             if one.plan is not None
             for target in one.targets
+        }
+        self._desired = {
+            (key, target.served.name): target.desired for key, one in decisions.items() for target in one.targets
         }
         self.teller.pools = {key: view.pool for key, view in seen.views.items()}
         views = seen.views.values()
@@ -311,15 +315,15 @@ class Flips:
         return found
 
     def _is_shrinking(self, uid: str, seen: _Seen) -> bool:
-        """Whether the workload of a pod has replicas to lose by itself."""
+        """Whether the workload of a pod is asked for fewer replicas in this pass than there are."""
         one = seen.serving[uid]
-        planned = self._planned.get((one.pool, one.served.name))
+        desired = self._desired.get((one.pool, one.served.name))
         alive = sum(
             1
             for other in seen.serving.values()
             if (other.pool, other.served.name) == (one.pool, one.served.name) and not other.pod.deleting
         )
-        return planned is not None and alive > planned
+        return desired is not None and alive > desired
 
     def _types(
         self, seen: _Seen, observed: Mapping[str, Observation], standings: Mapping[str, Standing],
