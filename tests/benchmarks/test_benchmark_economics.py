@@ -45,6 +45,31 @@ def test_the_filters_give_the_rows_they_are_said_to(runs) -> None:
     assert all(run.tpot_seconds > 0 and run.ttft_seconds > 0 and run.concurrency >= 1 for run in runs)
 
 
+@pytest.mark.parametrize(
+    ("source", "stated", "width"),
+    [
+        ("source_file=2026-04-06.csv; measured=2025-12-15", ("4", "2", "2"), 2),
+        ("db-dump/2026-04-27; config_id=1; measured=2026-03-25", ("64", "8", "8"), 8),
+        ("source_file=2026-03-25.csv; measured=2026-01-28", ("8", "1", "8"), 8),
+        ("source_file=2026-04-06.csv; measured=2025-12-15", ("4", "4", "1"), 4),
+        ("source_file=/data/h100_sxm.csv; silicon_concurrency=4", ("4", "2", "2"), 4),
+        ("source_file=/data/h100_sxm.csv; silicon_concurrency=4", ("2", "", ""), 2),
+    ],
+)
+def test_the_width_is_what_ran_where_a_dump_multiplies_it_with_the_expert_group(source, stated, width) -> None:
+    names = ("tp_size", "moe_tp_size", "moe_ep_size")
+    assert silicon._width({"silicon_data_source": source, **dict(zip(names, stated, strict=True))}) == width
+
+
+def test_no_scalar_of_a_group_does_better_than_the_floor() -> None:
+    modelled, measured = np.array([1.0, 1.3, 2.0, 9.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0, 4.0])
+    groups = [("a",)] * 4 + [("b",)]
+    tried = [economics.relative_error(c * modelled[:4], measured[:4]).sum() for c in np.geomspace(0.01, 10.0, 5000)]
+    floor = economics.floor_error(groups, modelled, measured)  # the other group's one run is met exactly
+    assert floor <= min(tried) / 5 + 1e-12
+    assert floor == pytest.approx(min(tried) / 5, rel=1e-3)
+
+
 def test_predictions_are_finite_and_agree_with_a_single_run_s(runs) -> None:
     some = runs[::97]
     together = silicon.predict(some)
