@@ -91,7 +91,9 @@ def test_another_replica_that_goes_in_mid_drain_rolls_the_flip_back(flip_ground,
     ground.watcher.required.clear()  # the only other replica is about to be taken away
     (other,) = [index for index in ground.serving_on() if index != there]
     for pod in ground.pods(other):
-        place.merge(POD, pod["metadata"]["name"], {"metadata": {"annotations": {"tidefleet.io/emulated-fault": "never-ready"}}})
+        place.merge(
+            POD, pod["metadata"]["name"], {"metadata": {"annotations": {"tidefleet.io/emulated-fault": "never-ready"}}}
+        )
         raw = [one for one in pod["status"]["conditions"] if one["type"] != "Ready"]
         bad = {"type": "Ready", "status": "False", "reason": "ContainersNotReady"}
         ground.api.merge(place.path(POD, pod["metadata"]["name"], "status"), {"status": {"conditions": [*raw, bad]}})

@@ -33,9 +33,7 @@ def test_marks_and_upgrades_and_other_pods_refuse_a_loan_with_the_reason(flip_gr
         ground.mark(free, **change)
         ground.ask(free, "training")
         ground.until(lambda words=words: any(words in one for one in ground.events("FlipRefused", free)), words)
-        undone = {
-            field: dict.fromkeys(value) for field, value in change.items()
-        }
+        undone = {field: dict.fromkeys(value) for field, value in change.items()}
         ground.mark(free, **undone)
     (pod,) = ground.pods(there)
     name = pod["metadata"]["name"]
