@@ -400,6 +400,7 @@ FLIP_EVENTS: Mapping[str, str] = {
     "FlipRequested": "A request by hand is being carried out.",
     "FlipRefused": "A request by hand cannot be carried out; the message says why.",
     "LabelsReverted": "Somebody else changed our labels or taints on a node; they were put back.",
+    "JournalUnreadable": "The journal on a node is forged, cut off or missing where our taint stands; the message says which.",
 }
 """What each Event about a flip means: on the node (or the first of several), and on the pool."""
 
@@ -450,8 +451,8 @@ def _events() -> Iterator[str]:
     yield from _text("""
     ## Flips
 
-    About the Node (in the namespace `default`) and about its InferencePool. `RolledBack`, `Quarantined`, `FlipRefused`
-    and `LabelsReverted` are Warnings.
+    About the Node (in the namespace `default`) and about its InferencePool. `RolledBack`, `Quarantined`, `FlipRefused`,
+    `LabelsReverted` and `JournalUnreadable` are Warnings.
     """)
     yield from _table(("reason", "meaning"), ((f"`{word}`", text) for word, text in FLIP_EVENTS.items()))
     yield from _text(f"""

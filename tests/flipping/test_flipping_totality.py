@@ -51,7 +51,8 @@ def _allowed(journal: Journal, seen: Observation, now: float) -> None:
         assert not journal.trained
         assert not journal.cause
     if end.phase is Phase.WARMING and journal.phase is not Phase.WARMING:
-        assert seen.holders == 0
+        assert seen.holders is not None
+        assert seen.holders <= (seen.serving_pods or 0)
         assert seen.present
         assert not seen.unhealthy
         assert seen.admission_stopped or not journal.trained

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tidefleet.cluster.lease import MAX_EPOCH
 from tidefleet.planning.options import Option
 
 POOL_LABEL = "tidefleet.io/pool"
@@ -66,9 +67,10 @@ def read_option(annotations: Mapping[str, str]) -> Option | None:
 
 
 def read_epoch(annotations: Mapping[str, str]) -> int:
-    """The epoch of the leader that last wrote an object; 0 when none or nonsense."""
+    """The epoch of the leader that last wrote an object; 0 when none, nonsense, or one that no Lease can come to."""
     text = annotations.get(EPOCH_ANNOTATION, "")
-    return int(text) if text.isdecimal() and len(text) < 12 else 0
+    epoch = int(text) if text.isdecimal() and len(text) < 12 else 0
+    return epoch if epoch <= MAX_EPOCH else 0
 
 
 def read_adopted(annotations: Mapping[str, str]) -> tuple[str, int] | None:

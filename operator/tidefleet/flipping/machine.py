@@ -138,7 +138,7 @@ def _verifying(journal: Journal, seen: Observation, now: float) -> Step:
     against = called_off(seen) or _missed(seen)
     if journal.trained or journal.cause:  # released from quarantine: what trained here may still be here
         unpublished = seen.admission_stopped or not journal.trained
-        if seen.holders == 0 and seen.present and not seen.unhealthy and unpublished:
+        if _only_serves(seen) and seen.present and not seen.unhealthy and unpublished:
             return _to(
                 journal, Phase.WARMING, now, deadline=now + seen.terms.warm, why="released: nothing holds it", cause=""
             )
@@ -163,6 +163,8 @@ def _training(journal: Journal, seen: Observation, now: float) -> Step:
         return _recalled(journal, seen, now, "one of its nodes is gone")
     if seen.unhealthy:
         return _recalled(journal, seen, now, seen.unhealthy)
+    if seen.serving_pods:  # a forged journal, or replicas that tolerate our taint
+        return _recalled(journal, seen, now, f"{seen.serving_pods} serving replicas are on it")
     if isinstance(wish, Lend) and journal.until is not None and instant(wish.until) > journal.until:
         return Step(replace(journal, until=instant(wish.until), deadline=instant(wish.until)), changed=True)
     if journal.until is None or now >= journal.until:
@@ -188,7 +190,7 @@ def _recalling(journal: Journal, seen: Observation, now: float) -> Step:
 
 
 def _reclaiming(journal: Journal, seen: Observation, now: float) -> Step:
-    if seen.holders == 0 and seen.present and not seen.unhealthy and seen.admission_stopped:
+    if _only_serves(seen) and seen.present and not seen.unhealthy and seen.admission_stopped:
         return _to(journal, Phase.WARMING, now, deadline=now + seen.terms.warm)
     if _late(journal, now):
         return _quarantined(journal, seen, now)
@@ -263,6 +265,11 @@ def called_off(seen: Observation) -> str:
 def _missed(seen: Observation) -> str:
     """Whether the pool turns out to need what it was about to lend; not known is no reason to turn back."""
     return "the pool does not carry its demand without it any more" if seen.capacity_kept is False else ""
+
+
+def _only_serves(seen: Observation) -> bool:
+    """Whether nothing but serving replicas, if anything at all, is known to hold the accelerators."""
+    return seen.holders is not None and seen.holders <= (seen.serving_pods or 0)
 
 
 def _late(journal: Journal, now: float, *, more: float = 0.0) -> bool:

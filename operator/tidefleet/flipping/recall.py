@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -227,13 +227,19 @@ class _Plan:
         """The steps without the jobs that need not stop any more once later ones do, the last looked at first."""
         stops = [one for one in self.steps if one.means in (Means.STOP, Means.EVICT)]
         spare = sum(one.nodes for one in self.steps) - self.needed
-        for step in reversed(stops.copy()):
-            others = [self.on_at_first[unit] for one in stops if one != step for unit in one.units]
-            if step.nodes <= spare and not any(set(step.jobs) & here for here in others):
-                stops.remove(step)
-                spare -= step.nodes
-        kept = [one for one in self.steps if one.means not in (Means.STOP, Means.EVICT)] + stops
-        return kept
+        for step in [one for one in reversed(stops) if one.jobs]:
+            held = {unit for one in stops for unit in one.units if set(step.jobs) & self.on_at_first[unit]}
+            nodes = sum(self.units[unit].nodes for unit in held)
+            if nodes <= spare:
+                jobs = step.jobs
+                stops = [self._without(one, held) for one in stops if one.jobs != jobs]
+                spare -= nodes
+        return [one for one in self.steps if one.means not in (Means.STOP, Means.EVICT)] + stops
+
+    def _without(self, step: Step, held: Set[str]) -> Step:
+        """A step that frees none of these units, which some other job goes on holding."""
+        units = tuple(unit for unit in step.units if unit not in held)
+        return replace(step, units=units, nodes=sum(self.units[unit].nodes for unit in units))
 
     def _stop(self, group: frozenset[str]) -> _Stop:
         """Jobs that must go together for some unit to come free, and all the units that then do."""

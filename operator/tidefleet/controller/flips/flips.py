@@ -192,6 +192,7 @@ class Flips:
         ):
             self.teller.stopped(stop, unit=unit, pool=pool, decision_id=decision_id)
         for one in moved:
+            self.teller.trouble(one.unit, decision_id=decision_id)
             done, reverted = self.hands.dress(one, decision_id=decision_id)
             if done and one.step.changed:
                 self.teller.moved(one, decision_id=decision_id, now=seen.now)

@@ -62,7 +62,7 @@ def observe(unit: Unit, sight: Sight) -> Observation:
     phase = unit.journal.phase
     serving = [one for one in unit.serving if not one.pod.deleting]
     holders: int | None = unit.holders
-    if holders == 0 and phase in (Phase.VERIFYING, Phase.RECLAIMING, Phase.QUARANTINED):
+    if unit.holders <= len(unit.serving) and phase in (Phase.VERIFYING, Phase.RECLAIMING, Phase.QUARANTINED):
         holders = sight.holders(unit)
     canary, words = sight.canary(unit) if phase is Phase.WARMING else (Canary.UNKNOWN, "")
     return Observation(

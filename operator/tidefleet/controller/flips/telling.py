@@ -77,6 +77,8 @@ class Teller:
     """Those that exist, by namespace and name."""
     reversions: dict[str, int] = field(default_factory=dict)
     """How often our marks were changed by others, by node."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """What was last told of units whose journals cannot be read."""
     _shown: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -125,6 +127,15 @@ class Teller:
         key = pool_key(unit.journal.pool)
         reason = "FlipRefused" if refused else "FlipRequested"
         self._emit(unit, key, reason, f"{unit.name}: {words}", bad=refused, decision_id=decision_id)
+
+    def trouble(self, unit: Unit, *, decision_id: str) -> None:
+        """Tell what is wrong with a unit's journals, once for each story."""
+        if self.troubles.get(unit.name) == unit.trouble:
+            return
+        self.troubles[unit.name] = unit.trouble
+        if unit.trouble:
+            words = f"{unit.name}: {unit.trouble}"
+            self._emit(unit, pool_key(unit.journal.pool), "JournalUnreadable", words, bad=True, decision_id=decision_id)
 
     def reverted(self, unit: Unit, node: str, *, decision_id: str) -> None:
         """Tell that somebody changes our marks on a node."""
