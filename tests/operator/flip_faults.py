@@ -83,7 +83,7 @@ class Ground:
             self.step(step)
             return check()
 
-        return eventually(stepped, what, pause=0.0)
+        return eventually(stepped, what, pause=0.0, seconds=25.0)
 
     def reaches(self, phase: str, index: int = 0, *, step: float = 0.0) -> dict[str, Any]:
         """Wait for a node's phase; its journal."""
@@ -128,7 +128,9 @@ class Ground:
             now = "2026-01-01T00:00:00Z"
             bad = {"type": "Ready", "status": "False", "reason": "Test", "lastHeartbeatTime": now}
             conditions = [one for one in self.node(index)["status"]["conditions"] if one["type"] != "Ready"]
-            self.api.merge(self.place.path(NODE, self.names[index], "status"), {"status": {"conditions": [*conditions, bad]}})
+            self.api.merge(
+                self.place.path(NODE, self.names[index], "status"), {"status": {"conditions": [*conditions, bad]}}
+            )
 
     def delete_node(self, index: int) -> None:
         """Delete a node, as a cloud does that takes it away."""
