@@ -400,7 +400,7 @@ FLIP_EVENTS: Mapping[str, str] = {
     "FlipRequested": "A request by hand is being carried out.",
     "FlipRefused": "A request by hand cannot be carried out; the message says why.",
     "LabelsReverted": "Somebody else changed our labels or taints on a node; they were put back.",
-    "JournalUnreadable": "The journal on a node is forged, cut off or missing where our taint stands; the message says which.",
+    "JournalUnreadable": "The journal on a node is forged or cut off, or missing where our taint stands.",
 }
 """What each Event about a flip means: on the node (or the first of several), and on the pool."""
 

@@ -3,29 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from operator_builders import POD, a_class
+from operator_builders import a_class
 
-pytestmark = pytest.mark.cluster
-
-FINALIZER = "test.tidefleet.io/stays"
-
-
-def drained(ground, place, engines, **flipping):
-    """A replica's node in Draining, held there by an engine that does not say what runs in it; its index."""
-    place.create(ground.a_pool(flipping=ground.flipping(**flipping)), a_class(rate=1))
-    ground.start()
-    ground.serve(1)
-    (there,) = ground.serving_on()
-    (pod,) = ground.pods(there)
-    engines.fault("hang", pod["metadata"]["name"])
-    ground.ask(there, "training")
-    ground.reaches("Draining", there, step=2.0)
-    return there
-
-
-def is_routable(pod) -> bool:
-    """Whether requests may be routed to a pod."""
-    return pod["metadata"]["labels"].get("tidefleet.io/routable") == "true"
+pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
 
 def test_a_node_with_a_replica_is_lent_by_hand_and_comes_back(flip_ground, place):
@@ -39,6 +19,7 @@ def test_a_node_with_a_replica_is_lent_by_hand_and_comes_back(flip_ground, place
     ground.ask(there, "serving")
     ground.reaches("Serving", there, step=20.0)
     assert ground.sound()
+<<<<<<< HEAD
 
 
 def test_requests_that_outlive_the_drain_roll_the_flip_back_and_their_replica_takes_requests_again(
@@ -116,3 +97,5 @@ def test_a_pod_that_stays_terminating_is_quarantined_and_released_when_it_is_gon
     ground.finalize(pod)
     ground.reaches("Serving", there, step=60.0)
     assert ground.sound()
+=======
+>>>>>>> flip-faults

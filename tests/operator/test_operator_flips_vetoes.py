@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from operator_builders import POD, a_class
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
 
 def test_marks_and_upgrades_and_other_pods_refuse_a_loan_with_the_reason(flip_ground, place):
@@ -60,54 +60,3 @@ def test_a_pod_of_somebody_else_refuses_the_loan_and_is_left_alone(flip_ground, 
     ground.until(lambda: any("foreign of somebody else" in one for one in ground.events("FlipRefused", free)))
     assert place.get(POD, "foreign")["status"]["phase"] == "Running"
     assert ground.phase(free) == "Serving"
-
-
-@pytest.mark.parametrize(
-    ("words", "change"),
-    [
-        ("is cordoned", {"spec": {"unschedulable": True}}),
-        (
-            "its MIG configuration",
-            {"labels": {"nvidia.com/mig.config": "all-1g", "nvidia.com/mig.config.state": "pending"}},
-        ),
-        ("its driver is being upgraded", {"labels": {"nvidia.com/gpu-driver-upgrade-state": "cordon-required"}}),
-    ],
-)
-def test_what_appears_on_a_node_in_mid_drain_rolls_the_flip_back_and_stays(flip_ground, place, engines, words, change):
-    ground = flip_ground()
-    place.create(ground.a_pool(), a_class(rate=1))
-    ground.start()
-    ground.serve(1)
-    (there,) = ground.serving_on()
-    engines.fault("hang", ground.pods(there)[0]["metadata"]["name"])
-    ground.ask(there, "training")
-    ground.reaches("Draining", there, step=2.0)
-    ground.mark(there, **change)
-    assert words in ground.reaches("Serving", there)["why"]
-    node = ground.node(there)
-    for field, keys in change.items():
-        held = node["spec"] if field == "spec" else node["metadata"][field]
-        assert {key: held.get(key) for key in keys} == keys
-    keys = [one["key"] for one in node["spec"].get("taints", ())]
-    assert not [key for key in keys if key.startswith("tidefleet.io/")]
-    assert ground.sound()
-
-
-def test_marks_that_a_gitops_tool_reverts_in_mid_flip_are_put_back_and_told(flip_ground, place, engines):
-    ground = flip_ground()
-    place.create(ground.a_pool(), a_class(rate=1))
-    ground.start()
-    ground.serve(1)
-    (there,) = ground.serving_on()
-    free = next(index for index in range(3) if index != there)
-    ground.ask(free, "training")
-    ground.reaches("Training", free, step=5.0)
-    ground.mark(free, labels={"tidefleet.io/duty": None}, spec={"taints": None})
-    ground.until(lambda: ground.node(free)["metadata"]["labels"].get("tidefleet.io/duty") == "training")
-    assert [one["key"] for one in ground.node(free)["spec"]["taints"]] == ["tidefleet.io/duty"]
-    ground.until(lambda: ground.events("LabelsReverted", free), "it is told")
-    ground.mark(free, annotations={"tidefleet.io/flip": None})
-    journal = ground.reaches("Quarantined", free)
-    assert "no journal that can be read" in journal["why"]
-    ground.reaches("Serving", free, step=60.0)
-    assert ground.sound()

@@ -129,6 +129,8 @@ def _draining(journal: Journal, seen: Observation, now: float) -> Step:
     if seen.serving_pods == 0:
         return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
     if _late(journal, now, more=seen.terms.kill_drain if seen.terms.kill else 0.0):
+        if seen.expected == 0 and seen.requests == 0:  # all are terminating: what does not end is quarantined there
+            return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
         left, pods = ("an unknown number of" if one is None else str(one) for one in (seen.requests, seen.serving_pods))
         return _home(journal, now, f"rolled back: {left} requests in {pods} replicas were left")
     return Step(journal)

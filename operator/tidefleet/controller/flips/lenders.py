@@ -124,4 +124,12 @@ def standing(
         reason, closed = _REASONS.get(serious[0].reason, Reason.QUEUE_MISSING), serious[0].message
     only_told = reason in (Reason.RECOMMEND_ONLY, Reason.HISTORY_TOO_SHORT, Reason.METRICS_STALE)
     mode = FlippingMode.RECOMMEND if only_told else FlippingMode(str(spec.policy))
-    return Standing(Lender(name, queue, closed=closed, recall=recall, ends=opening.ends), reason, opening, mode)
+    lender = Lender(name, queue, closed=closed, recall=recall, ends=opening.ends, selector=_selector(pool))
+    return Standing(lender, reason, opening, mode)
+
+
+def _selector(pool: InferencePool) -> Mapping[str, str]:
+    """The node selector of a pool's template; of what it adopts only the pods that are there can tell."""
+    spec = (pool.spec.serving.template or {}).get("spec")
+    selector = spec.get("nodeSelector") if isinstance(spec, Mapping) else None
+    return {str(k): str(v) for k, v in selector.items()} if isinstance(selector, Mapping) else {}

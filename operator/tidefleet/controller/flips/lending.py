@@ -38,6 +38,7 @@ class Lender:
         closed: why it lends nothing more at present; empty when it does.
         recall: why everything it has lent must come back; empty when it need not.
         ends: when its open window closes (Unix seconds), less the time a recall takes; ``None`` without a window.
+        selector: labels that a node has which its replicas may run on.
     """
 
     pool: str
@@ -45,6 +46,11 @@ class Lender:
     closed: str = ""
     recall: str = ""
     ends: float | None = None
+    selector: Mapping[str, str] = field(default_factory=dict)
+
+    def may_run_on(self, unit: Unit) -> bool:
+        """Whether its replicas could be on every node of a unit."""
+        return all(self.selector.items() <= node.labels.items() for node in unit.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +318,9 @@ class Round:
         pools = {"/".join(one) for one in unit.pools}
         if pools:
             return next((one for one in self.lenders if one.pool in pools), None)
-        ready = [one for one in self.lenders if not one.closed and not one.recall]
-        return next(iter((*ready, *self.lenders)), None)
+        able = [one for one in self.lenders if one.may_run_on(unit)]
+        ready = [one for one in able if not one.closed and not one.recall]
+        return next(iter((*ready, *able)), None)
 
     def _gate(self) -> str:
         """Why no further node sets out, whatever its own state; empty when nothing speaks against it."""
