@@ -45,6 +45,9 @@ IMPROVE_SHARE = 0.7
 LEAST = 0.05
 """Share of the pools' time below which none is improved any more."""
 
+EARLY_FLOOR = 0.6
+"""Least share of that time for a pool, relative to the mean."""
+
 SIZE_WEIGHT = 0.25
 """How much a pool's size counts against its cost when the time is dealt out."""
 
@@ -290,7 +293,8 @@ class _Search:
         early, kept = [i for i, one in enumerate(searches) if one.early], end - self.watch.clock()
         if early:
             until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
-            self._dealt(until, [float(weights[i]) for i in early], [searches[i].begin for i in early], 1.0, last=True)
+            first = np.maximum(weights[early], EARLY_FLOOR * weights[early].mean())
+            self._dealt(until, first.tolist(), [searches[i].begin for i in early], 1.0, last=True)
             while any(searches[i].hopeful for i in early) and end - self.watch.clock() > LEAST * kept:
                 self._improved(end, [searches[i] for i in early], weights[early])
         answers = self._dealt(end, weights.tolist(), [one.finish for one in searches], 1.5)

@@ -40,11 +40,14 @@ RULED = 12_000
 MOST = 45_000
 """Arcs up to which the MILP of an aim is tried."""
 
-PER_SECOND = 4_000
-"""Arcs of an aim's MILP per second that is left: it takes about twice as long to get beyond its root."""
+PER_SECOND = 2_000
+"""Arcs of an aim's MILP per second that is left: so that it gets beyond its root."""
 
-CLOSE = 0.55
+CLOSE = 0.45
 """Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
+
+REACH = 0.02
+"""The most by which an aim is higher than L then, as a share of it."""
 
 FEW_SHARE = 0.35
 """Share of the time for a plan from a few options, before the bound is raised."""
@@ -53,7 +56,10 @@ FEW_GAP = 0.25
 """Share of the open gap at which that plan is near enough to the best of those options."""
 
 STALLED = 0.95
-"""Share of the open gap that is left when raising the bound further is given up."""
+"""Share of the open gap above which a turn that leaves it was in vain."""
+
+TRIES = 3
+"""Turns in vain, one after the other, after which a pool is given up."""
 
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
@@ -122,7 +128,8 @@ class Narrow:
     Attributes:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
-        few_tried: whether the MILP of a few options was solved.
+        few_tried: whether the MILP of a few options was solved since a turn was last in vain.
+        stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
     """
 
@@ -138,6 +145,7 @@ class Narrow:
         self.used = self.few
         self.gathered = pool
         self.few_tried = False
+        self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
         """Bound, options and a first plan."""
@@ -168,7 +176,7 @@ class Narrow:
         if not self.few_tried and (self.plan is None or self._arcs(self._limits(self._highest())) > RULED):
             effort, share = self.effort, 0.7
             if self.plan is not None:
-                wanted = max(self.effort.absolute_gap, FEW_GAP * before)
+                wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
                 effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
             self._take(among(self.gathered, self._nearest(), self.plan, effort, seconds=share * seconds()))
             self.few_tried = True
@@ -176,8 +184,12 @@ class Narrow:
             return True
         if self._open(seconds):
             self._raise(self.plan, seconds)
-        after = self.plan.objective - self.bound
-        return after < STALLED * before and not self.effort.enough(self.plan.objective, self.bound)
+        if self.plan.objective - self.bound > STALLED * before:
+            self.stalls += 1
+            self.few_tried = False
+        else:
+            self.stalls = 0
+        return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
@@ -185,13 +197,13 @@ class Narrow:
         limits = self._limits(aim)
         if self._arcs(limits) > RULED:
             fit = min(MOST, max(RULED, int(PER_SECOND * seconds())))
-            share = CLOSE
-            while True:
-                aim = self.bound + share * (plan.objective - self.bound)
+            rise = min(CLOSE * (plan.objective - self.bound), REACH * abs(self.bound))
+            for _ in range(12):
+                aim = self.bound + rise
                 limits = self._limits(aim)
-                if self._arcs(limits) <= fit or share < 0.05:
+                if self._arcs(limits) <= fit:
                     break
-                share *= 0.8
+                rise *= 0.8
         effort = replace(self.effort, gap=0.0, absolute_gap=max(plan.objective - aim, 1e-6))
         found = among(self.gathered, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
         self._take(found)
