@@ -83,7 +83,7 @@ class Ground:
             self.step(step)
             return check()
 
-        return eventually(stepped, what, pause=0.0, seconds=25.0)
+        return eventually(stepped, what, pause=0.0)
 
     def reaches(self, phase: str, index: int = 0, *, step: float = 0.0) -> dict[str, Any]:
         """Wait for a node's phase; its journal."""

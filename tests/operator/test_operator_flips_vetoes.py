@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from operator_builders import POD, a_class
+from operator_builders import POD, a_class, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
@@ -37,10 +37,16 @@ def test_marks_and_upgrades_and_other_pods_refuse_a_loan_with_the_reason(flip_gr
         ground.mark(free, **undone)
     (pod,) = ground.pods(there)
     name = pod["metadata"]["name"]
-    for mark in ("tidefleet.io/do-not-flip", "karpenter.sh/do-not-disrupt"):
+    told = {
+        "tidefleet.io/do-not-flip": f"{name} is marked tidefleet.io/do-not-flip",
+        "karpenter.sh/do-not-disrupt": f"{name} is marked as not to be disrupted",
+    }
+    for mark, words in told.items():
         place.merge(POD, name, {"metadata": {"annotations": {mark: "true"}}})
+        # The marks of a pod and of a node come by watches of their own.
+        eventually(lambda mark=mark: any(mark in one.annotations for one in ground.op.process._inventory.pods()))
         ground.ask(there, "training")
-        ground.until(lambda: any(name in one for one in ground.events("FlipRefused", there)), mark)
+        ground.until(lambda: any(words in one for one in ground.events("FlipRefused", there)), words)
         place.merge(POD, name, {"metadata": {"annotations": {mark: None}}})
     assert "tidefleet.io/flip" not in ground.node(there)["metadata"]["annotations"]
     ground.ask(free, "training")
