@@ -250,6 +250,8 @@ def test_account_may_do_what_the_operator_does_and_no_more(release):
         *(
             ("watch", "pods"),
             ("watch", "nodes"),
+            ("patch", "nodes"),
+            ("patch", "pods"),
             ("create", "events.k8s.io/events"),
             ("create", "policy/poddisruptionbudgets"),
         ),
@@ -260,7 +262,7 @@ def test_account_may_do_what_the_operator_does_and_no_more(release):
         *(("get", "secrets"), ("list", "secrets"), ("get", "configmaps"), ("create", "pods"), ("delete", "pods")),
         *(("delete", "tidefleet.io/inferencepools"), ("create", "tidefleet.io/inferencepools")),
         *(("delete", "tidefleet.io/acceleratortypes"), ("patch", "tidefleet.io/workloadclasses")),
-        *(("patch", "nodes"), ("delete", "nodes"), ("delete", "apps/statefulsets"), ("create", "apps/statefulsets")),
+        *(("create", "nodes"), ("delete", "nodes"), ("delete", "apps/statefulsets"), ("create", "apps/statefulsets")),
         *(("patch", "apiextensions.k8s.io/customresourcedefinitions"), ("list", "coordination.k8s.io/leases")),
     ]
     assert [one for one in allowed if not release.may(*one)] == []
@@ -272,6 +274,8 @@ def test_account_may_do_what_the_operator_does_and_no_more(release):
     assert release.may("create", lease, namespace=ns)
     assert not release.may("update", lease, namespace=ns, name="another")
     assert not release.may("update", lease, namespace="kube-system", name="tidefleet")
+    assert release.may("get", "configmaps", namespace=ns, name="tidefleet-pause")
+    assert not release.may("get", "configmaps", namespace=ns, name="another")
 
 
 def test_accounts_token_reaches_the_api_with_these_rights(release, cluster):
