@@ -83,7 +83,9 @@ def release(
     kubeconfig: Kubeconfig = None,
     config: Annotated[Path | None, typer.Option("--config", help="OperatorConfiguration, for its namespaces.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Undress also nodes whose accelerators training holds.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Undress also nodes whose accelerators training holds.")
+    ] = False,
 ) -> None:
     """Take the operator's finalizer off all pools and the marks of flips off all nodes, for when it is gone."""
     try:
