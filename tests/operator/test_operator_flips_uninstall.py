@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from flip_night import Night, forged
-from operator_builders import tidefleet
+from operator_builders import FLEET, tidefleet
 
 from tidefleet.cluster.kinds import NODE
 
@@ -34,7 +35,7 @@ def is_bare(night: Night, index: int) -> bool:
     return not ours and keys == ["theirs"] and notes["karpenter.sh/do-not-disrupt"] == "theirs"
 
 
-def test_uninstalling_undresses_all_nodes_but_those_that_training_holds(night):
+def test_uninstalling_undresses_all_nodes_but_those_that_training_holds(night, tmp_path):
     fleet = night(nodes=5)
     dress(fleet, 0, "Planned")
     dress(fleet, 1, "Draining", (MOVING, "draining"))
@@ -52,7 +53,17 @@ def test_uninstalling_undresses_all_nodes_but_those_that_training_holds(night):
         },
     }
     fleet.place.create(pod)
-    command = ("operator", "release-finalizers", "--kubeconfig", fleet.place.cluster.kubeconfig)
+    config = tmp_path / "config.json"
+    seen = {"namespaces": [fleet.place.namespace], "nodeSelector": f"{FLEET}={fleet.place.namespace}"}
+    config.write_text(json.dumps(seen))
+    command = (
+        "operator",
+        "release-finalizers",
+        "--kubeconfig",
+        fleet.place.cluster.kubeconfig,
+        "--config",
+        str(config),
+    )
 
     status, said = tidefleet(*command, "--dry-run")
     assert status == 1, said

@@ -22,13 +22,19 @@ ATTEMPTS = 5
 
 
 def release_finalizers(
-    kubeconfig: str | None, namespaces: Sequence[str], *, dry_run: bool = False, force: bool = False
+    kubeconfig: str | None,
+    namespaces: Sequence[str],
+    *,
+    node_selector: str = "",
+    dry_run: bool = False,
+    force: bool = False,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Take our finalizer off every pool in these namespaces (all when empty), then our marks off all nodes.
 
     Pools that lend nodes are marked as released, too: an operator that still runs recalls and lends none.
 
     Args:
+        node_selector: only nodes with these labels; all when empty.
         force: undress also nodes that training holds.
 
     Returns:
@@ -56,7 +62,7 @@ def release_finalizers(
                 failed.append((name, why))
             else:
                 released.append(name)
-    undone = undo_flips(objects, writer, force=force)
+    undone = undo_flips(objects, writer, node_selector=node_selector, force=force)
     return [*released, *undone.done], [*failed, *undone.left]
 
 

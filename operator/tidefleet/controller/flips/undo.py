@@ -33,15 +33,16 @@ class Undone:
     left: list[tuple[str, str]] = field(default_factory=list)
 
 
-def undo_flips(objects: Objects, writer: Writer, *, force: bool = False) -> Undone:
+def undo_flips(objects: Objects, writer: Writer, *, node_selector: str = "", force: bool = False) -> Undone:
     """Undress every node that carries marks of a flip, unless training holds it; and restore the serving pods on it.
 
     Args:
+        node_selector: only nodes with these labels, as the operator sees them, e.g. ``fleet=a``; all when empty.
         force: undress nodes that training holds, too. Its pods stay where they are.
     """
     undone = Undone()
     try:
-        nodes = [records.node(raw) for raw in objects.list(NODE)]
+        nodes = [records.node(raw) for raw in objects.list(NODE, label_selector=node_selector)]
     except (ApiFailed, Unreachable, KindAbsent) as error:
         undone.left.append(("nodes", f"they cannot be listed: {error}"))
         return undone
