@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from operator_builders import (
     DEPLOYMENT,
+    FLEET,
     INFERENCE_POOL,
     STATEFUL_SET,
     WORKLOAD_CLASS,
@@ -172,7 +173,7 @@ def test_finalizers_are_released_for_an_uninstall(place, operator_in_process, tm
     op.stop()
     before = kept(place)
     config = tmp_path / "operator.yaml"
-    config.write_text(f"namespaces: [{place.namespace}]\n")
+    config.write_text(f"namespaces: [{place.namespace}]\nnodeSelector: {FLEET}={place.namespace}\n")
     place.delete(INFERENCE_POOL, "chat")
 
     command = ("operator", "release-finalizers", "--kubeconfig", place.cluster.kubeconfig, "--config", config)

@@ -81,13 +81,20 @@ def run(
 @app.command("release-finalizers")
 def release(
     kubeconfig: Kubeconfig = None,
-    config: Annotated[Path | None, typer.Option("--config", help="OperatorConfiguration, for its namespaces.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="OperatorConfiguration, for its namespaces and nodeSelector.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Undress also nodes whose accelerators training holds.")
+    ] = False,
 ) -> None:
-    """Take the operator's finalizer off all pools, so that they can be deleted once it is gone."""
+    """Take the operator's finalizer off all pools and the marks of flips off all nodes, for when it is gone."""
     try:
         settings = load_configuration(config)
-        released, failed = release_finalizers(kubeconfig, settings.namespaces, dry_run=dry_run)
+        released, failed = release_finalizers(
+            kubeconfig, settings.namespaces, node_selector=settings.node_selector, dry_run=dry_run, force=force
+        )
     except (BadConfiguration, NoConnection, CannotStart) as error:
         typer.echo(f"tidefleet: {error}", err=True)
         raise typer.Exit(1) from error

@@ -1,11 +1,13 @@
-"""Lifts the operator's finalizers, for the day it is uninstalled."""
+"""Lifts the operator's finalizers and undoes its flips, for the day it is uninstalled."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tidefleet.api import Metadata
+from tidefleet.api.flipping import FlippingPolicy
 from tidefleet.cluster.connection import connect
 from tidefleet.cluster.kinds import INFERENCE_POOL
 from tidefleet.cluster.lease import NoFence
@@ -13,18 +15,30 @@ from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Conflict, Gone, MergePatch, Writer, Written
 from tidefleet.controller import marks
+from tidefleet.controller.flips.undo import undo_flips
 from tidefleet.controller.process import CannotStart
 
 ATTEMPTS = 5
 
 
 def release_finalizers(
-    kubeconfig: str | None, namespaces: Sequence[str], *, dry_run: bool = False
+    kubeconfig: str | None,
+    namespaces: Sequence[str],
+    *,
+    node_selector: str = "",
+    dry_run: bool = False,
+    force: bool = False,
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take our finalizer off every pool in these namespaces (all when empty).
+    """Take our finalizer off every pool in these namespaces (all when empty), then our marks off all nodes.
+
+    Pools that lend nodes are marked as released, too: an operator that still runs recalls and lends none.
+
+    Args:
+        node_selector: only nodes with these labels; all when empty.
+        force: undress also nodes that training holds.
 
     Returns:
-        Pools released, and pools that were not, each with the reason.
+        Pools, nodes and pods released, and those that were not, each with the reason.
 
     Raises:
         CannotStart: pools cannot be listed.
@@ -34,21 +48,29 @@ def release_finalizers(
     try:
         found = [raw for one in namespaces or (None,) for raw in objects.list(INFERENCE_POOL, one)]
     except KindAbsent:
-        return [], []
+        found = []
     except (ApiFailed, Unreachable) as error:
         raise CannotStart(f"cannot list {INFERENCE_POOL.plural}: {error}") from error
     released: list[str] = []
     failed: list[tuple[str, str]] = []
     for raw in found:
         meta = Metadata.read(raw.get("metadata"))
-        if marks.FINALIZER in meta.finalizers:
+        if marks.FINALIZER in meta.finalizers or _lends(raw):
             why = _release(objects, writer, meta)
             name = f"{meta.namespace}/{meta.name}"
             if why:
                 failed.append((name, why))
             else:
                 released.append(name)
-    return released, failed
+    undone = undo_flips(objects, writer, node_selector=node_selector, force=force)
+    return [*released, *undone.done], [*failed, *undone.left]
+
+
+def _lends(raw: Mapping[str, Any]) -> bool:
+    spec = raw.get("spec")
+    flipping = spec.get("flipping") if isinstance(spec, Mapping) else None
+    policy = flipping.get("policy") if isinstance(flipping, Mapping) else None
+    return policy not in (None, str(FlippingPolicy.NEVER))
 
 
 def _release(objects: Objects, writer: Writer, meta: Metadata) -> str:
@@ -83,6 +105,6 @@ def _release(objects: Objects, writer: Writer, meta: Metadata) -> str:
         if raw is None:
             return ""
         meta = Metadata.read(raw.get("metadata"))
-        if marks.FINALIZER not in meta.finalizers:
+        if marks.FINALIZER not in meta.finalizers and not _lends(raw):
             return ""
     return why

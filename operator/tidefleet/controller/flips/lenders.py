@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
@@ -10,6 +11,7 @@ from tidefleet.api import InferencePool, Reason
 from tidefleet.api.flipping import FlippingPolicy, PauseScope, QueueKind, TrainingQueue
 from tidefleet.api.flipping_status import FlippingMode
 from tidefleet.api.inference_pool import Mode
+from tidefleet.controller import marks
 from tidefleet.controller.flips.lending import Lender
 from tidefleet.controller.training.lending import Fault, FaultReason
 
@@ -96,7 +98,10 @@ def queue_of_words(words: str) -> TrainingQueue:
 def standing(
     pool: InferencePool, *, opening: Openness, fleet_pause: Pause, faults: Sequence[Fault], cluster_wide: bool
 ) -> Standing | None:
-    """How a pool stands as a lender; ``None`` for one that never lends."""
+    """How a pool stands as a lender; ``None`` for one that never lends.
+
+    A pool that was released for an uninstall a short while ago, in real time, lends nothing and recalls what it lent.
+    """
     spec = pool.spec.flipping
     if spec.policy is FlippingPolicy.NEVER:
         return None
@@ -112,6 +117,8 @@ def standing(
     serious = [one for one in faults if one.reason not in WARNS_ONLY]
     if pool.metadata.deletion_timestamp:
         reason, closed, recall = Reason.NEVER, "the pool is being deleted", "its pool is being deleted"
+    elif marks.was_released(pool.metadata.annotations, time.time()):
+        reason, closed, recall = Reason.NEVER, "tidefleet is being uninstalled", "tidefleet is being uninstalled"
     elif pool.spec.mode is not Mode.ENFORCE:
         closed = f"spec.mode is {pool.spec.mode}, which never flips; expected Enforce"
         reason, recall = Reason.RECOMMEND_ONLY, f"the mode of its pool is {pool.spec.mode}"
