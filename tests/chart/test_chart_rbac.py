@@ -96,8 +96,7 @@ def test_an_install_for_namespaces_has_no_namespaced_kind_cluster_wide(by_instal
     resources = {r for rule in scoped["ClusterRole/tidefleet-system-tidefleet"] for r in rule["resources"]}
     assert resources == {
         *("acceleratortypes", "acceleratortypes/status", "sites", "sites/status", "nodes", "customresourcedefinitions"),
-        *("resourceslices", "clusterqueues", "cohorts", "resourceflavors", "admissionchecks", "admissionchecks/status"),
-    }
+    }, "nodes are flipped only where the whole cluster is served"
     assert scoped["Role/team-a/tidefleet-system-tidefleet"] == scoped["Role/team-b/tidefleet-system-tidefleet"]
     everywhere = by_install["cluster-wide"]["ClusterRole/tidefleet-system-tidefleet"]
     assert all(rule in everywhere for rule in scoped["Role/team-a/tidefleet-system-tidefleet"])
