@@ -298,6 +298,14 @@ def test_a_surge_shortens_the_grace_of_a_recall_under_way() -> None:
     assert not step(result.journal, what_was_seen(wish=SURGE, jobs=1), NOW + 20).changed, "once only"
 
 
+@pytest.mark.parametrize("phase", [Phase.PLANNED, Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING])
+def test_a_unit_that_a_surge_called_back_tells_so_until_it_is_lent_again(phase: Phase) -> None:
+    home = after(a_journal(phase), 10, wish=SURGE).journal
+    assert (home.phase, home.surge) == (Phase.SERVING, True)
+    again = step(home, what_was_seen(wish=lend(NOW + 9 * HOUR)), NOW + TERMS.dwell + 10).journal
+    assert (again.phase, again.surge) == (Phase.PLANNED, False)
+
+
 def test_a_surge_never_lengthens_the_grace() -> None:
     assert not after(a_journal(Phase.RECALLING), 100, wish=SURGE, jobs=1).changed
 

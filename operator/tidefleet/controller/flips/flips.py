@@ -234,7 +234,7 @@ class Flips:
             one = standing(
                 view.pool,
                 opening=outlook.openness(
-                    view.pool, self.memory_of(key), seen.now, self.settings, declared=_is_declared(view)
+                    view.pool, self.memory_of(key), seen.now, self.settings, declared=outlook.is_declared(view)
                 ),
                 fleet_pause=self.pause,
                 faults=training.faults if training is not None else (),
@@ -421,11 +421,6 @@ def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: 
         return "it is quarantined; release it first", True
     late = now - request.at > VALID_SECONDS
     return ("the request has grown too old", True) if late else ("", False)
-
-
-def _is_declared(view: PoolView) -> bool:
-    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
-    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
 
 
 def _is_marked(node: Node) -> bool:

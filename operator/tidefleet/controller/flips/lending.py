@@ -218,7 +218,20 @@ class Round:
             for name, place in _first_back(staying, back, self.recall_order, keep_by_hand=not missing):
                 words = f"{why} ({place})" if place else why
                 self.wishes[name] = Recall(words, surge=bool(needs.surge and missing))
+        self._hurry()
         return target, back
+
+    def _hurry(self) -> None:
+        """In a surge beyond what the nodes that serve carry, jobs on nodes that are coming back get the short grace."""
+        serving = sum(
+            one.size
+            for one in self.units
+            if one.journal.phase is Phase.SERVING and not one.missing and not self.seen[one.name].unhealthy
+        )
+        if self.needs.surge and serving < self.needs.nodes:
+            for one in self.units:
+                if one.journal.phase is Phase.RECALLING:
+                    self.wishes[one.name] = Recall(self.needs.surge, surge=True)
 
     def _go_on(self, going_on: Sequence[Unit], gate: str) -> int:
         """What is away stays so until its end; what is planned may set out as far as there is room, which is left."""
@@ -335,8 +348,13 @@ class Round:
             return "the demand is not known"
         if self.needs.surge:
             return self.needs.surge
-        since = self.now - self.memory.surge_at.get(self.accelerator, float("-inf"))
+        since = self.now - self._last_surge()
         return "demand surged within the last hour" if since < SURGE_PAUSE_SECONDS else ""
+
+    def _last_surge(self) -> float:
+        """When demand last surged (Unix seconds): as this process saw it, or as the nodes tell that it called back."""
+        told = (one.journal.since for one in self.units if one.journal.surge)
+        return max(self.memory.surge_at.get(self.accelerator, float("-inf")), *told, float("-inf"))
 
 
 def lend(lender: Lender, until: float, why: str, *, by: str = "", admitted: bool = True) -> Lend:

@@ -45,6 +45,11 @@ def lends(pool: InferencePool) -> bool:
     return pool.spec.flipping.policy is not FlippingPolicy.NEVER
 
 
+def is_declared(view: PoolView) -> bool:
+    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
+    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
+
+
 def types_of(view: PoolView) -> frozenset[str]:
     """Accelerator types that a pool runs on, or names."""
     running = {one.option.accelerator for one in view.served if one.desired or one.ready}
@@ -173,14 +178,18 @@ def needs_of(
 
 
 def _surge(view: PoolView, decision: Decision) -> str:
-    """Why demand surges: what is measured now is more than what is ready carries at planning utilisation."""
-    rate = view.reading.requests_per_second if isinstance(view.reading, Known) else decision.rate
+    """Why demand surges: what is asked for now is more than what is ready carries at planning utilisation.
+
+    What is planned ahead of a forecast rise is none, and neither is a single reading that the plan does not believe.
+    """
+    rate = decision.rate
+    if isinstance(view.reading, Known) and not is_declared(view):
+        rate = min(rate, view.reading.requests_per_second)
     candidates = {one.option: one for one in decision.market.candidates} if decision.market is not None else {}
     ready = sum(
         one.ready * candidates[one.option].requests_per_second for one in view.served if one.option in candidates
     )
-    waits = any(chips.waiting for chips in view.chips.values())
-    if rate <= 0 or ready <= 0 or not waits or rate <= PLANNING_UTILISATION * ready:
+    if rate <= 0 or ready <= 0 or rate <= PLANNING_UTILISATION * ready:
         return ""
     share = rate / ready
     return f"{view.pool} is asked for {rate:.3g} requests/s, {share:.0%} of what its ready replicas carry"
