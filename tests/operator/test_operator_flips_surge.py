@@ -76,7 +76,6 @@ def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_i
     (name,) = before["saved"]
     assert f"Job {place.namespace}/saved: loses" in whys[name][0]
     losses = [one["note"] for one in place.events("TrainingStopped")]
-    print(losses)
     assert [one for one in losses if "saved" in one]
 
     ask_for(place, 1.0)
