@@ -105,19 +105,26 @@ def a_lender(ground: Ground, *, least: int = 1, most: int = 8, **spec: Any) -> d
     return pool
 
 
+def tick(ground: Ground, seconds: float = 0.0) -> None:
+    """Let time pass and wait for one pass after it; the engines are not read, which declared demand does not need."""
+    seen = ground.op.passes
+    ground.clock.tick(seconds)
+    eventually(lambda: ground.op.passes > seen, "another pass", pause=0.003)
+
+
 def pass_by(ground: Ground, seconds: float, *, step: float = 600.0) -> None:
     """Let time pass, with a pass after each step of it."""
     while seconds > 0:
-        ground.step(min(step, seconds))
+        tick(ground, min(step, seconds))
         seconds -= step
 
 
-def lent(ground: Ground, count: int) -> None:
+def lent(ground: Ground, count: int, *, step: float = 300.0) -> None:
     """Let quarters of an hour pass until so many nodes are on loan; flips go through while the clock stands."""
 
     def more() -> bool:
         moving = len(ground.names) - len(on(ground, "Training")) - len(on(ground, "Serving"))
-        ground.step(0.0 if moving else 300.0)
+        tick(ground, 0.0 if moving else step)
         return len(on(ground, "Training")) >= count
 
     eventually(more, f"{count} nodes on loan", pause=0.0)

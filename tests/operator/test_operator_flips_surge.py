@@ -17,9 +17,11 @@ from flip_demand import (
     on,
     pass_by,
     start_at,
+    tick,
     train,
     wall,
 )
+from flip_faults import Ground
 from operator_builders import a_class
 
 from tidefleet.cluster.kinds import JOB
@@ -32,10 +34,16 @@ RECALL_SECONDS = 720.0
 HOUR = 3600.0
 
 
+def has_told(ground: Ground, job: str) -> bool:
+    """Whether the operator has seen a checkpoint of a job."""
+    seen = ground.op.loop.flips.borrowers.training.values()
+    return any(one.name == job and one.checkpointed for each in seen for one in each.jobs)
+
+
 def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_is_lent_for_an_hour(
     flip_ground, place, clock
 ):
-    start_at(clock, BERLIN, "01:45")
+    start_at(clock, BERLIN, "00:15")
     ground = flip_ground(nodes=7)
     place.create(a_lender(ground, flipping=nightly(BERLIN, "22:00", "07:30")), a_class(rate=1))
     ground.start(flipping=QUICK)
@@ -56,7 +64,7 @@ def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_i
     assert wall(clock, BERLIN) == "03:30"
     told = {"tidefleet.io/checkpointed-at": datetime.fromtimestamp(clock.now() - 60, tz=UTC).isoformat()}
     place.merge(JOB, "saved", {"metadata": {"annotations": told}})
-    ground.step()
+    ground.until(lambda: has_told(ground, "saved"), "its checkpoint is seen")
 
     surged = clock.now()
     ask_for(place, 16.0)  # four replicas where one was, and a reserve
@@ -85,7 +93,7 @@ def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_i
     ground.op.stop()
     ground.start(flipping=QUICK)  # which remembers nothing
     while clock.now() < last + HOUR - 60.0:
-        ground.step(240.0)
+        tick(ground, 240.0)
         assert len(on(ground, "Training")) == 2, wall(clock, BERLIN)
     assert "demand surged within the last hour" in place.status()["flipping"]["heldBy"]
     ground.until(lambda: len(on(ground, "Training")) > 2, "lent again", step=60.0)

@@ -77,12 +77,14 @@ class Needs:
     Attributes:
         nodes: that the planned replicas of all pools fill, and the reserve.
         surge: why there is one; empty when there is none.
-        known: whether the demand of every pool on the type is known.
+        known: whether every pool on the type has a plan.
+        stale: why the demand of one is held rather than measured, so that nothing more is lent; empty when none is.
     """
 
     nodes: int
     surge: str = ""
     known: bool = True
+    stale: str = ""
 
 
 @dataclass(slots=True)
@@ -344,8 +346,8 @@ class Round:
             return (
                 f"{bad} of {len(self.units)} units are unhealthy, {quarantined} quarantined; expected at most {limit}"
             )
-        if not self.needs.known:
-            return "the demand is not known"
+        if not self.needs.known or self.needs.stale:
+            return self.needs.stale or "the demand is not known"
         if self.needs.surge:
             return self.needs.surge
         since = self.now - self._last_surge()

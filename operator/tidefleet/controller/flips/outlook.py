@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from tidefleet.api import AcceleratorType, InferencePool, Reason
+from tidefleet.api import AcceleratorType, ConditionType, InferencePool, Reason
 from tidefleet.api.flipping import FlippingPolicy, FlipReason
 from tidefleet.controller.ahead import requests_of
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
-from tidefleet.controller.decision import Decision
+from tidefleet.controller.decision import TRUE, Decision
 from tidefleet.controller.flips.lenders import Openness, Standing
 from tidefleet.controller.flips.lending import LoanPlan, Needs, TypeDecision
 from tidefleet.controller.flips.units import Unit
@@ -154,7 +154,7 @@ def needs_of(
 ) -> Needs:
     """Nodes of a type that the planned replicas of all pools fill, with one in reserve where no spare is planned."""
     per_node = _chips_per_node(kind, units)
-    nodes, surge, known = 0, "", True
+    nodes, surge, stale, known = 0, "", "", True
     for key, view in pools.items():
         decision = decisions.get(key)
         counts: dict[int, int] = {}
@@ -170,11 +170,20 @@ def needs_of(
                 if option.accelerator == kind.name:
                     counts[option.tensor_parallel] = counts.get(option.tensor_parallel, 0) + target.planned
             surge = surge or _surge(view, decision)
+            stale = stale or _stale(view, decision)
         if counts and not view.pool.spec.replicas.spare and lends(view.pool):
             widest = max(counts)
             counts[widest] += 1 if counts[widest] else 0
         nodes += sum(nodes_for(count, width, per_node) for width, count in counts.items())
-    return Needs(nodes, surge, known)
+    return Needs(nodes, surge, known, stale)
+
+
+def _stale(view: PoolView, decision: Decision) -> str:
+    """Why the demand that a pool is planned for is not what is asked for now; empty when it is."""
+    for one in decision.verdicts:
+        if one.type is ConditionType.DEMAND_KNOWN and one.status != TRUE and one.reason is not Reason.NO_CLASSES:
+            return f"the demand of {view.pool} is not known: {one.message}"
+    return ""
 
 
 def _surge(view: PoolView, decision: Decision) -> str:
