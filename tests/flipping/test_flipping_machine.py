@@ -438,10 +438,10 @@ def test_a_unit_that_recovered_releases_itself_and_one_that_answered_badly_does_
     assert not after(a_journal(Phase.QUARANTINED, cause="canary"), 120, holders=0).changed
 
 
-def test_replicas_in_quarantine_take_no_requests_unless_they_are_needed_and_have_not_answered_badly() -> None:
+def test_replicas_in_quarantine_are_replaced_and_take_no_requests_unless_needed_and_not_known_as_bad() -> None:
     for cause, kept, unroute in [("canary", False, True), ("health", True, True), ("health", False, False)]:
         seen = what_was_seen(requests=3, capacity_kept=kept)
-        assert wanted(a_journal(Phase.QUARANTINED, cause=cause), seen, NOW) == Wanted(unroute=unroute)
+        assert wanted(a_journal(Phase.QUARANTINED, cause=cause), seen, NOW) == Wanted(replace=True, unroute=unroute)
 
 
 def test_a_release_from_quarantine_ends_no_request_that_still_runs() -> None:

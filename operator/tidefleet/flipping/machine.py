@@ -70,7 +70,7 @@ def wanted(journal: Journal, seen: Observation, now: float) -> Wanted:
             return Wanted(unroute=True, empty=seen.requests == 0, evict=journal.trained)
         case Phase.QUARANTINED:  # what came here while it warmed up has not proved its answers
             unroute = journal.cause == "canary" or seen.capacity_kept is True
-            return Wanted(unroute=unroute, evict=journal.trained)
+            return Wanted(replace=True, unroute=unroute, evict=journal.trained)
         case _:
             return Wanted()
 

@@ -146,7 +146,7 @@ class Flips:
         found: dict[str, int] = {}
         sight = self._sight(self._seen)
         for unit in self._seen.units:
-            if key not in unit.pools or unit.journal.phase not in (Phase.CORDONED, Phase.DRAINING):
+            if key not in unit.pools or unit.journal.phase not in (Phase.CORDONED, Phase.DRAINING, Phase.QUARANTINED):
                 continue
             if wanted(unit.journal, observe(unit, sight), self._seen.now).replace:
                 for one in unit.serving:
