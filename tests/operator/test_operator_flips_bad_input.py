@@ -81,6 +81,9 @@ def test_a_queue_that_is_missing_or_cannot_be_reached_is_said_and_lends_nothing(
     pass_by(ground, 1200.0, step=300.0)
     assert place.has("Flipping", "False", "KueueAbsent"), place.condition("Flipping")
     assert "kind: Suspend" in place.condition("Flipping")[2]
+    told = [one["note"] for one in place.events("Degraded")]
+    assert [one for one in told if one.startswith("Flipping=False (QueueMissing): ")]
+    assert [one for one in told if one.startswith("Flipping=False (KueueAbsent): ")]
     assert on(ground, "Serving") == ground.names
     set_flipping(ground, training=None)
     set_flipping(ground, training=flipping["training"])
