@@ -128,3 +128,31 @@ def test_in_mid_drain_the_drain_is_called_off_and_its_replica_serves_on(flip_gro
     assert all(one["metadata"]["labels"]["tidefleet.io/routable"] == "true" for one in ground.pods(there))
     assert not ground.node(there)["spec"].get("taints")
     assert ground.sound()
+
+
+def test_first_tokens_that_come_too_late_twice_bring_a_node_home_and_stop_loans(flip_ground, place, clock, engines):
+    ground = flip_ground(nodes=4)
+    place.create(a_lender(ground, flipping=ground.flipping(begin=-1.0, end=10.0)), a_class(rate=1))
+    ground.start(flipping=QUICK, calibration={"enabled": False})
+    ground.serve(1)
+    engines.load(1.0)
+    lent(ground, 2)
+    for _ in range(3):
+        ground.step(15.0)
+    assert len(on(ground, "Training")) == 2
+
+    engines.slow(30.0)  # first tokens take seconds; 1.5 are allowed
+    began = clock.now()
+    ground.until(lambda: len(on(ground, "Training")) == 1, "one is recalled", step=15.0)
+    assert clock.now() - began >= 2 * 15.0
+    (said,) = [said for index in range(4) for said in ground.events("Recalled", index)]
+    assert "first tokens take" in said
+    assert "expected at most 1.5 s" in said
+    engines.fault("")
+    ground.until(lambda: not on(ground, "Warming"), "it serves", step=15.0)
+    last = max(ground.journal(index).get("since", 0.0) for index in range(4) if ground.phase(index) == "Serving")
+    while (left := last + HOUR - 60.0 - clock.now()) > 0:
+        tick(ground, min(600.0, left))
+        assert len(on(ground, "Training")) == 1
+    lent(ground, 2)
+    assert ground.sound()

@@ -19,6 +19,7 @@ from tidefleet.controller.flips.borrowers import Borrowers, recall_order
 from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
+from tidefleet.controller.flips.lateness import Lateness
 from tidefleet.controller.flips.lenders import Pause, Standing, standing
 from tidefleet.controller.flips.lending import LendingMemory, Round
 from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
@@ -73,6 +74,7 @@ class Flips:
     _hands: Hands | None = None
     _teller: Teller | None = None
     _health: HealthClock = field(default_factory=HealthClock)
+    _lateness: Lateness = field(default_factory=Lateness)
     _lending: LendingMemory = field(default_factory=LendingMemory)
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
@@ -331,6 +333,7 @@ class Flips:
         decisions: Mapping[PoolKey, Decision],
     ) -> dict[str, outlook.TypeRound]:  # fmt: skip
         found: dict[str, outlook.TypeRound] = {}
+        late = self._lateness.note(seen.views.values())
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
@@ -338,7 +341,7 @@ class Flips:
             if not here and all(unit.journal.phase is Phase.SERVING for unit in units):
                 continue
             kind = seen.kinds[accelerator]
-            needs = outlook.needs_of(kind, units, pools, decisions)
+            needs = outlook.needs_of(kind, units, pools, decisions, late)
             ahead = self._outlooks.of(
                 kind,
                 units,

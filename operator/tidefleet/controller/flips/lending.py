@@ -75,7 +75,7 @@ class Needs:
     """What serving needs of a type now.
 
     Attributes:
-        nodes: that the planned replicas of all pools fill, and the reserve.
+        nodes: that the planned replicas of all pools fill, the reserve, and one more where first tokens come too late.
         surge: why there is one; empty when there is none.
         known: whether every pool on the type has a plan.
         stale: why the demand of one is held rather than measured, so that nothing more is lent; empty when none is.

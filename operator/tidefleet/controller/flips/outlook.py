@@ -151,8 +151,12 @@ def needs_of(
     units: Sequence[Unit],
     pools: Mapping[PoolKey, PoolView],
     decisions: Mapping[PoolKey, Decision],
+    late: Mapping[PoolKey, str],
 ) -> Needs:
-    """Nodes of a type that the planned replicas of all pools fill, with one in reserve where no spare is planned."""
+    """Nodes of a type that the planned replicas of all pools fill, with one in reserve where no spare is planned.
+
+    A pool whose first tokens come too late (``late`` says how) needs one node more than its plan fills.
+    """
     per_node = _chips_per_node(kind, units)
     nodes, surge, stale, known = 0, "", "", True
     for key, view in pools.items():
@@ -175,6 +179,8 @@ def needs_of(
             widest = max(counts)
             counts[widest] += 1 if counts[widest] else 0
         nodes += sum(nodes_for(count, width, per_node) for width, count in counts.items())
+        if key in late and any(counts.values()):
+            surge, nodes = surge or late[key], nodes + 1
     return Needs(nodes, surge, known, stale)
 
 
