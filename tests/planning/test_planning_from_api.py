@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe
-from tidefleet.economics.shape import TokenShape
+from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.planning import options
 from tidefleet.planning.from_api import (
     NOMINAL_SHAPE,
@@ -446,3 +447,20 @@ def test_the_key_of_an_option_is_stable() -> None:
     assert option.key("other") != option.key("chat")
     assert str(option) == "h100-sxm (fp8, tp2)"
     assert str(Option("l40s", "Spot", 1, "Bf16", "Bf16")) == "l40s (bf16, tp1, spot)"
+
+
+def test_the_way_to_users_is_taken_off_what_they_are_promised_and_not_off_time_between_tokens() -> None:
+    both = (Objective("TTFT", 0.3), Objective("TPOT", 0.05))
+    near, far = options.nearer(both, 0.1)
+    assert (near.seconds, far.seconds) == (pytest.approx(0.2), 0.05)
+    assert options.nearer(both, 9.0)[0].seconds == 0.0
+    assert options.nearer(both, 0.0) is both
+    classes = (ClassDemand("web", 1.0, TokenShape(1000, 250), both[:1]),)
+    here = Offer(FAST, {"OnDemand": Price(1.0)})
+    rates = [
+        max(one.requests_per_second for one in found(replace(here, round_trip_seconds=s), classes=classes).candidates)
+        for s in (0.0, 0.25)
+    ]
+    assert rates[0] > rates[1]
+    market = found(replace(here, round_trip_seconds=0.31), classes=classes)
+    assert [(one.accelerator, one.cause) for one in market.rejected] == [("fast", "TTFT")]

@@ -28,11 +28,12 @@ from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
 from tidefleet.controller.places import (
-    electricity,
     matches,
     nodes_at,
+    placed,
     reserved_chips,
     site_limits,
+    standing,
     tariff_faults,
 )
 from tidefleet.controller.price_source import Prices
@@ -103,7 +104,11 @@ class Observer:
         types, bad_types = self._types()
         nodes = self.inventory.nodes()
         places = [seen.parsed for seen in self.store.all(SITE) if isinstance(seen.parsed, Site)]
-        types = _with_electricity(types, places, nodes, now)
+        there = standing(places, [one.kind for one in types.values()], nodes)
+        types = {
+            one.accelerator.name: replace(types[one.accelerator.name], offer=one)
+            for one in placed([one.offer for one in types.values()], places, there, now=now)
+        }
         offers, offers_here = self._offers(types)
         classes_of, unreadable, class_rows = self._classes()
         calls = calls_between([one for members in classes_of.values() for one in members])
@@ -147,7 +152,7 @@ class Observer:
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
         pools = _with_reserved(pools, types, nodes)
-        limits = site_limits(places, list(kinds.values()), nodes)
+        limits = site_limits(places, there)
         return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
     def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
@@ -365,17 +370,6 @@ def _call_faults(seen: Seen, calls: Calls) -> tuple[Fault, ...]:
     """What is wrong with a class's calls: its own demand counts all the same."""
     found = calls.faults.get((seen.metadata.namespace, seen.metadata.name))
     return () if found is None else (Fault(*found),)
-
-
-def _with_electricity(
-    types: dict[str, TypeSeen], sites: Sequence[Site], nodes: Sequence[Node], now: float
-) -> dict[str, TypeSeen]:
-    """The types, with what electricity costs where they stand."""
-    prices = electricity(sites, [one.kind for one in types.values()], nodes, now=now)
-    return {
-        name: replace(one, offer=replace(one.offer, electricity=prices[name])) if name in prices else one
-        for name, one in types.items()
-    }
 
 
 def _with_reserved(

@@ -223,7 +223,7 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
 def _limits(problem: PoolProblem) -> str:
     if problem.pinned is not None:
         return f"pinned to {problem.pinned} replicas"
-    limits = [problem.cap_reasons[name] for name in sorted(problem.cap_reasons)]
+    limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
     return "; ".join(limits) or f"at most {problem.maximum} replicas are allowed"
 
 
