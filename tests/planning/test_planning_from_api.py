@@ -464,3 +464,16 @@ def test_the_way_to_users_is_taken_off_what_they_are_promised_and_not_off_time_b
     assert rates[0] > rates[1]
     market = found(replace(here, round_trip_seconds=0.31), classes=classes)
     assert [(one.accelerator, one.cause) for one in market.rejected] == [("fast", "TTFT")]
+
+
+def test_a_chip_that_is_there_for_part_of_the_time_counts_for_that_part() -> None:
+    prices = [a_price("1.00", "Spot", availability="0.8", nodeSelector={"spot": "yes"}), a_price("2.00")]
+    offer = replace(offer_of(a_kind(prices=prices), placeable=False), accelerator=FAST)
+    market = found(offer, allowed={"fast": Allowed(tensor_parallel=(1,), capacity_types=("Spot", "OnDemand"))})
+    rates = {one.option.capacity_type: one.requests_per_second for one in market.candidates}
+    assert rates["Spot"] == pytest.approx(0.8 * rates["OnDemand"])
+
+
+def test_a_class_states_how_much_of_it_may_be_on_spot() -> None:
+    limited = class_demands([a_class("web", maxSpotShare="0.3"), a_class("job")], 10.0)
+    assert [one.spot_share for one in limited] == [0.3, 1.0]

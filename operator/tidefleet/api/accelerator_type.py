@@ -12,6 +12,7 @@ from tidefleet.api.conditions import Conditions, ConditionStatus, Generation
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.api.leaves import Integer, Many, Text
 from tidefleet.api.scalars import (
+    Availability,
     Count,
     Date,
     ExactWatts,
@@ -90,6 +91,8 @@ class Price(Model):
     """Where it comes from, e.g. list price of 2026-11-21."""
     minimum_term_days: Count | None = Field(default=None, examples=[365])
     """Shortest commitment in days, e.g. 365."""
+    availability: Availability | None = None
+    """Share of time that such a chip is there, e.g. "0.9" for spot; so much of it is counted on; absent: all."""
     node_selector: LabelMap = Field(default={})
     """Labels of the nodes that cost this, e.g. {karpenter.sh/capacity-type: spot}."""
     state: PriceState = PriceState.ENABLED

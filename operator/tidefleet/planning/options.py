@@ -21,7 +21,7 @@ PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
 
 
-OWNED = "Owned"
+OWNED, SPOT = "Owned", "Spot"
 
 COMMITTED_SHARE = 0.99
 
@@ -38,7 +38,8 @@ class Price:
     """Rent of one chip of an accelerator type.
 
     ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set;
-    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not.
+    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not;
+    ``availability`` is the share of time that such a chip is there: a replica's capacity counts for so much.
     """
 
     usd_per_chip_hour: float
@@ -47,6 +48,7 @@ class Price:
     catalogue: bool = False
     selector: frozenset[tuple[str, str]] = frozenset()
     committed: bool = False
+    availability: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,16 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class ClassDemand:
-    """One class of demand on a pool: its share of requests, their lengths and their objectives."""
+    """One class of demand on a pool: its share of requests, their lengths and their objectives.
+
+    ``spot_share`` is the most of it that may be on spot capacity.
+    """
 
     name: str
     share: float
     shape: TokenShape
     objectives: tuple[Objective, ...] = ()
+    spot_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +357,7 @@ def find_candidates(
                     Candidate(
                         replace(option, capacity_type=kind),
                         price,
-                        rate,
+                        rate * price.availability,
                         rent + paid,
                         estimates,
                         electricity_usd_per_hour=paid,
