@@ -124,9 +124,11 @@ def test_more_demand_costs_more(tmp_path: Path) -> None:
     [
         ("chat", "--demand is 'chat'; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20"),
         ("chat=many", "--demand is 'chat=many'; expected POOL=REQUESTS_PER_SECOND"),
-        ("chat=-1", "--demand chat is -1; expected a number of at least 0"),
-        ("chat=nan", "--demand chat is nan; expected a number of at least 0"),
-        ("chat=inf", "--demand chat is inf; expected a number of at least 0"),
+        ("chat=-1", "--demand chat is -1; expected 0, or a number from 1e-09 to 1e+12 requests per second, e.g. 20"),
+        ("chat=nan", "--demand chat is nan; expected 0, or a number from"),
+        ("chat=inf", "--demand chat is inf; expected 0, or a number from"),
+        ("chat=1e300", "--demand chat is 1e300; expected 0, or a number from"),
+        ("chat=5e-324", "--demand chat is 5e-324; expected 0, or a number from"),
         ("chta=20", "--demand names chta; expected a pool of these files, e.g. prod/chat=20"),
     ],
 )

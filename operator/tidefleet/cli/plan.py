@@ -39,6 +39,9 @@ from tidefleet.planning.tasks import rates_of, task_cost_of
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
 from tidefleet.planning.words import brief, sureness
 
+_LEAST_RATE, _MOST_RATE = 1e-9, 1e12
+"""Requests per second that may be asked for, as far as a number of the API goes and beyond what any fleet serves."""
+
 
 def plan(
     filenames: Annotated[
@@ -204,8 +207,9 @@ def _rates(texts: Sequence[str]) -> dict[str, float]:
             rates[name] = float(value)
         except ValueError:
             fail(f"--demand is {text!r}; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20", 2)
-        if not 0 <= rates[name] < float("inf"):
-            fail(f"--demand {name} is {value}; expected a number of at least 0, e.g. 20", 2)
+        if not (rates[name] == 0 or _LEAST_RATE <= rates[name] <= _MOST_RATE):
+            bounds = f"0, or a number from {_LEAST_RATE:g} to {_MOST_RATE:g}"
+            fail(f"--demand {name} is {value}; expected {bounds} requests per second, e.g. 20", 2)
     return rates
 
 
