@@ -129,6 +129,8 @@ def test_reserved_chips_are_those_of_the_nodes_that_a_price_with_a_term_names() 
     nodes = [node("a", paid="term"), node("b", paid="term"), node("c")]
     named = {"nodeSelector": {"paid": "term"}}
     assert reserved_chips(kind(minimumTermDays=365, **named), nodes) == 16
+    assert reserved_chips(kind(minimumTermDays=365, chips=12, **named), nodes) == 12
+    assert reserved_chips(kind(minimumTermDays=365, chips=64, **named), nodes) == 16
     assert reserved_chips(kind(**named), nodes) == 0
     assert reserved_chips(kind(minimumTermDays=365), nodes) == 0
     assert reserved_chips(SHIPPED["l40s"], nodes) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.prices import in_term
 from tidefleet.planning.tasks import rates_of, task_cost_of
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
 from tidefleet.planning.words import brief, sureness
@@ -96,7 +98,9 @@ def plan(
     known = {f"{pool.namespace}/{pool.name}" for pool in pools} | {pool.name for pool in pools}
     for name in rates.keys() - known:
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
     kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
+    kinds = {name: in_term(one, today) for name, one in kinds.items()}
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
     sites = [one for one in objects if isinstance(one, Site)]
     there = _standing(sites, kinds, at or [])

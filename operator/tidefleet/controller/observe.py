@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,7 +46,7 @@ from tidefleet.planning.calls import Calls, calls_between, with_called
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
-from tidefleet.planning.prices import node_chips, priced
+from tidefleet.planning.prices import in_term, node_chips, priced
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Observer:
 
     def observe(self, now: float) -> Fleet:
         """The fleet as it is known at ``now``."""
-        types, bad_types = self._types()
+        types, bad_types = self._types(now)
         nodes = self.inventory.nodes()
         places = [seen.parsed for seen in self.store.all(SITE) if isinstance(seen.parsed, Site)]
         there = standing(places, [one.kind for one in types.values()], nodes)
@@ -155,16 +156,17 @@ class Observer:
         limits = site_limits(places, there)
         return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
-    def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
+    def _types(self, now: float) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
         nodes = self.inventory.nodes()
         found: dict[str, TypeSeen] = {}
         bad: list[tuple[Seen, Fault]] = []
+        today = datetime.datetime.fromtimestamp(now, tz=datetime.UTC).date()
         for seen in self.store.all(ACCELERATOR_TYPE):
             if isinstance(seen.parsed, Invalid):
                 bad.append((seen, Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; "))))
                 continue
             assert isinstance(seen.parsed, AcceleratorType)  # noqa: S101
-            kind = priced(seen.parsed, self.prices.book)
+            kind = in_term(priced(seen.parsed, self.prices.book), today)
             wrong = implausible_prices(kind, self.known_prices.get(kind.name, ()))
             where = "" if kind is seen.parsed else " (with the price book's prices)"
             faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, f"{one}{where}") for one in wrong)

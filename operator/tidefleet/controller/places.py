@@ -122,6 +122,7 @@ def tariff_faults(site: Site) -> tuple[Fault, ...]:
 def reserved_chips(kind: AcceleratorType, nodes: Iterable[Node]) -> int:
     """Chips of the type that are paid for a term, used or not: those of the nodes of its reserved price.
 
+    At most as many as the price says are reserved.
     0 without a reserved price that has a term and labels to tell its nodes by.
     """
     price = chosen_price(kind, "Reserved")
@@ -129,7 +130,8 @@ def reserved_chips(kind: AcceleratorType, nodes: Iterable[Node]) -> int:
         return 0
     own = dict(price.node_selector).items()
     here = [node for node in nodes if matches(kind, node) and own <= node.labels.items()]
-    return sum(node.allocatable.get(kind.spec.resource_name or "", 0) for node in here)
+    chips = sum(node.allocatable.get(kind.spec.resource_name or "", 0) for node in here)
+    return chips if price.chips is None else min(chips, price.chips)
 
 
 def pue_of(site: Site) -> float:
