@@ -28,20 +28,11 @@ def sureness(provenance: str, sigma: float) -> str:
     return f"{_PROVENANCES.get(provenance, provenance.lower())}, ±{100.0 * sigma:.0f} %"
 
 
-_PLAIN = (1e-9, 1e15)
-"""Magnitudes that are written without an exponent."""
-
-
 def brief(value: float, digits: int = 2) -> str:
-    """The value with so many significant digits and thousands separators, e.g. ``0.42``, ``7.3``, ``1,200``.
-
-    With an exponent where it would have many zeros: ``2.5e+18``.
-    """
+    """The value with so many significant digits and thousands separators, e.g. ``0.42``, ``7.3``, ``1,200``."""
     short = rounded(value, digits)
     if not math.isfinite(short):
         return str(short)
-    if short and not _PLAIN[0] <= abs(short) < _PLAIN[1]:
-        return f"{short:.{digits}g}"
     places = 0 if short == 0 else max(0, digits - 1 - math.floor(math.log10(abs(short))))
     text = f"{short:,.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
