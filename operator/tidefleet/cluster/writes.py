@@ -368,7 +368,8 @@ def judge(write: Write, reply: Reply, field_manager: str = "") -> Outcome:
         case 409:
             return Conflict(message, fields)
         case 429 | 500 if isinstance(write, Evict):  # of a budget: any other is repeated, and then `Failed`
-            return Blocked(message)
+            told = [str(one["message"]) for one in causes if isinstance(one, dict) and one.get("message")]
+            return Blocked(" ".join((message, *told)))
         case 403:
             return Denied(message)
         case 422 if "metadata.uid" in fields:  # "field is immutable": our uid is another object's

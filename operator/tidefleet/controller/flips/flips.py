@@ -273,6 +273,7 @@ class Flips:
             planned=self._planned,
             ready_at_home=ready_at_home(seen.units, seen.serving.values()),
             requests=self._requests_in,
+            refused=self.hands.refused,
             holders=lambda unit: fresh_holders(self.actor.objects, unit, self.devices),
             admission_stopped=self.borrowers.admission_stopped,
             jobs=self.borrowers.jobs_on,
@@ -395,6 +396,7 @@ class Flips:
                 self.teller.answered(one.unit, words, refused=refused, decision_id=decision_id)
 
     def _forget(self, seen: _Seen) -> None:
+        self.hands.forget_all_but(seen.serving)
         self._health.forget_all_but(node.name for unit in seen.units for node in unit.nodes)
         warming = [unit for unit in seen.units if unit.journal.phase is Phase.WARMING]
         self.canaries.forget_all_but(set(seen.serving) if warming else set())

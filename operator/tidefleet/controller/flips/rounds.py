@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tidefleet.cluster.kinds import NODE
 from tidefleet.cluster.lease import MAX_EPOCH
@@ -57,9 +57,15 @@ def stepped(
 
 @dataclass(slots=True)
 class Hands:
-    """Carries out what a pass came to; ``actor`` writes with this leader's epoch."""
+    """Carries out what a pass came to.
+
+    Attributes:
+        actor: writes with this leader's epoch.
+        refused: why the eviction of a pod was refused, by its uid, until one is not.
+    """
 
     actor: Actor
+    refused: dict[str, str] = field(default_factory=dict)
 
     def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
         """Write a unit's journal, label and taints to each of its nodes.
@@ -149,7 +155,15 @@ class Hands:
         )
         if isinstance(outcome, EvictionBlocked):
             log.info("an eviction was refused", extra={"pod": f"{pod.namespace}/{pod.name}", "why": outcome.message})
+            self.refused[pod.uid] = outcome.message
+        else:
+            self.refused.pop(pod.uid, None)
         return outcome
+
+    def forget_all_but(self, uids: Collection[str]) -> None:
+        """Forget pods that are gone."""
+        for uid in self.refused.keys() - uids:
+            del self.refused[uid]
 
 
 def own_journal(node: Node) -> Journal | None:
