@@ -73,7 +73,7 @@ def test_a_stream_longer_than_the_drain_ends_whole_with_roll_back_and_is_cut_wit
     ground.serve(1)
     (there,) = ground.serving_on()
     (pod,) = ground.pods(there)
-    stream = streams.send(pod, 20_000)
+    stream = streams.send(pod, 8000)
     ground.ask(there, "training")
     ground.reaches("Draining", there, step=2.0)
     assert not is_routable(ground.pods(there)[0])

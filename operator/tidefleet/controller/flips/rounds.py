@@ -51,7 +51,10 @@ def stepped(
         if unit.missing and observed.released and unit.journal.phase is Phase.QUARANTINED and one.changed:
             there = tuple(sorted(unit.names))  # a release makes the unit anew of the nodes that there are
             one = replace(one, journal=replace(one.journal, members=there, unit=there[0]))
-        moved.append(Moved(unit, observed, one, wanted(one.journal, observed, now)))
+        asked = observed
+        if one.journal.phase is not unit.journal.phase:  # counted before this phase began
+            asked = replace(observed, requests=None)
+        moved.append(Moved(unit, observed, one, wanted(one.journal, asked, now)))
     return moved
 
 
