@@ -26,7 +26,7 @@ from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_jo
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
-from tidefleet.controller.flips.vetoes import HealthClock, leaves_by_itself, vetoes
+from tidefleet.controller.flips.vetoes import HealthClock, conflicts_in, leaves_by_itself, vetoes
 from tidefleet.controller.observe import Fleet, Observer
 from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.view import PoolMemory, PoolView
@@ -246,9 +246,9 @@ class Flips:
 
     def _sight(self, seen: _Seen) -> Sight:
         conflicts = {
-            f"{'/'.join(key)} {name}": fault.message
+            f"{'/'.join(key)} {name}": words
             for key, view in seen.views.items()
-            for name, fault in view.conflicts.items()
+            for name, words in conflicts_in(view, self.observer.autoscalers or ()).items()
         }
         surplus = self._leaving(seen)
         unhealthy = {
