@@ -15,7 +15,7 @@ from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
 from tidefleet.controller.flips.dress import node_change
 from tidefleet.controller.flips.pods import pod_change
-from tidefleet.controller.flips.units import Unit
+from tidefleet.controller.flips.units import ServingPod, Unit
 from tidefleet.flipping.journal import Journal, TooLarge, Unreadable, read, write
 from tidefleet.flipping.machine import Step, Wanted, step, wanted
 from tidefleet.flipping.observation import Observation, Wish
@@ -65,10 +65,12 @@ class Hands:
     Attributes:
         actor: writes with this leader's epoch.
         refused: why the eviction of a pod was refused, by its uid, until one is not.
+        allowed: uids of pods that budgets allow to go.
     """
 
     actor: Actor
     refused: dict[str, str] = field(default_factory=dict)
+    allowed: set[str] = field(default_factory=set)
 
     def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
         """Write a unit's journal, label and taints to each of its nodes.
@@ -117,11 +119,12 @@ class Hands:
             self.actor.hurry()
         return outcome
 
-    def pods(self, moved: Moved, *, decision_id: str, shrinking: Callable[[str], bool]) -> None:
+    def pods(self, moved: Moved, *, decision_id: str, may_shrink: Callable[[ServingPod], bool | None]) -> None:
         """Bring the serving pods of a unit to what its phase wants.
 
         Args:
-            shrinking: whether the workload of a pod (its uid) is about to remove replicas by itself.
+            may_shrink: whether the workload of a pod may be asked for fewer replicas so that it goes, once budgets
+                allow it; ``None`` when that is done already.
         """
         for one in moved.unit.serving:
             change = pod_change(
@@ -131,8 +134,9 @@ class Hands:
                 self.actor.execute(change)
         if moved.wanted.empty:
             for one in moved.unit.serving:
-                if not one.pod.deleting and not shrinking(one.pod.uid):
-                    self.evict(one.pod, moved.step.journal.why, decision_id)
+                shrinks = may_shrink(one)
+                if not one.pod.deleting and shrinks is not None:
+                    self.evict(one.pod, moved.step.journal.why, decision_id, only_ask=shrinks)
 
     def stamp(self, node: Node, own: Journal) -> bool:
         """Put this leader's epoch on a node in mid-flip, so that a write that another leader decided earlier fails."""
@@ -143,8 +147,10 @@ class Hands:
         """Evict what is left of training, and have a pod that is terminating already end within a moment."""
         self.evict(pod, reason, decision_id, grace_seconds=LAST_GRACE_SECONDS)
 
-    def evict(self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None) -> Outcome:
-        """Evict one pod; a budget that forbids it is met again in the next pass."""
+    def evict(
+        self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None, only_ask: bool = False
+    ) -> Outcome:
+        """Evict one pod, or only ask whether budgets allow it; one that forbids it is met again in the next pass."""
         outcome = self.actor.execute(
             Evict(
                 namespace=pod.namespace,
@@ -154,19 +160,23 @@ class Hands:
                 reason=reason,
                 decision_id=decision_id,
                 grace_seconds=grace_seconds,
+                dry_run=only_ask,
             )
         )
         if isinstance(outcome, EvictionBlocked):
             log.info("an eviction was refused", extra={"pod": f"{pod.namespace}/{pod.name}", "why": outcome.message})
             self.refused[pod.uid] = outcome.message
-        else:
+            self.allowed.discard(pod.uid)
+        elif isinstance(outcome, Written):
             self.refused.pop(pod.uid, None)
+            self.allowed.add(pod.uid)
         return outcome
 
     def forget_all_but(self, uids: Collection[str]) -> None:
         """Forget pods that are gone."""
         for uid in self.refused.keys() - uids:
             del self.refused[uid]
+        self.allowed.intersection_update(uids)
 
 
 def own_journal(node: Node) -> Journal | None:
