@@ -67,7 +67,9 @@ def test_a_job_that_acknowledges_nothing_is_ended_after_the_grace_and_its_lost_w
     assert ground.sound()
 
 
-def test_a_surge_gets_its_node_from_a_job_that_ignores_sigterm_and_another_one_for_what_never_ends(flip_ground, place):
+def test_a_surge_gets_its_node_from_a_job_that_ignores_sigterm_and_another_one_for_what_never_ends(
+    flip_ground, place, engines
+):
     ground = flip_ground(nodes=5)
     place.create(ground.a_pool(), a_class(rate=1))
     ground.start()
@@ -83,8 +85,11 @@ def test_a_surge_gets_its_node_from_a_job_that_ignores_sigterm_and_another_one_f
 
     place.set_spec(INFERENCE_POOL, "chat", replicas={"min": 1, "max": 4})
     place.set_spec(WORKLOAD_CLASS, "chat", demand={"requestsPerSecond": "100"})
-    ground.until(lambda: ground.phase(deaf) == ground.phase(stuck) == "Recalling", "both are recalled")
-    ground.until(lambda: ground.journal(deaf).get("surge"), "in a hurry")
+    engines.load(50.0)
+    hurried = lambda: ground.journal(deaf).get("surge") and ground.journal(stuck).get("surge")  # noqa: E731
+    ground.until(hurried, "both are recalled in a hurry", step=2.0)
+    assert [ground.phase(index) for index in (deaf, stuck)] == ["Recalling", "Recalling"]
+    engines.load(0.5)
     begun = ground.clock.now()
     ground.until(lambda: ground.phase(deaf) == "Warming", "the deaf one is ended", step=5.0)
     assert ground.clock.now() - begun <= 60.0, "the grace of a surge, not that of its pod"
