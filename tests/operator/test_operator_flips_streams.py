@@ -40,7 +40,7 @@ def test_no_stream_fails_or_is_cut_while_ten_nodes_with_replicas_go_out_and_come
             for index in chosen:
                 streams.send(ground.pods(index)[0], lengths[-1])
                 ground.ask(index, "training")
-            ground.until(lambda: all(ground.phase(index) == "Training" for index in chosen), "on loan", step=10.0)
+            ground.until(lambda: all(ground.phase(index) == "Training" for index in chosen), "on loan", step=20.0)
             out += chosen
             ground.step(SLOT)
         assert not set(ground.serving_on()) & set(out)
