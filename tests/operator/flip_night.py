@@ -38,8 +38,9 @@ TRAINS = {"tidefleet.io/simulated-training": "true"}
 
 
 def is_step(write: Write) -> bool:
-    """Whether a write changes something in the cluster: no status, and no claim by a new leader."""
-    return getattr(write, "subresource", "") != "status" and write.reason != CLAIM
+    """Whether a write changes something in the cluster: no status, no claim by a new leader, and not only asked."""
+    asks = getattr(write, "dry_run", False)
+    return getattr(write, "subresource", "") != "status" and write.reason != CLAIM and not asks
 
 
 class Night:

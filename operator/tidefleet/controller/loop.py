@@ -184,8 +184,9 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
-        if self.flips is not None and (moving := self.flips.moving(view.pool.key)):
-            view = replace(view, moving=moving)
+        if self.flips is not None:
+            moving, leaving = self.flips.moves(view)
+            view = replace(view, moving=moving, leaving=leaving)
         if seen.metadata.deletion_timestamp:
             return Decision(view=view, verdicts=())
         try:

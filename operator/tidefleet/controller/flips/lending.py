@@ -218,7 +218,20 @@ class Round:
             for name, place in _first_back(staying, back, self.recall_order, keep_by_hand=not missing):
                 words = f"{why} ({place})" if place else why
                 self.wishes[name] = Recall(words, surge=bool(needs.surge and missing))
+        self._hurry()
         return target, back
+
+    def _hurry(self) -> None:
+        """In a surge beyond what the nodes that serve carry, jobs on nodes that are coming back get the short grace."""
+        serving = sum(
+            one.size
+            for one in self.units
+            if one.journal.phase is Phase.SERVING and not one.missing and not self.seen[one.name].unhealthy
+        )
+        if self.needs.surge and serving < self.needs.nodes:
+            for one in self.units:
+                if one.journal.phase is Phase.RECALLING:
+                    self.wishes[one.name] = Recall(self.needs.surge, surge=True)
 
     def _go_on(self, going_on: Sequence[Unit], gate: str) -> int:
         """What is away stays so until its end; what is planned may set out as far as there is room, which is left."""
