@@ -293,6 +293,12 @@ class FleetLoop:
             Verdict(ConditionType.VALIDATED, FALSE, fault.reason, fault.message),
         )
         self._write_simple(seen, verdicts, keep=_KEPT_WHEN_INVALID)
+        told = {one.get("type"): one.get("status") for one in seen.status.get("conditions") or ()}
+        if told.get(str(ConditionType.VALIDATED)) != str(FALSE):
+            self.actor.events.emit(
+                INFERENCE_POOL, seen.metadata.namespace, seen.metadata.name, seen.metadata.uid, type_="Warning",
+                reason="Degraded", message=f"{ConditionType.VALIDATED}={FALSE} ({fault.reason}): {fault.message}",
+            )  # fmt: skip
 
     def _claim(self, fleet: Fleet) -> bool:
         """Take over: everything we own gets our epoch before the first decision is carried out.

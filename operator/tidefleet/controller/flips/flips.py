@@ -19,6 +19,7 @@ from tidefleet.controller.flips.borrowers import Borrowers, recall_order
 from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
+from tidefleet.controller.flips.lateness import Lateness
 from tidefleet.controller.flips.lenders import Pause, Standing, standing
 from tidefleet.controller.flips.lending import LendingMemory, Round
 from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
@@ -74,6 +75,7 @@ class Flips:
     _hands: Hands | None = None
     _teller: Teller | None = None
     _health: HealthClock = field(default_factory=HealthClock)
+    _lateness: Lateness = field(default_factory=Lateness)
     _lending: LendingMemory = field(default_factory=LendingMemory)
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
@@ -148,7 +150,8 @@ class Flips:
         leaving: dict[str, int] = {}
         sight = self._sight(self._seen)
         for unit in self._seen.units:
-            if view.pool.key not in unit.pools or unit.journal.phase not in (Phase.CORDONED, Phase.DRAINING):
+            phases = (Phase.CORDONED, Phase.DRAINING, Phase.QUARANTINED)
+            if view.pool.key not in unit.pools or unit.journal.phase not in phases:
                 continue
             wants = wanted(unit.journal, observe(unit, sight), self._seen.now)
             for one in unit.serving:
@@ -242,7 +245,7 @@ class Flips:
             one = standing(
                 view.pool,
                 opening=outlook.openness(
-                    view.pool, self.memory_of(key), seen.now, self.settings, declared=_is_declared(view)
+                    view.pool, self.memory_of(key), seen.now, self.settings, declared=outlook.is_declared(view)
                 ),
                 fleet_pause=self.pause,
                 faults=training.faults if training is not None else (),
@@ -347,6 +350,7 @@ class Flips:
         decisions: Mapping[PoolKey, Decision],
     ) -> dict[str, outlook.TypeRound]:  # fmt: skip
         found: dict[str, outlook.TypeRound] = {}
+        late = self._lateness.note(seen.views.values())
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
@@ -354,7 +358,7 @@ class Flips:
             if not here and all(unit.journal.phase is Phase.SERVING for unit in units):
                 continue
             kind = seen.kinds[accelerator]
-            needs = outlook.needs_of(kind, units, pools, decisions)
+            needs = outlook.needs_of(kind, units, pools, decisions, late)
             ahead = self._outlooks.of(
                 kind,
                 units,
@@ -438,11 +442,6 @@ def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: 
         return "it is quarantined; release it first", True
     late = now - request.at > VALID_SECONDS
     return ("the request has grown too old", True) if late else ("", False)
-
-
-def _is_declared(view: PoolView) -> bool:
-    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
-    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
 
 
 def _is_marked(node: Node) -> bool:

@@ -75,14 +75,16 @@ class Needs:
     """What serving needs of a type now.
 
     Attributes:
-        nodes: that the planned replicas of all pools fill, and the reserve.
+        nodes: that the planned replicas of all pools fill, the reserve, and one more where first tokens come too late.
         surge: why there is one; empty when there is none.
-        known: whether the demand of every pool on the type is known.
+        known: whether every pool on the type has a plan.
+        stale: why the demand of one is held rather than measured, so that nothing more is lent; empty when none is.
     """
 
     nodes: int
     surge: str = ""
     known: bool = True
+    stale: str = ""
 
 
 @dataclass(slots=True)
@@ -344,12 +346,17 @@ class Round:
             return (
                 f"{bad} of {len(self.units)} units are unhealthy, {quarantined} quarantined; expected at most {limit}"
             )
-        if not self.needs.known:
-            return "the demand is not known"
+        if not self.needs.known or self.needs.stale:
+            return self.needs.stale or "the demand is not known"
         if self.needs.surge:
             return self.needs.surge
-        since = self.now - self.memory.surge_at.get(self.accelerator, float("-inf"))
+        since = self.now - self._last_surge()
         return "demand surged within the last hour" if since < SURGE_PAUSE_SECONDS else ""
+
+    def _last_surge(self) -> float:
+        """When demand last surged (Unix seconds): as this process saw it, or as the nodes tell that it called back."""
+        told = (one.journal.since for one in self.units if one.journal.surge)
+        return max(self.memory.surge_at.get(self.accelerator, float("-inf")), *told, float("-inf"))
 
 
 def lend(lender: Lender, until: float, why: str, *, by: str = "", admitted: bool = True) -> Lend:
