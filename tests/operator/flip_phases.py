@@ -80,19 +80,9 @@ def is_ready(night: Night, index: int) -> bool:
 
 
 def make_anew(night: Night, index: int) -> None:
-    """Delete a node and register it again under its name, with nothing of what it wore."""
-    where = night.place.path(NODE, night.names[index])
-    old = night.node(index)
-    meta = old["metadata"]
-    labels = {key: value for key, value in meta["labels"].items() if key != "tidefleet.io/duty"}
-    night.place.api.delete(where)
-    body = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": meta["name"], "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}},
-        "status": {key: old["status"][key] for key in ("capacity", "allocatable")},
-    }
-    night.place.api.create(night.place.path(NODE), body)
+    """Register a node again that was deleted, under its name and with nothing of what it wore."""
+    old = night.made[index]
+    night.place.api.create(night.place.path(NODE), old)
 
 
 def told(night: Night, index: int) -> list[str]:
