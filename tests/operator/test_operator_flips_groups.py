@@ -6,11 +6,12 @@ import json
 
 import pytest
 from flip_ground import journal
-from flip_phases import seen, set_ready, told, turns, wears
+from flip_phases import is_ready, put, seen, set_ready, turns
 from operator_builders import Crash, an_accelerator, eventually
 
 from tidefleet.cluster.kinds import NODE
 from tidefleet.cluster.writes import Written
+from tidefleet.flipping.phase import Phase
 
 pytestmark = pytest.mark.cluster
 
@@ -74,4 +75,43 @@ def test_a_domain_flips_whole_though_operators_die_between_the_writes_to_its_nod
     assert written == ["Cordoned", "Training", "Recalling", "Warming"]
     assert [turns(one, index) for index in pair] == [ORDER, ORDER]
     assert one.is_clean()
+    assert one.watcher.breaches == []
+
+
+def test_a_domain_of_which_one_node_fails_or_is_gone_is_recalled_and_quarantined_whole(night):
+    one = racks(night, begin=10.0, end=16.0)
+    one.operate()
+    one.op.settle()
+    one.watcher.required[one.place.namespace, "chat"] = 1
+    (busy,) = {pod["spec"]["nodeName"] for pod in one.serving()}
+    free = [index for index in range(0, 6, 2) if index != one.names.index(busy) // 2 * 2]
+    (sick, gone) = ((first, first + 1) for first in free)
+    for pair in (sick, gone):
+        for index in pair:
+            put(one, index, Phase.TRAINING, members=pair)
+    seen(one.op, one, (*sick, *gone))
+    one.op.advance()
+    assert phases(one, *sick, *gone) == {"Training"}
+
+    set_ready(one, sick[1], False)
+    eventually(lambda: not is_ready(one, sick[1]), "NotReady")
+    one.place.delete(NODE, one.names[gone[1]])
+    eventually(lambda: len(one.op.process._inventory.nodes()) == 5, "one node is gone")
+    seen(one.op, one, sick)
+    one.op.advance()
+    assert phases(one, gone[0]) == {"Recalling"}
+    one.op.advance(70.0)
+    one.until(lambda: phases(one, *sick, gone[0]) == {"Quarantined"}, "both in quarantine", step=20.0)
+    assert [turns(one, index) for index in (*sick, gone[0])] == [["Recalling", "Reclaiming", "Quarantined"]] * 3
+    assert f"node {one.names[sick[1]]} has had Ready=False" in journal(one.node(sick[0]))["why"]
+    assert "one of its nodes is gone" in journal(one.node(gone[0]))["why"]
+    one.op.advance(60.0)  # numbers of a status are written once a minute
+    assert one.place.status()["flipping"]["quarantinedNodes"] == 4
+    assert one.place.has("Flipping", "True", "Quarantined")
+
+    set_ready(one, sick[1], True)
+    ask(one, gone[0], "release")
+    one.until(lambda: one.is_clean(*sick, gone[0]), "they serve again", step=20.0)
+    assert journal(one.node(gone[0])).get("members") is None
+    assert [turns(one, index)[3:] for index in (*sick, gone[0])] == [["Verifying", "Warming", "Serving"]] * 3
     assert one.watcher.breaches == []
