@@ -76,7 +76,7 @@ class Night:
         for one in made:
             name = one["metadata"]["name"] = place.unique(one["metadata"]["name"])
             one["metadata"]["labels"]["kubernetes.io/hostname"] = name
-        self.names = [one["metadata"]["name"] for one in made]
+        self.made, self.names = made, [one["metadata"]["name"] for one in made]
         apply_nodes(place.cluster.kubeconfig, made)
         self.watcher = FlipWatcher(place.cluster, self.fleet)
 
