@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flip_night import Night
-from operator_builders import HandClock, InProcess, eventually
+from operator_builders import InProcess, eventually
 
 from tidefleet.cluster import records
 from tidefleet.cluster.kinds import EVENT, NODE, POD, path
