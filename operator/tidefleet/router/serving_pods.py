@@ -128,12 +128,8 @@ def _arguments(raw: Mapping[str, Any]) -> list[str]:
     containers = spec.get("containers") if isinstance(spec, dict) else None
     listed = [one for one in containers if isinstance(one, dict)] if isinstance(containers, list) else []
     chosen = next((one for one in listed if one.get("name") == "engine"), listed[0] if listed else {})
-    return [
-        one
-        for field in ("command", "args")
-        for one in (chosen.get(field) if isinstance(chosen.get(field), list) else [])
-        if isinstance(one, str)
-    ]
+    lists = [found for field in ("command", "args") if isinstance(found := chosen.get(field), list)]
+    return [one for found in lists for one in found if isinstance(one, str)]
 
 
 def _values(arguments: Sequence[str], *names: str) -> list[str]:
