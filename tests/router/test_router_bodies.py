@@ -128,6 +128,13 @@ def test_a_body_that_cannot_be_read_is_told_without_its_content(raw, words):
     assert "secret" not in str(told.value)
 
 
+def test_half_an_emoji_is_read_as_engines_read_it():
+    raw = rb'{"model": "m", "messages": [{"role": "user", "content": "cut \ud83d"}], "tools": [{"d": "\ud83d"}]}'
+    assert read(CHAT, raw).pieces[-1] == "cut \ud83d"
+    with pytest.raises(BadBody):
+        read(CHAT, raw[:-1])
+
+
 def test_deep_tools_and_huge_numbers_do_no_harm():
     deep: object = "x"
     for _ in range(400):

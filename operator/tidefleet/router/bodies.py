@@ -7,6 +7,7 @@ does not need is skipped unparsed, and an odd value in it is the engine's to ref
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -117,12 +118,7 @@ def read(path: str, raw: bytes) -> Body:
         raise BadBody(
             f"nothing is known of requests to this path; expected one that ends in {', '.join(sorted(_SUFFIXES))}"
         )
-    try:
-        wire = _decoder.decode(raw)
-    except msgspec.ValidationError:
-        raise BadBody('the body is no JSON object; expected one such as {"model": "m", "messages": []}') from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBody(f"the body is no JSON ({_where(error)}); expected an object with a model") from None
+    wire = _wire(raw)
     reader = _READERS[kind]
     found = reader(wire)
     return Body(
@@ -139,6 +135,24 @@ def read(path: str, raw: bytes) -> Body:
         after_tool=found.after_tool,
         images=found.images,
     )
+
+
+def _wire(raw: bytes) -> _Wire:
+    try:
+        return _decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise BadBody('the body is no JSON object; expected one such as {"model": "m", "messages": []}') from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # Half an emoji, which browsers send when they cut a text, is refused by this parser and taken by engines.
+        if b"\\ud" not in raw and b"\\uD" not in raw:
+            raise BadBody(f"the body is no JSON ({_where(error)}); expected an object with a model") from None
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadBody("the body is no JSON; expected an object with a model") from None
+    if not isinstance(found, dict):
+        raise BadBody('the body is no JSON object; expected one such as {"model": "m", "messages": []}')
+    return _Wire(**{name: found.get(name) for name in _Wire.__struct_fields__})
 
 
 def _where(error: Exception) -> str:
@@ -328,6 +342,8 @@ def _tools(wire: _Wire, found: _Found) -> None:
 def _text(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
     except (RecursionError, msgspec.MsgspecError):  # nested beyond what the encoder takes
         return ""
 
