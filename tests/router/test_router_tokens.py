@@ -125,7 +125,8 @@ def test_tokens_that_the_client_sent_are_taken_as_they_are(prompts):
 def test_tools_arguments_and_special_tokens_reach_the_template(tmp_path, tokenizer):
     template = (
         "{{ bos_token }}{{ tools | tojson if tools else '' }}"
-        "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.arguments.city }}{% endfor %}{% endfor %}"
     )
     prompts = PromptTokens(files(tmp_path / "m", tokenizer, template, bos_token={"content": "<|begin|>"}))
     call = {"type": "function", "function": {"name": "f", "arguments": '{"city": "Kiel"}'}}
