@@ -64,36 +64,52 @@ class Rank:
     odd: tuple[str, ...] = ()
 
 
-def ranks_of(raw: Mapping[str, Any], pool: str, port: int) -> tuple[Rank, ...]:
-    """The addresses of a pod that serves a pool; none while it has no IP, has ended, or is a worker of a group.
+@dataclass(frozen=True, slots=True)
+class SlimPod:
+    """What is kept of a pod: its record, and the command and arguments of its engine's container."""
+
+    record: records.Pod
+    arguments: tuple[str, ...]
+
+
+def slim(raw: Mapping[str, Any]) -> SlimPod | None:
+    """What is kept of a Pod's JSON; None of one that has no IP or has ended."""
+    record = records.pod(raw)
+    if not record.pod_ip or record.phase in ("Succeeded", "Failed"):
+        return None
+    return SlimPod(record, tuple(_arguments(raw)))
+
+
+def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
+    """The addresses of a pod that serves a pool; none of a worker of a group.
 
     Args:
-        raw: the Pod's JSON.
-        port: the engine's port as its pool says; the pod's own annotation wins.
+        ports: the engine's as its pool says, several for data-parallel ranks; the pod's own annotation wins.
     """
-    pod = records.pod(raw)
-    if not pod.pod_ip or pod.phase in ("Succeeded", "Failed") or pod.labels.get(WORKER_INDEX_LABEL, "0") != "0":
+    own, arguments = pod.record, pod.arguments
+    if own.labels.get(WORKER_INDEX_LABEL, "0") != "0":
         return ()
     odd: list[str] = []
-    facts = _facts(pod.annotations.get(ENGINE_ANNOTATION), odd)
-    arguments = _arguments(raw)
-    ports = _ports(pod.annotations.get(PORTS_ANNOTATION), odd) or (_int(facts.get("port"), port),)
-    events = _events(arguments, pod.pod_ip, odd)
-    made_by_us = OPTION_LABEL in pod.labels
-    leaving = pod.deleting or (made_by_us and pod.labels.get(ROUTABLE_LABEL) != "true")
+    facts = _facts(own.annotations.get(ENGINE_ANNOTATION), odd)
+    named = _ports(own.annotations.get(PORTS_ANNOTATION), odd)
+    one = facts.get("port")
+    if not named:
+        named = (one,) if isinstance(one, int) and 0 < one < 65536 and len(ports) < 2 else tuple(ports)
+    events = _events(arguments, own.pod_ip, odd)
+    leaving = own.deleting or (OPTION_LABEL in own.labels and own.labels.get(ROUTABLE_LABEL) != "true")
     return tuple(
         Rank(
-            address=f"{_host(pod.pod_ip)}:{one}",
-            namespace=pod.namespace,
-            pod=pod.name,
-            uid=pod.uid,
+            address=f"{_host(own.pod_ip)}:{port}",
+            namespace=own.namespace,
+            pod=own.name,
+            uid=own.uid,
             pool=pool,
-            node=pod.node,
+            node=own.node,
             rank=index,
-            ready=pod.ready,
+            ready=own.ready and not own.deleting,
             leaving=leaving,
             accelerator=_word(facts.get("accelerator")),
-            chips=max(1, _int(facts.get("tensorParallel"), sum(pod.chips.values()) or 1)),
+            chips=max(1, _int(facts.get("tensorParallel"), sum(own.chips.values()) or 1)),
             weights=_word(facts.get("weights")),
             kv=_word(facts.get("kv")) or "Bf16",
             role=_word(facts.get("role")) or "Aggregated",
@@ -105,7 +121,7 @@ def ranks_of(raw: Mapping[str, Any], pool: str, port: int) -> tuple[Rank, ...]:
             model=_word(facts.get("model")),
             odd=tuple(odd),
         )
-        for index, one in enumerate(ports)
+        for index, port in enumerate(named)
     )
 
 
