@@ -80,7 +80,7 @@ class UsageReader:
 
     def usage(self) -> Usage:
         """What is known so far."""
-        first, last = _last_usage(self._head), _last_usage(self._tail)
+        first, last = _usage(self._head, first=True), _usage(self._tail)
         merged = {**first, **{name: value for name, value in last.items() if value}}
         prompt, cached = _prompt(merged)
         output = _count(merged.get("completion_tokens", merged.get("output_tokens")))
@@ -117,17 +117,15 @@ def _filled(line: bytes, word: bytes) -> bool:
     return not word.endswith(b'"') or line[at + len(word) : at + len(word) + 1] != b'"' or word.startswith(b'"arg')
 
 
-def _last_usage(text: bytes) -> dict[str, Any]:
-    """The last whole usage object in a text; empty without one."""
-    at = len(text)
+def _usage(text: bytes, *, first: bool = False) -> dict[str, Any]:
+    """The first or the last whole usage object in a text; empty without one."""
+    at = -1 if first else len(text)
     for _ in range(8):
-        at = text.rfind(b'"usage"', 0, at)
+        at = text.find(b'"usage"', at + 1) if first else text.rfind(b'"usage"', 0, at)
         if at < 0:
             return {}
         start = text.find(b"{", at, at + 16)
-        if start < 0:
-            continue
-        found = _object(text, start)
+        found = _object(text, start) if start >= 0 else {}
         if found:
             return found
     return {}
