@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tidefleet.routing.rates import DEVICE, DISK, HOST, SHARED, TIERS, Rates
 
-EDGES_SECONDS = tuple(2.0 ** (half / 2.0) for half in range(-2, 34))
+EDGES_SECONDS: tuple[float, ...] = tuple(2.0 ** (half / 2.0) for half in range(-2, 34))
 """Bounds of the histogram's bins: half powers of two from 0.5 s to 26 hours."""
 
 MOST_CLASSES = 1024
