@@ -61,7 +61,7 @@ class SessionState:
     ) -> "SessionState":
         """The state of a prompt in token ids."""
         block_bytes = block_size * _TOKEN_BYTES
-        content = memoryview(np.ascontiguousarray(tokens, np.uint32)).cast("B")
+        content = np.ascontiguousarray(tokens, np.uint32).view(np.uint8).data
         known = _known(content, block_bytes, salt, before)
         if known is None:
             keys = token_keys(tokens, block_size, salt=salt)
