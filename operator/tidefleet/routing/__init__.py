@@ -1,5 +1,5 @@
-"""Where a request goes: what endpoints hold, what they are doing, and the pick priced in seconds and dollars.
+"""Where a request goes: keys of its content, who holds them, what each endpoint would cost, and the pick.
 
-Pure: no input or output, no clock, no randomness but a passed seed; ``now`` comes in as monotonic seconds. Imports only
-``economics`` and ``api``, never ``planning`` or ``flipping``.
+Everything here is pure: no I/O, no clock (``now`` is monotonic seconds, passed in), no logging, no network libraries.
+It may import ``economics`` and ``api``; it is imported by the router process and by the simulator.
 """

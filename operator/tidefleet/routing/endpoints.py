@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
+from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
 from tidefleet.routing.reuse import Reuse
-from tidefleet.routing.sessions import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Sessions
 from tidefleet.routing.shed import Promises
 
 __all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
@@ -118,7 +118,7 @@ class Endpoints:
         self.wake_seconds = wake_seconds
         self.turn = seed
         self.reuse = reuse or Reuse()
-        self.sessions = Sessions(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
+        self.sessions = Homes(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
         self.promises = Promises()
         self.paces = Promises()
         self.deferred: dict[int, Ticket] = {}
@@ -188,7 +188,7 @@ class Endpoints:
         self._reload()
 
     def set_draining(self, address: str, draining: bool = True) -> None:
-        """It leaves (or stays after all). Sessions are moved by ``handover.hand_over``."""
+        """It leaves (or stays after all). Homes are moved by ``handover.hand_over``."""
         at = self._at.get(address)
         if at is not None and self._rows[at].endpoint.draining != draining:
             self._rows[at].endpoint = replace(self._rows[at].endpoint, draining=draining)
