@@ -1,0 +1,213 @@
+"""What one router knows of one pool: endpoints, who holds which blocks, sessions, and how its prompts become keys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.router.discovery import ServedPool
+from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of
+from tidefleet.router.serving_pods import Rank
+from tidefleet.router.tokens import PromptTokens
+from tidefleet.routing.endpoints import Endpoints
+from tidefleet.routing.handover import hand_over, stay
+from tidefleet.routing.hashing import Keys
+from tidefleet.routing.index import Hits, PrefixIndex
+from tidefleet.routing.queue import Queue
+from tidefleet.routing.sessions import SessionState, SessionStore
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256
+"""Text is compared in pieces of so many bytes where nobody knows its tokens; about 64 tokens of English."""
+FIRST_CHARACTERS_PER_TOKEN = 4.0
+"""Of a prompt, until its pool's engines have counted some (an English text has 4 to 4.5)."""
+MOST_SLOTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one pool may take of a router's memory and time.
+
+    Attributes:
+        index_blocks: blocks that the prefix index knows at most.
+        session_bytes: hash states of sessions; session_seconds: how long a resting one is kept.
+        wake_seconds: how long requests wait for a pool at zero; None: they are refused.
+    """
+
+    index_blocks: int = 2_000_000
+    session_bytes: int = 64 * 2**20
+    session_seconds: float = 3600.0
+    sessions: int = 100_000
+    wake_seconds: float | None = 120.0
+    queue_requests: int = 2048
+    queue_tokens: float = 50e6
+
+
+class PoolState:
+    """Everything of one pool; one event loop owns it.
+
+    Attributes:
+        table: endpoints and their accounts.
+        blocks: index of token blocks, fed by KV events; chunks: of text, fed by our own placements.
+        queue: requests that wait here.
+        characters_per_token: learned from what engines count.
+    """
+
+    def __init__(self, served: ServedPool, limits: Limits, *, tokens: PromptTokens | None, seed: int = 0) -> None:
+        self.served, self.tokens = served, tokens
+        self.table = Endpoints(
+            served.key,
+            wake_seconds=limits.wake_seconds,
+            seed=seed,
+            most_sessions=limits.sessions,
+            session_ttl_seconds=limits.session_seconds,
+        )
+        self.blocks = PrefixIndex(capacity_blocks=limits.index_blocks)
+        self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
+        self.queue: Queue[object] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
+        self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
+        self.block_tokens = DEFAULT_BLOCK_TOKENS
+        self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN
+        self.ranks: dict[str, Rank] = {}
+        self.kv_tokens: dict[str, float] = {}
+        self._slots: dict[str, int] = {}
+        self._classes: tuple[WorkloadClass, ...] = ()
+        self.odd: dict[str, str] = {}
+
+    # --- who serves it -----------------------------------------------------------------------------------------------
+
+    def update(self, served: ServedPool, accelerators: Mapping[str, AcceleratorType], now: float) -> None:
+        """Take what discovery found; what is in flight goes on."""
+        self.served = served
+        self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
+        ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
+        self.block_tokens = _usual_block(ready.values())
+        for address in [one for one in self.ranks if one not in ready]:
+            self._forget(address)
+        for address, rank in ready.items():
+            before = self.ranks.get(address)
+            if before is not None and before.uid != rank.uid:
+                self._forget(address)
+                before = None
+            self.ranks[address] = rank
+            self._say_what_is_odd(rank)
+            if address not in self._slots:
+                self._slots[address] = self._new_slot()
+            facts = endpoint_of(
+                rank,
+                served,
+                accelerators,
+                slot=self._slots[address],
+                measured_kv_tokens=self.kv_tokens.get(address),
+            )
+            if before is None or facts != self.table.endpoint(address):
+                self.table.add(facts)
+            if rank.leaving and (before is None or not before.leaving):
+                moved = hand_over(self.table, address, now)
+                if moved:
+                    log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
+            elif before is not None and before.leaving and not rank.leaving:
+                stay(self.table, address)
+
+    def _new_slot(self) -> int:
+        """One number for an endpoint in both indexes."""
+        slot, other = self.blocks.add_endpoint(), self.chunks.add_endpoint()
+        if slot != other:
+            raise AssertionError(f"{self.served.key}: slot {slot} of blocks is slot {other} of chunks")
+        return slot
+
+    def _forget(self, address: str) -> None:
+        self.table.remove(address)
+        self.ranks.pop(address, None)
+        self.kv_tokens.pop(address, None)
+        self.odd.pop(address, None)
+        slot = self._slots.pop(address, None)
+        if slot is not None:
+            self.blocks.drop_endpoint(slot)
+            self.chunks.drop_endpoint(slot)
+
+    def _say_what_is_odd(self, rank: Rank) -> None:
+        words = "; ".join(rank.odd)
+        if rank.events is not None and rank.block_tokens and rank.block_tokens != self.block_tokens:
+            words += (
+                f"; its KV blocks hold {rank.block_tokens} tokens where most of the pool's hold {self.block_tokens}"
+            )
+        if words and self.odd.get(rank.address) != words:
+            log.warning("%s: %s (pod %s): %s", self.served.key, rank.address, rank.pod, words.strip("; "))
+        if words:
+            self.odd[rank.address] = words
+        else:
+            self.odd.pop(rank.address, None)
+
+    def slot(self, address: str) -> int | None:
+        """An endpoint's number in the indexes."""
+        return self._slots.get(address)
+
+    # --- what its prompts are ----------------------------------------------------------------------------------------
+
+    @property
+    def has_events(self) -> bool:
+        """Whether some engine tells what it holds."""
+        return any(one.events is not None for one in self.ranks.values())
+
+    def token_state(self, tokens: np.ndarray, session: int | None, now: float) -> SessionState:
+        """Keys of a prompt in tokens; a session's earlier state is used and replaced."""
+        before = self.states.get(session, now) if session is not None else None
+        state = SessionState.of_tokens(tokens, self.block_tokens, before=before)
+        if session is not None:
+            self.states.put(session, state, now)
+        return state
+
+    def text_state(self, text: bytes, session: int | None, now: float) -> SessionState:
+        """Keys of a prompt as text."""
+        before = self.states.get(session, now) if session is not None else None
+        state = SessionState.of_text(text, CHUNK_BYTES, before=before)
+        if session is not None:
+            self.states.put(session, state, now)
+        return state
+
+    def tokens_of(self, characters: int) -> int:
+        """How many tokens a text likely has."""
+        return max(1, round(characters / self.characters_per_token))
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens that a chunk of text likely has."""
+        return max(1, round(CHUNK_BYTES / self.characters_per_token))
+
+    def learn_length(self, characters: int, tokens: int) -> None:
+        """An engine counted a prompt."""
+        if characters >= 64 and 0.5 <= characters / max(1, tokens) <= 16.0:
+            self.characters_per_token += 0.05 * (characters / tokens - self.characters_per_token)
+
+    def match(self, keys: Keys, *, exact: bool) -> Hits | None:
+        """Who holds how much of a prompt's beginning."""
+        if not len(keys):
+            return None
+        return (self.blocks if exact else self.chunks).match(keys)
+
+    def wclass(self, model: str, adapter: str | None, headers: Mapping[str, str]) -> WorkloadClass | None:
+        """The class of a request: of those whose conditions all hold, the one with the highest priority."""
+        for one in self._classes:
+            match = one.spec.match
+            named = {str(name) for name in match.models}
+            if named and model not in named:
+                continue
+            if match.adapters and adapter not in {str(name) for name in match.adapters}:
+                continue
+            if all(headers.get(header.name.lower()) == header.value for header in match.headers):
+                return one
+        return None
+
+
+def _usual_block(ranks: Iterable[Rank]) -> int:
+    counts: dict[int, int] = {}
+    for one in ranks:
+        if one.block_tokens:
+            counts[one.block_tokens] = counts.get(one.block_tokens, 0) + (2 if one.events is not None else 1)
+    return max(counts, key=lambda size: (counts[size], -size), default=DEFAULT_BLOCK_TOKENS)
