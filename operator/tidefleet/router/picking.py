@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from tidefleet.router.asking import ask_of
 from tidefleet.router.bodies import BadBody, Body, read
 from tidefleet.router.chooser import Choice, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
-from tidefleet.router.pool_state import Limits, PoolState
+from tidefleet.router.pool_state import Limits, PoolState, Request
 from tidefleet.router.tokens import CannotRender, PromptTokens, Tokens
 from tidefleet.router.usage import UsageReader
 from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.pick import Pick, Queued, Refused, pick
-from tidefleet.routing.queue import Entry, Removed
+from tidefleet.routing.queue import Removed
 from tidefleet.routing.request import Ask
 
 log = logging.getLogger(__name__)
@@ -220,17 +220,14 @@ class Picker:
         self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float
     ) -> Choice | Refusal | Awaitable[Choice | Refusal]:
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
-        found = self._try(state, ask, body, head.subset, began)
-        if not isinstance(found, Queued):
-            return found
-        return self._wait(state, ask, body, head.subset, found, began)
+        request = Request(body, head.subset, began)
+        found = self._try(state, ask, request)
+        return found if not isinstance(found, Queued) else self._wait(state, ask, request, found)
 
-    def _try(
-        self, state: PoolState, ask: Ask, body: Body | None, subset: tuple[str, ...] | None, began: float
-    ) -> Choice | Refusal | Queued:
-        now = self._now()
+    def _try(self, state: PoolState, ask: Ask, request: Request, *, is_next: bool = False) -> Choice | Refusal | Queued:
+        now, body, began = self._now(), request.body, request.began
         hits = state.match(ask.keys, exact=ask.token_exact)
-        found = pick(ask, state.table, hits, now, subset=subset, queue=state.queue)
+        found = pick(ask, state.table, hits, now, subset=request.subset, queue=state.queue, is_next=is_next)
         if isinstance(found, Queued):
             return found
         if isinstance(found, Refused):
@@ -255,27 +252,19 @@ class Picker:
 
     # --- requests that wait ------------------------------------------------------------------------------------------
 
-    async def _wait(
-        self,
-        state: PoolState,
-        ask: Ask,
-        body: Body | None,
-        subset: tuple[str, ...] | None,
-        queued: Queued,
-        began: float,
-    ) -> Choice | Refusal:
+    async def _wait(self, state: PoolState, ask: Ask, request: Request, queued: Queued) -> Choice | Refusal:
         answer: asyncio.Future[Choice | Refusal] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(answer, body, subset, began)
-        for gone in state.queue.offer(ask, waiting, self._now(), queued.deadline):
+        request.answer = answer
+        for gone in state.queue.offer(ask, request, self._now(), queued.deadline):
             self._let_go(state, gone)
         self._pump_later(state)
         try:
             return await answer
         except asyncio.CancelledError:
-            waiting.gone = True
+            request.gone = True
             raise
 
-    def _let_go(self, state: PoolState, gone: Removed[Any]) -> None:
+    def _let_go(self, state: PoolState, gone: Removed[Request]) -> None:
         waiting = gone.entry.handle
         refusal = Refusal(gone.status, gone.reason, (("retry-after", "1"),))
         _answer(waiting, self._refused(state.served.key, refusal, f"refused-{gone.status}", waiting.began))
@@ -298,17 +287,13 @@ class Picker:
             self._let_go(state, gone)
         while (entry := state.queue.take()) is not None:
             waiting = entry.handle
-            if waiting.gone or waiting.answer.done():
+            if waiting.gone:
                 continue
-            found = self._try(state, entry.ask, waiting.body, waiting.subset, waiting.began)
+            found = self._try(state, entry.ask, waiting, is_next=True)
             if isinstance(found, Queued):
-                self._put_back(state, entry)
+                state.queue.put_back(entry)
                 return
             _answer(waiting, found)
-
-    def _put_back(self, state: PoolState, entry: Entry[Any]) -> None:
-        for gone in state.queue.offer(entry.ask, entry.handle, self._now(), entry.deadline):
-            self._let_go(state, gone)
 
     # --- what became of it -------------------------------------------------------------------------------------------
 
@@ -396,20 +381,9 @@ _FAULTS = frozenset({500, 502, 503, 504})
 """Statuses that an engine, or the gateway for it, gives where the request is not at fault."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request in the queue of its pool."""
-
-    answer: asyncio.Future[Choice | Refusal]
-    body: Body | None
-    subset: tuple[str, ...] | None
-    began: float
-    gone: bool = False
-
-
-def _answer(waiting: Any, found: Choice | Refusal) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(found)
+def _answer(request: Request, found: Choice | Refusal) -> None:
+    if request.answer is not None and not request.answer.done():
+        request.answer.set_result(found)
 
 
 def _flight(ticket: object) -> Flight | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.router.bodies import Body
+from tidefleet.router.chooser import Choice, Refusal
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of
 from tidefleet.router.serving_pods import Rank
@@ -48,6 +51,21 @@ class Limits:
     queue_tokens: float = 50e6
 
 
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a request's answer needs beside its `Ask`, while it waits too.
+
+    Attributes:
+        answer: set when it has waited; gone: its client went away.
+    """
+
+    body: Body | None
+    subset: tuple[str, ...] | None
+    began: float
+    answer: asyncio.Future[Choice | Refusal] | None = None
+    gone: bool = False
+
+
 class PoolState:
     """Everything of one pool; one event loop owns it.
 
@@ -69,7 +87,7 @@ class PoolState:
         )
         self.blocks = PrefixIndex(capacity_blocks=limits.index_blocks)
         self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
-        self.queue: Queue[object] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
+        self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
         self.block_tokens = DEFAULT_BLOCK_TOKENS
         self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN

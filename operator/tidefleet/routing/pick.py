@@ -185,6 +185,7 @@ def pick(
     *,
     subset: Iterable[str] | None = None,
     queue: Queue[Any] | None = None,
+    is_next: bool = False,
 ) -> Decision:
     """Decide where a request goes.
 
@@ -193,6 +194,7 @@ def pick(
         hits: what the prefix index knows of ``ask.keys``; ``None`` = nothing.
         subset: addresses that the gateway allows, with or without a port; ``None`` = all.
         queue: where requests wait for engines that are full; without one they wait in the engines.
+        is_next: the request was taken from the queue just now, and waits for nobody there.
     """
     table = endpoints
     if ask.pool != table.pool:
@@ -228,7 +230,8 @@ def pick(
         limit = longest_wait(ask.priority, ask.ttft_objective_seconds, float(terms.prefill[row]), table.promises, now)
         wait = float(terms.wait[row]) if remote is None else min(float(terms.wait[row]), remote.wait)
         if queue is not None or wait > limit:
-            ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue is not None else 0.0
+            lined = queue is not None and not is_next
+            ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
             held = limit if queue is None else HELD_SHARE * limit
             if wait > held or ahead > 0.0:
                 free = eligible & (terms.wait <= held)

@@ -125,6 +125,18 @@ class Queue(Generic[H]):
         self._left(key, tenant, entry)
         return entry
 
+    def put_back(self, entry: Entry[H]) -> None:
+        """Return a request that was just taken to the place it had: nobody could take it after all."""
+        key, tenant, size = (entry.ask.priority, entry.ask.wclass), _tenant(entry.ask), _size(entry.ask)
+        lane = self._lanes.setdefault(key, _Lane())
+        if not lane.waiting:
+            lane.margin_rate, lane.virtual = margin_rate(entry.ask), entry.start
+        lane.waiting.setdefault(tenant, deque()).appendleft(entry)
+        self._count += 1
+        self.tokens += size
+        lane.tokens += size
+        self._of_tenant[tenant] = self._of_tenant.get(tenant, 0) + 1
+
     def remove(self, entry: Entry[H]) -> bool:
         """Take out a request whose client went away; whether it still waited."""
         key, tenant = (entry.ask.priority, entry.ask.wclass), _tenant(entry.ask)
