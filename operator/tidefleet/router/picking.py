@@ -44,7 +44,6 @@ class Meter(Protocol):
     """Counts what the router does; see ``metrics``."""
 
     def decided(self, pool: str, outcome: str, seconds: float) -> None: ...
-    def picked(self, pool: str, chosen: Pick) -> None: ...
     def ended(self, pool: str, done: Ended) -> None: ...
 
 
@@ -241,7 +240,6 @@ class Picker:
         flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
         if self._meter is not None:
             self._meter.decided(state.served.key, "picked", self._now() - began)
-            self._meter.picked(state.served.key, found)
         extra = ((PREFILL_HEADER, found.prefill_address),) if found.prefill_address is not None else ()
         return Choice((found.address, *found.fallbacks), flight, extra)
 

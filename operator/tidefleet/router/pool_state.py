@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,42 +96,59 @@ class PoolState:
         self.kv_tokens: dict[str, float] = {}
         self._slots: dict[str, int] = {}
         self._classes: tuple[WorkloadClass, ...] = ()
+        self._accelerators: Mapping[str, AcceleratorType] = {}
         self.odd: dict[str, str] = {}
+        self._moved = 0
+        self.messages = 0
+        self.faults: Counter[str] = Counter()
 
     # --- who serves it -----------------------------------------------------------------------------------------------
 
     def update(self, served: ServedPool, accelerators: Mapping[str, AcceleratorType], now: float) -> None:
         """Take what discovery found; what is in flight goes on."""
-        self.served = served
+        self.served, self._accelerators = served, accelerators
         self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
         ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
         self.block_tokens = _usual_block(ready.values())
         for address in [one for one in self.ranks if one not in ready]:
             self._forget(address)
-        for address, rank in ready.items():
+        for address, found in ready.items():
+            rank = found
             before = self.ranks.get(address)
             if before is not None and before.uid != rank.uid:
                 self._forget(address)
                 before = None
+            if before is not None and not rank.block_tokens:
+                rank = replace(rank, block_tokens=before.block_tokens)  # as the engine told
             self.ranks[address] = rank
             self._say_what_is_odd(rank)
             if address not in self._slots:
                 self._slots[address] = self._new_slot()
-            facts = endpoint_of(
-                rank,
-                served,
-                accelerators,
-                slot=self._slots[address],
-                measured_kv_tokens=self.kv_tokens.get(address),
-            )
-            if before is None or facts != self.table.endpoint(address):
-                self.table.add(facts)
+            self.refresh(address)
             if rank.leaving and (before is None or not before.leaving):
                 moved = hand_over(self.table, address, now)
+                self._moved += len(moved)
                 if moved:
                     log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
             elif before is not None and before.leaving and not rank.leaving:
                 stay(self.table, address)
+
+    def refresh(self, address: str) -> None:
+        """Work out an endpoint's facts again."""
+        slot, measured = self._slots[address], self.kv_tokens.get(address)
+        rank = self.ranks[address]
+        facts = endpoint_of(rank, self.served, self._accelerators, slot=slot, measured_kv_tokens=measured)
+        if address not in self.table or facts != self.table.endpoint(address):
+            self.table.add(facts)
+
+    def check_block(self, address: str, tokens: int) -> None:
+        """An engine told the size of its KV blocks: that counts, whatever its arguments say."""
+        rank = self.ranks[address]
+        if rank.block_tokens != tokens:
+            self.ranks[address] = replace(rank, block_tokens=tokens)
+            self.block_tokens = _usual_block(self.ranks.values())
+            self._say_what_is_odd(self.ranks[address])
+            self.refresh(address)
 
     def _new_slot(self) -> int:
         """One number for an endpoint in both indexes."""
@@ -161,6 +179,21 @@ class PoolState:
             self.odd[rank.address] = words
         else:
             self.odd.pop(rank.address, None)
+
+    def take_faults(self) -> Counter[str]:
+        """Faults of KV events since the last call, by kind."""
+        taken, self.faults = self.faults, Counter()
+        return taken
+
+    def take_messages(self) -> int:
+        """Messages of KV events since the last call."""
+        taken, self.messages = self.messages, 0
+        return taken
+
+    def take_moved(self) -> int:
+        """Sessions that were given another home since the last call."""
+        taken, self._moved = self._moved, 0
+        return taken
 
     def slot(self, address: str) -> int | None:
         """An endpoint's number in the indexes."""
