@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, validate
+from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, router, validate
 
 app = typer.Typer(
     name="tidefleet",
@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(operator.app, name="operator")
+app.add_typer(router.app, name="router")
 app.add_typer(crds.app, name="crds")
 app.add_typer(emulator.app, name="emulator")
 app.command("validate")(validate.validate)

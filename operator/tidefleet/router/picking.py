@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ from tidefleet.router.chooser import Choice, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.pool_state import Limits, PoolState, Request
 from tidefleet.router.tokens import CannotRender, PromptTokens, Tokens
-from tidefleet.router.usage import UsageReader
+from tidefleet.router.usage import Usage, UsageReader
 from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.pick import Pick, Queued, Refused, pick
 from tidefleet.routing.queue import Removed
@@ -232,6 +232,7 @@ class Picker:
         if isinstance(found, Refused):
             after = found.retry_after_seconds
             headers = (("retry-after", str(after)),) if after is not None else ()
+            state.totals.refused += 1
             return self._refused(
                 state.served.key, Refusal(found.status, found.reason, headers), f"refused-{found.status}", began
             )
@@ -360,8 +361,27 @@ class Picker:
                     exact=ask.token_exact,
                 ),
             )
+        _count(state, flight, usage)
         if len(state.queue):
             self._pump_now(state)
+
+    def would_pick(self, path: str, headers: Mapping[str, str], raw: bytes) -> Pick | dict[str, object]:
+        """What would be picked now for a request; nothing is counted. What refuses it is told with its status."""
+        try:
+            body = read(path, raw)
+        except BadBody as error:
+            return {"status": 400, "reason": str(error)}
+        head = RequestHead("POST", path, dict(headers), None)
+        state = self._pool(head, body)
+        if isinstance(state, Refusal):
+            return {"status": state.status, "reason": state.reason}
+        ask = ask_of(state, body, headers, tokens=_encoded(state.tokens, body), secret=self._secret, now=self._now())
+        found = pick(ask, state.table, state.match(ask.keys, exact=ask.token_exact), self._now())
+        if isinstance(found, Pick):
+            return found
+        if isinstance(found, Queued):
+            return {"status": 0, "reason": f"it would wait: {found.reason}"}
+        return {"status": found.status, "reason": found.reason}
 
     async def close(self) -> None:
         """Answer whoever still waits, and end."""
@@ -382,6 +402,25 @@ _FAULTS = frozenset({500, 502, 503, 504})
 def _answer(request: Request, found: Choice | Refusal) -> None:
     if request.answer is not None and not request.answer.done():
         request.answer.set_result(found)
+
+
+def _count(state: PoolState, flight: Flight, usage: Usage) -> None:
+    totals, ask = state.totals, flight.chosen.ask
+    if flight.status is None or flight.status >= 400:
+        totals.failed += 1
+        return
+    prompt = usage.input_tokens or ask.tokens
+    totals.requests += 1
+    totals.prompt_tokens += prompt
+    work = flight.chosen.work_at(flight.address)
+    totals.predicted_tokens += int(work.cached_tokens) if work is not None else 0
+    totals.output_tokens += usage.output
+    if usage.cached_tokens is not None:
+        totals.cached_tokens += usage.cached_tokens
+        totals.told_tokens += prompt
+    if flight.first_at is not None:
+        took = flight.first_at - flight.began
+        totals.ttft_seconds = took if totals.ttft_seconds is None else 0.95 * totals.ttft_seconds + 0.05 * took
 
 
 def _flight(ticket: object) -> Flight | None:

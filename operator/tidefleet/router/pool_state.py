@@ -52,6 +52,36 @@ class Limits:
     queue_tokens: float = 50e6
 
 
+@dataclass(slots=True)
+class Totals:
+    """Counts since the router began, of requests that ended well; TTFT as a decayed mean."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    predicted_tokens: int = 0
+    cached_tokens: int = 0
+    told_tokens: int = 0
+    output_tokens: int = 0
+    failed: int = 0
+    refused: int = 0
+    ttft_seconds: float | None = None
+
+    def view(self) -> dict[str, float | int | None]:
+        """For JSON; ``hitRatio`` is what engines told of prompts whose cached part they told."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "refused": self.refused,
+            "promptTokens": self.prompt_tokens,
+            "predictedHitTokens": self.predicted_tokens,
+            "cachedTokens": self.cached_tokens,
+            "outputTokens": self.output_tokens,
+            "hitRatio": self.cached_tokens / self.told_tokens if self.told_tokens else None,
+            "predictedHitRatio": self.predicted_tokens / self.prompt_tokens if self.prompt_tokens else None,
+            "ttftSeconds": self.ttft_seconds,
+        }
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """What a request's answer needs beside its `Ask`, while it waits too.
@@ -98,6 +128,7 @@ class PoolState:
         self._classes: tuple[WorkloadClass, ...] = ()
         self._accelerators: Mapping[str, AcceleratorType] = {}
         self.odd: dict[str, str] = {}
+        self.totals = Totals()
         self._moved = 0
         self.messages = 0
         self.faults: Counter[str] = Counter()
@@ -194,6 +225,11 @@ class PoolState:
         """Sessions that were given another home since the last call."""
         taken, self._moved = self._moved, 0
         return taken
+
+    def held(self, address: str) -> int:
+        """Blocks or chunks that an endpoint is known to hold on its device."""
+        slot = self._slots.get(address)
+        return 0 if slot is None else self.blocks.held(slot) + self.chunks.held(slot)
 
     def slot(self, address: str) -> int | None:
         """An endpoint's number in the indexes."""
