@@ -39,7 +39,7 @@ class EngineEvents:
         self._index.clear(self._slot)
 
     def apply(self, events: list[Any]) -> Counter[str]:
-        """Take events in order; faults by kind: ``malformed``, ``orphan`` (no such parent), ``mismatch`` (block size)."""
+        """Take events in order; faults by kind: ``malformed``, ``orphan`` (no parent), ``mismatch`` (block size)."""
         faults: Counter[str] = Counter()
         for event in events:
             fields = _fields(event)
