@@ -35,6 +35,7 @@ class Gateway:
     endpoints: list[str]
     picker_port: int
     client: httpx.Client
+    answers_outlive_picker: bool
 
     def start_picker(self) -> None:
         argv = [sys.executable, HERE / "wire_picker.py", str(self.picker_port), ",".join(self.endpoints)]
@@ -58,7 +59,7 @@ class Gateway:
         raise AssertionError(f"the picker is {'not ' if used else 'still '}used; {self.processes.log_tail('envoy')}")
 
 
-@pytest.fixture(scope="module", params=["full-duplex", "headers-only"])
+@pytest.fixture(scope="module", params=["full-duplex", "request-bodies", "headers-only"])
 def started(request: pytest.FixtureRequest) -> Iterator[Gateway]:
     try:
         find("envoy")
@@ -69,12 +70,14 @@ def started(request: pytest.FixtureRequest) -> Iterator[Gateway]:
         processes = Processes(Path(tempfile.mkdtemp(prefix="tidefleet-envoy-")))
         stack.callback(processes.close)
         (picker_port,) = free_ports(1)
+        bodies = request.param == "full-duplex"
+        name = "headers-only" if request.param == "headers-only" else "full-duplex"
         running = envoy.start(
-            processes, request.param, picker=("127.0.0.1", picker_port), endpoints=addresses, threads=1
+            processes, name, picker=("127.0.0.1", picker_port), endpoints=addresses, response_bodies=bodies
         )
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=30))
         endpoints = [f"{host}:{port}" for host, port in addresses]
-        gateway = Gateway(processes, running, endpoints, picker_port, client)
+        gateway = Gateway(processes, running, endpoints, picker_port, client, answers_outlive_picker=not bodies)
         gateway.start_picker()
         yield gateway
 
@@ -180,6 +183,16 @@ def test_a_picker_that_is_slow_is_passed_by(gateway: Gateway, body: bytes) -> No
     assert answer.json()["body_sum"] == sum(body)
     assert "x-test-body-bytes" not in answer.json()["headers"]
     assert answer.elapsed.total_seconds() < 10
+
+
+def test_an_answer_that_is_under_way_outlives_a_picker_that_does_not_see_it(gateway: Gateway) -> None:
+    if not gateway.answers_outlive_picker:
+        pytest.skip("the picker passes the answer on, so it ends with the picker")
+    with gateway.client.stream("POST", "/stream", content=b"{}") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "data: 0"
+        gateway.processes.end("picker")
+        assert [line for line in lines if line][-1] == "data: 9"
 
 
 def assert_all_served(gateway: Gateway) -> None:

@@ -37,7 +37,13 @@ class Envoy:
 
 
 def bootstrap(
-    configuration: str, *, listen: Address, admin: Address, picker: Address | None, endpoints: Sequence[Address]
+    configuration: str,
+    *,
+    listen: Address,
+    admin: Address,
+    picker: Address | None,
+    endpoints: Sequence[Address],
+    response_bodies: bool = True,
 ) -> dict[str, Any]:
     """The configuration as a document, with the addresses of this run.
 
@@ -47,6 +53,7 @@ def bootstrap(
         admin: Its admin server.
         picker: The endpoint picker; None leaves Envoy alone, without the filter, to compare with.
         endpoints: The engines.
+        response_bodies: Whether the picker sees what engines answer; without it answers outlive the picker.
 
     Raises:
         LocalClusterError: There is no such configuration.
@@ -65,10 +72,17 @@ def bootstrap(
             _fill(cluster, endpoints)
         elif cluster["name"] == "picker":
             _fill(cluster, [picker] if picker else [])
-    if picker is None:
-        for listener in resources["listeners"]:
-            manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    for listener in resources["listeners"]:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        if picker is None:
             manager["http_filters"] = [one for one in manager["http_filters"] if "ext_proc" not in one["name"]]
+        elif not response_bodies:
+            for one in manager["http_filters"]:
+                if "ext_proc" in one["name"]:
+                    one["typed_config"]["processing_mode"] |= {
+                        "response_body_mode": "NONE",
+                        "response_trailer_mode": "SKIP",
+                    }
     return document
 
 
@@ -78,6 +92,7 @@ def start(
     *,
     picker: Address | None,
     endpoints: Sequence[Address],
+    response_bodies: bool = True,
     name: str = "envoy",
     threads: int = 1,
     limit_seconds: float = 20.0,
@@ -89,7 +104,12 @@ def start(
     """
     port, admin_port = free_ports(2)
     document = bootstrap(
-        configuration, listen=("127.0.0.1", port), admin=("127.0.0.1", admin_port), picker=picker, endpoints=endpoints
+        configuration,
+        listen=("127.0.0.1", port),
+        admin=("127.0.0.1", admin_port),
+        picker=picker,
+        endpoints=endpoints,
+        response_bodies=response_bodies,
     )
     path = processes.directory / f"{name}.json"
     path.write_text(json.dumps(document), encoding="utf-8")
