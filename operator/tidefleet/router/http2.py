@@ -15,6 +15,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from tidefleet.router import frames
 from tidefleet.router.frames import FRAME_HEADER, H2Error, Header, HeaderBlocks, Limits, Receiver, unpadded
@@ -109,8 +110,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send our settings at once; a server need not wait for the preface."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._connections.add(self)
         limits = self._limits
         settings = b"".join(
