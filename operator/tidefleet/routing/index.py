@@ -108,7 +108,7 @@ class PrefixIndex:
         return slot
 
     def drop_endpoint(self, slot: int) -> None:
-        """The endpoint is gone, and what it holds; its slot is free. A shared store keeps its blocks."""
+        """The endpoint is gone, and what it holdsA shared store keeps its blocks."""
         self.clear(slot)
         self._in_use.remove(slot)
         self._free.append(slot)
