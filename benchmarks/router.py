@@ -153,7 +153,7 @@ def index_part(endpoints: int, blocks: int, seed: int) -> Figures:
     for event in events(chains):
         keys = event.keys[event.done : event.done + _EVENT]
         begun = time.perf_counter()
-        index.store(slots[event.endpoint], keys)
+        index.store(slots[event.endpoint], keys, parent=int(event.keys[event.done - 1]) if event.done else 0)
         spent += time.perf_counter() - begun
         sent += _EVENT
     found: Figures = {
@@ -235,7 +235,8 @@ def refill(index: PrefixIndex, slots: list[int], chains: list[list[Keys]], rng: 
             index.remove(slots[endpoint], left[done : done + _EVENT])
         for which in gone:
             for done in range(_SHARED, _CHAIN, _EVENT):
-                index.store(slots[endpoint], own[which][done : done + _EVENT])
+                parent = int(own[which][done - 1])
+                index.store(slots[endpoint], own[which][done : done + _EVENT], parent=parent)
             came.append(own[which])
     order = rng.permutation(len(came))[:400]
     return [came[which] for which in order]

@@ -139,7 +139,7 @@ class PrefixIndex:
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
-    def store(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0) -> None:
+    def store(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0, parent: int = 0) -> None:
         """An endpoint holds these blocks; with tier 3, so do all that read its shared store.
 
         Args:
@@ -147,6 +147,7 @@ class PrefixIndex:
             keys: shape (blocks,), in any order; leading blocks are kept first where not all fit.
             tier: from 0 to 3.
             window: 0 for full attention; else blocks that the layers which these belong to look back.
+            parent: key of the block before the first, where it is known: hits do not depend on it, their speed does.
 
         Raises:
             KeyError: no endpoint has this slot.
@@ -162,7 +163,7 @@ class PrefixIndex:
             self._tiers = tier + 1
             self._rederive()
         if len(keys):
-            table.give(keys, bit)
+            table.give(keys, bit, parent=parent)
 
     def remove(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0) -> None:
         """An endpoint holds these blocks no more in this tier; blocks that it did not hold are no error."""
