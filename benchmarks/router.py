@@ -16,8 +16,8 @@ match_us_by_case       p50 of ours and the peer's: ``held`` as above; ``everywhe
                        blocks were removed and others stored in their rows.
 store_us_per_block     of the interleaved events; ``dynamo_store_us_per_block``.
 bytes_per_block        growth of this process's resident memory, per endpoint and block; ``dynamo_bytes_per_block``.
-hash_us_per_1k_tokens  keys of 32,768 token ids in an array, blocks of 16; ``hash_text_us_per_kb`` of 128 kB in chunks of
-                       64 bytes; ``hash_turn_us``: a session's 32k-token prompt with 500 more tokens;
+hash_us_per_1k_tokens  keys of 32,768 token ids in an array, blocks of 16; ``hash_text_us_per_kb`` of 128 kB in chunks
+                       of 64 bytes; ``hash_turn_us``: a session's 32k-token prompt with 500 more tokens;
                        ``dynamo_hash_us_per_1k_tokens``.
 """
 

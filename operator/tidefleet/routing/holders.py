@@ -5,8 +5,8 @@ caller's: an endpoint and tier, for example). Few sets are distinct, so a row co
 endpoints, a chain of blocks that is held alike is one run, and forgetting a holder edits sets, not rows.
 
 Rows are handed out in order, so that blocks stored together lie together, and a row knows how many follow it and where
-the chain goes on after these. A chain is thus found by a look-up of its first block, a walk from piece to piece, and one
-comparison of all keys. A bucketed hash table (two choices of eight entries) leads from key to row.
+the chain goes on after these. A chain is thus found by a look-up of its first block, a walk from piece to piece, and
+one comparison of all keys. A bucketed hash table (two choices of eight entries) leads from key to row.
 
 At capacity, rows that were neither stored nor matched since the hand of a clock passed them leave first.
 """
@@ -35,6 +35,7 @@ _RESTART = 8
 _LONGEST = 65_535
 """Rows that a row's length can tell."""
 _TOUCHED, _PINNED = 1, 2
+_DOWNWARD = np.arange(_LONGEST, 0, -1).astype(np.uint16)
 _NO_ROWS: Rows = np.empty(0, np.intp)
 
 
@@ -149,19 +150,23 @@ class HolderTable:
                 if len(once):
                     self.give(once, add, drop, parent=parent)
                 return
-            known = rows[rows != 0]
-            self._touched[known] = _PINNED
+            known = rows[rows != 0] if len(absent) < len(keys) else _NO_ROWS
+            if len(known):
+                self._touched[known] = _PINNED
             revived = int(np.count_nonzero(self._void[self._sets[known]])) if self._dead else 0
             evicting = self.live - self._dead + revived + len(fresh) > self.capacity
             made = self._allot(len(fresh), evicting=evicting)
             rows[absent] = made
             self._keys[made] = fresh
-            self._link(fresh, made, empty[:, absent], choices[:, absent], tags[:, absent])
+            if len(known):
+                empty, choices, tags = empty[:, absent], choices[:, absent], tags[:, absent]
+            self._link(fresh, made, empty, choices, tags)
             self._touched[made] = 0
             self.live += len(made)
             self._refs[0] += len(made)
             self._chain_up(rows, absent)
-            self._touched[known] = _TOUCHED
+            if len(known):
+                self._touched[known] = _TOUCHED
         else:
             self._touched[rows] = _TOUCHED
         if parent:
@@ -172,6 +177,11 @@ class HolderTable:
 
     def _chain_up(self, rows: Rows, fresh: Rows) -> None:
         """Rows of a chain, of which those at ``fresh`` are just made, learn what follows them."""
+        first, last = int(rows[0]), int(rows[-1])
+        if len(fresh) == len(rows) == last - first + 1 <= _LONGEST:  # rows come in order: all side by side
+            self._length[first : last + 1] = _DOWNWARD[_LONGEST - len(rows) :]
+            self._onward[last] = 0
+            return
         ends = np.flatnonzero(rows[1:] != rows[:-1] + 1)
         if len(ends):
             self._onward[rows[ends]] = rows[ends + 1]
@@ -215,13 +225,18 @@ class HolderTable:
         Returns:
             End of each run (blocks from the start, exclusive), and what its set was derived to; a set may be empty.
         """
-        ends: list[int] = []
-        sets: list[int] = []
-        rows = self._walk(keys)
-        if len(rows):
-            self._touched[rows] = _TOUCHED
-            _append_runs(self._sets[rows], 0, ends, sets)
-        return self._derived_runs(ends, sets)
+        return self._read(self._walk(keys))
+
+    def presence(self, keys: Keys) -> tuple[list[int], list[int]]:
+        """All of the blocks as runs of one holder set, whether they have rows or not: as ``runs``, without its stop."""
+        return self._read(self._find(keys)[0])
+
+    def _read(self, rows: Rows) -> tuple[list[int], list[int]]:
+        """Runs of the sets of rows, which count as used."""
+        self._touched[rows] = _TOUCHED
+        ends, sets = _runs(self._sets.take(rows))
+        derived = self._derived
+        return ends, [derived[one] for one in sets]
 
     def _walk(self, keys: Keys) -> Rows:
         """Rows of the leading blocks that have one: from piece to piece by the first of each, then all compared."""
@@ -269,20 +284,6 @@ class HolderTable:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else _NO_ROWS
-
-    def presence(self, keys: Keys) -> tuple[list[int], list[int]]:
-        """All of the blocks as runs of one holder set, whether they have rows or not: as ``runs``, without its stop."""
-        ends: list[int] = []
-        sets: list[int] = []
-        if len(keys):
-            rows, _ = self._find(keys)
-            self._touched[rows] = _TOUCHED
-            _append_runs(self._sets[rows], 0, ends, sets)
-        return self._derived_runs(ends, sets)
-
-    def _derived_runs(self, ends: list[int], sets: list[int]) -> tuple[list[int], list[int]]:
-        derived = self._derived
-        return ends, [derived[one] for one in sets]
 
     def _chain(self, keys: Keys) -> Rows:
         """Rows of the leading blocks that have one. Every eighth is looked up; what follows it is tried in order."""
@@ -422,6 +423,16 @@ class HolderTable:
         flat = self._table.reshape(-1)
         while True:
             room = np.bitwise_count(empty.view(np.uint64)[..., 0])
+            if room[0].min() >= _BUCKET // 2:
+                chosen = choices[0] * _BUCKET + empty[0].argmax(axis=1)
+                entries = (tags[0] << _32) | rows.astype(np.uint64)
+                flat[chosen] = entries
+                lost = np.flatnonzero(flat[chosen] != entries)
+                if not len(lost):
+                    return
+                keys, rows, choices, tags = keys[lost], rows[lost], choices[:, lost], tags[:, lost]
+                empty = self._table.take(choices, axis=0) == 0
+                continue
             second = ((room[0] < _BUCKET // 2) & (room[1] > room[0])).astype(np.intp)
             each = np.arange(len(keys))
             full = room[second, each] == 0
@@ -525,14 +536,11 @@ class HolderTable:
             self._free_sets.append(one)
 
 
-def _append_runs(found: NDArray[np.uint32], start: int, ends: list[int], sets: list[int]) -> None:
-    """Runs of equal numbers are added to ``ends`` and ``sets``."""
-    first = int(found[0])
-    starts = [] if (found == first).all() else (np.flatnonzero(found[1:] != found[:-1]) + 1).tolist()
-    numbers = [first, *(found[starts].tolist() if starts else ())]
-    bounds = [*starts, len(found)]
-    if sets and sets[-1] == first:
-        ends.pop()
-        sets.pop()
-    ends.extend(start + one for one in bounds)
-    sets.extend(numbers)
+def _runs(found: NDArray[np.uint32]) -> tuple[list[int], list[int]]:
+    """Ends and values of the runs of equal numbers."""
+    if not len(found):
+        return [], []
+    starts = np.flatnonzero(found[1:] != found[:-1]) + 1
+    if not len(starts):
+        return [len(found)], [int(found[0])]
+    return [*starts.tolist(), len(found)], [int(found[0]), *found[starts].tolist()]

@@ -265,9 +265,10 @@ class PrefixIndex:
 
     def _by_tier(self, flat: NDArray[np.int32]) -> NDArray[np.int32]:
         """From (4 * slots,) to (tiers, slots), tiers that nobody uses filled up with the one before."""
-        found = np.ascontiguousarray(flat.reshape(self._slots, TIERS).T)
-        if self._tiers < TIERS:
-            found[self._tiers :] = found[self._tiers - 1]
+        by_slot = flat.reshape(self._slots, TIERS).T
+        found = np.empty((TIERS, self._slots), np.int32)
+        found[: self._tiers] = by_slot[: self._tiers]
+        found[self._tiers :] = by_slot[self._tiers - 1]
         return found
 
     def _depths(self, ends: list[int], sets: list[int]) -> NDArray[np.int32]:
@@ -288,7 +289,10 @@ class PrefixIndex:
             lost.append((still, reached))
         if len(lost) <= _FEW_RUNS:
             for bits, reached in lost:
-                flat[self._flags(bits)] = reached
+                if bits & (bits - 1):
+                    flat[self._flags(bits)] = reached
+                else:
+                    flat[bits.bit_length() - 1] = reached
         else:
             width = self._slots * TIERS // 8 + 1
             raw = np.frombuffer(b"".join([bits.to_bytes(width, "little") for bits, _ in lost]), np.uint8)
