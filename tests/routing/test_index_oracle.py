@@ -1,10 +1,10 @@
 """The prefix index against sets in plain Python, whatever is done to it."""
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import TIERS, PlainIndex
+
 from tidefleet.routing.index import PrefixIndex
 
 CHAINS = [np.random.default_rng(seed).integers(1, 2**63, 60, dtype=np.uint64) for seed in range(3)]

@@ -4,8 +4,9 @@ A block has one row: its key, and the number of its *holder set*. Sets are Pytho
 caller's: an endpoint and tier, for example). Few sets are distinct, so a row costs four bytes whatever the number of
 endpoints, a chain of blocks that is held alike is one run, and forgetting a holder edits sets, not rows.
 
-Rows are handed out in order, so that blocks stored together lie together: a chain is found by a look-up of its first
-block and a comparison of what follows. A bucketed hash table (two choices of eight entries) leads from key to row.
+Rows are handed out in order, so that blocks stored together lie together, and a row knows how many follow it and where
+the chain goes on after these. A chain is thus found by a look-up of its first block, a walk from piece to piece, and
+one comparison of all keys. A bucketed hash table (two choices of eight entries) leads from key to row.
 
 At capacity, rows that were neither stored nor matched since the hand of a clock passed them leave first.
 """
@@ -21,14 +22,20 @@ Rows = NDArray[np.intp]
 
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 _FACTORS = tuple(np.uint64(one) for one in _MULTIPLIERS)
+_BOTH = np.array(_MULTIPLIERS, np.uint64)[:, None]
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _WORD = (1 << 64) - 1
 _BUCKET = 8
 _STRIDE = 8
-_STEPS = 4
-"""Runs that are looked up one by one before the rest of a chain is looked up all at once."""
+_STEPS = 96
+"""Pieces of a chain that are walked before the rest is looked up all at once."""
+_RESTART = 8
+"""Pieces that a walk gone wrong counts for."""
+_LONGEST = 65_535
+"""Rows that a row's length can tell."""
 _TOUCHED, _PINNED = 1, 2
+_DOWNWARD = np.arange(_LONGEST, 0, -1).astype(np.uint16)
 _NO_ROWS: Rows = np.empty(0, np.intp)
 
 
@@ -54,8 +61,12 @@ class HolderTable:
         "_hand",
         "_interned",
         "_keys",
+        "_length",
+        "_lengths",
         "_masks",
         "_most_sets",
+        "_onward",
+        "_onwards",
         "_refs",
         "_rows",
         "_sets",
@@ -78,6 +89,9 @@ class HolderTable:
         self._arena = memoryview(self._keys.data)
         self._sets = np.zeros(self._rows + _STRIDE, np.uint32)
         self._touched = np.zeros(self._rows + _STRIDE, np.uint8)
+        self._length = np.zeros(self._rows + _STRIDE, np.uint16)  # rows from this one on that were stored together
+        self._onward = np.zeros(self._rows + _STRIDE, np.uint32)  # after the last of these: a guess
+        self._lengths, self._onwards = memoryview(self._length.data), memoryview(self._onward.data)
         self._buckets = max(2, self._rows // 4)
         self._table = np.zeros((self._buckets, _BUCKET), np.uint64)  # (low half of the mixed key << 32) | row
         self._spilled: dict[int, int] = {}
@@ -96,7 +110,7 @@ class HolderTable:
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays, allotted at once and in use as rows are, and of the sets (about 200 bytes each)."""
-        arrays = (self._keys, self._sets, self._touched, self._table, self._void)
+        arrays = (self._keys, self._sets, self._touched, self._length, self._onward, self._table, self._void)
         spilled = 120 * len(self._spilled)
         bits = sum(mask.bit_length() for mask in self._masks) // 8 * 2
         return sum(array.nbytes for array in arrays) + spilled + 200 * len(self._masks) + bits
@@ -116,37 +130,66 @@ class HolderTable:
 
     # -- changing ------------------------------------------------------------------------------------------------
 
-    def give(self, keys: Keys, add: int, drop: int = 0) -> None:
+    def give(self, keys: Keys, add: int, drop: int = 0, *, parent: int = 0) -> None:
         """Blocks gain the holders of ``add`` and lose those of ``drop``; unknown blocks get rows.
 
-        Of more than half the capacity in one call only the leading blocks are kept.
+        Of more than half the capacity in one call only the leading blocks are kept. ``parent``, the key before the
+        first (0 for none), makes the chain quick to match.
         """
         if self._alike and len(self._masks) - len(self._free_sets) > self._most_sets * 7 // 8:
             self._merge()
         keys = keys[: max(1, self.capacity // 2)]
-        rows, _ = self._find(keys)
+        rows, empty, choices, tags = self._places(keys)
         absent = np.flatnonzero(rows == 0)
-        if not len(absent):
+        if len(absent):
+            fresh = keys if len(absent) == len(keys) else keys[absent]
+            ordered = np.sort(fresh)
+            if not ordered[0] or (ordered[1:] == ordered[:-1]).any():
+                once = keys[np.sort(np.unique(keys, return_index=True)[1])]
+                once = once[once != 0]
+                if len(once):
+                    self.give(once, add, drop, parent=parent)
+                return
+            known = rows[rows != 0] if len(absent) < len(keys) else _NO_ROWS
+            if len(known):
+                self._touched[known] = _PINNED
+            revived = int(np.count_nonzero(self._void[self._sets[known]])) if self._dead else 0
+            evicting = self.live - self._dead + revived + len(fresh) > self.capacity
+            made = self._allot(len(fresh), evicting=evicting)
+            rows[absent] = made
+            self._keys[made] = fresh
+            if len(known):
+                empty, choices, tags = empty[:, absent], choices[:, absent], tags[:, absent]
+            self._link(fresh, made, empty, choices, tags)
+            self._touched[made] = 0
+            self.live += len(made)
+            self._refs[0] += len(made)
+            self._chain_up(rows, absent)
+            if len(known):
+                self._touched[known] = _TOUCHED
+        else:
             self._touched[rows] = _TOUCHED
-            self._move(rows, add, drop)
+        if parent:
+            before = self._row(parent)
+            if before:
+                self._onward[before] = rows[0]
+        self._move(rows, add, drop)
+
+    def _chain_up(self, rows: Rows, fresh: Rows) -> None:
+        """Rows of a chain, of which those at ``fresh`` are just made, learn what follows them."""
+        first, last = int(rows[0]), int(rows[-1])
+        if len(fresh) == len(rows) == last - first + 1 <= _LONGEST:  # rows come in order: all side by side
+            self._length[first : last + 1] = _DOWNWARD[_LONGEST - len(rows) :]
+            self._onward[last] = 0
             return
-        fresh = keys[absent]
-        ordered = np.sort(fresh)
-        if not ordered[0] or (ordered[1:] == ordered[:-1]).any():
-            fresh = fresh[np.sort(np.unique(fresh, return_index=True)[1])]
-            fresh = fresh[fresh != 0]
-        known = rows[rows != 0]
-        self._touched[known] = _PINNED
-        revived = int(np.count_nonzero(self._void[self._sets[known]])) if self._dead else 0
-        evicting = self.live - self._dead + revived + len(fresh) > self.capacity
-        made = self._allot(len(fresh), evicting=evicting)
-        self._keys[made] = fresh
-        self._link(fresh, made)
-        self._touched[known] = _TOUCHED
-        self._touched[made] = 0
-        self.live += len(made)
-        self._refs[0] += len(made)
-        self._move(np.concatenate((known, made)) if len(known) else made, add, drop)
+        ends = np.flatnonzero(rows[1:] != rows[:-1] + 1)
+        if len(ends):
+            self._onward[rows[ends]] = rows[ends + 1]
+        bounds = np.concatenate((ends, [len(rows) - 1]))
+        upto = bounds[np.searchsorted(bounds, fresh)] if len(ends) else len(rows) - 1
+        made = rows[fresh]
+        self._length[made] = np.minimum(upto - fresh + 1, _LONGEST)
+        self._onward[made[fresh == upto]] = 0
 
     def take(self, keys: Keys, drop: int) -> None:
         """Blocks lose the holders of ``drop``; those without a holder lose their rows."""
@@ -182,43 +225,65 @@ class HolderTable:
         Returns:
             End of each run (blocks from the start, exclusive), and what its set was derived to; a set may be empty.
         """
-        ends: list[int] = []
-        sets: list[int] = []
-        done, blocks = 0, len(keys)
-        for _ in range(_STEPS):
-            if done == blocks:
-                break
-            row = self._row(int(keys[done]))
-            if not row:
-                return self._derived_runs(ends, sets)
-            length = min(blocks - done, self._rows + _STRIDE - row)
-            same = self._keys[row : row + length] == keys[done : done + length]
-            differs = int(same.argmin())
-            if not same[differs]:
-                length = differs
-            self._touched[row : row + length] = _TOUCHED
-            _append_runs(self._sets[row : row + length], done, ends, sets)
-            done += length
-        if done < blocks:
-            rows = self._chain(keys[done:])
-            self._touched[rows] = _TOUCHED
-            if len(rows):
-                _append_runs(self._sets[rows], done, ends, sets)
-        return self._derived_runs(ends, sets)
+        return self._read(self._walk(keys))
 
     def presence(self, keys: Keys) -> tuple[list[int], list[int]]:
         """All of the blocks as runs of one holder set, whether they have rows or not: as ``runs``, without its stop."""
-        ends: list[int] = []
-        sets: list[int] = []
-        if len(keys):
-            rows, _ = self._find(keys)
-            self._touched[rows] = _TOUCHED
-            _append_runs(self._sets[rows], 0, ends, sets)
-        return self._derived_runs(ends, sets)
+        return self._read(self._find(keys)[0])
 
-    def _derived_runs(self, ends: list[int], sets: list[int]) -> tuple[list[int], list[int]]:
+    def _read(self, rows: Rows) -> tuple[list[int], list[int]]:
+        """Runs of the sets of rows, which count as used."""
+        self._touched[rows] = _TOUCHED
+        ends, sets = _runs(self._sets.take(rows))
         derived = self._derived
         return ends, [derived[one] for one in sets]
+
+    def _walk(self, keys: Keys) -> Rows:
+        """Rows of the leading blocks that have one: from piece to piece by the first of each, then all compared."""
+        keys = np.ascontiguousarray(keys)
+        asked = keys.data
+        arena, lengths, onwards = self._arena, self._lengths, self._onwards
+        blocks, done, last, steps = len(keys), 0, 0, _STEPS
+        parts: list[Rows] = []
+        while done < blocks:
+            if steps <= 0:
+                parts.append(self._chain(keys[done:]))
+                break
+            starts: list[int] = []
+            counts: list[int] = []
+            reached = done
+            while reached < blocks and steps > 0:
+                steps -= 1
+                key, row = asked[reached], onwards[last] or last + 1
+                if arena[row] != key:
+                    row = self._row(key)
+                    if not row:
+                        break
+                    if last:
+                        onwards[last] = row
+                count = lengths[row] or 1
+                count = min(count, blocks - reached)
+                starts.append(row - reached)
+                counts.append(count)
+                reached += count
+                last = row + count - 1
+            if reached == done:
+                break
+            rows: Rows = np.arange(done, reached)
+            rows += starts[0] if len(starts) == 1 else np.repeat(starts, counts)
+            same = self._keys.take(rows) == keys[done:reached]
+            differs = int(same.argmin())
+            if not same[differs]:
+                rows = rows[:differs]
+                steps -= _RESTART
+            elif steps > 0:
+                blocks = reached  # the walk ended at a block that is nowhere, or at the end
+            parts.append(rows)
+            done += len(rows)
+            last = int(rows[-1])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else _NO_ROWS
 
     def _chain(self, keys: Keys) -> Rows:
         """Rows of the leading blocks that have one. Every eighth is looked up; what follows it is tried in order."""
@@ -335,36 +400,54 @@ class HolderTable:
         self._sets[rows] = 0
         self.live -= len(rows)
 
-    def _link(self, keys: Keys, rows: Rows) -> None:
-        """Table entries for rows: in the first choice while it is at most half full, else in the emptier of the two."""
+    def _places(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_], NDArray[np.intp], Keys]:
+        """Row of each block (0 for none); and for both choices, shape (2, blocks): empty entries, bucket and tag."""
+        mixed = keys * _BOTH
+        tags = mixed & _LOW
+        choices = ((mixed >> _32) * np.uint64(self._buckets) >> _32).astype(np.intp)
+        entries = self._table.take(choices, axis=0)
+        rows = np.zeros(len(keys), np.intp)
+        hits = np.flatnonzero((entries >> _32) == tags[:, :, None])
+        if len(hits):
+            of = (hits >> 3) % len(keys)
+            led = (entries.reshape(-1)[hits] & _LOW).astype(np.intp)
+            right = (self._keys.take(led) == keys.take(of)) & (led != 0)
+            rows[of[right]] = led[right]
+        if self._spilled:
+            for one in np.flatnonzero(rows == 0).tolist():
+                rows[one] = self._spilled.get(int(keys[one]), 0)
+        return rows, entries == 0, choices, tags
+
+    def _link(self, keys: Keys, rows: Rows, empty: NDArray[np.bool_], choices: NDArray[np.intp], tags: Keys) -> None:
+        """Table entries for rows: in the first choice while it is half empty, else in the emptier of the two."""
         flat = self._table.reshape(-1)
-        buckets = np.uint64(self._buckets)
-        while len(keys):
-            mixed = keys * _FACTORS[0]
-            entries = ((mixed & _LOW) << _32) | rows.astype(np.uint64)
-            chosen = ((mixed >> _32) * buckets >> _32).astype(np.intp)
-            empty = self._table.take(chosen, axis=0) == 0
-            room = np.count_nonzero(empty, axis=1)
-            places = chosen * _BUCKET + empty.argmax(axis=1)
-            tight = np.flatnonzero(room < _BUCKET // 2)
-            if len(tight):
-                second = keys[tight] * _FACTORS[1]
-                other = ((second >> _32) * buckets >> _32).astype(np.intp)
-                free = self._table.take(other, axis=0) == 0
-                roomier = np.count_nonzero(free, axis=1)
-                better = roomier > room[tight]
-                moved = tight[better]
-                places[moved] = (other * _BUCKET + free.argmax(axis=1))[better]
-                entries[moved] = (((second & _LOW) << _32) | rows[tight].astype(np.uint64))[better]
-                full = tight[(room[tight] == 0) & (roomier == 0)]
-                if len(full):
-                    self._spilled.update(zip(keys[full].tolist(), rows[full].tolist(), strict=True))
-                    fits = np.ones(len(keys), np.bool_)
-                    fits[full] = False
-                    keys, rows, places, entries = keys[fits], rows[fits], places[fits], entries[fits]
-            flat[places] = entries
-            lost = flat[places] != entries  # another of these took the same place
-            keys, rows = keys[lost], rows[lost]
+        while True:
+            room = np.bitwise_count(empty.view(np.uint64)[..., 0])
+            if room[0].min() >= _BUCKET // 2:
+                chosen = choices[0] * _BUCKET + empty[0].argmax(axis=1)
+                entries = (tags[0] << _32) | rows.astype(np.uint64)
+                flat[chosen] = entries
+                lost = np.flatnonzero(flat[chosen] != entries)
+                if not len(lost):
+                    return
+                keys, rows, choices, tags = keys[lost], rows[lost], choices[:, lost], tags[:, lost]
+                empty = self._table.take(choices, axis=0) == 0
+                continue
+            second = ((room[0] < _BUCKET // 2) & (room[1] > room[0])).astype(np.intp)
+            each = np.arange(len(keys))
+            full = room[second, each] == 0
+            chosen = choices[second, each] * _BUCKET + empty[second, each].argmax(axis=1)
+            entries = (tags[second, each] << _32) | rows.astype(np.uint64)
+            if full.any():
+                self._spilled.update(zip(keys[full].tolist(), rows[full].tolist(), strict=True))
+                flat[chosen[~full]] = entries[~full]
+            else:
+                flat[chosen] = entries
+            lost = np.flatnonzero((flat[chosen] != entries) & ~full)  # another of these took the same place
+            if not len(lost):
+                return
+            keys, rows, choices, tags = keys[lost], rows[lost], choices[:, lost], tags[:, lost]
+            empty = self._table.take(choices, axis=0) == 0
 
     # -- sets ----------------------------------------------------------------------------------------------------
 
@@ -453,14 +536,11 @@ class HolderTable:
             self._free_sets.append(one)
 
 
-def _append_runs(found: NDArray[np.uint32], start: int, ends: list[int], sets: list[int]) -> None:
-    """Runs of equal numbers are added to ``ends`` and ``sets``."""
-    first = int(found[0])
-    starts = [] if (found == first).all() else (np.flatnonzero(found[1:] != found[:-1]) + 1).tolist()
-    numbers = [first, *(found[starts].tolist() if starts else ())]
-    bounds = [*starts, len(found)]
-    if sets and sets[-1] == first:
-        ends.pop()
-        sets.pop()
-    ends.extend(start + one for one in bounds)
-    sets.extend(numbers)
+def _runs(found: NDArray[np.uint32]) -> tuple[list[int], list[int]]:
+    """Ends and values of the runs of equal numbers."""
+    if not len(found):
+        return [], []
+    starts = np.flatnonzero(found[1:] != found[:-1]) + 1
+    if not len(starts):
+        return [len(found)], [int(found[0])]
+    return [*starts.tolist(), len(found)], [int(found[0]), *found[starts].tolist()]

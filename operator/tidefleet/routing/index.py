@@ -108,7 +108,7 @@ class PrefixIndex:
         return slot
 
     def drop_endpoint(self, slot: int) -> None:
-        """The endpoint is gone, and what it holds; its slot is free. A shared store keeps its blocks."""
+        """The endpoint is gone, and what it holdsA shared store keeps its blocks."""
         self.clear(slot)
         self._in_use.remove(slot)
         self._free.append(slot)
@@ -139,7 +139,7 @@ class PrefixIndex:
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
-    def store(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0) -> None:
+    def store(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0, parent: int = 0) -> None:
         """An endpoint holds these blocks; with tier 3, so do all that read its shared store.
 
         Args:
@@ -147,6 +147,7 @@ class PrefixIndex:
             keys: shape (blocks,), in any order; leading blocks are kept first where not all fit.
             tier: from 0 to 3.
             window: 0 for full attention; else blocks that the layers which these belong to look back.
+            parent: key of the block before the first, where it is known: hits do not depend on it, their speed does.
 
         Raises:
             KeyError: no endpoint has this slot.
@@ -162,7 +163,7 @@ class PrefixIndex:
             self._tiers = tier + 1
             self._rederive()
         if len(keys):
-            table.give(keys, bit)
+            table.give(keys, bit, parent=parent)
 
     def remove(self, slot: int, keys: Keys, *, tier: int = 0, window: int = 0) -> None:
         """An endpoint holds these blocks no more in this tier; blocks that it did not hold are no error."""
@@ -264,9 +265,10 @@ class PrefixIndex:
 
     def _by_tier(self, flat: NDArray[np.int32]) -> NDArray[np.int32]:
         """From (4 * slots,) to (tiers, slots), tiers that nobody uses filled up with the one before."""
-        found = np.ascontiguousarray(flat.reshape(self._slots, TIERS).T)
-        if self._tiers < TIERS:
-            found[self._tiers :] = found[self._tiers - 1]
+        by_slot = flat.reshape(self._slots, TIERS).T
+        found = np.empty((TIERS, self._slots), np.int32)
+        found[: self._tiers] = by_slot[: self._tiers]
+        found[self._tiers :] = by_slot[self._tiers - 1]
         return found
 
     def _depths(self, ends: list[int], sets: list[int]) -> NDArray[np.int32]:
@@ -287,7 +289,10 @@ class PrefixIndex:
             lost.append((still, reached))
         if len(lost) <= _FEW_RUNS:
             for bits, reached in lost:
-                flat[self._flags(bits)] = reached
+                if bits & (bits - 1):
+                    flat[self._flags(bits)] = reached
+                else:
+                    flat[bits.bit_length() - 1] = reached
         else:
             width = self._slots * TIERS // 8 + 1
             raw = np.frombuffer(b"".join([bits.to_bytes(width, "little") for bits, _ in lost]), np.uint8)
