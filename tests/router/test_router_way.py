@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,11 +25,13 @@ from router_ground import (
     accelerators,
     eventually,
 )
+from typer.testing import CliRunner
 
 from localcluster.addresses import PodRange
 from localcluster.binaries import find
 from localcluster.errors import LocalClusterError
 from tidefleet import catalogue
+from tidefleet.cli.main import app
 from tidefleet.cluster.clock import ScaledClock
 from tidefleet.emulator import Fleet as Engines
 from tidefleet.emulator import Running, SimulatedPod
@@ -260,3 +263,43 @@ def test_nothing_of_a_request_reaches_metrics_logs_or_debug_pages(
     pages = [ground.way.http.get(path).text for path in ("/metrics", "/debug/pools", "/debug/picks?limit=256")]
     for text in [*pages, caplog.text]:
         assert "SECRET" not in text
+
+
+def tidefleet(way: Way, *arguments: str, stdin: str = "") -> tuple[int, str]:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*arguments, "--router", str(way.http.base_url)], input=stdin)
+    return done.exit_code, done.output
+
+
+def test_the_command_explains_the_last_picks_and_a_request_of_ones_own(ground: Ground, tmp_path: Path) -> None:
+    ground.ask("cli " + WORDS * 100, session="cli")
+    status, said = tidefleet(ground.way, "route", "explain", "--limit", "1")
+    assert status == 0, said
+    assert "prod/chat" in said
+    assert "first token in" in said
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "cli " + WORDS * 100}]}
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    status, said = tidefleet(
+        ground.way, "route", "explain", str(tmp_path / "body.json"), "-H", "x-session-id: cli", "-o", "json"
+    )
+    assert status == 0, said
+    assert json.loads(said)["chosen"]["hitTokens"]["device"] > 500
+    status, said = tidefleet(ground.way, "route", "explain", "-", stdin='{"model": "nobody", "messages": []}')
+    assert (status, "no pool serves this model" in said) == (1, True)
+    status, said = tidefleet(ground.way, "route", "explain", "-", stdin="{")
+    assert (status, "no JSON" in said) == (2, True)
+
+
+def test_the_command_shows_pools_and_endpoints(ground: Ground) -> None:
+    ground.ask("top")
+    status, said = tidefleet(ground.way, "top", "--once")
+    assert status == 0, said
+    assert "max/mean load" in said
+    assert all(one["metadata"]["name"] in said for one in ground.pods)
+    status, said = tidefleet(ground.way, "top", "-o", "json")
+    assert json.loads(said)[0]["pool"] == "prod/chat"
+
+
+def test_a_router_that_is_not_there_is_told_with_what_to_do() -> None:
+    done = CliRunner().invoke(app, ["top", "--router", "http://127.0.0.1:1"])
+    assert done.exit_code == 1
+    assert "port-forward" in done.output

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, router, validate
+from tidefleet.cli import (
+    compare,
+    cost,
+    crds,
+    emulator,
+    explain,
+    flip,
+    flips,
+    operator,
+    pause,
+    plan,
+    route,
+    router,
+    validate,
+)
 
 app = typer.Typer(
     name="tidefleet",
@@ -18,10 +32,12 @@ app = typer.Typer(
 )
 app.add_typer(operator.app, name="operator")
 app.add_typer(router.app, name="router")
+app.add_typer(route.app, name="route")
 app.add_typer(crds.app, name="crds")
 app.add_typer(emulator.app, name="emulator")
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
+app.command("top")(route.top)
 app.command("explain")(explain.explain)
 app.command("flips")(flips.flips)
 app.command("flip")(flip.flip)
