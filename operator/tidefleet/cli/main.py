@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, validate
+from tidefleet.cli import (
+    compare,
+    conformance,
+    cost,
+    crds,
+    emulator,
+    explain,
+    flip,
+    flips,
+    operator,
+    pause,
+    plan,
+    validate,
+)
 
 app = typer.Typer(
     name="tidefleet",
@@ -26,6 +39,7 @@ app.command("flips")(flips.flips)
 app.command("flip")(flip.flip)
 app.command("pause")(pause.pause)
 app.command("cost")(cost.cost)
+app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 
 
