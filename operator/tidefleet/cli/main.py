@@ -9,6 +9,7 @@ import typer
 from tidefleet import __version__
 from tidefleet.cli import (
     compare,
+    conformance,
     cost,
     crds,
     emulator,
@@ -43,6 +44,7 @@ app.command("flips")(flips.flips)
 app.command("flip")(flip.flip)
 app.command("pause")(pause.pause)
 app.command("cost")(cost.cost)
+app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 
 
