@@ -80,13 +80,12 @@ class GatewayPools:
         """
         creation, uid = pool.spec.gateway.inference_pool.creation, pool.metadata.uid
         if there is None:
-            if creation is GatewayPoolCreation.CREATE:
-                self._tell(
-                    pool,
-                    "GatewayPoolUnknown",
-                    "upstream InferencePools (inference.networking.k8s.io) cannot be listed; install the Gateway API "
-                    "Inference Extension's definitions, or set spec.gateway.inferencePool.creation: None",
-                )
+            if creation is GatewayPoolCreation.CREATE and self._is_news(pool, "unknown"):
+                self._actor.events.emit(
+                    INFERENCE_POOL, pool.namespace, pool.name, uid, type_="Warning", reason="GatewayPoolUnknown",
+                    message="upstream InferencePools (inference.networking.k8s.io) cannot be listed; install the "
+                    "Gateway API Inference Extension's definitions, or set spec.gateway.inferencePool.creation: None",
+                )  # fmt: skip
             return
         name, mine = gateway_pool_name(pool), [raw for raw in there if is_ours(raw, pool)]
         for raw in mine:
@@ -103,8 +102,12 @@ class GatewayPools:
             None,
         )
         if creation is GatewayPoolCreation.REFERENCE:
-            if found is None:
-                self._tell(pool, "GatewayPoolMissing", f"there is no upstream InferencePool {pool.namespace}/{name}")
+            if found is None and self._is_news(pool, "missing"):
+                self._actor.events.emit(
+                    INFERENCE_POOL, pool.namespace, pool.name, uid, type_="Warning", reason="GatewayPoolMissing",
+                    message=f"there is no upstream InferencePool {pool.namespace}/{name}; create it, or set "
+                    "spec.gateway.inferencePool.creation: Create",
+                )  # fmt: skip
             return
         spec = wanted_spec(pool, self._picker)
         if found is None:
@@ -112,12 +115,12 @@ class GatewayPools:
                 self._done[uid] = spec
             return
         if not is_ours(found, pool):
-            self._tell(
-                pool,
-                "GatewayPoolTaken",
-                f"the upstream InferencePool {pool.namespace}/{name} is not ours and left alone; name another one in "
-                "spec.gateway.inferencePool.name, or set creation: Reference",
-            )
+            if self._is_news(pool, "taken"):
+                self._actor.events.emit(
+                    INFERENCE_POOL, pool.namespace, pool.name, uid, type_="Warning", reason="GatewayPoolTaken",
+                    message=f"the upstream InferencePool {pool.namespace}/{name} is not ours and left alone; name "
+                    "another one in spec.gateway.inferencePool.name, or set creation: Reference",
+                )  # fmt: skip
             return
         self._done.pop(uid, None)
         if not _holds(found.get("spec"), spec):
@@ -176,15 +179,12 @@ class GatewayPools:
         )
         return isinstance(outcome, Written | Gone)
 
-    def _tell(self, pool: InferencePool, reason: str, message: str) -> None:
-        """An Event, once per pool, reason and term."""
-        key = f"{pool.metadata.uid} {reason}"
-        if key not in self._told:
-            self._told.add(key)
-            self._actor.events.emit(
-                INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid, type_="Warning", reason=reason,
-                message=message,
-            )  # fmt: skip
+    def _is_news(self, pool: InferencePool, what: str) -> bool:
+        """Whether this was not told of this pool in this term."""
+        key = f"{pool.metadata.uid} {what}"
+        known = key in self._told
+        self._told.add(key)
+        return not known
 
 
 def _holds(found: object, wanted: object) -> bool:
