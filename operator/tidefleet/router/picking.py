@@ -313,9 +313,7 @@ class Picker:
         if status is not None and status in _FAULTS:
             state.table.failed(flight.address, now)
         elif status is not None and status < 400 and not ask.token_exact and len(ask.keys):
-            slot = state.slot(flight.address)
-            if slot is not None:
-                state.chunks.store(slot, ask.keys)
+            state.placed(flight.address, ask.keys)
 
     def body(self, ticket: object, chunk: bytes, end: bool, now: float) -> None:
         """A piece of the response passed."""

@@ -21,6 +21,7 @@ from tidefleet.routing.endpoints import Endpoints
 from tidefleet.routing.handover import hand_over, stay
 from tidefleet.routing.hashing import Keys
 from tidefleet.routing.index import Hits, PrefixIndex
+from tidefleet.routing.placements import Placements
 from tidefleet.routing.queue import Queue
 from tidefleet.routing.sessions import SessionState, SessionStore
 
@@ -118,6 +119,7 @@ class PoolState:
         )
         self.blocks = PrefixIndex(capacity_blocks=limits.index_blocks)
         self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
+        self.placements = Placements(self.chunks)
         self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
         self.block_tokens = DEFAULT_BLOCK_TOKENS
@@ -197,6 +199,7 @@ class PoolState:
         if slot is not None:
             self.blocks.drop_endpoint(slot)
             self.chunks.drop_endpoint(slot)
+            self.placements.forget(slot)
 
     def _say_what_is_odd(self, rank: Rank) -> None:
         words = "; ".join(rank.odd)
@@ -225,6 +228,13 @@ class PoolState:
         """Sessions that were given another home since the last call."""
         taken, self._moved = self._moved, 0
         return taken
+
+    def placed(self, address: str, keys: Keys) -> None:
+        """An endpoint answered a request that was compared as text."""
+        slot = self._slots.get(address)
+        if slot is not None and address in self.table:
+            room = int(self.table.endpoint(address).kv_capacity_tokens / self.chunk_tokens)
+            self.placements.placed(slot, keys, room=room)
 
     def held(self, address: str) -> int:
         """Blocks or chunks that an endpoint is known to hold on its device."""
