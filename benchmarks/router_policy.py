@@ -3,7 +3,7 @@
     python benchmarks/router_policy.py [--traces DIR] [--sessions 80] [--json]
 
 Replays the Mooncake conversation trace at 1, 3 and 6 times its rate (open loop) and Claude Code sessions (closed loop:
-a turn comes its own pause after the last one's answer) on 8 replicas of llama-3.3-70b, two H200 chips each, through
+a turn comes its own pause after the last one's answer) on 8 replicas of llama-3.3-70b, four H200 chips each, through
 each policy. An engine prefills in order, interleaves decode steps with chunks of 2,048 tokens, and keeps whole blocks
 in order of last use; its speeds are those that the picker expects.
 

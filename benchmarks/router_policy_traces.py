@@ -21,7 +21,7 @@ from tidefleet.routing.hashing import Keys, mix, token_keys
 
 MOONCAKE_BLOCK = 512
 CLAUDE_BLOCK, CLAUDE_RUN = 64, 16
-LIVE_SESSIONS = 48
+LIVE_SESSIONS = 32
 """Claude Code sessions at a time."""
 
 
@@ -50,10 +50,10 @@ class Scenario:
 
 
 def replica() -> Replica:
-    """llama-3.3-70b, weights and KV in FP8, on two H200 chips."""
+    """llama-3.3-70b, weights and KV in FP8, on four H200 chips."""
     kinds = (parse(one) for one in accelerator_manifests())
     h200 = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == "h200-sxm")
-    return Replica(models()["llama-3.3-70b"], accelerator_of(h200), 2, "Fp8", "Fp8")
+    return Replica(models()["llama-3.3-70b"], accelerator_of(h200), 4, "Fp8", "Fp8")
 
 
 def mooncake(path: Path, speed: float) -> Scenario:
