@@ -59,7 +59,7 @@ def start(
     """Start an engine; `wait` until it answers (35 to 60 s on two cores).
 
     Args:
-        shared_store: directory through which engines hand KV to each other (vLLM's ExampleConnector).
+        shared_store: directory through which engines hand KV to each other; see ``plugin/prefix_connector.py``.
 
     Raises:
         LocalClusterError: vLLM cannot be had.
@@ -71,12 +71,14 @@ def start(
         *(str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(engine.port)),
         *("--load-format", "dummy", "--enforce-eager", "--enable-prefix-caching", "--seed", "0"),
+        "--enable-prompt-tokens-details",
         *("--block-size", str(BLOCK_TOKENS), "--max-model-len", "4096", "--max-num-seqs", "16"),
         *("--kv-events-config", engine.events_config),
     ]
     if shared_store is not None:
         connector = {
-            "kv_connector": "ExampleConnector",
+            "kv_connector": "PrefixConnector",
+            "kv_connector_module_path": "prefix_connector",
             "kv_role": "kv_both",
             "kv_connector_extra_config": {"shared_storage_path": str(shared_store)},
         }
@@ -88,6 +90,7 @@ def start(
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": str(Path(__file__).parent / "plugin"),
     }
     processes.start(name, command, env=variables, grace_seconds=10.0)
     return engine
