@@ -1,7 +1,8 @@
 """The suite passes pickers that keep the protocol, and notices each fault; run on a picker of another make."""
 
 import pytest
-from other_picker import ENDPOINTS, FAULTS, OtherPicker
+from other_picker import ENDPOINTS, OtherPicker
+from picker_faults import FAULTS
 
 from tidefleet import conformance
 from tidefleet.conformance import Outcome, Target
