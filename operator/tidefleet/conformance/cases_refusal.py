@@ -120,4 +120,4 @@ def _sessions(target: Target) -> None:
     """A hundred and fifty session ids, some of them long, do no harm."""
     for number in range(150):
         text = f"session-{number}" * (200 if number % 50 == 0 else 1)
-        target.ask(target.request(headers=(("x-session-id", text),))).chosen()
+        target.ask(target.request(headers=(("x-session-id", text),))).chosen().exchange.finish()

@@ -197,7 +197,9 @@ def _spread(target: Target) -> None:
         user = {"role": "user", "content": f"question {number}: " + f"{number * 7919 % 997} " * 300}
         body = build.chat(target.model, messages=[system, user])
         headers = (("x-session-id", f"spread-{number}"),)
-        used[target.ask(Request(pieces=(body,), headers=headers)).addresses[0]] += 1
+        answer = target.ask(Request(pieces=(body,), headers=headers))
+        used[answer.addresses[0]] += 1
+        answer.exchange.finish()
     expect(2 * len(used) >= len(endpoints), f"64 sessions went to {len(used)} of {len(endpoints)} endpoints")
 
 
