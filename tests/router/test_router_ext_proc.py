@@ -94,6 +94,17 @@ def test_a_buffered_body_is_answered_with_the_choice() -> None:
     assert chooser.asked[0][1] == BODY
 
 
+def test_a_second_piece_of_a_buffered_body_is_a_grpc_error_and_the_ticket_is_closed() -> None:
+    async def main() -> Recorder:
+        chooser = Recorder()
+        async with serving(chooser) as server, connected(server) as client:
+            client.call(1, request(mode=2), piece(b"x"), piece(b"x"))
+            assert await client.status(1) == "3"
+        return chooser
+
+    assert asyncio.run(main()).told == [("closed", "/v1/chat")]
+
+
 def test_a_gateway_that_tells_no_mode_is_taken_as_configured() -> None:
     assert len(talk(Recorder(), request(mode=None), answers=1, options=Options(headers_only=True))) == 1
     chooser = Recorder()

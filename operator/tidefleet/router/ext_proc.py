@@ -52,7 +52,6 @@ class Session:
         self._held = 0
         self._request_ended = False
         self._trailers = False
-        self._asked = False
         self._choice: Choice | None = None
         self._task: asyncio.Future[Choice | Refusal] | None = None
         self._peer_done = self._closed = False
@@ -130,7 +129,7 @@ class Session:
     def _on_request_body(self, body: Any) -> None:
         if self._head is None or self._request_ended:
             raise GrpcError(INVALID_ARGUMENT, "a request body out of turn")
-        self._request_ended = body.end_of_stream
+        self._request_ended = body.end_of_stream or self._request_mode == _BUFFERED  # buffered bodies come in one piece
         if self._request_mode not in (_FULL_DUPLEX, _BUFFERED):
             self._call.send_framed(messages.REQUEST_BODY_AS_IT_IS)
             return
@@ -143,7 +142,7 @@ class Session:
         else:
             self._held = size
             self._parts.append(piece)
-            if body.end_of_stream or self._request_mode == _BUFFERED:
+            if self._request_ended:
                 self._ask(b"".join(self._parts))
 
     def _on_request_trailers(self) -> None:
@@ -158,7 +157,6 @@ class Session:
 
     def _ask(self, body: bytes | None) -> None:
         assert self._head is not None  # noqa: S101 - for the type checker
-        self._asked = True
         try:
             answer = self._chooser.choose(self._head, body)
         except Exception:
