@@ -10,6 +10,7 @@ does not send them is taken to be in full duplex, unless `headers_only` says oth
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -166,11 +167,15 @@ class Session:
             self._decided(answer, body)
             return
         self._task = asyncio.ensure_future(_awaited(answer))
-        self._task.add_done_callback(lambda task: self._task_done(task, body))
+        self._task.add_done_callback(lambda task: self._task_done(task, body, answer))
 
-    def _task_done(self, task: asyncio.Future[Choice | Refusal], body: bytes | None) -> None:
+    def _task_done(
+        self, task: asyncio.Future[Choice | Refusal], body: bytes | None, awaited: Awaitable[Choice | Refusal]
+    ) -> None:
         self._task = None
         if task.cancelled():
+            if inspect.iscoroutine(awaited):
+                awaited.close()  # where it was cancelled before it began
             return
         answer = task.result()
         if not self._closed:
