@@ -5,7 +5,10 @@ import contextlib
 import struct
 from collections.abc import Callable, Coroutine
 
+import hpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from wire_client import Client, Recorder, connected, eventually, piece, request, serving
 
 from tidefleet.router import Limits
@@ -31,6 +34,7 @@ from tidefleet.router.frames import (
     SETTINGS,
     STREAM_CLOSED,
     WINDOW_UPDATE,
+    H2Error,
     HeaderBlocks,
     literal_headers,
 )
@@ -341,6 +345,39 @@ def test_header_blocks_that_name_table_entries_follow_the_table() -> None:
     assert blocks.decode(b"\xbe") == [(b"a", b"b")]
     assert blocks.decode(b"\x40\x01c\x01d") == [(b"c", b"d")]
     assert blocks.decode(b"\xbe") == [(b"c", b"d")]
+
+
+def test_equal_blocks_with_literals_follow_the_table_too() -> None:
+    """A literal without indexing leaves the table; one with indexing, and a change of its size, do not."""
+    blocks = HeaderBlocks(10_000)
+    indexed, plain = b"\x40\x01a\x01b", b"\xbe\x04\x02/x\x00\x01n\x01v"
+    blocks.decode(indexed)
+    wanted = [(b"a", b"b"), (b":path", b"/x"), (b"n", b"v")]
+    assert blocks.decode(plain) == blocks.decode(plain) == wanted
+    blocks.decode(b"\x40\x01c" + b"\x7f\x01" + b"d" * 128)
+    assert blocks.decode(plain)[0] == (b"c", b"d" * 128)
+    blocks.decode(b"\x20")  # the table is emptied
+    with pytest.raises(H2Error):
+        blocks.decode(plain)
+
+
+FIELDS = [
+    b"\x40\x01a\x01b", b"\x20", b"\x3f\xe1\x1f", b"\x82", b"\xbe", b"\x0f\x10\x01v", b"\x10\x01s\x01t", b"\x50\x01z",
+    b"\x04\x81\x1f",
+]  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.sampled_from(FIELDS), st.binary(max_size=6)), max_size=12))
+def test_blocks_decode_as_without_memory(blocks: list[bytes]) -> None:
+    remembering, plain = HeaderBlocks(10_000), hpack.Decoder(max_header_list_size=10_000)
+    for block in [one for one in blocks for _ in range(2)]:
+        try:
+            wanted = [(bytes(name), bytes(value)) for name, value in plain.decode(block, raw=True)]
+        except (hpack.HPACKError, IndexError, ValueError):
+            with pytest.raises(H2Error):
+                remembering.decode(block)
+            return
+        assert remembering.decode(block) == wanted
 
 
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 20_000])
