@@ -41,7 +41,7 @@ check: venv ## ruff, mypy --strict, import-linter, drift of generated files
 	$(BIN)/python deploy/generate.py --check
 
 unit: venv ## the tests that need no server
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not cluster and not chart"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not cluster and not chart and not envoy"
 
 # What fails beside another worker on a small, shared machine is told, and tried once more alone; it must pass then.
 test: check tools ## everything

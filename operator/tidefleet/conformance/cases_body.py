@@ -145,10 +145,8 @@ def _trailers_only(target: Target) -> None:
 
 
 def _untouched(target: Target, inside: str) -> None:
-    body = (
-        '{"model": %s, "messages": [{"role": "user", "content": "x"}], %s}' % (json.dumps(target.model), inside)
-    ).encode()  # noqa: UP031, E501
-    _returned(target, body)
+    body = f'{{"model": {json.dumps(target.model)}, "messages": [{{"role": "user", "content": "x"}}], {inside}}}'
+    _returned(target, body.encode())
 
 
 @case("untouched.large-integer")

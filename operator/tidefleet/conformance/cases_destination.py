@@ -83,11 +83,7 @@ def _replaces(target: Target) -> None:
     option = base_pb2.HeaderValueOption
     for one in answer.headers.request_headers.response.header_mutation.set_headers:
         if one.header.key.lower() == build.DESTINATION:
-            # Where neither is set, Envoy's ext_proc overwrites; append = true and append_action = APPEND do not.
-            appends = one.append.value or (
-                one.append_action == option.APPEND_IF_EXISTS_OR_ADD and one.HasField("append")
-            )
-            expect(not appends, "the header is appended to the client's")
+            expect(not one.append.value, "the header is appended to the client's")
             expect(one.append_action != option.ADD_IF_ABSENT, "the client's header wins (ADD_IF_ABSENT)")
 
 

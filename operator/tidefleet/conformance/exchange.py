@@ -60,6 +60,16 @@ class Exchange:
             raise Failed(self._words(error, "the end of the stream with status OK")) from None
         raise Failed(f"the picker sent a {extra.WhichOneof('response')} that nothing asked for")
 
+    def drain(self) -> None:
+        """Send no more, and see the picker end the stream, in whatever way."""
+        self._queue.put(None)
+        try:
+            for _ in self._call:
+                pass
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise Failed(self._words(error, "the end of the stream")) from None
+
     def cancel(self) -> None:
         """Reset the stream, as a gateway does when its client goes away."""
         self._queue.put(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET  # noqa: S405 - written, not read
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from tidefleet.conformance.case import Outcome, Result

@@ -59,4 +59,6 @@ def _try(target: Target, case: Case) -> Result:
         outcome, message = Outcome.FAILED, str(reason)
     except Skipped as reason:
         outcome, message = Outcome.SKIPPED, str(reason)
+    finally:
+        target.release()
     return Result(case, outcome, message, time.monotonic() - started)

@@ -103,6 +103,7 @@ class Target:
         self.told_endpoints = bool(self.endpoints)
         self._lock = threading.Lock()
         self._shared: Any = None
+        self._open: list[Exchange] = []
 
     def channel(self, *, plain: bool = False) -> Any:
         """A connection of its own; the caller closes it."""
@@ -133,7 +134,15 @@ class Target:
 
     def open(self, channel: Any = None) -> Exchange:
         """A stream."""
-        return Exchange(channel or self.connection, deadline_seconds=self.deadline_seconds)
+        exchange = Exchange(channel or self.connection, deadline_seconds=self.deadline_seconds)
+        self._open.append(exchange)
+        return exchange
+
+    def release(self) -> None:
+        """Reset every stream that a case left open."""
+        for exchange in self._open:
+            exchange.cancel()
+        self._open.clear()
 
     def need_bodies(self) -> None:
         """Skip the case where the picker sees headers only."""

@@ -10,6 +10,7 @@ does not send them is taken to be in full duplex, unless `headers_only` says oth
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -52,7 +53,6 @@ class Session:
         self._held = 0
         self._request_ended = False
         self._trailers = False
-        self._asked = False
         self._choice: Choice | None = None
         self._task: asyncio.Future[Choice | Refusal] | None = None
         self._peer_done = self._closed = False
@@ -130,7 +130,7 @@ class Session:
     def _on_request_body(self, body: Any) -> None:
         if self._head is None or self._request_ended:
             raise GrpcError(INVALID_ARGUMENT, "a request body out of turn")
-        self._request_ended = body.end_of_stream
+        self._request_ended = body.end_of_stream or self._request_mode == _BUFFERED  # buffered bodies come in one piece
         if self._request_mode not in (_FULL_DUPLEX, _BUFFERED):
             self._call.send_framed(messages.REQUEST_BODY_AS_IT_IS)
             return
@@ -143,7 +143,7 @@ class Session:
         else:
             self._held = size
             self._parts.append(piece)
-            if body.end_of_stream or self._request_mode == _BUFFERED:
+            if self._request_ended:
                 self._ask(b"".join(self._parts))
 
     def _on_request_trailers(self) -> None:
@@ -158,7 +158,6 @@ class Session:
 
     def _ask(self, body: bytes | None) -> None:
         assert self._head is not None  # noqa: S101 - for the type checker
-        self._asked = True
         try:
             answer = self._chooser.choose(self._head, body)
         except Exception:
@@ -168,11 +167,15 @@ class Session:
             self._decided(answer, body)
             return
         self._task = asyncio.ensure_future(_awaited(answer))
-        self._task.add_done_callback(lambda task: self._task_done(task, body))
+        self._task.add_done_callback(lambda task: self._task_done(task, body, answer))
 
-    def _task_done(self, task: asyncio.Future[Choice | Refusal], body: bytes | None) -> None:
+    def _task_done(
+        self, task: asyncio.Future[Choice | Refusal], body: bytes | None, awaited: Awaitable[Choice | Refusal]
+    ) -> None:
         self._task = None
         if task.cancelled():
+            if inspect.iscoroutine(awaited):
+                awaited.close()  # where it was cancelled before it began
             return
         answer = task.result()
         if not self._closed:

@@ -95,7 +95,8 @@ class HeaderBlocks:
     def decode(self, block: bytes) -> list[Header]:
         """The fields of a block; not to be changed, since equal blocks may share them.
 
-        A block that only names table entries means the same until the table changes, and is kept.
+        A block that leaves the table as it is means the same until another one changes it, and is kept: a gateway's
+        calls differ in nothing, and decoding them is dear.
 
         Raises:
             H2Error: It cannot be decoded, or holds more than the limit once unpacked.
@@ -109,11 +110,46 @@ class HeaderBlocks:
             raise H2Error(ENHANCE_YOUR_CALM, "headers are too large") from None
         except (hpack.HPACKError, IndexError, ValueError) as error:
             raise H2Error(COMPRESSION_ERROR, f"HPACK: {type(error).__name__}") from None
-        if not block or min(block) <= 0x80 or 0xFF in block:  # not indexed fields of one byte each (RFC 7541, 6.1)
+        if _changes_table(block):
             self._known.clear()
-        elif len(self._known) < 256:
+        elif len(block) <= 1_024:
+            if len(self._known) >= 64:
+                self._known.clear()
             self._known[block] = headers
         return headers
+
+
+def _changes_table(block: bytes) -> bool:
+    """Whether a block that decodes has a literal with indexing or a change of the table's size (RFC 7541, 6)."""
+    at = 0
+    while at < len(block):
+        first = block[at]
+        if first & 0x80:
+            _, at = _integer(block, at, 0x7F)
+        elif first & 0x60:
+            return True
+        else:
+            name, at = _integer(block, at, 0x0F)
+            for _ in range(1 if name else 2):
+                size, at = _integer(block, at, 0x7F)
+                at += size
+    return False
+
+
+def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
+    """An integer with a prefix of that mask (RFC 7541, 5.1), and where it ends."""
+    value = block[at] & prefix
+    at += 1
+    if value < prefix:
+        return value, at
+    shift = 0
+    while True:
+        byte = block[at]
+        at += 1
+        value += (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, at
 
 
 def unpadded(payload: bytes) -> bytes:
