@@ -270,6 +270,7 @@ class FleetLoop:
         decision, changed = self.actor.act(decision, memory, decision_id=decision_id)
         if decision.write:
             self._guard(pool, decision_id)
+            self.lifecycle.gateways.keep(pool, self.observer.gateway_pools, decision_id)
         current = self._ids.get(key)
         if changed or current is None:
             self._ids[key] = current = decision_id

@@ -98,6 +98,8 @@ class Observer:
     """Autoscalers as last listed; ``None`` while they are not known, and then no adopted workload is scaled."""
     budgets: Sequence[Mapping[str, Any]] | None = None
     """PodDisruptionBudgets as last listed; ``None`` while they are not known."""
+    gateway_pools: Sequence[Mapping[str, Any]] | None = None
+    """Upstream InferencePools as last listed; ``None`` while they are not known, or where the kind is absent."""
     collector: Collector | None = None
 
     def observe(self, now: float) -> Fleet:
