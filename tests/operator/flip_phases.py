@@ -117,4 +117,3 @@ def turns(night: Night, index: int) -> list[str]:
     """The phases that a node's journal has gone through."""
     text = night.node(index)["metadata"].get("annotations", {}).get("tidefleet.io/flip", "{}")
     return [phase for _, phase in json.loads(text).get("history", ())]
-

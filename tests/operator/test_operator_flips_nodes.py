@@ -12,6 +12,7 @@ from tidefleet.flipping.phase import Phase
 
 pytestmark = pytest.mark.cluster
 
+
 def lending_night(night):
     """Thirteen nodes of one chip: four that serve, and one for each phase of a flip."""
     one = night(nodes=4 + len(PHASES), chips=1)
