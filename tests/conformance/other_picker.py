@@ -130,6 +130,7 @@ class Stream:
         stays = {"cancelled streams stay": 60, "lost connections stay": 15}
         if self.fault in stays and picker.stuck > stays[self.fault]:
             self.abort("too many streams")
+        picker.stuck += self.fault in stays
         ended = False
         try:
             async for message in messages:
@@ -146,8 +147,8 @@ class Stream:
             if self.fault == "an answer too many":
                 yield pb.ProcessingResponse(response_headers=pb.HeadersResponse())
         finally:
-            if not ended:
-                picker.stuck += 1
+            if ended and self.fault in stays:
+                picker.stuck -= 1
             if self.fault == "one stream at a time" and self.first is not None:
                 picker.one_at_a_time.release()
 
