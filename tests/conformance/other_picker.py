@@ -141,7 +141,8 @@ class Stream:
                 if self.over:
                     ended = True
                     return
-            ended = True
+            await asyncio.sleep(0)
+            ended = not self.context.cancelled()
             if self.fault == "ended streams stay":
                 await asyncio.sleep(3)
             if self.fault == "an answer too many":
