@@ -3,13 +3,13 @@
 Without a fault it keeps the protocol. `picker_faults.FAULTS` lists them.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import ipaddress
 import json
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -25,7 +25,7 @@ HEALTH = ("", "liveness", "readiness", "envoy.service.ext_proc.v3.ExternalProces
 class OtherPicker:
     """Serves until the block ends."""
 
-    def __init__(self, fault: str = "", endpoints: tuple[str, ...] = ENDPOINTS, *, affinity: bool = True) -> None:
+    def __init__(self, fault: str = "", endpoints: tuple[str, ...] = ENDPOINTS) -> None:
         if fault and fault not in FAULTS:
             raise ValueError(fault)
         self.fault = fault
@@ -35,27 +35,34 @@ class OtherPicker:
         self.streams: dict[str, int] = {}
         self.stuck = 0
         self.broken = False
-        self.one_at_a_time = threading.Lock()
+        self.one_at_a_time = asyncio.Lock()
 
     @contextlib.contextmanager
-    def serving(self, credentials: Any = None) -> Iterator[int]:
+    def serving(self) -> Iterator[int]:
         """The port."""
-        options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-        ]
-        server = grpc.server(ThreadPoolExecutor(160), options=options)
-        server.add_generic_rpc_handlers((_Methods(self),))
-        if credentials is None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+
+        async def start() -> tuple[Any, int]:
+            options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+            server = grpc.aio.server(options=options)
+            server.add_generic_rpc_handlers((_Methods(self),))
             port = server.add_insecure_port("127.0.0.1:0")
-        else:
-            port = server.add_secure_port("127.0.0.1:0", credentials)
-        server.start()
+            await server.start()
+            return server, port
+
+        server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
         try:
             yield port
         finally:
-            server.stop(None).wait()
+            asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(20)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+
+
+class Abort(Exception):
+    """Ends a stream with a gRPC error."""
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -66,19 +73,27 @@ class _Methods(grpc.GenericRpcHandler):
         fault = self._picker.fault
         if call.method == "/envoy.service.ext_proc.v3.ExternalProcessor/Process":
             return grpc.stream_stream_rpc_method_handler(
-                lambda messages, context: Stream(self._picker, context).run(messages),
-                lambda raw: _parsed(raw, self._picker),
-                pb.ProcessingResponse.SerializeToString,
+                self._process, lambda raw: _parsed(raw, self._picker), pb.ProcessingResponse.SerializeToString
             )
         if call.method == "/grpc.health.v1.Health/Check" and fault != "no health service":
             return grpc.unary_unary_rpc_method_handler(self._check)
         if fault == "every method exists":
-            return grpc.unary_unary_rpc_method_handler(lambda raw, context: b"")
+            return grpc.unary_unary_rpc_method_handler(self._anything)
         return None
 
-    def _check(self, raw: bytes, context: Any) -> bytes:
+    async def _process(self, messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        try:
+            async for answer in Stream(self._picker, context).run(messages):
+                yield answer
+        except Abort as error:
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+
+    async def _anything(self, raw: bytes, context: Any) -> bytes:
+        return b""
+
+    async def _check(self, raw: bytes, context: Any) -> bytes:
         if raw[2:].decode() not in HEALTH and self._picker.fault != "every service is healthy":
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown")
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown")
         return b"\x08\x01"
 
 
@@ -102,7 +117,7 @@ class Stream:
         self.response_type = ""
         self.over = False
 
-    def run(self, messages: Iterator[Any]) -> Iterator[Any]:
+    async def run(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         picker = self.picker
         peer = self.context.peer()
         if picker.broken:
@@ -115,27 +130,31 @@ class Stream:
         stays = {"cancelled streams stay": 60, "lost connections stay": 15}
         if self.fault in stays and picker.stuck > stays[self.fault]:
             self.abort("too many streams")
+        picker.stuck += self.fault in stays
         ended = False
         try:
-            for message in messages:
-                yield from self.answer(message)
+            async for message in messages:
+                if self.fault == "one stream at a time" and self.first is None:
+                    await picker.one_at_a_time.acquire()
+                for answer in self.answer(message):
+                    yield answer
                 if self.over:
                     ended = True
                     return
-            ended = True
+            await asyncio.sleep(0)
+            ended = not self.context.cancelled()
             if self.fault == "ended streams stay":
-                threading.Event().wait(3)
+                await asyncio.sleep(3)
             if self.fault == "an answer too many":
                 yield pb.ProcessingResponse(response_headers=pb.HeadersResponse())
         finally:
-            if not ended:
-                picker.stuck += 1
+            if ended and self.fault in stays:
+                picker.stuck -= 1
             if self.fault == "one stream at a time" and self.first is not None:
-                with contextlib.suppress(RuntimeError):
-                    picker.one_at_a_time.release()
+                picker.one_at_a_time.release()
 
     def abort(self, why: str) -> None:
-        self.context.abort(grpc.StatusCode.INTERNAL, why)
+        raise Abort(why)
 
     def answer(self, message: Any) -> Iterator[Any]:
         match message.WhichOneof("request"):
@@ -165,8 +184,6 @@ class Stream:
 
     def on_headers(self, message: Any) -> Iterator[Any]:
         self.first = message
-        if self.fault == "one stream at a time":
-            self.picker.one_at_a_time.acquire(timeout=2)
         seen: set[str] = set()
         for one in message.request_headers.headers.headers:
             if self.fault == "headers are read as UTF-8":
