@@ -84,8 +84,11 @@ def main() -> int:
             figures[f"{name}_ttft_ms"] = found.ttft_mean * 1e3
             figures[f"{name}_p90_ms"] = found.ttft_p90 * 1e3
             if not given.json:
-                print(f"{name:40s} hit {found.hit:.3f} load {found.load:.2f} ttft {found.ttft_mean:.3f} s "
-                      f"p90 {found.ttft_p90:.3f} tpot {found.tpot_mean*1e3:.1f} ({found.seconds:.1f} s)", flush=True)
+                print(
+                    f"{name:40s} hit {found.hit:.3f} load {found.load:.2f} ttft {found.ttft_mean:.3f} s "
+                    f"p90 {found.ttft_p90:.3f} tpot {found.tpot_mean * 1e3:.1f} ({found.seconds:.1f} s)",
+                    flush=True,
+                )
         worst_points = max(worst_points, outcomes["greedy"].hit - outcomes["pick"].hit)
         worst_load = max(worst_load, outcomes["pick"].load)
         picks += outcomes["pick"].pick_seconds

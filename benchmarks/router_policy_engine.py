@@ -13,7 +13,6 @@ import numpy as np
 from benchmarks.router_policy_traces import Scenario, Turn
 
 from tidefleet.routing.endpoints import Endpoint, Endpoints, Ticket
-from tidefleet.routing.hashing import Keys
 from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.routing.pick import Pick, pick
 from tidefleet.routing.rates import Rates
@@ -157,7 +156,9 @@ class Outcome:
 class Router:
     """A policy's state: the index as engines report to it, and the picker's table."""
 
-    def __init__(self, policy: str, engines: list[Engine], index: PrefixIndex, rates: Rates, scenario: Scenario) -> None:
+    def __init__(
+        self, policy: str, engines: list[Engine], index: PrefixIndex, rates: Rates, scenario: Scenario
+    ) -> None:
         self.policy, self.engines, self.index = policy, engines, index
         self.block_size = scenario.block_size
         self.turns = itertools.count()
@@ -202,7 +203,7 @@ class Router:
             return place, self.table.begin(ask, address, now)
         return found.row, self.table.begin(ask, found.address, now, work=found.work_at(found.address))
 
-    def _least(self, places: "range | list[int]") -> int:
+    def _least(self, places: range | list[int]) -> int:
         turn = next(self.turns)
         return min(places, key=lambda one: (self.engines[one].requests, (one - turn) % len(self.engines)))
 

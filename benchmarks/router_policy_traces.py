@@ -62,7 +62,9 @@ def mooncake(path: Path, speed: float) -> Scenario:
         ids = np.array(one["hash_ids"], dtype=np.uint64) + np.uint64(1)
         tokens = int(one["input_length"])
         keys = mix(ids)[: tokens // MOONCAKE_BLOCK]
-        turns.append([Turn(tokens, max(1, int(one["output_length"])), keys, int(one["family"]), one["timestamp"] / 1e3 / speed)])
+        turns.append(
+            [Turn(tokens, max(1, int(one["output_length"])), keys, int(one["family"]), one["timestamp"] / 1e3 / speed)]
+        )
     return Scenario(f"mooncake_x{speed:g}", MOONCAKE_BLOCK, turns, False, 1_020_000)
 
 
@@ -82,8 +84,16 @@ def claude(path: Path, count: int, kv_tokens: int, name: str) -> Scenario:
             ids = np.concatenate(runs) + (number << 19)
             ids[:common] = (0xF00 << 20) + (origin << 12) + np.arange(len(ids[:common]))
             keys = token_keys(ids.astype(np.uint32), CLAUDE_RUN)
-            turns.append(Turn(int(request["in"]), max(1, int(request["out"])), keys, number, float(request["think"] or 0.0),
-                              request["stop"] == "tool_use"))
+            turns.append(
+                Turn(
+                    int(request["in"]),
+                    max(1, int(request["out"])),
+                    keys,
+                    number,
+                    float(request["think"] or 0.0),
+                    request["stop"] == "tool_use",
+                )
+            )
         sessions.append(turns)
     return Scenario(name, CLAUDE_BLOCK * CLAUDE_RUN, sessions, True, kv_tokens, LIVE_SESSIONS)
 
@@ -101,6 +111,7 @@ def scenarios(root: Path, sessions: int) -> Iterator[Scenario]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa  # noqa: PLC0415
+
     with pa.input_stream(str(path), compression="zstd") as stream:
         for line in io.TextIOWrapper(stream, encoding="utf-8"):
             yield json.loads(line)
