@@ -151,6 +151,14 @@ def test_a_drain_longer_than_the_longest_request_is_rolled_back(requests: int | 
     assert "None" not in result.words
 
 
+def test_a_drain_that_a_budget_kept_from_ending_says_so() -> None:
+    seen = {"serving_pods": 1, "expected": 1, "refused": "the budget never needs 1 pods"}
+    idle = after(a_journal(Phase.DRAINING), 601, requests=0, **seen)
+    assert idle.journal.phase is Phase.SERVING
+    assert "the eviction of its replicas was refused: the budget never needs 1 pods" in idle.journal.why
+    assert "3 requests" in after(a_journal(Phase.DRAINING), 601, requests=3, **seen).journal.why
+
+
 def test_where_the_pool_allows_it_late_requests_are_ended_and_only_then_is_the_drain_rolled_back() -> None:
     journal, terms = a_journal(Phase.DRAINING), Terms(kill=True)
     seen = what_was_seen(terms=terms, serving_pods=1, requests=3)

@@ -132,6 +132,8 @@ def _draining(journal: Journal, seen: Observation, now: float) -> Step:
         if seen.expected == 0 and seen.requests == 0:  # all are terminating: what does not end is quarantined there
             return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
         left, pods = ("an unknown number of" if one is None else str(one) for one in (seen.requests, seen.serving_pods))
+        if seen.requests == 0 and seen.refused:
+            return _home(journal, seen, now, f"rolled back: the eviction of its replicas was refused: {seen.refused}")
         return _home(journal, seen, now, f"rolled back: {left} requests in {pods} replicas were left")
     return Step(journal)
 

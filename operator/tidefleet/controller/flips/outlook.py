@@ -111,7 +111,7 @@ def allowed_now(
     moving = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING)
     out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now))
     back = sum(one.size for one in units if one.journal.phase.is_homebound)
-    step = max(1, int(STEP_SHARE * nodes))
+    step = max(largest(units), int(STEP_SHARE * nodes))
     allowed, held_by = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
     for pool in pools:
         if not lends(pool):
@@ -121,6 +121,11 @@ def allowed_now(
         if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
+
+
+def largest(units: Sequence[Unit]) -> int:
+    """Nodes of the largest unit, at least 1: a step is never less, or a group that large could not be lent at all."""
+    return max((one.size for one in units), default=1)
 
 
 def _set_out_lately(unit: Unit, now: float) -> bool:
@@ -315,6 +320,7 @@ class Outlooks:
                 round_trip_seconds=limits.round_trip_seconds,
                 lead_slots=math.ceil(limits.recall_seconds / SLOT_SECONDS) + 1,
                 reserve=0,
+                step_share=min(1.0, max(STEP_SHARE, largest(units) / max(1, total))),
             ),
             on_loan=sum(
                 one.size for one in units if one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING
