@@ -11,6 +11,7 @@ from tidefleet.api.flipping import QueueKind
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor, Deposed
+from tidefleet.controller.asked import freshness_seconds
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import Decision
@@ -350,7 +351,7 @@ class Flips:
         decisions: Mapping[PoolKey, Decision],
     ) -> dict[str, outlook.TypeRound]:  # fmt: skip
         found: dict[str, outlook.TypeRound] = {}
-        late = self._lateness.note(seen.views.values())
+        late = self._lateness.note(seen.views.values(), fresh_seconds=freshness_seconds(self.settings))
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
