@@ -20,7 +20,9 @@ from demo.stage import NODES, SAMPLES, Stage, Time
 from demo.static_fleet import StaticFleet, static_fleets
 from demo.streams import Clients
 from demo.summary import DaySummary, render, summarise
+from demo.trainer import Trainer
 from demo.watch import POOLS, Watcher
+from demo.witness import Witness
 from localcluster import LocalClusterError
 
 NAMESPACE = "tidefleet-samples"
@@ -31,6 +33,10 @@ PERIOD_SIMULATED_SECONDS = 15.0
 PASS_REAL_SECONDS = 1.0
 LEAD_REAL_SECONDS = 20.0
 """The evening before: the fleet grows to what midnight asks for, as it would not have to if it had run already."""
+
+RECALL_SECONDS = 720.0
+RECALL_REAL_SECONDS = 6.0
+"""From a recall until the node serves: four passes of the operator, and the start of engines, both in real time."""
 
 KEPT_DAYS = 60
 _REFRESHES = 4
@@ -77,12 +83,16 @@ class Show:
         self._step("control plane", stage.start_cluster)
         self._step("nodes", stage.create_nodes)
         period = round(max(PERIOD_SIMULATED_SECONDS, PASS_REAL_SECONDS * scale), 3)
-        self._step("helm install", lambda: stage.install_chart(period))
+        self._step("training queue", stage.start_queue)
+        recall = max(RECALL_SECONDS, RECALL_REAL_SECONDS * scale)
+        self._step("helm install", lambda: stage.install_chart(period, recall_seconds=recall))
         start = MONDAY + options.start_hour * 3600.0
         clock = Time(scale, time.time() + LEAD_REAL_SECONDS, start)
         end = start + DAY_SECONDS
         self._step("processes", lambda: stage.start_processes(clock))
         self._step("samples", stage.apply_samples)
+        self._step("night", lambda: stage.prepare_night(NAMESPACE, scale))
+        self.record.witness = Witness(frozenset(stage.lendable))
         loads = {
             pool: load_of(
                 bins, midnight=MONDAY, begin=start - 3 * DAY_SECONDS,
@@ -94,14 +104,16 @@ class Show:
         self._step("operators", stage.wait_for_operators)
         watcher = Watcher(stage, clock, NAMESPACE, self.record, seconds=min(0.5, options.seconds / 120))
         clients = Clients(stage, NAMESPACE, self.record, seconds=min(3.0, options.seconds / 10))
-        watcher.start()
-        clients.start()
+        trainer = Trainer(stage, clock, NAMESPACE, seconds=min(0.3, options.seconds / 300))
+        watching = (watcher, clients, trainer)
+        for one in watching:
+            one.start()
         self.timings["until_the_day"] = round(time.monotonic() - begun, 1)
         try:
-            ttft_before = self._follow(clock, day, end, (watcher, clients))
+            ttft_before = self._follow(clock, day, end, watching)
         finally:
-            clients.stop()
-            watcher.stop()
+            for one in reversed(watching):
+                one.stop()
         static = self._static(day)
         self.timings["total"] = round(time.monotonic() - begun, 1)
         summary = summarise(

@@ -17,6 +17,7 @@ from demo.stage import Stage
 from localcluster.api import ApiError
 
 POOL_LABEL = "tidefleet.io/pool"
+ROUTABLE_LABEL = "tidefleet.io/routable"
 TTFT = "vllm:time_to_first_token_seconds"
 PORT = 8000
 _STREAM_SECONDS = 10.0
@@ -32,13 +33,15 @@ class Endpoint:
 
 
 def ready_endpoints(pods: Sequence[Mapping[str, Any]]) -> list[Endpoint]:
-    """The pods that serve: ready, with an address, not on their way out."""
+    """The pods that serve: ready, with an address, routable, not on their way out."""
     found = []
     for one in pods:
         status, metadata = one.get("status") or {}, one["metadata"]
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ())
-        if ready and status.get("podIP") and "deletionTimestamp" not in metadata:
-            pool = (metadata.get("labels") or {}).get(POOL_LABEL, "")
+        labels = metadata.get("labels") or {}
+        routed = labels.get(ROUTABLE_LABEL, "true") == "true"
+        if ready and routed and status.get("podIP") and "deletionTimestamp" not in metadata:
+            pool = labels.get(POOL_LABEL, "")
             found.append(Endpoint(pool, metadata["name"], f"{status['podIP']}:{PORT}"))
     return found
 
