@@ -37,6 +37,11 @@ class Queue:
         return "the Kueue controller" if self.kueue else f"suspended batch Jobs, without Kueue: {self.why}"
 
 
+def window_words() -> str:
+    """When loans are allowed, e.g. ``21:00 to 05:00 America/Los_Angeles``."""
+    return f"{WINDOW['start']} to {WINDOW['end']} {WINDOW['timeZone']}"
+
+
 def flipping(queue: Queue) -> dict[str, Any]:
     """The spec of a pool that lends by schedule."""
     who: dict[str, Any] = {"kind": "Kueue", "clusterQueue": QUEUE}

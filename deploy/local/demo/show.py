@@ -14,6 +14,8 @@ from rich.live import Live
 from demo import page, picture, words
 from demo.day import DAY_SECONDS, Bin, load_of, rates_from, read_day
 from demo.errors import StepFailed, Stopped
+from demo.night import window_words as night_words
+from demo.nightly import night_day
 from demo.record import Record
 from demo.screen import WIDTH, Screen, plain_line
 from demo.stage import NODES, SAMPLES, Stage, Time
@@ -30,7 +32,7 @@ MONDAY = 1715558400.0
 """2024-05-13 00:00 UTC, the day of the Azure traces."""
 
 PERIOD_SIMULATED_SECONDS = 15.0
-PASS_REAL_SECONDS = 1.0
+PASS_REAL_SECONDS = 0.5
 LEAD_REAL_SECONDS = 20.0
 """The evening before: the fleet grows to what midnight asks for, as it would not have to if it had run already."""
 
@@ -86,13 +88,13 @@ class Show:
         self._step("training queue", stage.start_queue)
         recall = max(RECALL_SECONDS, RECALL_REAL_SECONDS * scale)
         self._step("helm install", lambda: stage.install_chart(period, recall_seconds=recall))
+        self._step("samples", stage.apply_samples)
+        self._step("night", lambda: stage.prepare_night(NAMESPACE, scale))
+        self.record.witness = witness = Witness(frozenset(stage.lendable))
         start = MONDAY + options.start_hour * 3600.0
         clock = Time(scale, time.time() + LEAD_REAL_SECONDS, start)
         end = start + DAY_SECONDS
         self._step("processes", lambda: stage.start_processes(clock))
-        self._step("samples", stage.apply_samples)
-        self._step("night", lambda: stage.prepare_night(NAMESPACE, scale))
-        self.record.witness = Witness(frozenset(stage.lendable))
         loads = {
             pool: load_of(
                 bins, midnight=MONDAY, begin=start - 3 * DAY_SECONDS,
@@ -116,9 +118,13 @@ class Show:
                 one.stop()
         static = self._static(day)
         self.timings["total"] = round(time.monotonic() - begun, 1)
+        with self.record.lock:
+            told = night_day(
+                witness, watcher.totals, queue=stage.queue.words, window=night_words(), start=start, end=end
+            )
         summary = summarise(
             self.record, start=start, end=end, real_seconds=options.seconds,
-            static=static, ttft_before=ttft_before, timings=self.timings, pass_seconds=period,
+            static=static, ttft_before=ttft_before, timings=self.timings, pass_seconds=period, night=told,
         )  # fmt: skip
         self._tell(summary, clock, end, day)
         if options.keep:

@@ -26,7 +26,7 @@ SAMPLES = ROOT / "deploy" / "samples"
 CHART = ROOT / "charts" / "tidefleet"
 NAMESPACE = "tidefleet-system"
 NODES: Mapping[str, int] = {
-    "b200-sxm": 7, "h200-sxm": 6, "h100-sxm": 8, "a100-sxm-80": 4, "l40s": 4,
+    "b200-sxm": 7, "h200-sxm": 3, "h100-sxm": 4, "a100-sxm-80": 2, "l40s": 2,
     "mi325x": 3, "mi300x": 4,
     "tpu-v6e": 4, "tpu-v5p": 4,
 }  # fmt: skip
@@ -136,8 +136,7 @@ class Stage:
         for job in jobs:
             api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
         api.merge(address, {"spec": {"flipping": night.flipping(self.queue)}})
-        one = night.WINDOW
-        return f"{night.LENDER} lends from {one['start']} to {one['end']} {one['timeZone']}; {len(jobs)} jobs wait"
+        return f"{night.LENDER} lends from {night.window_words()}; {len(jobs)} jobs wait"
 
     def install_chart(self, period_seconds: float, *, recall_seconds: float) -> str:
         """`helm install` with no operator pod: processes beside the cluster run as the chart's ServiceAccount."""

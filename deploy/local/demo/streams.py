@@ -87,14 +87,17 @@ class Clients(threading.Thread):
         mine = [one for one in endpoints if one.pool == pool]
         if not mine:
             return
-        first = self._choose.choice(mine)
+        first = second = self._choose.choice(mine)
         kept = self._record.streams.setdefault(pool, Streams())
         problem = self._stream(first)
         if problem and len(mine) > 1:
             kept.retried += 1
-            problem = self._stream(self._choose.choice([one for one in mine if one is not first]))
+            second = self._choose.choice([one for one in mine if one is not first])
+            problem = self._stream(second)
         if problem:
             kept.failed += 1
+            if self._record.witness is not None:
+                self._record.witness.blame(second.pod)
             kept.last_error = problem
         else:
             kept.served += 1

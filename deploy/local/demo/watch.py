@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from demo.counters import Sample, Totals, read_page
+from demo.night import LENDER
 from demo.record import Condition, Moment, PoolNow, Record, Told
 from demo.stage import OPERATORS, Stage, Time
 from demo.witness import Witness
@@ -71,6 +72,8 @@ class Watcher(threading.Thread):
                 self._read_log(name)
         if record.witness is not None:
             self._witness(record.witness, at, page, outcome)
+            lender: Mapping[str, Any] = next((raw for raw in pools if raw["metadata"]["name"] == LENDER), {})
+            record.witness.see_blocked(((lender.get("status") or {}).get("flipping") or {}).get("blocked") or ())
 
     def _witness(
         self, witness: Witness, at: float, page: Sequence[Sample], outcome: Mapping[str, Mapping[str, Any]]

@@ -24,8 +24,9 @@ class Witness:
         looks: one a moment.
         reasons: what the journals gave as the reason of each change, by node and time.
         cut: requests that were in an engine when its pod went while its node was on its way to training.
+        streams_failed: real streams that failed, at the second try too, on nodes in a flip.
         short: requests that were given up while a replica waited for a node and one of its kind was away.
-        why_not: what the operator says keeps it from lending, newest last.
+        blocked: looks at which the operator told that a unit of a type could not be lent, by type and reason.
     """
 
     types: frozenset[str]
@@ -35,7 +36,8 @@ class Witness:
     reasons: dict[tuple[str, float], str] = field(default_factory=dict)
     cut: float = 0.0
     short: float = 0.0
-    why_not: dict[str, int] = field(default_factory=dict)
+    streams_failed: int = 0
+    blocked: dict[tuple[str, str], int] = field(default_factory=dict)
     _places: dict[str, tuple[str, str, float]] = field(default_factory=dict)
     _counted: dict[str, float] = field(default_factory=dict)
     _lost: dict[str, float] = field(default_factory=dict)
@@ -90,6 +92,19 @@ class Witness:
             one.gone = one.gone or uid not in seen
         self._count(at, outcome, waiting)
         self.looks.append(Look(at, {name: tuple(each) for name, each in held.items()}, dict(used)))
+
+    def see_blocked(self, blocked: Sequence[Raw]) -> None:
+        """Take in what the lending pool's status says of loans that are due and not made."""
+        for one in blocked:
+            key = (str(one["unit"]).rpartition("-")[0], str(one["why"]))
+            self.blocked[key] = self.blocked.get(key, 0) + 1
+
+    def blame(self, pod: str) -> bool:
+        """Count a real stream that a pod failed, if its node is in a flip."""
+        node, _, last = self._places.get(pod, ("", "", 0.0))
+        mine = bool(node) and self.nodes[node].at(self.looks[-1].at if self.looks else last) in AWAY
+        self.streams_failed += mine
+        return mine
 
     def phase_counts(self) -> dict[str, int]:
         """Nodes by phase, as last seen."""

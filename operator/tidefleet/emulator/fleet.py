@@ -78,7 +78,7 @@ class Slot:
 
 @dataclass(slots=True)
 class PoolState:
-    """The load of one pool and what became of it, in requests; ``cut`` says by pod what was interrupted, newest last."""
+    """The load of one pool and what became of it, in requests; ``cut``: interrupted ones by pod, newest last."""
 
     now: float
     load: Load | None = None
