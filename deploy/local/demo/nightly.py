@@ -140,7 +140,7 @@ def in_words(night: NightDay) -> list[tuple[str, str]]:
         ("training queue", night.queue),
         ("loans allowed", night.window),
         ("nodes that may be lent", f"{night.nodes} with {night.chips} accelerators"),
-        ("node-hours loaned", f"{night.loaned_node_hours:.1f}, {night.away_node_hours:.1f} with the ways there and back"),
+        ("node-hours loaned", f"{night.loaned_node_hours:.1f}, {night.away_node_hours:.1f} with the ways to and fro"),
         ("flips", ", ".join([f"{there:.0f} to training", f"{back:.0f} back",
                              *(f"{count:.0f} {name}" for name, count in sorted(other.items()))])),
         ("training, GPU-hours", f"{night.trained_gpu_hours:.1f} kept, {night.lost_gpu_hours:.1f} lost"),
