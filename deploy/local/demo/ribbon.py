@@ -85,6 +85,8 @@ def _rows(ribbon: Sequence[Ribbon], start: float, end: float) -> Iterable[str]:
         yield f'<text x="{_LEFT - 5:.0f}" y="{y + _ROW - 2:.1f}" text-anchor="end">{escape(node.node)}</text>'
         bar = f'y="{y:.1f}" height="{_ROW:.0f}"'
         yield f'<rect class="serves" x="{_LEFT:.1f}" width="{_WIDTH - _LEFT - _RIGHT:.1f}" {bar}/>'
+        if not node.phases:
+            continue
         ends = [at for at, _, _ in node.phases[1:]] + [end]
         for (at, phase, why), until in zip(node.phases, ends, strict=True):
             if phase not in _GROUPS or until <= start:

@@ -26,7 +26,7 @@ SAMPLES = ROOT / "deploy" / "samples"
 CHART = ROOT / "charts" / "tidefleet"
 NAMESPACE = "tidefleet-system"
 NODES: Mapping[str, int] = {
-    "b200-sxm": 8, "h200-sxm": 2, "h100-sxm": 3, "a100-sxm-80": 1, "l40s": 1,
+    "b200-sxm": 7, "h200-sxm": 2, "h100-sxm": 2, "a100-sxm-80": 1, "l40s": 1,
     "mi325x": 3, "mi300x": 4,
     "tpu-v6e": 4, "tpu-v5p": 4,
 }  # fmt: skip
