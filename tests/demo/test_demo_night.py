@@ -59,7 +59,8 @@ def test_needed_and_lost_add_up_to_what_is_paid_in_every_phase() -> None:
 
 def test_a_phase_lasts_as_the_journal_says_whenever_it_was_looked_at() -> None:
     story = a_story((120.0, "Cordoned"), (180.0, "Draining"), (205.0, "Verifying"), (230.0, "Training"),
-                    (1000.0, "Recalling"), (1100.0, "Reclaiming"), (1150.0, "Warming"), (1400.0, "Serving"))  # fmt: skip
+                    (1000.0, "Recalling"), (1100.0, "Reclaiming"), (1150.0, "Warming"),
+                    (1400.0, "Serving"))  # fmt: skip
     made = account(looks((0.0, ()), (900.0, ()), (2000.0, ())), [story], {}, start=0.0, end=2000.0)
     assert made.loaned_node_seconds == 770.0
     assert made.away_node_seconds == 1280.0
