@@ -1,6 +1,7 @@
 """The night of the demo in figures: where each accelerator-second went, from values; no server runs here."""
 
 import json
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
@@ -169,6 +170,14 @@ def test_the_night_is_told_in_figures_that_add_up() -> None:
     assert (night.trained_gpu_hours, night.lost_gpu_hours) == (20.0, 4.0)
     assert sum(hours for _, hours in nightly.where_it_went(night)) == pytest.approx(night.paid_chip_seconds / HOUR)
     assert night.needed_ratio > night.needed_ratio_without_loans
+
+
+def test_the_page_of_a_day_has_the_night_and_stays_well_formed() -> None:
+    text = ribbon.section(a_night(), [])
+    drawing = text[text.index("<svg") : text.index("</svg>") + len("</svg>")]
+    root = ET.fromstring(drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))  # noqa: S314  our own
+    titles = [one.text or "" for one in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert [one.split()[2].rstrip(":") for one in titles] == ["Cordoned", "Training", "Recalling"]
 
 
 def test_the_ribbon_shows_each_change_with_its_reason_and_no_markup_of_others() -> None:

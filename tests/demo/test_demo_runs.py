@@ -89,6 +89,12 @@ def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) ->
         assert pool["replicas"][1] > 0, pool
         assert pool["static_dollars"] > 0, pool
         assert pool["streams_served"] > 0, pool
+    night = day["night"]
+    assert night["queue"] == "the Kueue controller" or "without Kueue: " in night["queue"]
+    needed = night["needed_serving_seconds"] + night["needed_training_seconds"]
+    assert needed + sum(night["lost_seconds"].values()) == pytest.approx(night["paid_chip_seconds"])
+    assert 0.0 < night["needed_ratio_without_loans"] <= night["needed_ratio"] <= 1.0
+    assert "Nodes that train at night" in (tmp_path / "day.html").read_text()
     assert "http" not in (tmp_path / "day.html").read_text().replace("http://www.w3.org/2000/svg", "")
     assert (tmp_path / "day.svg").stat().st_size < 150_000
     assert demo[0].left() == []

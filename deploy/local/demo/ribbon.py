@@ -20,6 +20,12 @@ _GROUPS: dict[str, tuple[str, str]] = {
     "Warming": ("a2", "replicas start"),
     "Quarantined": ("a6", "quarantined"),
 }  # fmt: skip
+_METHOD = (
+    "Phases are those of the journal on each node; pods and engines are looked at several times a real second. Needed for "
+    "serving is the demand at the operating point that meets the objectives; needed for training is what a checkpoint "
+    "kept. Without loans are the same nodes and requests, with the hours away counted as idle. Each step of a flip takes a "
+    "pass of the operator, which is real time: minutes of this day, where production has 15 seconds."
+)
 STYLE = ".serves{fill:var(--area);fill-opacity:.28}.night td.n{white-space:nowrap}"
 
 
@@ -40,7 +46,7 @@ def section(night: NightDay, shown: Sequence[Chart]) -> str:
         f"{_load(shown, start, end)}{''.join(_rows(night.ribbon, start, end))}{_hours(start, end, height)}</svg>"
         f'<ul class="legend">{_legend(night.ribbon)}</ul>'
         f'<div class="scroll"><table><tbody>{facts}</tbody></table></div>{_causes(night)}'
-        f"{told if blocked else ''}</section>"
+        f"<p>{_METHOD}</p>{told if blocked else ''}</section>"
     )
 
 
