@@ -110,9 +110,10 @@ def render(shown: Sequence[Chart], summary: DaySummary) -> str:
         f"<main>{''.join(_section(chart) for chart in shown)}{_night(shown, summary)}{_table(summary)}</main>"
         f"<footer><p>A fixed fleet is {escape(summary.method)}. Capacity is enough while the ready replicas, at the "
         "operating point that meets the objectives, carry the measured demand. The operator looks at the fleet at "
-        f"most every {summary.pass_seconds / 60:.0f} minutes of this day, where production has 15 seconds: API server and "
-        "pods keep to real time. So it meets a sudden rise later here, and with cruder readings. Demand: Azure Public Dataset 2024 (Microsoft, "
-        "CC BY 4.0) for chat and code, ServeGen (Alibaba, Apache-2.0) for reasoning, scaled.</p></footer>"
+        f"most every {summary.pass_seconds / 60:.0f} minutes of this day, where production has 15 seconds: API server "
+        "and pods keep to real time. So it meets a sudden rise later here, and with cruder readings. Demand: Azure "
+        "Public Dataset 2024 (Microsoft, CC BY 4.0) for chat and code, ServeGen (Alibaba, Apache-2.0) for reasoning, "
+        "scaled.</p></footer>"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
 

@@ -21,10 +21,10 @@ _GROUPS: dict[str, tuple[str, str]] = {
     "Quarantined": ("a6", "quarantined"),
 }  # fmt: skip
 _METHOD = (
-    "Phases are those of the journal on each node; pods and engines are looked at several times a real second. Needed for "
-    "serving is the demand at the operating point that meets the objectives; needed for training is what a checkpoint "
-    "kept. Without loans are the same nodes and requests, with the hours away counted as idle. Each step of a flip takes a "
-    "pass of the operator, which is real time: minutes of this day, where production has 15 seconds."
+    "Phases are those of the journal on each node; pods and engines are looked at several times a real second. Needed "
+    "for serving is the demand at the operating point that meets the objectives; needed for training is what a "
+    "checkpoint kept. Without loans are the same nodes and requests, with the hours away counted as idle. Each step of "
+    "a flip takes a pass of the operator, which is real time: minutes of this day, where production has 15 seconds."
 )
 STYLE = ".serves{fill:var(--area);fill-opacity:.28}.night td.n{white-space:nowrap}"
 
