@@ -52,6 +52,7 @@ class Options:
     start_hour: float = 0.0
     keep: bool = False
     live: bool = True
+    no_kueue: str = ""
     html: Path
     json: Path | None = None
     svg: Path | None = None

@@ -89,7 +89,8 @@ class Stage:
         """Find, download or compile what is needed."""
         found = binaries.ensure([*_CONTROL_PLANE, "helm", "kubectl"], report=self.report)
         try:
-            binaries.find(KUEUE, report=self.report)
+            if not self.no_kueue:
+                binaries.find(KUEUE, report=self.report)
         except LocalClusterError as error:
             self.no_kueue = str(error)
         return f"{len(found)} programs"
