@@ -29,7 +29,8 @@ class Demo:
         self.log = directory / "output.txt"
         self.temporary = directory / "temporary"
         self.temporary.mkdir()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "deploy" / "local"), "TMPDIR": str(self.temporary)}
+        path = os.pathsep.join(str(ROOT / one) for one in ("operator", "deploy/local"))
+        environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(self.temporary)}
         environment["DEMO_KEEP"] = keep
         argv = [sys.executable, "-u", "-m", "demo", "--no-live", "--html", str(directory / "day.html"), *arguments]
         with self.log.open("wb") as log:
@@ -93,7 +94,7 @@ def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo], mo
         assert pool["streams_served"] > 0, pool
     night = day["night"]
     assert "without Kueue: " in night["queue"] or (not more and night["queue"] == "the Kueue controller")
-    assert night["flips"]["training done"] >= 1, night
+    assert night["flips"].get("training done", 0) >= 1, night
     assert night["trained_gpu_hours"] > 0, night
     assert night["failed_requests"] == 0, night
     needed = night["needed_serving_seconds"] + night["needed_training_seconds"]
