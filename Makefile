@@ -7,10 +7,10 @@ WORKERS ?= 2
 export PYTHONPATH := deploy/local
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools cluster demo generate check unit test bench clean
+.PHONY: help venv tools cluster demo generate check unit test test-engine bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -41,12 +41,17 @@ check: venv ## ruff, mypy --strict, import-linter, drift of generated files
 	$(BIN)/python deploy/generate.py --check
 
 unit: venv ## the tests that need no server
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not cluster and not chart"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not cluster and not chart and not envoy"
 
 # What fails beside another worker on a small, shared machine is told, and tried once more alone; it must pass then.
 test: check tools ## everything
 	$(BIN)/python -m pytest -n $(WORKERS) || \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none --verbose
+
+# Two vLLM replicas on the CPU: about 8 GB of memory, and 6 GB of disk and six minutes once for their environment.
+test-engine: check tools ## the router with real vLLM engines
+	$(BIN)/python -m realengine.environment
+	TIDEFLEET_TEST_ENGINE=1 $(BIN)/python -m pytest -n 0 --verbose tests/engine
 
 bench: venv tools ## the operator's benchmark: 200 pools x 500 nodes
 	$(BIN)/python benchmarks/operator.py --pools 200 --nodes 500

@@ -10,6 +10,8 @@ mape_calibrated_median    runs drawn by --seed, judged on the rest: mean and med
 mape_calibrated_by_version_mean  with one scalar per group, version of the engine and whether it speculates.
 mape_calibrated_floor     the least that one scalar per group can reach: each group's best with all its runs known,
                           judged on these; ``mape_calibrated_floor_by_version`` with the groups of the line above.
+mape_other_width          one scalar from all runs of a group and version at one width, judged on its other widths: what
+                          a profile is worth for widths that nobody measured; ``_uncalibrated`` without the scalar.
 pairs_ordered_ratio       of pairs of accelerators that ran the same model, precision, lengths, width, concurrency and
                           engine, those whose mean TPOT the model orders as measured.
 estimate_us               microseconds of one estimate (decode step and prefill), many batches priced in one call.
@@ -92,6 +94,28 @@ def calibrated_error(groups: Sequence[tuple[str, ...]], modelled: Floats, measur
     return np.concatenate(errors)
 
 
+def other_width_errors(
+    groups: Sequence[tuple[str, ...]], widths: Sequence[int], modelled: Floats, measured: Floats
+) -> tuple[Floats, Floats]:
+    """Errors of runs with the scalar of another width of their group, and without a scalar."""
+    from tidefleet.economics.calibration import Sample, calibrate  # noqa: PLC0415
+
+    members: dict[tuple[str, ...], dict[int, list[int]]] = {}
+    for index, (group, width) in enumerate(zip(groups, widths, strict=True)):
+        members.setdefault(group, {}).setdefault(width, []).append(index)
+    scaled: list[Floats] = []
+    plain: list[Floats] = []
+    for by_width in members.values():
+        for width, seen in by_width.items():
+            judged = [index for other, rows in by_width.items() if other != width for index in rows]
+            if not judged:
+                continue
+            factor = calibrate(Sample(float(measured[i]), float(modelled[i])) for i in seen).factor
+            scaled.append(relative_error(factor * modelled[judged], measured[judged]))
+            plain.append(relative_error(modelled[judged], measured[judged]))
+    return np.concatenate(scaled), np.concatenate(plain)
+
+
 def floor_error(groups: Sequence[tuple[str, ...]], modelled: Floats, measured: Floats) -> float:
     """The least mean error that one scalar per group can reach, with every run known.
 
@@ -152,6 +176,8 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
     calibrated = calibrated_error([run.group for run in runs], modelled, measured, seed)
     builds = [(*run.group, run.version, str(run.replica.speculation is not None)) for run in runs]
     by_version = calibrated_error(builds, modelled, measured, seed)
+    widths = [run.replica.tp for run in runs]
+    elsewhere, plain = other_width_errors([(*run.group, run.version) for run in runs], widths, modelled, measured)
     cases = [
         (run.group[0], *run.group[2:], run.input_tokens, run.output_tokens, run.replica.chips, run.concurrency)
         for run in runs
@@ -175,6 +201,8 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
         "calibrated_without_split_times": float(
             calibrated_error(whole, modelled[~split], measured[~split], seed).mean()
         ),
+        "mape_other_width": float(elsewhere.mean()),
+        "mape_other_width_uncalibrated": float(plain.mean()),
         "calibrated_runs": float(len(calibrated)),
         "pairs": float(pairs),
         "pairs_ordered_ratio": right / pairs,

@@ -372,6 +372,9 @@ EVENTS: Mapping[str, str] = {
         "workload with its replicas before and after, then the decision's sentence. The annotation "
         "`tidefleet.io/decision-id` leads to the log line and the status of the same decision."
     ),
+    "GatewayPoolMissing": "The pool refers to an upstream InferencePool that does not exist.",
+    "GatewayPoolTaken": "An upstream InferencePool of the wanted name is somebody else's, and left alone.",
+    "GatewayPoolUnknown": "The pool asks for an upstream InferencePool, and that kind cannot be listed here.",
     "Kept": (
         "A pool with adopted workloads and `deletionPolicy: Delete` was deleted: adopted workloads are never deleted; "
         "they keep the replicas they have."

@@ -160,6 +160,15 @@ def test_a_scalar_takes_the_bias_of_a_group_away_and_judges_only_runs_it_has_not
     assert economics.calibrated_error([("lone",)], np.ones(1), np.ones(1), seed=0).size == 0
 
 
+def test_a_scalar_of_one_width_is_judged_on_the_other_widths_of_its_group_alone() -> None:
+    groups, widths = [("a",)] * 60 + [("b",)] * 5, [1] * 30 + [2] * 30 + [1] * 5
+    modelled, measured = np.ones(65), np.array([2.0] * 30 + [2.2] * 30 + [9.0] * 5)
+    scaled, plain = economics.other_width_errors(groups, widths, modelled, measured)
+    assert len(scaled) == len(plain) == 60  # group b has one width
+    assert scaled.max() < 0.15
+    assert plain.min() >= 0.5 - 1e-12
+
+
 def test_the_same_seed_draws_the_same_runs() -> None:
     rng = np.random.default_rng(3)
     measured, modelled = rng.uniform(1, 2, 50), rng.uniform(1, 2, 50)

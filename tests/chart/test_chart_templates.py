@@ -402,3 +402,42 @@ def test_a_price_book_of_ones_own_keeps_its_key_and_without_one_nothing_is_mount
     none = render()
     assert 'priceFile: ""' in one(none, "ConfigMap", "tidefleet-config")["data"]["config.yaml"]
     assert "prices" not in str(one(none, "Deployment")["spec"]["template"]["spec"]["volumes"])
+
+
+def test_the_router_is_a_deployment_of_its_own_that_only_reads(render):
+    values = {"router": {"enabled": True, "exposeIn": ["prod"], "tokenizers": [{"model": "m", "path": "/models/m"}]}}
+    objects = render(values, show_only=("router",))
+    deployment = one(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:2] == ["router", "run"]
+    assert "--tokenizer=m=/models/m" in container["args"]
+    rules = [rule for role in (*of(objects, "ClusterRole"), *of(objects, "Role")) for rule in role["rules"]]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert {"pods", "inferencepools", "workloadclasses", "acceleratortypes"} == {
+        name for rule in rules for name in rule["resources"]
+    }
+    services = {(o["metadata"]["namespace"], o["metadata"]["name"]): o["spec"] for o in of(objects, "Service")}
+    assert services["prod", "tidefleet-router"]["externalName"] == "tidefleet-router.tidefleet-system.svc.cluster.local"
+    selector = services["tidefleet-system", "tidefleet-router"]["selector"]
+    assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    operators = one(render(), "Deployment")["spec"]
+    assert not selector.items() <= operators["template"]["metadata"]["labels"].items()
+    assert (
+        not operators["selector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
+def test_the_routers_options_exist(render):
+    values = {
+        "router": {"enabled": True, "poolHeader": "x-pool", "hashSecret": {"name": "h", "key": "k"}, "tlsSecret": "t"}
+    }
+    (container,) = one(render(values, show_only=("router",)), "Deployment")["spec"]["template"]["spec"]["containers"]
+    given = {argument.partition("=")[0] for argument in container["args"] if argument.startswith("--")}
+    said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
+    assert {name for name in given if name not in said} == set()
+
+
+def test_a_router_for_some_namespaces_reads_only_there(render):
+    objects = render({"router": {"enabled": True}, "scope": {"namespaces": ["team-a"]}}, show_only=("router",))
+    assert {rule["resources"][0] for rule in one(objects, "ClusterRole")["rules"]} == {"acceleratortypes"}
+    assert one(objects, "Role")["metadata"]["namespace"] == "team-a"

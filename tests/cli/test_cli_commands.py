@@ -83,7 +83,7 @@ def test_the_samples_are_planned_with_the_shape_of_a_status() -> None:
     assert [one["pool"].split("/")[1] for one in plans][:3] == ["chat", "code", "reasoning"]
     assert {one["pool"]: one["requestsPerSecond"] for one in plans}["tidefleet-samples/chat"] == 20.0
     for one in plans[:3]:
-        assert set(one) == {"pool", "accelerators", "reason", "requestsPerSecond", "plan", "conditions"}
+        assert set(one) == {"pool", "accelerators", "reason", "requestsPerSecond", "plan", "conditions", "classes"}
         plan = PlanStatus.model_validate(one["plan"], by_alias=True, by_name=False, extra="forbid")
         assert plan.options
         assert plan.usd_per_hour is not None
@@ -124,9 +124,11 @@ def test_more_demand_costs_more(tmp_path: Path) -> None:
     [
         ("chat", "--demand is 'chat'; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20"),
         ("chat=many", "--demand is 'chat=many'; expected POOL=REQUESTS_PER_SECOND"),
-        ("chat=-1", "--demand chat is -1; expected a number of at least 0"),
-        ("chat=nan", "--demand chat is nan; expected a number of at least 0"),
-        ("chat=inf", "--demand chat is inf; expected a number of at least 0"),
+        ("chat=-1", "--demand chat is -1; expected 0, or a number from 1e-09 to 1e+12 requests per second, e.g. 20"),
+        ("chat=nan", "--demand chat is nan; expected 0, or a number from"),
+        ("chat=inf", "--demand chat is inf; expected 0, or a number from"),
+        ("chat=1e300", "--demand chat is 1e300; expected 0, or a number from"),
+        ("chat=5e-324", "--demand chat is 5e-324; expected 0, or a number from"),
         ("chta=20", "--demand names chta; expected a pool of these files, e.g. prod/chat=20"),
     ],
 )
@@ -239,6 +241,62 @@ def test_a_quota_is_shared_by_all_pools(tmp_path: Path) -> None:
         result = run(*asked, "--quota", wrong)
         assert result.exit_code == 2
         assert f"--quota is {wrong!r}; expected TYPE=CHIPS" in result.stderr
+
+
+def test_a_plan_tells_what_a_task_of_each_class_costs(manifests: str, tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text(
+        CLASS.replace("web", "agent").replace(
+            "  tokens:", '  callsPerTask: "5"\n  calls: [{class: web, perTask: "2"}]\n  tokens:'
+        )
+    )
+    (answer,) = json.loads(run("plan", "-f", manifests, "-o", "json").stdout)
+    usd = {one["name"]: one["usdPerTask"]["mean"] for one in answer["classes"]}
+    assert usd["agent"] == pytest.approx(7 * usd["web"], rel=1e-6)
+    # An agent's task asks 12/s * 2 further requests of web: 12 agent, 12 + 24 / 5 web requests a second pay the bill.
+    bill = answer["requestsPerSecond"] * 3600 * usd["web"]
+    assert bill == pytest.approx(float(answer["plan"]["usdPerHour"]), rel=0.02)
+    assert "a task of agent costs $" in run("plan", "-f", manifests).stdout
+
+
+SITE = """
+apiVersion: tidefleet.io/v1alpha1
+kind: Site
+metadata: {name: berlin}
+spec: {nodeSelector: {zone: a}}
+"""
+
+
+def test_sites_in_the_files_limit_power_and_move_users_away(manifests: str, tmp_path: Path) -> None:
+    def planned(*, options: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
+        (tmp_path / "site.yaml").write_text(SITE.replace("zone: a}", f"zone: a}}, {options}"))
+        (answer,) = json.loads(run("plan", "-f", manifests, "--demand", "chat=400", "-o", "json", *more).stdout)
+        return dict(answer)
+
+    (tmp_path / "pool.yaml").write_text(f"{POOL}---{CLASS}".replace('"12"', '"400"'))
+    free = planned(options='pue: "1.5"')
+    tight = planned(options='powerLimitWatts: 3000, pue: "1.5"')
+    assert tight["plan"] != free["plan"]
+    assert "3 kW at berlin" in json.dumps(tight)
+    (tmp_path / "pool.yaml").write_text(
+        f"{POOL}---{CLASS}".replace(
+            "  tokens:", "  objectives: [{metric: TTFT, percentile: 95, milliseconds: 900}]\n  tokens:"
+        )
+    )
+    near, far = (planned(options=f"roundTripToUsersMilliseconds: {ms}") for ms in (0, 890))
+    assert near["plan"]["options"] != far.get("plan", {}).get("options")
+    elsewhere = planned(options="roundTripToUsersMilliseconds: 890", more=("--at", "l4=berlin"))
+    assert elsewhere["plan"]["options"] == near["plan"]["options"]
+
+
+def test_several_sites_need_to_be_told_apart(manifests: str, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SITE + "---" + SITE.replace("berlin", "oslo"))
+    result = run("plan", "-f", manifests)
+    assert result.exit_code == 2
+    assert "the files have 2 Sites; say which types stand where, e.g. --at h200-sxm=berlin" in result.stderr
+    wrong = run("plan", "-f", manifests, "--at", "h200-sxm=paris")
+    assert wrong.exit_code == 2
+    assert "--at is 'h200-sxm=paris'; expected TYPE=SITE" in wrong.stderr
+    assert run("plan", "-f", manifests, "--at", "h200-sxm=oslo").exit_code == 0
 
 
 def test_what_if_plans_once_more_and_tells_what_changes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,17 @@ from tidefleet.api import Reason, Site
 from tidefleet.api.validation import parse
 from tidefleet.cluster.records import Node
 from tidefleet.cluster.records import node as node_record
-from tidefleet.controller.places import electricity, reserved_chips, site_limits, tariff_faults, types_at
+from tidefleet.controller.places import (
+    electricity,
+    placed,
+    reserved_chips,
+    site_limits,
+    standing,
+    tariff_faults,
+    types_at,
+)
+from tidefleet.planning.from_api import offer_of
+from tidefleet.planning.options import Electricity
 
 KINDS = [SHIPPED["h100-sxm"], SHIPPED["l40s"]]
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
@@ -36,6 +47,10 @@ def a_node(name: str, accelerator: str, zone: str) -> Node:
     return node_record({"metadata": {"name": name, "labels": labels}})
 
 
+def paid(sites: list[Site]) -> Mapping[str, Electricity]:
+    return electricity(sites, standing(sites, KINDS, NODES), now=NOW)
+
+
 NODES = [a_node("h0", "h100-sxm", "a"), a_node("h1", "h100-sxm", "a"), a_node("l0", "l40s", "a")]
 
 
@@ -43,26 +58,42 @@ def test_a_type_is_at_a_site_when_all_of_its_nodes_are() -> None:
     assert types_at(a_site(), KINDS, NODES) == {"h100-sxm", "l40s"}
     assert types_at(a_site(), KINDS, [*NODES, a_node("l1", "l40s", "b")]) == {"h100-sxm"}
     assert types_at(a_site(), KINDS, []) == frozenset()
-    (limit,) = site_limits([a_site(powerLimitWatts=90_000, pue="1.2"), a_site("other")], KINDS, NODES)
+    sites = [a_site(powerLimitWatts=90_000, pue="1.2"), a_site("other")]
+    (limit,) = site_limits(sites, standing(sites, KINDS, NODES))
     assert (limit.name, limit.limit_kw, limit.pue, limit.types) == ("berlin", 90.0, 1.2, {"h100-sxm", "l40s"})
 
 
 def test_electricity_is_the_mean_of_the_time_a_plan_is_committed_to() -> None:
     site = a_site(tariff=[{"usdPerKilowattHour": "0.10", "end": "14:00"}, {"usdPerKilowattHour": "0.30"}], pue="1.25")
-    found = electricity([site], KINDS, NODES, now=NOW)
+    found = paid([site])
     assert found.keys() == {"h100-sxm", "l40s"}
     assert (found["l40s"].site, found["l40s"].pue, found["l40s"].now) == ("berlin", 1.25, 0.10)
     assert found["l40s"].usd_per_kilowatt_hour == pytest.approx(0.20)
 
 
 def test_a_site_without_a_tariff_for_the_time_says_nothing() -> None:
-    assert electricity([a_site()], KINDS, NODES, now=NOW) == {}
-    assert electricity([a_site(tariff=[{"usdPerKilowattHour": "0.1", "end": "06:00"}])], KINDS, NODES, now=NOW) == {}
+    assert paid([a_site()]) == {}
+    assert paid([a_site(tariff=[{"usdPerKilowattHour": "0.1", "end": "06:00"}])]) == {}
+
+
+def test_offers_carry_the_electricity_of_their_site_and_how_far_its_users_are() -> None:
+    sites = [
+        a_site(tariff=[{"usdPerKilowattHour": "0.1"}], roundTripToUsersMilliseconds=30),
+        a_site("b", roundTripToUsersMilliseconds=80),
+        a_site("elsewhere", zone="z", roundTripToUsersMilliseconds=900),
+    ]
+    there = standing(sites, KINDS, NODES)
+    offers = {
+        one.accelerator.name: one for one in placed(map(offer_of, [*KINDS, SHIPPED["b200-sxm"]]), sites, there, now=NOW)
+    }
+    assert [offers[name].round_trip_seconds for name in ("l40s", "h100-sxm", "b200-sxm")] == [0.08, 0.08, 0.0]
+    assert offers["l40s"].electricity is not None
+    assert offers["b200-sxm"].electricity is None
 
 
 def test_of_several_sites_that_claim_a_type_the_first_by_name_counts() -> None:
     sites = [a_site(name, tariff=[{"usdPerKilowattHour": usd}]) for name, usd in (("b", "0.3"), ("a", "0.1"))]
-    assert electricity(sites, KINDS, NODES, now=NOW)["l40s"].usd_per_kilowatt_hour == pytest.approx(0.1)
+    assert paid(sites)["l40s"].usd_per_kilowatt_hour == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("usd", ["12", "85", "-6"])
@@ -73,7 +104,7 @@ def test_a_tariff_in_cents_or_by_the_megawatt_hour_is_told_and_not_used(usd: str
     assert fault.message.startswith(
         f'Site berlin: spec.tariff[1].usdPerKilowattHour is "{usd}"; expected USD for a kilowatt-hour from -5 to 5'
     )
-    assert electricity([site], KINDS, NODES, now=NOW) == {}
+    assert paid([site]) == {}
 
 
 def test_a_zone_that_cannot_be_read_is_told_and_not_used() -> None:
@@ -84,7 +115,7 @@ def test_a_zone_that_cannot_be_read_is_told_and_not_used() -> None:
     (fault,) = tariff_faults(site)
     assert fault.reason is Reason.INVALID_FIELD
     assert "Mars/Olympus" in fault.message
-    assert electricity([site], KINDS, NODES, now=NOW) == {}
+    assert paid([site]) == {}
 
 
 def test_reserved_chips_are_those_of_the_nodes_that_a_price_with_a_term_names() -> None:
@@ -98,6 +129,8 @@ def test_reserved_chips_are_those_of_the_nodes_that_a_price_with_a_term_names() 
     nodes = [node("a", paid="term"), node("b", paid="term"), node("c")]
     named = {"nodeSelector": {"paid": "term"}}
     assert reserved_chips(kind(minimumTermDays=365, **named), nodes) == 16
+    assert reserved_chips(kind(minimumTermDays=365, chips=12, **named), nodes) == 12
+    assert reserved_chips(kind(minimumTermDays=365, chips=64, **named), nodes) == 16
     assert reserved_chips(kind(**named), nodes) == 0
     assert reserved_chips(kind(minimumTermDays=365), nodes) == 0
     assert reserved_chips(SHIPPED["l40s"], nodes) == 0

@@ -324,3 +324,14 @@ def test_mean_lengths_are_those_of_the_last_minutes() -> None:
     assert window.means()[0] == pytest.approx(1000.0)
     window.add(1400.0, [])
     assert window.means() == (None, None, None)
+
+
+def test_the_mean_wait_for_first_tokens_is_over_all_engines_that_tell() -> None:
+    one = an_engine(first_tokens=30.0, first_token_seconds=12.0)
+    other = an_engine(first_tokens=10.0, first_token_seconds=28.0)
+    found = read(PoolEngines((one, other), 0, 0, None, fresh=(one, other)))
+    assert isinstance(found, Known)
+    assert (found.first_token_seconds, found.first_tokens) == (1.0, 40.0)
+    silent = read(engines(an_engine()))
+    assert isinstance(silent, Known)
+    assert silent.first_token_seconds is None

@@ -108,6 +108,7 @@ OBSERVATIONS = st.builds(
     routable=_COUNTS,
     serving_pods=_COUNTS,
     requests=_COUNTS,
+    refused=st.sampled_from(["", "a budget needs it"]),
     holders=_COUNTS,
     jobs=_COUNTS,
     admission_stopped=st.booleans(),

@@ -151,6 +151,14 @@ def test_a_drain_longer_than_the_longest_request_is_rolled_back(requests: int | 
     assert "None" not in result.words
 
 
+def test_a_drain_that_a_budget_kept_from_ending_says_so() -> None:
+    seen = {"serving_pods": 1, "expected": 1, "refused": "the budget never needs 1 pods"}
+    idle = after(a_journal(Phase.DRAINING), 601, requests=0, **seen)
+    assert idle.journal.phase is Phase.SERVING
+    assert "the eviction of its replicas was refused: the budget never needs 1 pods" in idle.journal.why
+    assert "3 requests" in after(a_journal(Phase.DRAINING), 601, requests=3, **seen).journal.why
+
+
 def test_where_the_pool_allows_it_late_requests_are_ended_and_only_then_is_the_drain_rolled_back() -> None:
     journal, terms = a_journal(Phase.DRAINING), Terms(kill=True)
     seen = what_was_seen(terms=terms, serving_pods=1, requests=3)
@@ -298,6 +306,14 @@ def test_a_surge_shortens_the_grace_of_a_recall_under_way() -> None:
     assert not step(result.journal, what_was_seen(wish=SURGE, jobs=1), NOW + 20).changed, "once only"
 
 
+@pytest.mark.parametrize("phase", [Phase.PLANNED, Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING])
+def test_a_unit_that_a_surge_called_back_tells_so_until_it_is_lent_again(phase: Phase) -> None:
+    home = after(a_journal(phase), 10, wish=SURGE).journal
+    assert (home.phase, home.surge) == (Phase.SERVING, True)
+    again = step(home, what_was_seen(wish=lend(NOW + 9 * HOUR)), NOW + TERMS.dwell + 10).journal
+    assert (again.phase, again.surge) == (Phase.PLANNED, False)
+
+
 def test_a_surge_never_lengthens_the_grace() -> None:
     assert not after(a_journal(Phase.RECALLING), 100, wish=SURGE, jobs=1).changed
 
@@ -430,10 +446,10 @@ def test_a_unit_that_recovered_releases_itself_and_one_that_answered_badly_does_
     assert not after(a_journal(Phase.QUARANTINED, cause="canary"), 120, holders=0).changed
 
 
-def test_replicas_in_quarantine_take_no_requests_unless_they_are_needed_and_have_not_answered_badly() -> None:
+def test_replicas_in_quarantine_are_replaced_and_take_no_requests_unless_needed_and_not_known_as_bad() -> None:
     for cause, kept, unroute in [("canary", False, True), ("health", True, True), ("health", False, False)]:
         seen = what_was_seen(requests=3, capacity_kept=kept)
-        assert wanted(a_journal(Phase.QUARANTINED, cause=cause), seen, NOW) == Wanted(unroute=unroute)
+        assert wanted(a_journal(Phase.QUARANTINED, cause=cause), seen, NOW) == Wanted(replace=True, unroute=unroute)
 
 
 def test_a_release_from_quarantine_ends_no_request_that_still_runs() -> None:

@@ -57,7 +57,8 @@ def _allowed(journal: Journal, seen: Observation, now: float) -> None:
         assert not seen.unhealthy
         assert seen.admission_stopped or not journal.trained
     if end.phase is Phase.SERVING and journal.phase is not Phase.SERVING:
-        assert (end.trained, end.cause, end.surge, end.until, end.asked) == (False, "", False, None, None)
+        assert (end.trained, end.cause, end.until, end.asked) == (False, "", None, None)
+        assert end.surge == (journal.surge or (isinstance(seen.wish, Recall) and seen.wish.surge))
         assert journal.phase in (*OUTBOUND, Phase.WARMING)
         assert not (journal.phase is Phase.VERIFYING and (journal.trained or journal.cause))
         assert result.result in ("done", "rolled-back", "called-off")

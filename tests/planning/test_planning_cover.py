@@ -22,6 +22,7 @@ class Instance:
     minimum: int = 0
     maximum: int = 6
     caps: Mapping[str, int] = field(default_factory=dict)
+    firm_share: float = 0.0
 
     def solved(self) -> cover.Cover | None:
         return cheapest_cover(
@@ -31,6 +32,7 @@ class Instance:
             minimum=self.minimum,
             maximum=self.maximum,
             type_caps=self.caps,
+            firm_demand=self.firm_share * self.demand,
         )
 
     def is_cover(self, counts: Sequence[int]) -> bool:
@@ -42,6 +44,9 @@ class Instance:
                 return False
         if self.demand <= 0:
             return True
+        firm = sum(n * i.coverage for n, i in zip(counts, self.items, strict=True) if i.firm)
+        if firm < self.firm_share * self.demand - 1e-9:
+            return False
         used = [i.coverage for n, i in zip(counts, self.items, strict=True) if n]
         covered = sum(n * i.coverage for n, i in zip(counts, self.items, strict=True))
         return covered - self.spare * max(used, default=0.0) >= self.demand - 1e-9
@@ -57,7 +62,9 @@ class Instance:
 # Quarters are exact in binary, so that equal costs and coverages really are equal.
 quarters = st.integers(1, 40).map(lambda n: n / 4)
 items = st.lists(
-    st.builds(Item, quarters, quarters, st.sampled_from(["a", "b", "c"]), st.sampled_from([1, 2, 4])),
+    st.builds(
+        Item, quarters, quarters, st.sampled_from(["a", "b", "c"]), st.sampled_from([1, 2, 4]), firm=st.booleans()
+    ),
     min_size=1,
     max_size=4,
 )
@@ -69,6 +76,7 @@ instances = st.builds(
     minimum=st.integers(0, 3),
     maximum=st.integers(3, 5),
     caps=st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 8), max_size=2),
+    firm_share=st.sampled_from([0.0, 0.25, 0.75, 1.0]),
 )
 
 
@@ -84,7 +92,8 @@ def test_no_cover_is_cheaper_than_the_one_found(instance: Instance) -> None:
     assert found.cost == pytest.approx(instance.cost(found.counts))
     assert found.cost == pytest.approx(best)
     assert found.proven
-    assert lower_bound(instance.items, instance.demand, instance.spare) <= best + 1e-9
+    firm = instance.firm_share * instance.demand
+    assert lower_bound(instance.items, instance.demand, instance.spare, firm) <= best + 1e-9
 
 
 many = st.lists(

@@ -91,16 +91,48 @@ def test_a_profile_moves_the_estimate_by_what_was_measured() -> None:
     assert found.sigma < plain.sigma
 
 
-def test_another_model_width_precision_or_engine_is_not_this_ones_measurement() -> None:
+def test_another_model_precision_or_engine_is_not_this_ones_measurement() -> None:
     evidence = Evidence(engine="VLLM")
     other_models = [
         a_profile((8, 1.5), model="llama-3.1-8b"),
-        a_profile((8, 1.5), tensor_parallel=8),
         a_profile((8, 1.5), weights="Bf16"),
         a_profile((8, 1.5), engine="SGLang"),
     ]
     assert evidence.correction(REPLICA, other_models) == roofline_of(REPLICA)
-    assert Evidence(engine="Other").correction(REPLICA, other_models[3:]).provenance == "Profile"
+    assert Evidence(engine="Other").correction(REPLICA, other_models[2:]).provenance == "Profile"
+
+
+def test_profiles_of_another_width_correct_by_their_groups_scalar_and_a_profile_of_its_own_comes_first() -> None:
+    wider = replace(REPLICA, chips=8)
+    many = tuple((float(batch), 1.3) for batch in (1, 2, 4, 8, 16, 32, 64, 128))
+    profile = a_profile(*many)
+    found = Evidence(engine="VLLM").correction(wider, [profile])
+    assert found.provenance == "Group"
+    assert found.decode_factor(np.array([1.0, 100.0])) == pytest.approx(1.3, rel=0.03)
+    assert found.prefill_factor == pytest.approx(1.3, rel=0.03)
+    assert profile_sigma(0.0, True) < found.sigma < roofline_of(wider).sigma
+    assert Evidence(engine="VLLM").correction(REPLICA, [profile]).provenance == "Profile"
+    own = a_profile((8, 1.1), tensor_parallel=8)
+    assert Evidence(engine="VLLM").correction(wider, [profile, own]).provenance == "Profile"
+
+
+def test_a_group_that_disagrees_or_is_old_leaves_the_roofline_as_it_is() -> None:
+    wider = replace(REPLICA, chips=8)
+    torn = a_profile(*((float(batch), 1.0 if batch % 2 else 3.0) for batch in range(1, 13)))
+    few = a_profile((8, 1.5))
+    old = a_profile(*((float(batch), 1.3) for batch in range(1, 13)))
+    late = Evidence(today=MEASURED_ON + datetime.timedelta(days=600))
+    assert Evidence().correction(wider, [few]) == roofline_of(wider)
+    assert late.correction(wider, [old]) == roofline_of(wider)
+    assert Evidence().correction(wider, [old]).provenance == "Group"
+    assert Evidence().correction(wider, [torn]) == roofline_of(wider)
+
+
+def test_the_scalar_of_a_group_does_not_beat_what_the_engines_show() -> None:
+    wider = replace(REPLICA, chips=8)
+    live = Correction("Live", 0.3, ((1.0, 1.1),), 1.2)
+    profile = a_profile(*((float(batch), 1.3) for batch in range(1, 13)))
+    assert Evidence(live={key_of(wider): live}).correction(wider, [profile]) is live
 
 
 def test_an_old_profile_of_another_version_is_less_sure_and_a_day_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe
-from tidefleet.economics.shape import TokenShape
+from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.planning import options
 from tidefleet.planning.from_api import (
     NOMINAL_SHAPE,
@@ -446,3 +447,33 @@ def test_the_key_of_an_option_is_stable() -> None:
     assert option.key("other") != option.key("chat")
     assert str(option) == "h100-sxm (fp8, tp2)"
     assert str(Option("l40s", "Spot", 1, "Bf16", "Bf16")) == "l40s (bf16, tp1, spot)"
+
+
+def test_the_way_to_users_is_taken_off_what_they_are_promised_and_not_off_time_between_tokens() -> None:
+    both = (Objective("TTFT", 0.3), Objective("TPOT", 0.05))
+    near, far = options.nearer(both, 0.1)
+    assert (near.seconds, far.seconds) == (pytest.approx(0.2), 0.05)
+    assert options.nearer(both, 9.0)[0].seconds == 0.0
+    assert options.nearer(both, 0.0) is both
+    classes = (ClassDemand("web", 1.0, TokenShape(1000, 250), both[:1]),)
+    here = Offer(FAST, {"OnDemand": Price(1.0)})
+    rates = [
+        max(one.requests_per_second for one in found(replace(here, round_trip_seconds=s), classes=classes).candidates)
+        for s in (0.0, 0.25)
+    ]
+    assert rates[0] > rates[1]
+    market = found(replace(here, round_trip_seconds=0.31), classes=classes)
+    assert [(one.accelerator, one.cause) for one in market.rejected] == [("fast", "TTFT")]
+
+
+def test_a_chip_that_is_there_for_part_of_the_time_counts_for_that_part() -> None:
+    prices = [a_price("1.00", "Spot", availability="0.8", nodeSelector={"spot": "yes"}), a_price("2.00")]
+    offer = replace(offer_of(a_kind(prices=prices), placeable=False), accelerator=FAST)
+    market = found(offer, allowed={"fast": Allowed(tensor_parallel=(1,), capacity_types=("Spot", "OnDemand"))})
+    rates = {one.option.capacity_type: one.requests_per_second for one in market.candidates}
+    assert rates["Spot"] == pytest.approx(0.8 * rates["OnDemand"])
+
+
+def test_a_class_states_how_much_of_it_may_be_on_spot() -> None:
+    limited = class_demands([a_class("web", maxSpotShare="0.3"), a_class("job")], 10.0)
+    assert [one.spot_share for one in limited] == [0.3, 1.0]

@@ -134,6 +134,15 @@ def test_a_shortfall_is_told_with_the_limit_that_makes_it() -> None:
     assert by_chips.missed == (Missed("Capacity", "50% of the demand has no capacity: maxChips of big is 2"),)
 
 
+def test_a_limit_is_told_once_and_what_is_not_served_costs_nothing() -> None:
+    limits = {"type_caps": {"a": 0, "b": 1}, "cap_reasons": dict.fromkeys(("a", "b"), "pools share 5 kW at berlin")}
+    plan = planned(a_problem(a_candidate("a"), a_candidate("b"), rate=20.0, **limits))
+    assert plan.missed == (Missed("Capacity", "50% of the demand has no capacity: pools share 5 kW at berlin"),)
+    (rival,) = [one for one in plan.runners_up if one.option.startswith("a ")]
+    assert "100% short" in rival.lost_because
+    assert rival.usd_per_million_tokens is None
+
+
 def test_spare_replicas_that_cannot_be_had_are_told_and_the_demand_is_carried() -> None:
     plan = planned(a_problem(a_candidate(covers=10.0), rate=30.0, spare=2, maximum=4))
     assert counts(plan) == {"big": 4}

@@ -12,7 +12,7 @@ from tidefleet.api.accelerator_type import Plausibility
 from tidefleet.api.validation import implausible_prices, parse
 from tidefleet.economics.prices import PriceBook, price_book
 from tidefleet.planning.from_api import chosen_price, offer_of, shipped_prices
-from tidefleet.planning.prices import known_prices, node_chips, priced, with_book
+from tidefleet.planning.prices import in_term, known_prices, node_chips, priced, with_book
 
 KINDS = {
     kind.name: kind for raw in catalogue.accelerator_manifests() if isinstance(kind := parse(raw), AcceleratorType)
@@ -74,3 +74,32 @@ def test_a_price_per_node_is_divided_by_the_chips_that_the_type_states() -> None
     entry = chosen_price(priced(H100, a_book({"price": 16, "unit": "node-hour"})), "OnDemand")
     assert entry is not None
     assert entry.usd_per_chip_hour == 2
+
+
+RESERVED = {
+    "capacityType": "Reserved", "provider": "", "region": "", "usdPerChipHour": "2.05", "minimumTermDays": 365,
+    "termEndsOn": "2027-03-31", "chips": 64, "availability": "0.99", "nodeSelector": {"contract": "4711"},
+}  # fmt: skip
+
+
+def a_reserved_type() -> AcceleratorType:
+    raw = next(one for one in catalogue.accelerator_manifests() if one["metadata"]["name"] == "h100-sxm")
+    kind = parse({**raw, "spec": {**raw["spec"], "prices": [RESERVED, raw["spec"]["prices"][0]]}})
+    assert isinstance(kind, AcceleratorType), kind
+    return kind
+
+
+def test_a_price_is_used_up_to_the_last_day_of_its_term() -> None:
+    kind = a_reserved_type()
+    assert in_term(kind, date(2027, 3, 31)) is kind
+    over = in_term(kind, date(2027, 4, 1))
+    assert chosen_price(over, "Reserved") is None
+    assert chosen_price(over, "OnDemand") == chosen_price(kind, "OnDemand")
+
+
+def test_a_book_changes_what_a_commitment_costs_and_not_what_it_is() -> None:
+    entry = chosen_price(priced(a_reserved_type(), a_book({"capacityType": "Reserved", "price": 1.8})), "Reserved")
+    assert entry is not None
+    assert entry.usd_per_chip_hour == Decimal("1.8")
+    assert (entry.minimum_term_days, entry.term_ends_on, entry.chips) == (365, date(2027, 3, 31), 64)
+    assert (entry.availability, dict(entry.node_selector)) == (Decimal("0.99"), {"contract": "4711"})

@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 
-from tidefleet.api import WorkloadClass
+from tidefleet import catalogue
+from tidefleet.api import AcceleratorType, WorkloadClass
 from tidefleet.api.validation import parse
+from tidefleet.economics.shape import TokenShape
 from tidefleet.economics.tasks import TokenRates, request_cost
-from tidefleet.planning.tasks import call_class_of, lengths_of, task_cost_of
+from tidefleet.planning.from_api import offer_of
+from tidefleet.planning.options import ClassDemand, EstimateMemo, find_candidates
+from tidefleet.planning.pool import PoolProblem, plan_pool
+from tidefleet.planning.problem import PoolPlan
+from tidefleet.planning.tasks import call_class_of, lengths_of, rates_of, task_cost_of
 
 RATES = TokenRates(1e-6, 1e-7, 4e-6)
 
@@ -67,3 +73,38 @@ def test_a_class_whose_cost_is_not_known_makes_the_tasks_cost_unknown() -> None:
 def test_turns_that_no_session_has_are_brought_into_range() -> None:
     assert call_class_of(a_class(tokens=TOKENS, turnsPerSession="0.2"), RATES).turns_per_session == 1.0
     assert call_class_of(a_class(tokens=TOKENS, turnsPerSession="99999"), RATES).turns_per_session == 1000.0
+
+
+def test_tokens_of_all_classes_together_pay_what_the_plan_costs() -> None:
+    classes = (
+        ClassDemand("chat", 0.7, TokenShape(1000.0, 200.0, cached_share=0.4)),
+        ClassDemand("docs", 0.3, TokenShape(6000.0, 400.0)),
+    )
+    offers = [
+        offer_of(one, placeable=False)
+        for raw in catalogue.accelerator_manifests()
+        if isinstance(one := parse(raw), AcceleratorType) and one.name in ("h100-sxm", "l40s")
+    ]
+    market = find_candidates(
+        catalogue.models()["llama-3.1-8b"], offers, classes, {},
+        default_weights="Bf16", default_kv="Bf16", memo=EstimateMemo(),
+    )  # fmt: skip
+    for problem in (
+        PoolProblem("prod/chat", classes, 30.0, market),
+        PoolProblem("prod/chat", classes, 3000.0, market, maximum=2),  # short: what is not served costs nothing
+    ):
+        plan = plan_pool(problem)
+        assert isinstance(plan, PoolPlan)
+        rates = rates_of(plan, classes)
+        assert all(one.output > one.uncached_input > one.cached_input > 0 for one in (rates["chat"],))
+        usd = sum(
+            one.share
+            * (shape.uncached * r.uncached_input + shape.cached * r.cached_input + shape.output_mean * r.output)
+            for one in classes
+            for shape, r in [(one.shape, rates[one.name])]
+        )
+        served = plan.requests_per_second * (1.0 - plan.shortfall)
+        assert served * 3600 * usd == pytest.approx(plan.usd_per_hour)
+    idle = plan_pool(PoolProblem("prod/chat", classes, 0.0, market))
+    assert isinstance(idle, PoolPlan)
+    assert rates_of(idle, classes) == {}

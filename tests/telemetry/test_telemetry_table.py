@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -51,8 +52,10 @@ def test_metrics_of_a_pool_name_it_by_namespace_and_pool() -> None:
     for name, spec in METRICS.items():
         if spec.name.startswith(("pool_", "plan_", "flips_", "training_")) and spec.kind != "histogram":
             assert spec.labels[:2] == PER_POOL, name
-        else:
+        elif spec.process != "router" or "pool" not in spec.labels:
             assert "pool" not in spec.labels, name
+        else:
+            assert spec.labels[:2] == PER_POOL, name
 
 
 def test_units_are_base_units() -> None:
@@ -67,7 +70,7 @@ def test_dollars_and_tokens_are_counters_that_can_be_divided() -> None:
 
 @pytest.mark.parametrize("name", sorted(spec.name for spec in METRICS.values()))
 def test_every_metric_of_the_table_is_used(name: str) -> None:
-    files = [path for path in SOURCE.rglob("*.py") if path.name != "table.py"]
+    files = [path for path in SOURCE.rglob("*.py") if path.name not in ("table.py", "router_table.py")]
     assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in files)
 
 
@@ -86,9 +89,11 @@ def names_on(page: str) -> set[str]:
     return set(re.findall(r"^# TYPE (\S+)", page, flags=re.MULTILINE))
 
 
-def test_the_page_has_the_metrics_of_the_table_and_no_others() -> None:
-    telemetry = Telemetry()
-    for spec in METRICS.values():
+@pytest.mark.parametrize("process", ["operator", "router"])
+def test_the_page_has_the_metrics_of_the_table_and_no_others(process: Literal["operator", "router"]) -> None:
+    telemetry = Telemetry(process)
+    own = {name: spec for name, spec in METRICS.items() if spec.process in (process, "both")}
+    for spec in own.values():
         labels = dict.fromkeys(spec.labels, "x")
         match spec.kind:
             case "counter":
@@ -97,7 +102,7 @@ def test_the_page_has_the_metrics_of_the_table_and_no_others() -> None:
                 telemetry.set(spec.name, 1.0, **labels)
             case "histogram":
                 telemetry.observe(spec.name, 1.0, **labels)
-    assert names_on(telemetry.render()[1].decode()) == set(METRICS)
+    assert names_on(telemetry.render()[1].decode()) == set(own)
 
 
 def test_two_registries_share_nothing() -> None:

@@ -33,6 +33,10 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, create, patch, delete]
+# The gateway's InferencePool of a pool that asks for one.
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [get, list, create, patch, delete]
 # Read before a workload is adopted: whatever else scales it is named as a conflict.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
@@ -83,6 +87,19 @@
 - apiGroups: [resource.k8s.io]
   resources: [resourceclaims]
   verbs: [list]
+{{- end }}
+
+{{/* What the router reads in each namespace. */}}
+{{- define "tidefleet.routerRules" -}}
+- apiGroups: [tidefleet.io]
+  resources: [inferencepools, workloadclasses]
+  verbs: [get, list, watch]
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{- define "tidefleet.eventRules" -}}

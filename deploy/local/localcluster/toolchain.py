@@ -58,6 +58,7 @@ class Tool:
     ldflags: str
     build_seconds: int
     python_distribution: str
+    python_member: str
     optional: bool
     release: Release | None
 
@@ -109,6 +110,7 @@ def tools() -> Mapping[str, Tool]:
             ldflags=entry.get("ldflags", "").replace("{version}", entry["version"]),
             build_seconds=entry.get("build_seconds", 0),
             python_distribution=entry.get("python_distribution", ""),
+            python_member=entry.get("python_member", ""),
             optional=entry.get("optional", False),
             release=release
             and Release(release["url"], release["checksum"], release.get("member", ""), tuple(release["systems"])),

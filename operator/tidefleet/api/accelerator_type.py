@@ -12,6 +12,7 @@ from tidefleet.api.conditions import Conditions, ConditionStatus, Generation
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.api.leaves import Integer, Many, Text
 from tidefleet.api.scalars import (
+    Availability,
     Count,
     Date,
     ExactWatts,
@@ -90,6 +91,12 @@ class Price(Model):
     """Where it comes from, e.g. list price of 2026-11-21."""
     minimum_term_days: Count | None = Field(default=None, examples=[365])
     """Shortest commitment in days, e.g. 365."""
+    term_ends_on: Date | None = Field(default=None, examples=["2027-03-31"])
+    """Last day of the commitment, e.g. "2027-03-31"; after it the price is not used."""
+    chips: PositiveCount | None = Field(default=None, examples=[64])
+    """Accelerators that are committed to, e.g. 64; absent: those of all nodes with its labels."""
+    availability: Availability | None = None
+    """Share of time that such a chip is there, e.g. "0.9" for spot; so much of it is counted on; absent: all."""
     node_selector: LabelMap = Field(default={})
     """Labels of the nodes that cost this, e.g. {karpenter.sh/capacity-type: spot}."""
     state: PriceState = PriceState.ENABLED

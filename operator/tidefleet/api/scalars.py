@@ -63,6 +63,22 @@ Share = Annotated[
         example="0.4",
     ),
 ]
+Availability = Annotated[
+    Decimal,
+    DecimalText(
+        pattern=r"^(0(\.[0-9]{1,9})?|1(\.0{1,9})?)$",
+        expected="a share of time from 0.05 to 1 as a decimal string",
+        example="0.9",
+        rules=(
+            Rule(
+                cel="double(self) >= 0.05",
+                holds=lambda n: n >= Decimal("0.05"),
+                expected="a share of time from 0.05 to 1",
+                example='"0.9"',
+            ),
+        ),
+    ),
+]
 Score = Annotated[
     Decimal,
     DecimalText(

@@ -393,6 +393,8 @@ class WorkloadClassSpec(Model):
     """How the router tells requests of the class."""
     traffic_share: Share | None = None
     """Without a router: share of the pool's measured demand that is this class, e.g. "0.4"."""
+    max_spot_share: Share | None = None
+    """Most of the class's requests that may be on spot capacity, e.g. "0.4"; absent: all of them."""
     demand: Demand = Demand(source=DemandSource.METRICS)
     """How much is asked: exactly one of a declared rate, metrics, or a volume with a deadline."""
     tokens: TokenLengths | None = None

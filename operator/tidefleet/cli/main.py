@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from tidefleet import __version__
-from tidefleet.cli import compare, cost, crds, emulator, explain, flip, flips, operator, pause, plan, validate
+from tidefleet.cli import (
+    compare,
+    conformance,
+    cost,
+    crds,
+    emulator,
+    explain,
+    flip,
+    flips,
+    operator,
+    pause,
+    plan,
+    route,
+    router,
+    validate,
+)
 
 app = typer.Typer(
     name="tidefleet",
@@ -17,15 +32,19 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(operator.app, name="operator")
+app.add_typer(router.app, name="router")
+app.add_typer(route.app, name="route")
 app.add_typer(crds.app, name="crds")
 app.add_typer(emulator.app, name="emulator")
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
+app.command("top")(route.top)
 app.command("explain")(explain.explain)
 app.command("flips")(flips.flips)
 app.command("flip")(flip.flip)
 app.command("pause")(pause.pause)
 app.command("cost")(cost.cost)
+app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 
 

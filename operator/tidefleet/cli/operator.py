@@ -10,10 +10,10 @@ import typer
 
 from tidefleet.cluster.clock import parse_clock
 from tidefleet.cluster.connection import NoConnection
-from tidefleet.controller import logs
 from tidefleet.controller.config import BadConfiguration, OperatorConfiguration, load_configuration
 from tidefleet.controller.process import CannotStart, OperatorProcess, run_until_signalled
 from tidefleet.controller.release import release_finalizers
+from tidefleet.telemetry import logs
 
 app = typer.Typer(help="The operator process.", no_args_is_help=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
+from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.cli.prices import with_price_book
@@ -23,17 +25,24 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.observe import adopted_workloads
+from tidefleet.controller.places import placed, site_limits, tariff_faults
 from tidefleet.controller.sharing import SOLVER_SECONDS, shares_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
+from tidefleet.economics.tasks import TaskCost, TokenRates
 from tidefleet.planning.calls import calls_between, with_called
 from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
 from tidefleet.planning.options import EstimateMemo
+from tidefleet.planning.prices import in_term
+from tidefleet.planning.tasks import rates_of, task_cost_of
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
-from tidefleet.planning.words import sureness
+from tidefleet.planning.words import brief, sureness
+
+_LEAST_RATE, _MOST_RATE = 1e-9, 1e12
+"""Requests per second that may be asked for, as far as a number of the API goes and beyond what any fleet serves."""
 
 
 def plan(
@@ -59,6 +68,14 @@ def plan(
         list[str] | None,
         typer.Option("--quota", help="Most chips of a type for all pools together, e.g. h200-sxm=16; may be repeated."),
     ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            help="Where the nodes of a type stand, with several Sites in the files, e.g. h200-sxm=berlin; may be "
+            "repeated. All types stand at an only Site.",
+        ),
+    ] = None,
     compare_roles: Annotated[
         bool, typer.Option("--compare-roles", help="Also price prefill and decode on replicas of their own.")
     ] = False,
@@ -66,7 +83,8 @@ def plan(
 ) -> None:
     """Plan pools from manifests: accelerators, replicas, cost, and why. Needs no cluster.
 
-    Accelerators are those that ship with tidefleet, and those in the files, which win.
+    Accelerators are those that ship with tidefleet, and those in the files, which win. Sites in the files limit power,
+    price electricity, and take their round trip off latencies.
     """
     found, objects = complaints(filenames)
     for each in found:
@@ -80,21 +98,27 @@ def plan(
     known = {f"{pool.namespace}/{pool.name}" for pool in pools} | {pool.name for pool in pools}
     for name in rates.keys() - known:
         fail(f"--demand names {name}; expected a pool of these files, e.g. {sorted(known)[-1]}={rates[name]:g}", 2)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
     kinds = with_price_book(_kinds([one for one in objects if isinstance(one, AcceleratorType)]), prices)
+    kinds = {name: in_term(one, today) for name, one in kinds.items()}
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
-    terms = _Terms(SharedLimits(chips=_quotas(quota or [], kinds)), compare_roles)
+    sites = [one for one in objects if isinstance(one, Site)]
+    there = _standing(sites, kinds, at or [])
+    limits = SharedLimits(chips=_quotas(quota or [], kinds), sites=site_limits(sites, there))
+    terms = _Terms(limits, sites, there, compare_roles)
     decisions = _decided(pools, classes, kinds, rates, terms)
     changed: list[Decision] = []
     if what_if:
         changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), terms)
+    tasks = _tasks(decisions)
     if output is Form.JSON:
-        answers = [_as_json(one) for one in decisions]
+        answers = [{**_as_json(one), "classes": _tasks_json(tasks[one.view.pool.key])} for one in decisions]
         for answer, before, after in zip(answers, decisions, changed, strict=False):
             answer["whatIf"] = {"questions": what_if, **compared(before, after), **_as_json(after)}
         print_json(answers)
     else:
         for one in decisions:
-            print_decision(one)
+            print_decision(one, tasks[one.view.pool.key])
         if changed:
             print_comparison(what_if or [], decisions, changed)
     if any(one.plan is None for one in decisions):
@@ -111,11 +135,34 @@ def _quotas(texts: Sequence[str], kinds: Mapping[str, AcceleratorType]) -> dict[
     return quotas
 
 
+def _standing(
+    sites: Sequence[Site], kinds: Mapping[str, AcceleratorType], texts: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """The types that stand at each site, by its name: without a cluster there are no nodes to tell."""
+    names = [one.name for one in sites]
+    told: dict[str, str] = {}
+    for text in texts:
+        kind, _, site = text.partition("=")
+        if kind not in kinds or site not in names:
+            example = f"h200-sxm={names[0]}" if names else "h200-sxm=berlin, with a Site of that name in the files"
+            fail(f"--at is {text!r}; expected TYPE=SITE of a known type and a Site of the files, e.g. {example}", 2)
+        told[kind] = site
+    for site_found in sites:
+        for fault in tariff_faults(site_found):
+            typer.echo(f"{fault.message}; its tariff is not used", err=True)
+    if len(names) > 1 and not told:
+        fail(f"the files have {len(names)} Sites; say which types stand where, e.g. --at h200-sxm={names[0]}", 2)
+    told = told or dict.fromkeys(kinds if names else (), names[0] if names else "")
+    return {name: frozenset(kind for kind, where in told.items() if where == name) for name in names}
+
+
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What holds for all pools of one answer."""
+    """What holds for all pools of one answer; ``there`` are the types at each site, by its name."""
 
     limits: SharedLimits
+    sites: Sequence[Site]
+    there: Mapping[str, frozenset[str]]
     compare_roles: bool
     memo: EstimateMemo = field(default_factory=EstimateMemo)
 
@@ -134,7 +181,7 @@ def _decided(
         return decisions
     found = coordinate([problem for problem, _ in plans], terms.limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
     if isinstance(found, SolverFailed):
-        fail(f"the fleet cannot be planned within --quota: {found.why}")
+        fail(f"the fleet cannot be planned within what its pools share (--quota, power of Sites): {found.why}")
     shares = shares_of(found, plans)
     return [
         _decide(one.view.pool, classes, kinds, rates, terms, share)
@@ -164,8 +211,9 @@ def _rates(texts: Sequence[str]) -> dict[str, float]:
             rates[name] = float(value)
         except ValueError:
             fail(f"--demand is {text!r}; expected POOL=REQUESTS_PER_SECOND, e.g. prod/chat=20", 2)
-        if not 0 <= rates[name] < float("inf"):
-            fail(f"--demand {name} is {value}; expected a number of at least 0, e.g. 20", 2)
+        if not (rates[name] == 0 or _LEAST_RATE <= rates[name] <= _MOST_RATE):
+            bounds = f"0, or a number from {_LEAST_RATE:g} to {_MOST_RATE:g}"
+            fail(f"--demand {name} is {value}; expected {bounds} requests per second, e.g. 20", 2)
     return rates
 
 
@@ -204,7 +252,12 @@ def _decide(
         classes=tuple(with_called(one, calls.called.get(one.key)) for one in mine),
         called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
         kinds=kinds,
-        offers=tuple(offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
+        offers=placed(
+            (offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
+            terms.sites,
+            terms.there,
+            now=now,
+        ),
         served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),
         reading=None if rate is None else Known(now, rate, "--demand"),
         compare_roles=terms.compare_roles,
@@ -232,13 +285,40 @@ def _as_json(decision: Decision) -> dict[str, Any]:
     }
 
 
-def print_decision(decision: Decision) -> None:
+def _tasks(decisions: Sequence[Decision]) -> dict[tuple[str, str], dict[str, TaskCost]]:
+    """What a task of each class costs, by pool and class, where the plans tell what all tokens in it cost."""
+    classes = [one for decision in decisions for one in decision.view.classes]
+    rates: dict[tuple[str, str], TokenRates] = {}
+    for decision in decisions:
+        if decision.plan is not None:
+            found = rates_of(decision.plan, decision.classes)
+            rates |= {(decision.view.pool.namespace, name): one for name, one in found.items()}
+    answer: dict[tuple[str, str], dict[str, TaskCost]] = {}
+    for decision in decisions:
+        mine = answer.setdefault(decision.view.pool.key, {})
+        near = {name: one for (space, name), one in rates.items() if space == decision.view.pool.namespace}
+        for wclass in decision.view.classes:
+            with contextlib.suppress(ValueError):  # calls that lead nowhere: DemandKnown tells of them
+                if (cost := task_cost_of(wclass, classes, near)) is not None:
+                    mine[wclass.name] = cost
+    return answer
+
+
+def _tasks_json(tasks: Mapping[str, TaskCost]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "usdPerTask": {"mean": usd.mean, "p50": usd.p50, "p95": usd.p95, "p99": usd.p99}}
+        for name, usd in ((name, one.usd) for name, one in tasks.items())
+    ]
+
+
+def print_decision(decision: Decision, tasks: Mapping[str, TaskCost]) -> None:
     """One decision as tables."""
     pool = decision.view.pool
     status = pool_status(decision, before={}, generation=0, decision_id="", now=decision.view.now)
     paper = ("Ready", "Reconciling")  # nothing runs on paper
     status["conditions"] = [one for one in status["conditions"] if decision.plan is None or one["type"] not in paper]
-    print_status(f"{pool.namespace}/{pool.name}", status, decision.reason)
+    told = [f"a task of {name} costs ${brief(one.usd.mean)}, p95 ${brief(one.usd.p95)}" for name, one in tasks.items()]
+    print_status(f"{pool.namespace}/{pool.name}", status, decision.reason, told)
     if decision.plan is not None and not decision.rate:
         typer.echo(f"  its demand is measured; to plan for some: --demand {pool.namespace}/{pool.name}=20\n")
 
@@ -304,8 +384,12 @@ def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(told)
 
 
-def print_status(name: str, status: dict[str, Any], reason: str) -> None:
-    """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong."""
+def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[str] = ()) -> None:
+    """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong.
+
+    Args:
+        more: lines on what it costs.
+    """
     plan = status.get("plan") or {}
     typer.echo(f"{name}: {reason}")
     if plan.get("options"):
@@ -317,6 +401,8 @@ def print_status(name: str, status: dict[str, Any], reason: str) -> None:
         per_million = plan.get("usdPerMillionTokens")
         cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
         typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
+        for line in more:
+            typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):
             typer.echo(f"  estimates: {sure}")
     if plan.get("runnersUp"):

@@ -27,6 +27,8 @@ class Kind:
 
 
 INFERENCE_POOL = Kind("tidefleet.io/v1alpha1", "InferencePool", "inferencepools")
+UPSTREAM_POOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferencepools")
+"""The Gateway API Inference Extension's own kind of that name."""
 WORKLOAD_CLASS = Kind("tidefleet.io/v1alpha1", "WorkloadClass", "workloadclasses")
 ACCELERATOR_TYPE = Kind("tidefleet.io/v1alpha1", "AcceleratorType", "acceleratortypes", namespaced=False)
 SITE = Kind("tidefleet.io/v1alpha1", "Site", "sites", namespaced=False)

@@ -111,6 +111,7 @@ class Evict:
     Attributes:
         grace_seconds: how long the pod may take to end; ``None`` for its own. Never 0, which would take the pod off
             the API server while its processes may still hold the accelerator.
+        dry_run: only ask whether budgets would allow it.
     """
 
     namespace: str
@@ -120,6 +121,7 @@ class Evict:
     reason: str
     decision_id: str
     grace_seconds: int | None = None
+    dry_run: bool = False
     kind: Kind = POD
 
     def __post_init__(self) -> None:
@@ -253,6 +255,7 @@ class Writer:
                 f"resourceVersion; got {write.uid!r} and {write.resource_version!r}"
             )
         dry = self.dry_run if dry_run is None else dry_run
+        dry = dry or (isinstance(write, Evict) and write.dry_run)
         if self.before_write is not None:
             self.before_write(write)
         outcome = self._attempt(write, dry=dry)
@@ -368,7 +371,8 @@ def judge(write: Write, reply: Reply, field_manager: str = "") -> Outcome:
         case 409:
             return Conflict(message, fields)
         case 429 | 500 if isinstance(write, Evict):  # of a budget: any other is repeated, and then `Failed`
-            return Blocked(message)
+            told = [str(one["message"]) for one in causes if isinstance(one, dict) and one.get("message")]
+            return Blocked(" ".join((message, *told)))
         case 403:
             return Denied(message)
         case 422 if "metadata.uid" in fields:  # "field is immutable": our uid is another object's

@@ -53,6 +53,17 @@ VOLATILE_SECONDS = 60.0
 """Measured values alone (utilisation, hit ratio, demand, words of messages) are written at most this often."""
 
 
+_NO_LOANS = frozenset(
+    {
+        Reason.QUEUE_MISSING,
+        Reason.KUEUE_ABSENT,
+        Reason.QUEUE_NOT_IN_COHORT,
+        Reason.QUOTA_IN_USE,
+        Reason.NOT_CLUSTER_WIDE,
+    }
+)
+"""What an owner must mend before nodes are lent: of the condition Flipping, whose other reasons come and go."""
+
 _TOLD = frozenset(
     {
         ConditionType.VALIDATED,
@@ -302,9 +313,13 @@ class Actor:
         """An Event for each condition that turned bad, or good again."""
         pool = decision.view.pool
         was = {one.get("type"): one.get("status") for one in before.get("conditions") or ()}
+        reasons = {one.get("type"): one.get("reason") for one in before.get("conditions") or ()}
         about = (INFERENCE_POOL, pool.namespace, pool.name, pool.metadata.uid)
         note = {marks.DECISION_ANNOTATION: decision_id}
         for one in decision.verdicts:
+            if one.reason in _NO_LOANS and one.type is ConditionType.FLIPPING and reasons.get(one.type) != one.reason:
+                message = f"{one.type}={one.status} ({one.reason}): {one.message}"
+                self.events.emit(*about, type_="Warning", reason="Degraded", message=message, annotations=note)
             if one.type not in _TOLD or str(one.status) == was.get(str(one.type)):
                 continue
             message = f"{one.type}={one.status} ({one.reason}): {one.message}"

@@ -84,6 +84,16 @@ class Flipping(_Part):
     """ConfigMap beside the operator that pauses the flips of the whole fleet: scope, by and reason."""
 
 
+class GatewayPicker(_Part):
+    """The endpoint picker that upstream InferencePools are given."""
+
+    service: Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z]([-a-z0-9]*[a-z0-9])?$")] = (
+        "tidefleet-router"
+    )
+    """Name of a Service in the pool's own namespace, as the upstream reference has no other."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 9002
+
+
 class OperatorConfiguration(_Part):
     """Everything an operator process can be told."""
 
@@ -115,6 +125,7 @@ class OperatorConfiguration(_Part):
     prometheus: Prometheus = Prometheus()
     calibration: Calibration = Calibration()
     flipping: Flipping = Flipping()
+    gateway_picker: GatewayPicker = GatewayPicker()
     catalogue_file: str = ""
     """AcceleratorTypes the leader applies; empty: those that ship with tidefleet."""
     price_file: str = ""

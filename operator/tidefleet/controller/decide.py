@@ -265,7 +265,7 @@ def _with_remembered_prices(offers: tuple[Offer, ...], memory: PoolMemory, view:
             memory.prices[name, capacity_type] = price
         for key in running - {(name, kind) for kind in prices}:
             if key[0] == name and key in memory.prices:
-                prices[key[1]] = memory.prices[key]
+                prices[key[1]] = replace(memory.prices[key], committed=False)
         result.append(replace(offer, prices=prices))
     return tuple(result)
 

@@ -16,6 +16,7 @@ from tidefleet.cluster.writes import AlreadyExists, Delete, Gone, MergePatch, Wr
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
 from tidefleet.controller.disruption import budget_name, is_ours, list_budgets, missing_budget
+from tidefleet.controller.gateway import GatewayPools
 from tidefleet.controller.store import Seen
 from tidefleet.controller.view import Served
 
@@ -25,6 +26,7 @@ class Lifecycle:
     """Writes through an actor; keeps nothing."""
 
     actor: Actor
+    gateways: GatewayPools
 
     def keep_finalizer(self, seen: Seen, pool: InferencePool) -> bool:
         """Put our finalizer on a pool whose deletion will have work for us, and take it off where it will not."""
@@ -88,6 +90,7 @@ class Lifecycle:
             done = done and isinstance(outcome, Written | Gone)
         if pool is not None and policy is DeletionPolicy.DELETE:
             done = self._delete_budget(pool) and done
+            done = self.gateways.remove(pool) and done
         if not done:
             self.actor.hurry()
             return

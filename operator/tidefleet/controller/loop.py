@@ -184,8 +184,9 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
-        if self.flips is not None and (moving := self.flips.moving(view.pool.key)):
-            view = replace(view, moving=moving)
+        if self.flips is not None:
+            moving, leaving = self.flips.moves(view)
+            view = replace(view, moving=moving, leaving=leaving)
         if seen.metadata.deletion_timestamp:
             return Decision(view=view, verdicts=())
         try:
@@ -269,6 +270,7 @@ class FleetLoop:
         decision, changed = self.actor.act(decision, memory, decision_id=decision_id)
         if decision.write:
             self._guard(pool, decision_id)
+            self.lifecycle.gateways.keep(pool, self.observer.gateway_pools, decision_id)
         current = self._ids.get(key)
         if changed or current is None:
             self._ids[key] = current = decision_id
@@ -292,6 +294,12 @@ class FleetLoop:
             Verdict(ConditionType.VALIDATED, FALSE, fault.reason, fault.message),
         )
         self._write_simple(seen, verdicts, keep=_KEPT_WHEN_INVALID)
+        told = {one.get("type"): one.get("status") for one in seen.status.get("conditions") or ()}
+        if told.get(str(ConditionType.VALIDATED)) != str(FALSE):
+            self.actor.events.emit(
+                INFERENCE_POOL, seen.metadata.namespace, seen.metadata.name, seen.metadata.uid, type_="Warning",
+                reason="Degraded", message=f"{ConditionType.VALIDATED}={FALSE} ({fault.reason}): {fault.message}",
+            )  # fmt: skip
 
     def _claim(self, fleet: Fleet) -> bool:
         """Take over: everything we own gets our epoch before the first decision is carried out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,12 @@ from tidefleet.controller.adoption import Autoscaler, conflicts_of
 from tidefleet.controller.calibrating import revision_of
 from tidefleet.controller.collector import Collector, PoolKey, Target
 from tidefleet.controller.places import (
-    electricity,
     matches,
     nodes_at,
+    placed,
     reserved_chips,
     site_limits,
+    standing,
     tariff_faults,
 )
 from tidefleet.controller.price_source import Prices
@@ -44,7 +46,7 @@ from tidefleet.planning.calls import Calls, calls_between, with_called
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, stored_precision
 from tidefleet.planning.options import Offer, Option
-from tidefleet.planning.prices import node_chips, priced
+from tidefleet.planning.prices import in_term, node_chips, priced
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +98,20 @@ class Observer:
     """Autoscalers as last listed; ``None`` while they are not known, and then no adopted workload is scaled."""
     budgets: Sequence[Mapping[str, Any]] | None = None
     """PodDisruptionBudgets as last listed; ``None`` while they are not known."""
+    gateway_pools: Sequence[Mapping[str, Any]] | None = None
+    """Upstream InferencePools as last listed; ``None`` while they are not known, or where the kind is absent."""
     collector: Collector | None = None
 
     def observe(self, now: float) -> Fleet:
         """The fleet as it is known at ``now``."""
-        types, bad_types = self._types()
+        types, bad_types = self._types(now)
         nodes = self.inventory.nodes()
         places = [seen.parsed for seen in self.store.all(SITE) if isinstance(seen.parsed, Site)]
-        types = _with_electricity(types, places, nodes, now)
+        there = standing(places, [one.kind for one in types.values()], nodes)
+        types = {
+            one.accelerator.name: replace(types[one.accelerator.name], offer=one)
+            for one in placed([one.offer for one in types.values()], places, there, now=now)
+        }
         offers, offers_here = self._offers(types)
         classes_of, unreadable, class_rows = self._classes()
         calls = calls_between([one for members in classes_of.values() for one in members])
@@ -147,19 +155,20 @@ class Observer:
                 pools.append((seen, replace(view, faults=(fault,))))
         sites = tuple(self._site(seen) for seen in self.store.all(SITE))
         pools = _with_reserved(pools, types, nodes)
-        limits = site_limits(places, list(kinds.values()), nodes)
+        limits = site_limits(places, there)
         return Fleet(now, tuple(pools), types, tuple(class_rows), sites, tuple(bad_types), limits)
 
-    def _types(self) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
+    def _types(self, now: float) -> tuple[dict[str, TypeSeen], list[tuple[Seen, Fault]]]:
         nodes = self.inventory.nodes()
         found: dict[str, TypeSeen] = {}
         bad: list[tuple[Seen, Fault]] = []
+        today = datetime.datetime.fromtimestamp(now, tz=datetime.UTC).date()
         for seen in self.store.all(ACCELERATOR_TYPE):
             if isinstance(seen.parsed, Invalid):
                 bad.append((seen, Fault(seen.parsed.reason, str(seen.parsed).replace("\n", "; "))))
                 continue
             assert isinstance(seen.parsed, AcceleratorType)  # noqa: S101
-            kind = priced(seen.parsed, self.prices.book)
+            kind = in_term(priced(seen.parsed, self.prices.book), today)
             wrong = implausible_prices(kind, self.known_prices.get(kind.name, ()))
             where = "" if kind is seen.parsed else " (with the price book's prices)"
             faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, f"{one}{where}") for one in wrong)
@@ -365,17 +374,6 @@ def _call_faults(seen: Seen, calls: Calls) -> tuple[Fault, ...]:
     """What is wrong with a class's calls: its own demand counts all the same."""
     found = calls.faults.get((seen.metadata.namespace, seen.metadata.name))
     return () if found is None else (Fault(*found),)
-
-
-def _with_electricity(
-    types: dict[str, TypeSeen], sites: Sequence[Site], nodes: Sequence[Node], now: float
-) -> dict[str, TypeSeen]:
-    """The types, with what electricity costs where they stand."""
-    prices = electricity(sites, [one.kind for one in types.values()], nodes, now=now)
-    return {
-        name: replace(one, offer=replace(one.offer, electricity=prices[name])) if name in prices else one
-        for name, one in types.items()
-    }
 
 
 def _with_reserved(

@@ -1,15 +1,16 @@
-"""Sites as plans see them: which accelerator types stand there, their power limit, and what electricity costs."""
+"""Sites as plans see them: their accelerator types, power limit, price of electricity, and how far their users are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from tidefleet.api import AcceleratorType, Reason, Site
 from tidefleet.cluster.records import Node
 from tidefleet.controller.view import Fault
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import chosen_price, tariff_of
-from tidefleet.planning.options import Electricity
+from tidefleet.planning.options import Electricity, Offer
 from tidefleet.planning.pool import HORIZON_SECONDS
 
 DEAREST_USD_PER_KILOWATT_HOUR = 5.0
@@ -42,20 +43,23 @@ def types_at(site: Site, kinds: Iterable[AcceleratorType], nodes: Sequence[Node]
     return frozenset(found)
 
 
-def site_limits(
+def standing(
     sites: Iterable[Site], kinds: Sequence[AcceleratorType], nodes: Sequence[Node]
-) -> tuple[SiteLimit, ...]:
-    """The power limits of sites, each with the types that it is sure of."""
+) -> Mapping[str, frozenset[str]]:
+    """The types that each site has to itself, by the site's name."""
+    return {site.name: types_at(site, kinds, nodes) for site in sites}
+
+
+def site_limits(sites: Iterable[Site], there: Mapping[str, frozenset[str]]) -> tuple[SiteLimit, ...]:
+    """The power limits of sites, each with the types that it is sure of (``there``, by name of site)."""
     return tuple(
-        SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue_of(site), types_at(site, kinds, nodes))
+        SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue_of(site), there[site.name])
         for site in sites
         if site.spec.power_limit_watts is not None
     )
 
 
-def electricity(
-    sites: Iterable[Site], kinds: Sequence[AcceleratorType], nodes: Sequence[Node], *, now: float
-) -> Mapping[str, Electricity]:
+def electricity(sites: Iterable[Site], there: Mapping[str, frozenset[str]], *, now: float) -> Mapping[str, Electricity]:
     """What electricity costs, by accelerator type; where several sites claim one, the first by name counts."""
     found: dict[str, Electricity] = {}
     for site in sorted(sites, key=lambda one: one.name):
@@ -66,9 +70,33 @@ def electricity(
         if mean is None:
             continue
         price = Electricity(site.name, mean, tariff.at(now), pue_of(site))
-        for name in types_at(site, kinds, nodes):
+        for name in there[site.name]:
             found.setdefault(name, price)
     return found
+
+
+def round_trips(sites: Iterable[Site], there: Mapping[str, frozenset[str]]) -> Mapping[str, float]:
+    """Seconds between users and an accelerator type, by type; where several sites claim one, the longest counts."""
+    found: dict[str, float] = {}
+    for site in sites:
+        for name in there[site.name] if site.spec.round_trip_to_users_milliseconds else ():
+            found[name] = max(found.get(name, 0.0), (site.spec.round_trip_to_users_milliseconds or 0) / 1000.0)
+    return found
+
+
+def placed(
+    offers: Iterable[Offer], sites: Sequence[Site], there: Mapping[str, frozenset[str]], *, now: float
+) -> tuple[Offer, ...]:
+    """Offers with what their sites say of them: the price of electricity, and how far their users are."""
+    prices, seconds = electricity(sites, there, now=now), round_trips(sites, there)
+    return tuple(
+        replace(
+            one,
+            electricity=prices.get(one.accelerator.name),
+            round_trip_seconds=seconds.get(one.accelerator.name, 0.0),
+        )
+        for one in offers
+    )
 
 
 def tariff_faults(site: Site) -> tuple[Fault, ...]:
@@ -94,6 +122,7 @@ def tariff_faults(site: Site) -> tuple[Fault, ...]:
 def reserved_chips(kind: AcceleratorType, nodes: Iterable[Node]) -> int:
     """Chips of the type that are paid for a term, used or not: those of the nodes of its reserved price.
 
+    At most as many as the price says are reserved.
     0 without a reserved price that has a term and labels to tell its nodes by.
     """
     price = chosen_price(kind, "Reserved")
@@ -101,7 +130,8 @@ def reserved_chips(kind: AcceleratorType, nodes: Iterable[Node]) -> int:
         return 0
     own = dict(price.node_selector).items()
     here = [node for node in nodes if matches(kind, node) and own <= node.labels.items()]
-    return sum(node.allocatable.get(kind.spec.resource_name or "", 0) for node in here)
+    chips = sum(node.allocatable.get(kind.spec.resource_name or "", 0) for node in here)
+    return chips if price.chips is None else min(chips, price.chips)
 
 
 def pue_of(site: Site) -> float:

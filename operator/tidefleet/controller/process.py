@@ -38,6 +38,7 @@ from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.holders import read_devices
 from tidefleet.controller.flips.lenders import pause_of
+from tidefleet.controller.gateway import GatewayPools, list_gateway_pools
 from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
@@ -179,7 +180,7 @@ class OperatorProcess:
             loop = self._loop = FleetLoop(
                 observer,
                 actor,
-                Lifecycle(actor),
+                Lifecycle(actor, GatewayPools(actor, self.settings.gateway_picker)),
                 Accountant(self.telemetry, collector),
                 sync,
                 self.telemetry,
@@ -256,6 +257,7 @@ class OperatorProcess:
         """Who else scales workloads or guards pods; while autoscalers cannot be listed, adopted workloads are held."""
         observer.autoscalers = list_autoscalers(objects, self.settings.namespaces)
         observer.budgets = list_budgets(objects, self.settings.namespaces)
+        observer.gateway_pools = list_gateway_pools(objects, self.settings.namespaces)
 
     def _flips(self, actor: Actor, observer: Observer, loop: FleetLoop, objects: Objects) -> Flips:
         namespaces = self.settings.namespaces or None

@@ -85,7 +85,10 @@ _RISING = ("prompt_tokens", "generation_tokens", "finished", "hit_tokens", "quer
 
 @dataclass(frozen=True, slots=True)
 class EngineRates:
-    """One engine between two samples; rates per second, gauges as last seen."""
+    """One engine between two samples; rates per second, gauges as last seen.
+
+    ``first_tokens`` is how many requests got their first token in that time, ``first_token_seconds`` their waits' sum.
+    """
 
     seconds: float
     arrivals: float
@@ -97,6 +100,8 @@ class EngineRates:
     mean_prompt: float | None
     running: float
     waiting: float
+    first_tokens: float = 0.0
+    first_token_seconds: float = 0.0
 
 
 def rates_between(before: Sample, after: Sample) -> EngineRates | None:
@@ -111,6 +116,8 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
     inside = (two.running + two.waiting) - (one.running + one.waiting)
     prompts = two.measured_prompts - one.measured_prompts
     prompt_tokens = two.measured_prompt_tokens - one.measured_prompt_tokens
+    first, waited = two.first_tokens - one.first_tokens, two.first_token_seconds - one.first_token_seconds
+    told = first > 0 and waited >= 0
     return EngineRates(
         seconds=seconds,
         arrivals=max(0.0, two.finished - one.finished + inside) / seconds,
@@ -122,6 +129,8 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
         mean_prompt=prompt_tokens / prompts if prompts > 0 and prompt_tokens >= 0 else None,
         running=two.running,
         waiting=two.waiting,
+        first_tokens=first if told else 0.0,
+        first_token_seconds=waited if told else 0.0,
     )
 
 
@@ -239,6 +248,8 @@ def pool_reading(
     seconds = min(one.seconds for one in engines.rates)
     arrivals = max(0.0, sum(one.arrivals for one in engines.rates) - engines.returned / seconds)
     into, out, hits = lengths.means() if lengths is not None else (None, None, None)
+    first = sum(one.first_tokens for one in engines.fresh)
+    waited = sum(one.first_token_seconds for one in engines.fresh)
     return Known(
         at=now,
         requests_per_second=(arrivals + sum(one.waiting for one in engines.rates) / drain_seconds) * scale,
@@ -249,6 +260,8 @@ def pool_reading(
         seconds=seconds,
         length_count=lengths.finished if lengths is not None else math.inf,
         arrivals_per_second=arrivals * scale,
+        first_token_seconds=waited / first if first > 0 else None,
+        first_tokens=first,
     )
 
 

@@ -183,7 +183,7 @@ def _question(plans: Plans, limits: SharedLimits) -> Question:
     pools = tuple(
         (
             problem.pool, problem.requests_per_second > 0, problem.minimum, problem.maximum, problem.spare,
-            problem.pinned, problem.priority, tuple(sorted(problem.type_caps.items())),
+            problem.pinned, problem.priority, problem.spot_share, tuple(sorted(problem.type_caps.items())),
             tuple(one.option for one in problem.market.candidates),
         )
         for problem, _ in plans

@@ -39,6 +39,9 @@ def step(
         required=required,
         may_lower=may_lower or pinned,
     )
+    for name, count in view.leaving.items():  # whatever holds the others: these serve nobody any more
+        if name in running and wanted[name] == running[name].desired:
+            wanted[name] = max(target.get(name, 0), wanted[name] - count)
     cost = {names[c.option]: c.usd_per_hour for c in market.candidates if c.option in names}
     capped = ""
     limit = pool.spec.cost_target.max_spend_increase_usd_per_hour

@@ -94,6 +94,8 @@ class PoolView:
         reserved: chips by accelerator type that are paid for a term and that no other pool holds.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
         moving: replicas that leave nodes which are to be lent and are replaced elsewhere first, by workload.
+        leaving: those of them that are replaced, take no requests and are the first to go, so that asking for so many
+            fewer loses nothing.
     """
 
     pool: InferencePool
@@ -116,6 +118,7 @@ class PoolView:
     called: Mapping[str, Called] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
     moving: Mapping[str, int] = field(default_factory=dict)
+    leaving: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

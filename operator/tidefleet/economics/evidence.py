@@ -125,8 +125,13 @@ SIGMA_PER_YEAR = 0.20
 
 def profile_sigma(age_days: float, same_version: bool) -> float:
     """Relative sigma of a profile of this age."""
+    return with_age(PROFILE_SIGMA, age_days, same_version)
+
+
+def with_age(sigma: float, age_days: float, same_version: bool) -> float:
+    """A fresh measurement's relative sigma with what its age and another engine version add, in quadrature."""
     aged = SIGMA_PER_YEAR * max(0.0, age_days) / 365.0
-    return math.sqrt(PROFILE_SIGMA**2 + aged**2 + (0.0 if same_version else OTHER_VERSION_SIGMA**2))
+    return math.sqrt(sigma**2 + aged**2 + (0.0 if same_version else OTHER_VERSION_SIGMA**2))
 
 
 def monotone(factors: Sequence[float], times: Sequence[float]) -> list[float]:

@@ -66,7 +66,7 @@ class Journal:
         until: when the loan ends at the latest.
         why: the reason in one sentence.
         decision: id of the decision.
-        surge: whether the recall is for a surge of demand, with the short grace.
+        surge: whether the recall is, or the last one was, for a surge of demand, with the short grace.
         trained: whether training was let in since the unit last served.
         asked: when its jobs were asked for a checkpoint.
         queue: who trains, e.g. ``Kueue/night``: it outlives the pool.

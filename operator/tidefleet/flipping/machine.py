@@ -70,7 +70,7 @@ def wanted(journal: Journal, seen: Observation, now: float) -> Wanted:
             return Wanted(unroute=True, empty=seen.requests == 0, evict=journal.trained)
         case Phase.QUARANTINED:  # what came here while it warmed up has not proved its answers
             unroute = journal.cause == "canary" or seen.capacity_kept is True
-            return Wanted(unroute=unroute, evict=journal.trained)
+            return Wanted(replace=True, unroute=unroute, evict=journal.trained)
         case _:
             return Wanted()
 
@@ -101,9 +101,9 @@ def _planned(journal: Journal, seen: Observation, now: float) -> Step:
     wish = seen.wish
     against = called_off(seen)
     if against:
-        return _home(journal, now, f"not lent: {against}", result="called-off")
+        return _home(journal, seen, now, f"not lent: {against}", result="called-off")
     if _late(journal, now):
-        return _home(journal, now, "not lent: it could not set out in time", result="called-off")
+        return _home(journal, seen, now, "not lent: it could not set out in time", result="called-off")
     if isinstance(wish, Lend) and wish.admitted:
         seconds = seen.terms.cordon if seen.capacity_kept else seen.terms.replace
         return _to(journal, Phase.CORDONED, now, deadline=now + seconds, why=wish.why, until=instant(wish.until))
@@ -113,26 +113,28 @@ def _planned(journal: Journal, seen: Observation, now: float) -> Step:
 def _cordoned(journal: Journal, seen: Observation, now: float) -> Step:
     against = called_off(seen)
     if against:
-        return _home(journal, now, f"rolled back: {against}")
+        return _home(journal, seen, now, f"rolled back: {against}")
     if seen.routable == 0 and seen.capacity_kept:
         return _to(journal, Phase.DRAINING, now, deadline=now + seen.terms.drain)
     if _late(journal, now):
         why = "replicas elsewhere did not take over in time" if not seen.capacity_kept else "requests are still routed"
-        return _home(journal, now, f"rolled back: {why}")
+        return _home(journal, seen, now, f"rolled back: {why}")
     return Step(journal)
 
 
 def _draining(journal: Journal, seen: Observation, now: float) -> Step:
     against = called_off(seen) or _missed(seen)
     if against:
-        return _home(journal, now, f"rolled back: {against}")
+        return _home(journal, seen, now, f"rolled back: {against}")
     if seen.serving_pods == 0:
         return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
     if _late(journal, now, more=seen.terms.kill_drain if seen.terms.kill else 0.0):
         if seen.expected == 0 and seen.requests == 0:  # all are terminating: what does not end is quarantined there
             return _to(journal, Phase.VERIFYING, now, deadline=now + seen.terms.verify)
         left, pods = ("an unknown number of" if one is None else str(one) for one in (seen.requests, seen.serving_pods))
-        return _home(journal, now, f"rolled back: {left} requests in {pods} replicas were left")
+        if seen.requests == 0 and seen.refused:
+            return _home(journal, seen, now, f"rolled back: the eviction of its replicas was refused: {seen.refused}")
+        return _home(journal, seen, now, f"rolled back: {left} requests in {pods} replicas were left")
     return Step(journal)
 
 
@@ -145,11 +147,11 @@ def _verifying(journal: Journal, seen: Observation, now: float) -> Step:
                 journal, Phase.WARMING, now, deadline=now + seen.terms.warm, why="released: nothing holds it", cause=""
             )
     elif against:
-        return _home(journal, now, f"rolled back: {against}")
+        return _home(journal, seen, now, f"rolled back: {against}")
     elif seen.holders == 0 and isinstance(seen.wish, Lend):
         until = instant(seen.wish.until)
         if until <= now:
-            return _home(journal, now, "rolled back: the loan would end before it began")
+            return _home(journal, seen, now, "rolled back: the loan would end before it began")
         step_ = _to(journal, Phase.TRAINING, now, deadline=until, until=until, trained=True)
         return Step(step_.journal, True, "training", "done", f"lent to training: {journal.why}")
     if _late(journal, now):
@@ -206,10 +208,10 @@ def _warming(journal: Journal, seen: Observation, now: float) -> Step:
     if seen.unhealthy or not seen.present:
         return _quarantined(journal, seen, now) if _late(journal, now) else Step(journal)
     if served and seen.expected and seen.canary is Canary.PASSED:
-        return _home(journal, now, "serves again", result="done")
+        return _home(journal, seen, now, "serves again", result="done")
     unwanted = seen.expected == 0 and (not seen.awaited or _late(journal, now))
     if unwanted and now - journal.since >= seen.terms.settle:
-        return _home(journal, now, "stands ready to serve; no replica is wanted here now", result="done")
+        return _home(journal, seen, now, "stands ready to serve; no replica is wanted here now", result="done")
     if _late(journal, now):
         counts = ("an unknown number" if one is None else str(one) for one in (seen.ready, seen.expected))
         what = "no trial request came back" if served else "{} of {} replicas became ready".format(*counts)
@@ -284,15 +286,15 @@ def _to(journal: Journal, phase: Phase, now: float, *, deadline: float | None, w
     return Step(after, True, words=f"{journal.phase} -> {phase}: {after.why}")
 
 
-def _home(journal: Journal, now: float, why: str, *, result: str = "rolled-back") -> Step:
-    """Back to Serving, as before the flip."""
+def _home(journal: Journal, seen: Observation, now: float, why: str, *, result: str = "rolled-back") -> Step:
+    """Back to Serving, as before the flip. That a surge called it back stays told, until it is lent again."""
     direction = "serving" if journal.trained or journal.phase is Phase.WARMING else "training"
     after = journal.to(
         Phase.SERVING,
         now,
         why=why,
         until=None,
-        surge=False,
+        surge=journal.surge or (isinstance(seen.wish, Recall) and seen.wish.surge),
         trained=False,
         asked=None,
         by="",

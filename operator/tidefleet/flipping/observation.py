@@ -98,6 +98,7 @@ class Observation:
         routable: serving pods that requests may be routed to.
         serving_pods: serving pods, terminating ones included.
         requests: running and waiting in its replicas, measured after they stopped being routable.
+        refused: why the eviction of one of them was refused last; empty when none was.
         holders: pods and claims that hold its accelerators, terminating ones included.
         jobs: training jobs on it.
         admission_stopped: no further job can be admitted to it: the quota published is without it.
@@ -117,6 +118,7 @@ class Observation:
     routable: int | None = None
     serving_pods: int | None = None
     requests: int | None = None
+    refused: str = ""
     holders: int | None = None
     jobs: int | None = None
     admission_stopped: bool = False

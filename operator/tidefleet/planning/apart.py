@@ -23,6 +23,7 @@ from tidefleet.planning.options import (
     default_widths,
     electricity_usd_per_hour,
     mixed_rate,
+    nearer,
     owner_kilowatts,
 )
 
@@ -71,6 +72,7 @@ class _Ranked(NamedTuple):
     replica: Replica
     rent: float
     correction: Correction
+    round_trip_seconds: float
 
 
 def find_pairs(
@@ -128,18 +130,19 @@ def find_pairs(
                             rate = mixed_rate(classes, estimates)
                             power = owner_kilowatts(offer, cheapest, classes, estimates)
                             usd = rent + electricity_usd_per_hour(offer, power, rent)
-                            side.append(_Ranked(usd / rate, replica, usd, correction))
+                            side.append(_Ranked(usd / rate, replica, usd, correction, offer.round_trip_seconds))
     best: tuple[float, Apart] | None = None
     for sender in sorted(first, key=lambda one: one.usd)[:_SHORTLIST]:
         for receiver in sorted(second, key=lambda one: one.usd)[:_SHORTLIST]:
             if sender.replica.kv != receiver.replica.kv:
                 continue
+            far = max(sender.round_trip_seconds, receiver.round_trip_seconds)
             both = [
                 memo.pair(
                     sender.replica,
                     receiver.replica,
                     one.shape,
-                    one.objectives,
+                    nearer(one.objectives, far),
                     prefill_correction=sender.correction,
                     decode_correction=receiver.correction,
                 )

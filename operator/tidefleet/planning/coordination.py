@@ -25,7 +25,7 @@ from tidefleet.planning.fleet import (
     SolverFailed,
     solve,
 )
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
+from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
 from tidefleet.planning.solution import chip_group
 from tidefleet.planning.words import brief
@@ -255,8 +255,11 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         option_chips=np.array([one.option.chips for _, _, one in options], dtype=np.int64),
         option_cost=np.array([one.usd_per_hour - one.committed_usd_per_hour for _, _, one in options]),
         option_kw=np.array([kilowatts(one) for _, _, one in options]),
-        option_spot=np.zeros(count, dtype=np.bool_),
+        option_spot=np.array([one.option.capacity_type == SPOT for _, _, one in options], dtype=np.bool_),
         option_max=np.array([bounded(problem, one) for _, problem, one in options]),
+        class_spot_limit=np.array(
+            [problems[p].spot_share if problems[p].pinned is None else 1.0 for p in asking], dtype=np.float64
+        ),
         cell_class=np.arange(len(asking), dtype=np.int64),
         cell_rate=rates,
         cell_spill=np.full(len(asking), math.inf),

@@ -20,7 +20,9 @@ class Known:
     0 for a rate that was not counted. ``median`` is that of the rates of the last minutes, ``None`` where none was
     counted. ``length_count`` is how many requests the lengths are means of. ``arrivals_per_second`` is what was
     measured without requests that wait to be worked off, ``None`` where that is the rate itself; ``reasoning_share``
-    the share of output tokens that is not visible; ``calls_per_task`` requests for one task.
+    the share of output tokens that is not visible; ``calls_per_task`` requests for one task. ``first_token_seconds`` is
+    the mean time to the first token of ``first_tokens`` requests in these seconds, the time in the queue included;
+    ``None`` where it is not told.
     """
 
     at: float
@@ -35,6 +37,8 @@ class Known:
     arrivals_per_second: float | None = None
     reasoning_share: float | None = None
     calls_per_task: float | None = None
+    first_token_seconds: float | None = None
+    first_tokens: float = 0.0
 
     @property
     def arriving(self) -> float:

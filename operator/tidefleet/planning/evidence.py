@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidefleet.economics.evidence import Correction, ProfilePoint, best_evidence, roofline_of
-from tidefleet.economics.profile import profile_correction
+from tidefleet.economics.profile import group_correction, profile_correction
 from tidefleet.economics.replica import Replica
 
 _AGE_STEP_DAYS = 30
@@ -60,29 +60,48 @@ class Evidence:
     today: datetime.date | None = None
 
     def correction(self, replica: Replica, profiles: Sequence[Profile] = ()) -> Correction:
-        """The evidence that wins for this replica; ``profiles`` are those of its accelerator type."""
+        """The evidence that wins for this replica; ``profiles`` are those of its accelerator type.
+
+        Profiles of another width correct it by their group's scalar.
+        """
         found = [self.live[key]] if (key := key_of(replica)) in self.live else []
-        for one in profiles:
-            if not self._is_about(one, replica):
+        group = [one for one in profiles if self._is_of_group(one, replica)]
+        for one in group:
+            if one.tensor_parallel != replica.tp:
                 continue
             corrected = profile_correction(
                 replica,
                 one.points,
                 age_days=self._age(one.measured_on),
-                same_version=not self.engine_version or one.engine_version == self.engine_version,
+                same_version=self._is_of_version(one),
                 source=one.source,
             )
             if corrected is not None:
                 found.append(corrected)
+        if group and not found:
+            scalar = group_correction(
+                [
+                    (replace(replica, chips=one.tensor_parallel, tensor_parallel=one.tensor_parallel), point)
+                    for one in group
+                    for point in one.points
+                ],
+                age_days=max(self._age(one.measured_on) for one in group),
+                same_version=all(self._is_of_version(one) for one in group),
+                source="; ".join(dict.fromkeys(one.source for one in group if one.source)),
+            )
+            if scalar is not None:
+                found.append(scalar)
         return best_evidence(found, otherwise=roofline_of(replica))
 
-    def _is_about(self, profile: Profile, replica: Replica) -> bool:
+    def _is_of_group(self, profile: Profile, replica: Replica) -> bool:
         return (
             profile.model == replica.model.name
-            and profile.tensor_parallel == replica.tp
             and profile.weights == replica.weights
             and (self.engine in ("", "Other") or profile.engine == self.engine)
         )
+
+    def _is_of_version(self, profile: Profile) -> bool:
+        return not self.engine_version or profile.engine_version == self.engine_version
 
     def _age(self, measured_on: datetime.date) -> float:
         if self.today is None:

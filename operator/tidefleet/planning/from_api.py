@@ -158,6 +158,7 @@ def offer_of(
                 as_of=entry.as_of.isoformat() if entry.as_of else "",
                 catalogue=price_key(kind.name, entry) in shipped,
                 selector=frozenset(entry.node_selector.items()),
+                availability=number(entry.availability, 1.0),
             )
     plan_only = ""
     if placeable and not (kind.spec.resource_name and kind.spec.node_selector):
@@ -300,7 +301,13 @@ def class_demands(
 
 
 def _demand(wclass: WorkloadClass) -> ClassDemand:
-    return ClassDemand(name=wclass.name, share=1.0, shape=shape_of(wclass), objectives=objectives_of(wclass))
+    return ClassDemand(
+        name=wclass.name,
+        share=1.0,
+        shape=shape_of(wclass),
+        objectives=objectives_of(wclass),
+        spot_share=number(wclass.spec.max_spot_share, 1.0),
+    )
 
 
 def stored_precision(precision: Precision) -> str:

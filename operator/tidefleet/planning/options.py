@@ -21,12 +21,14 @@ PLANNING_UTILISATION = 0.85
 """Share of a replica's sustained rate the plan uses, so that arrivals that bunch do not break objectives."""
 
 
-OWNED = "Owned"
+OWNED, SPOT = "Owned", "Spot"
 
 COMMITTED_SHARE = 0.99
 
 MOST_PAID_BACK = 0.99
 """Share of the rent that electricity at negative prices pays for at most."""
+
+_BETWEEN_TOKENS = ("TPOT", "Stall")
 
 _V = TypeVar("_V")
 
@@ -36,7 +38,8 @@ class Price:
     """Rent of one chip of an accelerator type.
 
     ``source`` names where it comes from; ``catalogue`` tells a shipped list price from one that a user set;
-    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not.
+    ``selector`` are the labels of the nodes that cost this; ``committed``: it is owed for a term, used or not;
+    ``availability`` is the share of time that such a chip is there: a replica's capacity counts for so much.
     """
 
     usd_per_chip_hour: float
@@ -45,6 +48,7 @@ class Price:
     catalogue: bool = False
     selector: frozenset[tuple[str, str]] = frozenset()
     committed: bool = False
+    availability: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,16 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class ClassDemand:
-    """One class of demand on a pool: its share of requests, their lengths and their objectives."""
+    """One class of demand on a pool: its share of requests, their lengths and their objectives.
+
+    ``spot_share`` is the most of it that may be on spot capacity.
+    """
 
     name: str
     share: float
     shape: TokenShape
     objectives: tuple[Objective, ...] = ()
+    spot_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +182,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One accelerator type on the market: what it is, what it costs by capacity type, and whether it may serve."""
+    """One accelerator type on the market: what it is, what it costs by capacity type, and whether it may serve.
+
+    ``round_trip_seconds`` is how far users are from where it stands: taken off what they are promised.
+    """
 
     accelerator: Accelerator
     prices: Mapping[str, Price]
@@ -182,6 +193,7 @@ class Offer:
     serves_aggregated: bool = True
     profiles: tuple[Profile, ...] = ()
     electricity: Electricity | None = None
+    round_trip_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -320,7 +332,10 @@ def find_candidates(
                 for kv in wish.kv or (default_kv,):
                     replica = Replica(model, offer.accelerator, width, weights, kv, engine=evidence.engine.lower())
                     correction = evidence.correction(replica, offer.profiles)
-                    results = [memo.get(replica, one.shape, one.objectives, correction) for one in classes]
+                    results = [
+                        memo.get(replica, one.shape, nearer(one.objectives, offer.round_trip_seconds), correction)
+                        for one in classes
+                    ]
                     estimates = tuple(value for value in results if isinstance(value, Estimate))
                     if len(estimates) == len(results):
                         feasible.append((Option(name, "OnDemand", width, weights, kv), estimates))
@@ -342,7 +357,7 @@ def find_candidates(
                     Candidate(
                         replace(option, capacity_type=kind),
                         price,
-                        rate,
+                        rate * price.availability,
                         rent + paid,
                         estimates,
                         electricity_usd_per_hour=paid,
@@ -352,6 +367,16 @@ def find_candidates(
             if not any(kind in offer.prices for kind in wanted):
                 unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
     return Market(tuple(found), tuple(unpriced), tuple(rejected))
+
+
+def nearer(objectives: tuple[Objective, ...], round_trip_seconds: float) -> tuple[Objective, ...]:
+    """What is left of objectives for replicas that are so far from users; times between tokens do not change."""
+    if not round_trip_seconds:
+        return objectives
+    return tuple(
+        one if one.metric in _BETWEEN_TOKENS else replace(one, seconds=max(0.0, one.seconds - round_trip_seconds))
+        for one in objectives
+    )
 
 
 def mixed_rate(classes: Sequence[ClassDemand], estimates: Sequence[Estimate]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate
+from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate
 from tidefleet.planning.problem import (
     HOURS_PER_MONTH,
     BreakEven,
@@ -223,7 +223,9 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
 def _limits(problem: PoolProblem) -> str:
     if problem.pinned is not None:
         return f"pinned to {problem.pinned} replicas"
-    limits = [problem.cap_reasons[name] for name in sorted(problem.cap_reasons)]
+    limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
+    if problem.spot_share < 1.0 and any(one.option.capacity_type == SPOT for one in problem.market.candidates):
+        limits[f"at most {problem.spot_share:.0%} of it may be on spot"] = None
     return "; ".join(limits) or f"at most {problem.maximum} replicas are allowed"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
@@ -25,7 +26,7 @@ def priced(kind: AcceleratorType, book: PriceBook) -> AcceleratorType:
     """The type with the book's prices in the place of its own, for each capacity type that the book prices.
 
     The book is what one pays: a list price of another provider that happens to be lower must not be chosen before it.
-    Node selectors of the type's own prices are kept, so that spot nodes are told from others.
+    Node selectors, terms and availability of the type's own prices are kept: a book does not state them.
     """
     quotes = book.of(kind.name)
     if not quotes:
@@ -35,6 +36,14 @@ def priced(kind: AcceleratorType, book: PriceBook) -> AcceleratorType:
     kept = tuple(one for one in own if str(one.capacity_type) not in replaced)
     prices = (*(_entry(one, own) for one in quotes), *kept)
     return kind.model_copy(update={"spec": kind.spec.model_copy(update={"prices": prices})})
+
+
+def in_term(kind: AcceleratorType, today: datetime.date) -> AcceleratorType:
+    """The type without prices whose term is over."""
+    kept = tuple(one for one in kind.spec.prices if one.term_ends_on is None or today <= one.term_ends_on)
+    if len(kept) == len(kind.spec.prices):
+        return kind
+    return kind.model_copy(update={"spec": kind.spec.model_copy(update={"prices": kept})})
 
 
 def _entry(quote: Quote, own: Iterable[Price]) -> Price:
@@ -50,6 +59,10 @@ def _entry(quote: Quote, own: Iterable[Price]) -> Price:
         as_of=quote.as_of,
         source=words[:1024],
         node_selector=like.node_selector if like else {},
+        minimum_term_days=like.minimum_term_days if like else None,
+        term_ends_on=like.term_ends_on if like else None,
+        chips=like.chips if like else None,
+        availability=like.availability if like else None,
         plausibility=Plausibility.OVERRIDE if quote.override else None,
     )
 

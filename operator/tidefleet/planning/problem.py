@@ -51,6 +51,11 @@ class PoolProblem:
     external: tuple[ExternalOffer, ...] = ()
     apart: tuple[Apart, ...] = ()
 
+    @property
+    def spot_share(self) -> float:
+        """Most of the demand that may be on spot capacity: replicas serve the mix, so the strictest class counts."""
+        return min((one.spot_share for one in self.classes), default=1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:

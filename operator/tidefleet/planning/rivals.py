@@ -74,7 +74,8 @@ def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) ->
         because = (
             f"costs ${brief(rival.solution.cost)}/h alone, {share:+.0%}" if cost else f"costs ${brief(extra)}/h more"
         )
-    return RunnerUp(str(rival.option), per_million(rival.solution.cost, tokens), because)
+    served = tokens * (1.0 - rival.solution.shortfall)
+    return RunnerUp(str(rival.option), per_million(rival.solution.cost, served), because)
 
 
 def without_price(problem: PoolProblem, cost: float | None) -> tuple[RunnerUp, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tidefleet.planning.cover import Item, cheapest_cover, lower_bound
-from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
+from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate, Option
 from tidefleet.planning.problem import PoolProblem
 
 
@@ -33,6 +34,7 @@ def items_of(candidates: Sequence[Candidate]) -> list[Item]:
             c.option.accelerator,
             c.option.chips,
             chip_group(c.option),
+            firm=c.option.capacity_type != SPOT,
         )
         for c in candidates
     ]
@@ -52,7 +54,13 @@ def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
         spare = 0
     for less in range(spare + 1):
         cover = cheapest_cover(
-            items, demand, spare=spare - less, minimum=low, maximum=high, type_caps=problem.type_caps
+            items,
+            demand,
+            spare=spare - less,
+            minimum=low,
+            maximum=high,
+            type_caps=problem.type_caps,
+            firm_demand=firm_demand(problem),
         )
         if cover is not None:
             counts = _as_running(problem, candidates, items, cover.counts)
@@ -66,6 +74,11 @@ def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
     covered = sum(n * item.coverage for n, item in zip(filled, items, strict=True))
     shortfall = max(0.0, 1.0 - covered / demand) if demand > 0 else 0.0
     return Solution(tuple(filled), sum(n * i.cost for n, i in zip(filled, items, strict=True)), True, shortfall)
+
+
+def firm_demand(problem: PoolProblem) -> float:
+    """Requests per second that must have capacity which is not taken away."""
+    return problem.requests_per_second * (1.0 - problem.spot_share) if problem.pinned is None else 0.0
 
 
 def _as_running(
@@ -88,16 +101,30 @@ def _as_running(
 
 
 def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Callable[[int], float]) -> list[int]:
-    """As many replicas as the limits allow, the items in this order, the cheaper of equal ones first."""
+    """As many replicas as the limits allow, the items in this order, the cheaper of equal ones first.
+
+    Where spot is limited, firm items come first, and spot as far as its share of what is covered goes.
+    """
     counts = [0] * len(items)
     used: dict[str, int] = {}
-    for i in sorted(range(len(items)), key=lambda i: (key(i), items[i].cost)):
+    firm, limited = 0.0, problem.spot_share < 1.0 and problem.pinned is None
+    spot_per_firm = problem.spot_share / (1.0 - problem.spot_share) if limited else 0.0
+    order = sorted(range(len(items)), key=lambda i: (limited and not items[i].firm, key(i), items[i].cost))
+    spot_left: float | None = None
+    for i in order:
         item = items[i]
         n = high - sum(counts)
+        if limited and not item.firm:
+            spot_left = spot_per_firm * firm if spot_left is None else spot_left
+            n = min(n, math.floor(spot_left / item.coverage + 1e-9))
         for name in (item.type_name, item.group):
             if name in problem.type_caps:
                 n = min(n, (problem.type_caps[name] - used.get(name, 0)) // item.chips)
         counts[i] = max(0, n)
+        if item.firm:
+            firm += counts[i] * item.coverage
+        elif spot_left is not None:
+            spot_left -= counts[i] * item.coverage
         for name in (item.type_name, item.group):
             used[name] = used.get(name, 0) + counts[i] * item.chips
     return counts
@@ -107,4 +134,5 @@ def bound(problem: PoolProblem) -> float:
     """USD per hour below which no plan can cost."""
     items = items_of(problem.market.candidates)
     spare, least = (problem.spare, problem.minimum) if problem.pinned is None else (0, problem.pinned)
-    return max(lower_bound(items, problem.requests_per_second, spare), least * min(item.cost for item in items))
+    by_load = lower_bound(items, problem.requests_per_second, spare, firm_demand(problem))
+    return max(by_load, least * min(item.cost for item in items))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tidefleet.api import WorkloadClass
 from tidefleet.economics.lognormal import ZERO, LengthLaw, law
+from tidefleet.economics.money import ChipCost, token_cost
+from tidefleet.economics.shape import TokenShape
 from tidefleet.economics.tasks import MOST_TURNS, CallClass, RequestLengths, TaskCost, TokenRates, task_cost
 from tidefleet.planning.from_api import NOMINAL_SHAPE, number
+from tidefleet.planning.options import ClassDemand
+from tidefleet.planning.problem import PoolPlan
 
 
 def lengths_of(wclass: WorkloadClass) -> RequestLengths:
@@ -75,3 +79,36 @@ def task_cost_of(
         found[name] = call_class_of(every[name], rates[name])
         needed += [to for to, _ in found[name].calls]
     return task_cost(found, wclass.name)
+
+
+def rates_of(plan: PoolPlan, classes: Sequence[ClassDemand]) -> dict[str, TokenRates]:
+    """What tokens of each class cost under a plan, by the class's name; empty where no demand is served.
+
+    A class's requests go to the chosen options in proportion to what these sustain. What an option's time costs is
+    split by direction as it is spent, and scaled so that all classes together pay the plan's bill, idle time included.
+    """
+    served = plan.requests_per_second * (1.0 - plan.shortfall)
+    weights = [one.replicas * one.candidate.requests_per_second for one in plan.chosen]
+    if served <= 0 or not sum(weights) or any(len(one.candidate.estimates) != len(classes) for one in plan.chosen):
+        return {}
+    raw: dict[str, TokenRates] = {}
+    for index, wclass in enumerate(classes):
+        parts = [0.0, 0.0, 0.0]
+        for one, weight in zip(plan.chosen, weights, strict=True):
+            chip = ChipCost(one.candidate.usd_per_hour / one.option.chips)
+            found = token_cost(one.candidate.estimates[index], chip).rates
+            share = weight / sum(weights)
+            for position, rate in enumerate((found.uncached_input, found.cached_input, found.output)):
+                parts[position] += share * rate
+        raw[wclass.name] = TokenRates(*parts)
+    bill = served * 3600.0 * sum(one.share * _mean_usd(one.shape, raw[one.name]) for one in classes)
+    scale = plan.usd_per_hour / bill if bill > 0 else 0.0
+    return {
+        name: TokenRates(scale * one.uncached_input, scale * one.cached_input, scale * one.output)
+        for name, one in raw.items()
+    }
+
+
+def _mean_usd(shape: TokenShape, rates: TokenRates) -> float:
+    """USD of a mean request."""
+    return shape.uncached * rates.uncached_input + shape.cached * rates.cached_input + shape.output_mean * rates.output

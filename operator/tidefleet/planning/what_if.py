@@ -64,7 +64,10 @@ def parse_what_if(text: str) -> WhatIf:
     most = 1.0 if kind == "hit" and op == "=" else _MOST
     least_excluded = kind == "price"
     if not 0 <= value <= most or (least_excluded and value == 0):
-        raise BadQuestion(f"{text!r} has the value {match['value']!r}; expected {KINDS[kind]}")
+        numbers = (
+            f"a number {'above' if least_excluded else 'from'} 0 {'and at most' if least_excluded else 'to'} {most:g}"
+        )
+        raise BadQuestion(f"{text!r} has the value {match['value']!r}; expected {numbers} for {KINDS[kind]}")
     return WhatIf(kind, match["target"].strip(), op, value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -17,18 +17,22 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Telemetry:
     """A registry of its own (no process-wide state), with access by name.
 
+    Args:
+        process: whose metrics it holds.
+
     Raises:
         KeyError: a name that is not in the table.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, process: Literal["operator", "router"] = "operator") -> None:
         self.registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._shown: dict[tuple[str, tuple[tuple[str, str], ...]], frozenset[tuple[str, ...]]] = {}
         for spec in METRICS.values():
-            self._make(spec)
+            if spec.process in (process, "both"):
+                self._make(spec)
 
     def _make(self, spec: MetricSpec) -> None:
         name = PREFIX + spec.name

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-PREFIX = "tidefleet_"
+from tidefleet.telemetry.router_table import ROUTER_TABLE
+from tidefleet.telemetry.spec import POOL as _POOL
+from tidefleet.telemetry.spec import PREFIX, MetricSpec
 
-_POOL = ("namespace", "pool")
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PHASES = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 4 * 3600.0, 12 * 3600.0)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """One exported metric; ``name`` is without the prefix and as it appears in PromQL."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    help: str
-    stability: Literal["stable", "alpha"] = "alpha"
-    buckets: tuple[float, ...] = ()
 
 
 _TABLE = (
@@ -185,8 +172,10 @@ _TABLE = (
         "pool_last_evaluation_timestamp_seconds", "gauge", _POOL, "Unix time of the last plan, by the operator's clock."
     ),
     MetricSpec("leader", "gauge", (), "1 on the replica that leads, 0 on the others."),
-    MetricSpec("build_info", "gauge", ("version",), "Always 1; the label tells the version."),
+    MetricSpec("build_info", "gauge", ("version",), "Always 1; the label tells the version.", process="both"),
 )
 
-METRICS: Mapping[str, MetricSpec] = {PREFIX + spec.name: spec for spec in _TABLE}
+METRICS: Mapping[str, MetricSpec] = {PREFIX + spec.name: spec for spec in (*_TABLE, *ROUTER_TABLE)}
 """Every metric by its full name in PromQL."""
+
+__all__ = ["METRICS", "PREFIX", "MetricSpec"]

@@ -208,7 +208,7 @@ def recall_order(training: Mapping[str, TrainingSeen], now: float) -> RecallOrde
             pods = job.elastic[1] if job.elastic is not None else 0
             least = None if job.elastic is None or not pods else job.chips * job.elastic[0] // pods
             since = now - max(known) if known else float("inf")
-            jobs.append(recall.Job(job.uid, chips, since, least, ignored=job.asked is not None and now >= job.asked))
+            jobs.append(recall.Job(str(job), chips, since, least, ignored=job.asked is not None and now >= job.asked))
         found = recall.recall([recall.Unit(one.name, max(1, one.chips), one.size) for one in units], jobs, nodes=back)
         return [(unit, step.why) for step in found.steps for unit in step.units]
 

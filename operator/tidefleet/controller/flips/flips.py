@@ -20,6 +20,7 @@ from tidefleet.controller.flips.borrowers import Borrowers, recall_order
 from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
+from tidefleet.controller.flips.lateness import Lateness
 from tidefleet.controller.flips.lenders import Pause, Standing, standing
 from tidefleet.controller.flips.lending import LendingMemory, Round
 from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
@@ -27,7 +28,7 @@ from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_jo
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
-from tidefleet.controller.flips.vetoes import HealthClock, leaves_by_itself, vetoes
+from tidefleet.controller.flips.vetoes import HealthClock, conflicts_in, leaves_by_itself, vetoes
 from tidefleet.controller.observe import Fleet, Observer
 from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.view import PoolMemory, PoolView
@@ -54,6 +55,7 @@ class _Seen:
     units: Sequence[Unit]
     serving: Mapping[str, ServingPod]
     requests: Mapping[str, FlipRequest]
+    readings: dict[str, Requests | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Flips:
     _hands: Hands | None = None
     _teller: Teller | None = None
     _health: HealthClock = field(default_factory=HealthClock)
+    _lateness: Lateness = field(default_factory=Lateness)
     _lending: LendingMemory = field(default_factory=LendingMemory)
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
@@ -145,20 +148,28 @@ class Flips:
                 done = self.hands.stamp(node, own) and done
         return done
 
-    def moving(self, key: PoolKey) -> dict[str, int]:
-        """Replicas of a pool that are to be replaced elsewhere, by workload."""
+    def moves(self, view: PoolView) -> tuple[dict[str, int], dict[str, int]]:
+        """Replicas of a pool that are to be replaced elsewhere, by workload, and those that may go at once."""
         if self._seen is None:
-            return {}
-        found: dict[str, int] = {}
+            return {}, {}
+        moving: dict[str, int] = {}
+        leaving: dict[str, int] = {}
         sight = self._sight(self._seen)
         for unit in self._seen.units:
-            if key not in unit.pools or unit.journal.phase not in (Phase.CORDONED, Phase.DRAINING):
+            phases = (Phase.CORDONED, Phase.DRAINING, Phase.QUARANTINED)
+            if view.pool.key not in unit.pools or unit.journal.phase not in phases:
                 continue
-            if wanted(unit.journal, observe(unit, sight), self._seen.now).replace:
-                for one in unit.serving:
-                    if not one.pod.deleting:
-                        found[one.served.name] = found.get(one.served.name, 0) + 1
-        return found
+            wants = wanted(unit.journal, observe(unit, sight), self._seen.now)
+            for one in unit.serving:
+                goes = wants.empty and one.pod.uid in self.hands.allowed
+                if one.pod.deleting or not (wants.replace or (wants.empty and not one.is_ordinal)):
+                    continue
+                into = leaving if goes else moving
+                into[one.served.name] = into.get(one.served.name, 0) + 1
+        for served in view.served:  # a workload that shrinks already has been asked
+            if served.name in leaving and self._alive((view.pool.key, served.name), self._seen) > served.desired:
+                del leaving[served.name]
+        return moving, leaving
 
     # --- after pools decided -----------------------------------------------------------------------------------------
 
@@ -205,7 +216,7 @@ class Flips:
             for node in reverted:
                 self.teller.reverted(one.unit, node, decision_id=decision_id)
         for one in moved:
-            self.hands.pods(one, decision_id=decision_id, shrinking=lambda uid: self._is_shrinking(uid, seen))
+            self.hands.pods(one, decision_id=decision_id, may_shrink=lambda pod: self._may_shrink(pod, seen))
             if one.wanted.evict:
                 for pod in one.unit.others:
                     self.hands.remove(pod, one.step.journal.why, decision_id)
@@ -240,7 +251,7 @@ class Flips:
             one = standing(
                 view.pool,
                 opening=outlook.openness(
-                    view.pool, self.memory_of(key), seen.now, self.settings, declared=_is_declared(view)
+                    view.pool, self.memory_of(key), seen.now, self.settings, declared=outlook.is_declared(view)
                 ),
                 fleet_pause=self.pause,
                 faults=training.faults if training is not None else (),
@@ -252,9 +263,9 @@ class Flips:
 
     def _sight(self, seen: _Seen) -> Sight:
         conflicts = {
-            f"{'/'.join(key)} {name}": fault.message
+            f"{'/'.join(key)} {name}": words
             for key, view in seen.views.items()
-            for name, fault in view.conflicts.items()
+            for name, words in conflicts_in(view, self.observer.autoscalers or ()).items()
         }
         surplus = self._leaving(seen)
         unhealthy = {
@@ -278,7 +289,8 @@ class Flips:
             now=seen.now,
             planned=self._planned,
             ready_at_home=ready_at_home(seen.units, seen.serving.values()),
-            requests=self._requests_in,
+            requests=lambda uid: self._requests_in(uid, seen),
+            refused=self.hands.refused,
             holders=lambda unit: fresh_holders(self.actor.objects, unit, self.devices),
             admission_stopped=self.borrowers.admission_stopped,
             jobs=self.borrowers.jobs_on,
@@ -290,10 +302,13 @@ class Flips:
             released=frozenset(released),
         )
 
-    def _requests_in(self, uid: str) -> Requests | None:
-        collector = self.observer.collector
-        found = collector.requests(uid) if collector is not None else None
-        return Requests(*found) if found is not None else None
+    def _requests_in(self, uid: str, seen: _Seen) -> Requests | None:
+        """What was last read of an engine, the same throughout a pass: it is asked twice."""
+        if uid not in seen.readings:
+            collector = self.observer.collector
+            found = collector.requests(uid) if collector is not None else None
+            seen.readings[uid] = Requests(*found) if found is not None else None
+        return seen.readings[uid]
 
     def _canary(self, unit: Unit, seen: _Seen) -> tuple[Canary, str]:
         return canary_of(unit, seen.views, seen.serving.values(), self.canaries, bound_seconds=CANARY_SECONDS)
@@ -321,22 +336,27 @@ class Flips:
             found |= leaves_by_itself(pods, len(pods) - self._planned.get(key, len(pods)))
         return found
 
-    def _is_shrinking(self, uid: str, seen: _Seen) -> bool:
-        """Whether the workload of a pod is asked for fewer replicas in this pass than there are."""
-        one = seen.serving[uid]
-        desired = self._desired.get((one.pool, one.served.name))
-        alive = sum(
-            1
-            for other in seen.serving.values()
-            if (other.pool, other.served.name) == (one.pool, one.served.name) and not other.pod.deleting
-        )
-        return desired is not None and alive > desired
+    def _may_shrink(self, one: ServingPod, seen: _Seen) -> bool | None:
+        """Whether a pod can go by asking its workload for fewer replicas; ``None`` where that has been done."""
+        key = (one.pool, one.served.name)
+        desired = self._desired.get(key)
+        if desired is None:
+            return False
+        if self._alive(key, seen) > desired:
+            return None
+        return not one.is_ordinal and desired > self._planned.get(key, desired)
+
+    @staticmethod
+    def _alive(key: tuple[PoolKey, str], seen: _Seen) -> int:
+        """Pods of a workload that are not about to go."""
+        return sum(1 for one in seen.serving.values() if (one.pool, one.served.name) == key and not one.pod.deleting)
 
     def _types(
         self, seen: _Seen, observed: Mapping[str, Observation], standings: Mapping[str, Standing],
         decisions: Mapping[PoolKey, Decision],
     ) -> dict[str, outlook.TypeRound]:  # fmt: skip
         found: dict[str, outlook.TypeRound] = {}
+        late = self._lateness.note(seen.views.values())
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}
@@ -344,7 +364,7 @@ class Flips:
             if not here and all(unit.journal.phase is Phase.SERVING for unit in units):
                 continue
             kind = seen.kinds[accelerator]
-            needs = outlook.needs_of(kind, units, pools, decisions)
+            needs = outlook.needs_of(kind, units, pools, decisions, late)
             ahead = self._outlooks.of(
                 kind,
                 units,
@@ -401,6 +421,7 @@ class Flips:
                 self.teller.answered(one.unit, words, refused=refused, decision_id=decision_id)
 
     def _forget(self, seen: _Seen) -> None:
+        self.hands.forget_all_but(seen.serving)
         self._health.forget_all_but(node.name for unit in seen.units for node in unit.nodes)
         warming = [unit for unit in seen.units if unit.journal.phase is Phase.WARMING]
         self.canaries.forget_all_but(set(seen.serving) if warming else set())
@@ -427,11 +448,6 @@ def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: 
         return "it is quarantined; release it first", True
     late = now - request.at > VALID_SECONDS
     return ("the request has grown too old", True) if late else ("", False)
-
-
-def _is_declared(view: PoolView) -> bool:
-    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
-    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
 
 
 def _is_marked(node: Node) -> bool:

@@ -75,14 +75,16 @@ class Needs:
     """What serving needs of a type now.
 
     Attributes:
-        nodes: that the planned replicas of all pools fill, and the reserve.
+        nodes: that the planned replicas of all pools fill, the reserve, and one more where first tokens come too late.
         surge: why there is one; empty when there is none.
-        known: whether the demand of every pool on the type is known.
+        known: whether every pool on the type has a plan.
+        stale: why the demand of one is held rather than measured, so that nothing more is lent; empty when none is.
     """
 
     nodes: int
     surge: str = ""
     known: bool = True
+    stale: str = ""
 
 
 @dataclass(slots=True)
@@ -218,7 +220,20 @@ class Round:
             for name, place in _first_back(staying, back, self.recall_order, keep_by_hand=not missing):
                 words = f"{why} ({place})" if place else why
                 self.wishes[name] = Recall(words, surge=bool(needs.surge and missing))
+        self._hurry()
         return target, back
+
+    def _hurry(self) -> None:
+        """In a surge beyond what the nodes that serve carry, jobs on nodes that are coming back get the short grace."""
+        serving = sum(
+            one.size
+            for one in self.units
+            if one.journal.phase is Phase.SERVING and not one.missing and not self.seen[one.name].unhealthy
+        )
+        if self.needs.surge and serving < self.needs.nodes:
+            for one in self.units:
+                if one.journal.phase is Phase.RECALLING:
+                    self.wishes[one.name] = Recall(self.needs.surge, surge=True)
 
     def _go_on(self, going_on: Sequence[Unit], gate: str) -> int:
         """What is away stays so until its end; what is planned may set out as far as there is room, which is left."""
@@ -331,12 +346,17 @@ class Round:
             return (
                 f"{bad} of {len(self.units)} units are unhealthy, {quarantined} quarantined; expected at most {limit}"
             )
-        if not self.needs.known:
-            return "the demand is not known"
+        if not self.needs.known or self.needs.stale:
+            return self.needs.stale or "the demand is not known"
         if self.needs.surge:
             return self.needs.surge
-        since = self.now - self.memory.surge_at.get(self.accelerator, float("-inf"))
+        since = self.now - self._last_surge()
         return "demand surged within the last hour" if since < SURGE_PAUSE_SECONDS else ""
+
+    def _last_surge(self) -> float:
+        """When demand last surged (Unix seconds): as this process saw it, or as the nodes tell that it called back."""
+        told = (one.journal.since for one in self.units if one.journal.surge)
+        return max(self.memory.surge_at.get(self.accelerator, float("-inf")), *told, float("-inf"))
 
 
 def lend(lender: Lender, until: float, why: str, *, by: str = "", admitted: bool = True) -> Lend:

@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from tidefleet.api import AcceleratorType, InferencePool, Reason
+from tidefleet.api import AcceleratorType, ConditionType, InferencePool, Reason
 from tidefleet.api.flipping import FlippingPolicy, FlipReason
 from tidefleet.controller.ahead import requests_of
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
-from tidefleet.controller.decision import Decision
+from tidefleet.controller.decision import TRUE, Decision
 from tidefleet.controller.flips.lenders import Openness, Standing
 from tidefleet.controller.flips.lending import LoanPlan, Needs, TypeDecision
 from tidefleet.controller.flips.units import Unit
@@ -43,6 +43,11 @@ Slots = NDArray[np.int64]
 def lends(pool: InferencePool) -> bool:
     """Whether the owner lets a pool lend at all."""
     return pool.spec.flipping.policy is not FlippingPolicy.NEVER
+
+
+def is_declared(view: PoolView) -> bool:
+    """Whether the demand of every class is declared: there is nothing to be measured, and nothing to be forecast."""
+    return bool(view.classes) and all(one.spec.demand.requests_per_second is not None for one in view.classes)
 
 
 def types_of(view: PoolView) -> frozenset[str]:
@@ -106,7 +111,7 @@ def allowed_now(
     moving = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING)
     out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now))
     back = sum(one.size for one in units if one.journal.phase.is_homebound)
-    step = max(1, int(STEP_SHARE * nodes))
+    step = max(largest(units), int(STEP_SHARE * nodes))
     allowed, held_by = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
     for pool in pools:
         if not lends(pool):
@@ -116,6 +121,11 @@ def allowed_now(
         if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
+
+
+def largest(units: Sequence[Unit]) -> int:
+    """Nodes of the largest unit, at least 1: a step is never less, or a group that large could not be lent at all."""
+    return max((one.size for one in units), default=1)
 
 
 def _set_out_lately(unit: Unit, now: float) -> bool:
@@ -146,10 +156,14 @@ def needs_of(
     units: Sequence[Unit],
     pools: Mapping[PoolKey, PoolView],
     decisions: Mapping[PoolKey, Decision],
+    late: Mapping[PoolKey, str],
 ) -> Needs:
-    """Nodes of a type that the planned replicas of all pools fill, with one in reserve where no spare is planned."""
+    """Nodes of a type that the planned replicas of all pools fill, with one in reserve where no spare is planned.
+
+    A pool whose first tokens come too late (``late`` says how) needs one node more than its plan fills.
+    """
     per_node = _chips_per_node(kind, units)
-    nodes, surge, known = 0, "", True
+    nodes, surge, stale, known = 0, "", "", True
     for key, view in pools.items():
         decision = decisions.get(key)
         counts: dict[int, int] = {}
@@ -165,22 +179,37 @@ def needs_of(
                 if option.accelerator == kind.name:
                     counts[option.tensor_parallel] = counts.get(option.tensor_parallel, 0) + target.planned
             surge = surge or _surge(view, decision)
+            stale = stale or _stale(view, decision)
         if counts and not view.pool.spec.replicas.spare and lends(view.pool):
             widest = max(counts)
             counts[widest] += 1 if counts[widest] else 0
         nodes += sum(nodes_for(count, width, per_node) for width, count in counts.items())
-    return Needs(nodes, surge, known)
+        if key in late and any(counts.values()):
+            surge, nodes = surge or late[key], nodes + 1
+    return Needs(nodes, surge, known, stale)
+
+
+def _stale(view: PoolView, decision: Decision) -> str:
+    """Why the demand that a pool is planned for is not what is asked for now; empty when it is."""
+    for one in decision.verdicts:
+        if one.type is ConditionType.DEMAND_KNOWN and one.status != TRUE and one.reason is not Reason.NO_CLASSES:
+            return f"the demand of {view.pool} is not known: {one.message}"
+    return ""
 
 
 def _surge(view: PoolView, decision: Decision) -> str:
-    """Why demand surges: what is measured now is more than what is ready carries at planning utilisation."""
-    rate = view.reading.requests_per_second if isinstance(view.reading, Known) else decision.rate
+    """Why demand surges: what is asked for now is more than what is ready carries at planning utilisation.
+
+    What is planned ahead of a forecast rise is none, and neither is a single reading that the plan does not believe.
+    """
+    rate = decision.rate
+    if isinstance(view.reading, Known) and not is_declared(view):
+        rate = min(rate, view.reading.requests_per_second)
     candidates = {one.option: one for one in decision.market.candidates} if decision.market is not None else {}
     ready = sum(
         one.ready * candidates[one.option].requests_per_second for one in view.served if one.option in candidates
     )
-    waits = any(chips.waiting for chips in view.chips.values())
-    if rate <= 0 or ready <= 0 or not waits or rate <= PLANNING_UTILISATION * ready:
+    if rate <= 0 or ready <= 0 or rate <= PLANNING_UTILISATION * ready:
         return ""
     share = rate / ready
     return f"{view.pool} is asked for {rate:.3g} requests/s, {share:.0%} of what its ready replicas carry"
@@ -291,6 +320,7 @@ class Outlooks:
                 round_trip_seconds=limits.round_trip_seconds,
                 lead_slots=math.ceil(limits.recall_seconds / SLOT_SECONDS) + 1,
                 reserve=0,
+                step_share=min(1.0, max(STEP_SHARE, largest(units) / max(1, total))),
             ),
             on_loan=sum(
                 one.size for one in units if one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING

@@ -12,8 +12,9 @@ from tidefleet.controller import marks
 from tidefleet.flipping.machine import Wanted
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
-FIRST_TO_GO = "-1000000"
-"""Of the pods of a ReplicaSet that are ready alike, the one with the lowest cost is deleted first."""
+FIRST_TO_GO, NEXT_TO_GO = "-1000000", "-999999"
+"""Of the pods of a ReplicaSet that are ready alike, the one with the lowest cost is deleted first: of those that are to
+leave, one with requests in it never before one without."""
 
 
 def is_routable(pod: Pod) -> bool:
@@ -47,8 +48,9 @@ def _leaving(pod: Pod, wanted: Wanted, unit: str) -> dict[str, Any] | None:
             "cost": pod.annotations.get(DELETION_COST),
         }
         annotations[marks.FLIP_ANNOTATION] = json.dumps(before, separators=(",", ":"))
-    if pod.annotations.get(DELETION_COST) != FIRST_TO_GO:
-        annotations[DELETION_COST] = FIRST_TO_GO
+    cost = FIRST_TO_GO if wanted.empty else NEXT_TO_GO
+    if pod.annotations.get(DELETION_COST) != cost:
+        annotations[DELETION_COST] = cost
     body: dict[str, Any] = {"annotations": annotations} if annotations else {}
     if wanted.unroute and marks.ROUTABLE_LABEL in pod.labels:
         body["labels"] = {marks.ROUTABLE_LABEL: None}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tidefleet.cluster.kinds import NODE
 from tidefleet.cluster.lease import MAX_EPOCH
@@ -15,7 +15,7 @@ from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
 from tidefleet.controller.flips.dress import node_change
 from tidefleet.controller.flips.pods import pod_change
-from tidefleet.controller.flips.units import Unit
+from tidefleet.controller.flips.units import ServingPod, Unit
 from tidefleet.flipping.journal import Journal, TooLarge, Unreadable, read, write
 from tidefleet.flipping.machine import Step, Wanted, step, wanted
 from tidefleet.flipping.observation import Observation, Wish
@@ -51,15 +51,26 @@ def stepped(
         if unit.missing and observed.released and unit.journal.phase is Phase.QUARANTINED and one.changed:
             there = tuple(sorted(unit.names))  # a release makes the unit anew of the nodes that there are
             one = replace(one, journal=replace(one.journal, members=there, unit=there[0]))
-        moved.append(Moved(unit, observed, one, wanted(one.journal, observed, now)))
+        asked = observed
+        if one.journal.phase is not unit.journal.phase:  # counted before this phase began
+            asked = replace(observed, requests=None)
+        moved.append(Moved(unit, observed, one, wanted(one.journal, asked, now)))
     return moved
 
 
 @dataclass(slots=True)
 class Hands:
-    """Carries out what a pass came to; ``actor`` writes with this leader's epoch."""
+    """Carries out what a pass came to.
+
+    Attributes:
+        actor: writes with this leader's epoch.
+        refused: why the eviction of a pod was refused, by its uid, until one is not.
+        allowed: uids of pods that budgets allow to go.
+    """
 
     actor: Actor
+    refused: dict[str, str] = field(default_factory=dict)
+    allowed: set[str] = field(default_factory=set)
 
     def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
         """Write a unit's journal, label and taints to each of its nodes.
@@ -108,11 +119,12 @@ class Hands:
             self.actor.hurry()
         return outcome
 
-    def pods(self, moved: Moved, *, decision_id: str, shrinking: Callable[[str], bool]) -> None:
+    def pods(self, moved: Moved, *, decision_id: str, may_shrink: Callable[[ServingPod], bool | None]) -> None:
         """Bring the serving pods of a unit to what its phase wants.
 
         Args:
-            shrinking: whether the workload of a pod (its uid) is about to remove replicas by itself.
+            may_shrink: whether the workload of a pod may be asked for fewer replicas so that it goes, once budgets
+                allow it; ``None`` when that is done already.
         """
         for one in moved.unit.serving:
             change = pod_change(
@@ -122,8 +134,9 @@ class Hands:
                 self.actor.execute(change)
         if moved.wanted.empty:
             for one in moved.unit.serving:
-                if not one.pod.deleting and not shrinking(one.pod.uid):
-                    self.evict(one.pod, moved.step.journal.why, decision_id)
+                shrinks = may_shrink(one)
+                if not one.pod.deleting and shrinks is not None:
+                    self.evict(one.pod, moved.step.journal.why, decision_id, only_ask=shrinks)
 
     def stamp(self, node: Node, own: Journal) -> bool:
         """Put this leader's epoch on a node in mid-flip, so that a write that another leader decided earlier fails."""
@@ -134,8 +147,10 @@ class Hands:
         """Evict what is left of training, and have a pod that is terminating already end within a moment."""
         self.evict(pod, reason, decision_id, grace_seconds=LAST_GRACE_SECONDS)
 
-    def evict(self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None) -> Outcome:
-        """Evict one pod; a budget that forbids it is met again in the next pass."""
+    def evict(
+        self, pod: Pod, reason: str, decision_id: str, *, grace_seconds: int | None = None, only_ask: bool = False
+    ) -> Outcome:
+        """Evict one pod, or only ask whether budgets allow it; one that forbids it is met again in the next pass."""
         outcome = self.actor.execute(
             Evict(
                 namespace=pod.namespace,
@@ -145,11 +160,23 @@ class Hands:
                 reason=reason,
                 decision_id=decision_id,
                 grace_seconds=grace_seconds,
+                dry_run=only_ask,
             )
         )
         if isinstance(outcome, EvictionBlocked):
             log.info("an eviction was refused", extra={"pod": f"{pod.namespace}/{pod.name}", "why": outcome.message})
+            self.refused[pod.uid] = outcome.message
+            self.allowed.discard(pod.uid)
+        elif isinstance(outcome, Written):
+            self.refused.pop(pod.uid, None)
+            self.allowed.add(pod.uid)
         return outcome
+
+    def forget_all_but(self, uids: Collection[str]) -> None:
+        """Forget pods that are gone."""
+        for uid in self.refused.keys() - uids:
+            del self.refused[uid]
+        self.allowed.intersection_update(uids)
 
 
 def own_journal(node: Node) -> Journal | None:

@@ -35,6 +35,7 @@ class Sight:
         planned: replicas that the plan of each pool wants, by workload; absent where no plan is in force.
         ready_at_home: ready replicas by workload, on units that are not on their way out.
         requests: of an engine, by the uid of its pod; ``None`` when it was not read.
+        refused: why evictions of pods were refused last, by uid.
         holders: what holds a unit, freshly asked; ``None`` when it is not known.
         published: accelerators that training may use, by type, and how many of them are those of other nodes.
         jobs: training jobs on a node.
@@ -46,6 +47,7 @@ class Sight:
     planned: Mapping[Workload, int]
     ready_at_home: Mapping[Workload, int]
     requests: Callable[[str], Requests | None]
+    refused: Mapping[str, str]
     holders: Callable[[Unit], int | None]
     admission_stopped: Callable[[Unit], bool]
     jobs: Callable[[Unit], int | None]
@@ -75,6 +77,7 @@ def observe(unit: Unit, sight: Sight) -> Observation:
         routable=sum(1 for one in serving if is_routable(one.pod)),
         serving_pods=len(unit.serving),
         requests=requests_of(serving, unit.journal.since, sight.requests),
+        refused=next((sight.refused[one.pod.uid] for one in serving if one.pod.uid in sight.refused), ""),
         holders=holders,
         jobs=sight.jobs(unit),
         admission_stopped=sight.admission_stopped(unit),

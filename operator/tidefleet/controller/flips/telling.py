@@ -45,6 +45,9 @@ _EVENTS: Mapping[Phase, str] = {
     Phase.QUARANTINED: "Quarantined",
 }
 
+_ON_THE_WAY = frozenset({"FlipPlanned", "FlipStarted", "FlipDraining", "FlipVerifying", "Reclaiming", "Warming"})
+"""Told of the node alone: an object takes 25 Events and then one in 30 s, and many nodes of a pool may move at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -150,7 +153,7 @@ class Teller:
             self.actor.events.emit(
                 NODE, None, node.name, node.uid, type_=type_, reason=reason, message=words, annotations=note
             )
-        if (pool := self.pools.get(key)) is not None:
+        if reason not in _ON_THE_WAY and (pool := self.pools.get(key)) is not None:
             self._emit_pool(pool, reason, words, bad=bad, decision_id=decision_id)
 
     def _emit_pool(self, pool: InferencePool, reason: str, words: str, *, bad: bool = False, decision_id: str) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from tidefleet.api import AcceleratorType
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
+from tidefleet.controller.adoption import Autoscaler
 from tidefleet.controller.flips.dress import DO_NOT_DISRUPT
 from tidefleet.controller.flips.units import Unit
+from tidefleet.controller.view import PoolView
 from tidefleet.flipping.phase import Phase
 
 DRIVER_UPGRADE_LABEL = "nvidia.com/gpu-driver-upgrade-state"
@@ -105,6 +107,18 @@ def vetoes(unit: Unit, *, now: float, conflicts: Mapping[str, str], outnumbered:
         if conflict:
             found.append(conflict)
     return tuple(dict.fromkeys(found))
+
+
+def conflicts_in(view: PoolView, autoscalers: Iterable[Autoscaler]) -> dict[str, str]:
+    """Who else scales a pool's workloads, in words, by the name of the workload: those made from its template too."""
+    found = {name: fault.message for name, fault in view.conflicts.items()}
+    for served in view.served:
+        for one in autoscalers:
+            kind, name = str(served.kind.kind), served.workload.name if served.workload is not None else ""
+            if (one.namespace, one.target_kind, one.target_name) == (view.pool.namespace, kind, name):
+                words = f"{kind} {name} is also scaled by {one.kind} {one.namespace}/{one.name}; expected no other"
+                found.setdefault(served.name, f"{words} autoscaler of what the pool {view.pool.name} scales: delete it")
+    return found
 
 
 def _of_node(node: Node, unit: Unit, now: float) -> list[str]:

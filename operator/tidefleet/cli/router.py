@@ -1,0 +1,103 @@
+"""`tidefleet router`: runs the endpoint picker."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidefleet.cluster.connection import NoConnection
+from tidefleet.router.process import RouterProcess, Settings, say_ports, write_ports
+from tidefleet.telemetry import logs
+
+app = typer.Typer(help="The endpoint picker that gateways ask.", no_args_is_help=True)
+
+
+@app.command()
+def run(
+    namespaces: Annotated[str, typer.Option(help="Namespaces to serve, e.g. prod,staging; all by default.")] = "",
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option("--kubeconfig", envvar="KUBECONFIG", help="Credentials; in a pod its ServiceAccount's."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on for ext_proc and gRPC health.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Its port; 0 takes a free one.", min=0, max=65535)] = 9002,
+    http_host: Annotated[str, typer.Option(help="Address of /metrics, /healthz and /readyz.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="Its port; 0 takes a free one.", min=0, max=65535)] = 9090,
+    pool_header: Annotated[
+        str,
+        typer.Option(help="Header by which the gateway names the pool; clients must not be able to set it."),
+    ] = "",
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="What a gateway that does not tell its modes is taken to do.")
+    ] = False,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MODEL=DIRECTORY with tokenizer.json, as published; may be repeated. MODEL is a name that "
+            "requests use, or NAMESPACE/POOL."
+        ),
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(help="Up to 64 bytes that session and tenant names are hashed with, the same for all replicas."),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM certificate; plain text without.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Gateways must show a certificate of this CA.")] = None,
+    reuse_port: Annotated[
+        bool, typer.Option("--reuse-port", help="Share the port with other processes; the kernel spreads connections.")
+    ] = False,
+    ports_file: Annotated[Path | None, typer.Option(help="Write the ports that were opened here, as JSON.")] = None,
+    log_format: Annotated[str, typer.Option(help="json or text.")] = "text",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Pick endpoints for any gateway that speaks Envoy's ext_proc, until SIGTERM."""
+    logs.set_up("json" if log_format == "json" else "text", log_level)
+    try:
+        settings = Settings(
+            namespaces=tuple(one for one in namespaces.split(",") if one),
+            kubeconfig=kubeconfig,
+            host=host,
+            port=port,
+            http_host=http_host,
+            http_port=http_port,
+            pool_header=pool_header,
+            headers_only=headers_only,
+            tokenizers=tuple(_pair(one) for one in tokenizer or ()),
+            certificate=tls_certificate,
+            key=tls_key,
+            client_ca=tls_client_ca,
+            reuse_port=reuse_port,
+        )
+        if secret_file is not None:
+            settings = dataclasses.replace(settings, secret=_secret(secret_file))
+    except ValueError as error:
+        typer.echo(f"tidefleet: {error}", err=True)
+        raise typer.Exit(2) from error
+    try:
+        status = RouterProcess(settings, started=write_ports(ports_file) if ports_file else say_ports).run()
+    except (NoConnection, OSError) as error:
+        logging.getLogger("tidefleet").error("%s", error)
+        raise typer.Exit(1) from error
+    raise typer.Exit(status)
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not equals or not name or not directory:
+        raise ValueError(f"--tokenizer is {text!r}; expected MODEL=DIRECTORY, e.g. llama-3.3-70b=/models/llama-3.3-70b")
+    return name, Path(directory)
+
+
+def _secret(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise ValueError(f"--secret-file {path}: {error.strerror}; expected a file of 16 to 64 bytes") from error
+    if not 16 <= len(secret) <= 64:
+        raise ValueError(f"--secret-file {path} holds {len(secret)} bytes; expected 16 to 64")
+    return secret

@@ -1,0 +1,120 @@
+"""From what a pod and its pool say to the facts of an endpoint that a pick works with: rates, KV room, price, tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from tidefleet import catalogue
+from tidefleet.api import AcceleratorType, InferencePool
+from tidefleet.api.inference_pool import KVMedium
+from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
+from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
+from tidefleet.economics.replica import Replica
+from tidefleet.planning.from_api import accelerator_of, chosen_price
+from tidefleet.router.discovery import ServedPool
+from tidefleet.router.serving_pods import Rank
+from tidefleet.routing.endpoint import AGGREGATED, ROLES, Endpoint
+from tidefleet.routing.rates import Rates, rates_of
+
+UNKNOWN_RATES = Rates(prefill_seconds_per_token=1.0 / 8000.0, step_seconds=0.02)
+"""Of an engine on hardware that nothing is known of: an assumption, corrected by what its requests take."""
+UNKNOWN_KV_TOKENS = 200_000.0
+DEFAULT_BLOCK_TOKENS = 16
+
+_MEDIA = (KVMedium.HOST, KVMedium.DISK, KVMedium.SHARED)
+
+
+def endpoint_of(
+    rank: Rank,
+    pool: ServedPool,
+    accelerators: Mapping[str, AcceleratorType],
+    *,
+    slot: int = -1,
+    measured_kv_tokens: float | None = None,
+) -> Endpoint:
+    """The facts of one address.
+
+    Args:
+        slot: its number in the prefix index.
+        measured_kv_tokens: KV room as the engine itself reports it.
+    """
+    kind = accelerators.get(rank.accelerator)
+    replica = _replica(rank, pool.spec, kind)
+    role = rank.role.lower()
+    spec = pool.spec
+    adapters = {one.name for one in spec.spec.model.adapters} if spec is not None else set()
+    shared = spec is not None and any(tier.medium is KVMedium.SHARED for tier in spec.spec.kv_cache.tiers)
+    return Endpoint(
+        address=rank.address,
+        rates=_rates(replica, _tiers(spec)) if replica is not None else UNKNOWN_RATES,
+        slot=slot,
+        accelerator=rank.accelerator,
+        role=role if role in ROLES else AGGREGATED,
+        block_size=rank.block_tokens or DEFAULT_BLOCK_TOKENS,
+        kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
+        loras=frozenset({*rank.adapters, *adapters}),
+        usd_per_second=_usd_per_second(rank, spec, kind),
+        store=pool.key if shared else "",
+        draining=rank.leaving,
+    )
+
+
+Tiers = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def _tiers(spec: InferencePool | None) -> Tiers:
+    """Bandwidths and latencies of host, disk and shared store; 0 where there is none."""
+    bandwidth, latency = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    for tier in spec.spec.kv_cache.tiers if spec is not None else ():
+        at = _MEDIA.index(tier.medium)
+        bandwidth[at] = float(tier.bytes_per_second)
+        latency[at] = tier.latency_microseconds / 1e6
+    return (bandwidth[0], bandwidth[1], bandwidth[2]), (latency[0], latency[1], latency[2])
+
+
+@lru_cache(maxsize=256)
+def _rates(replica: Replica, tiers: Tiers) -> Rates:
+    return rates_of(replica, tier_bytes_per_second=tiers[0], tier_latency_seconds=tiers[1])
+
+
+def _kv_tokens(replica: Replica) -> float:
+    room = replica_memory(replica).kv_room * replica.chips
+    return max(1.0, room / kv_bytes_per_token(replica.model, replica.kv, replica.tp))
+
+
+def _replica(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | None) -> Replica | None:
+    """The engine as the cost model knows it; None where model or hardware are not known."""
+    model = _model(rank, spec)
+    if kind is None or model is None:
+        return None
+    accelerator = accelerator_of(kind)
+    weights = rank.weights or model.native_weights
+    if accelerator.compute_precision(weights) is None or "Bf16" not in accelerator.flops:
+        return None
+    engine = spec.spec.serving.engine.type.value.lower() if spec is not None else ""
+    found = Replica(model, accelerator, rank.chips, weights, rank.kv, engine="" if engine == "other" else engine)
+    return found if replica_memory(found).kv_room > 0 else None
+
+
+def _model(rank: Rank, spec: InferencePool | None) -> Architecture | None:
+    config = rank.config
+    if config is None and spec is not None:
+        config = spec.spec.model.architecture
+    name = rank.model or (spec.spec.model.name or spec.name if spec is not None else "")
+    if config is not None:
+        try:
+            return architecture_from_config(name, dict(config))
+        except UnusableConfig:
+            return None
+    return catalogue.models().get(name)
+
+
+def _usd_per_second(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | None) -> float:
+    """Rent of its chips; 0 where no price is known, and with it for all, a pick counts seconds alone."""
+    if kind is None:
+        return 0.0
+    planned = spec.status.plan.options if spec is not None and spec.status and spec.status.plan else ()
+    ways = [str(one.capacity_type) for one in planned if one.accelerator == rank.accelerator] or ["OnDemand"]
+    price = chosen_price(kind, ways[0]) or chosen_price(kind, "OnDemand")
+    return float(price.usd_per_chip_hour) * rank.chips / 3600.0 if price is not None else 0.0

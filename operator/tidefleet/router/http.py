@@ -1,0 +1,106 @@
+"""The router's HTTP: /metrics, /healthz, /readyz; and, for this machine only, what it knows and why it picked."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from tidefleet.router.explaining import explained, pool_view
+from tidefleet.router.picking import Picker
+from tidefleet.telemetry import Telemetry
+
+LARGEST_QUESTION = 32 * 2**20
+
+
+class RouterHttp:
+    """Serves on the running event loop until closed.
+
+    ``/debug/*`` and ``/explain`` answer callers on the loopback address alone (``kubectl port-forward`` comes from
+    there): they tell addresses and loads, though nothing of any request.
+
+    Args:
+        before: called before the metrics are rendered.
+        ready: what is wrong; empty when nothing is.
+    """
+
+    def __init__(
+        self, picker: Picker, telemetry: Telemetry, *, before: Callable[[], None], ready: Callable[[], str]
+    ) -> None:
+        self._picker, self._telemetry, self._before, self._ready = picker, telemetry, before, ready
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        app = web.Application(client_max_size=LARGEST_QUESTION)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._alive)
+        app.router.add_get("/readyz", self._is_ready)
+        app.router.add_get("/debug/pools", self._pools)
+        app.router.add_get("/debug/picks", self._picks)
+        app.router.add_post("/explain", self._explain)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        self.port = int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """End."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self._before()
+        kind, page = self._telemetry.render(request.headers.get("Accept", ""))
+        return web.Response(body=page, headers={"Content-Type": kind})
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _is_ready(self, _: web.Request) -> web.Response:
+        wrong = self._ready()
+        return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)
+
+    async def _pools(self, request: web.Request) -> web.Response:
+        _only_from_here(request)
+        return web.json_response([pool_view(state) for state in self._picker.pools.values()])
+
+    async def _picks(self, request: web.Request) -> web.Response:
+        _only_from_here(request)
+        wanted = request.query.get("pool", "")
+        found = [one for one in reversed(self._picker.recent) if wanted in ("", one.ask.pool)]
+        return web.json_response([explained(one) for one in found[: _count(request.query.get("limit"))]])
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        """What would be picked for the posted body; nothing is sent and no account is opened."""
+        _only_from_here(request)
+        body = await request.read()
+        path = request.query.get("path", "/v1/chat/completions")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        found = self._picker.would_pick(path, headers, body)
+        answer: dict[str, Any] = found if isinstance(found, dict) else explained(found)
+        return web.json_response(answer)
+
+
+def _count(text: str | None) -> int:
+    return min(256, int(text)) if text and text.isdecimal() and len(text) < 6 else 20
+
+
+def _only_from_here(request: web.Request) -> None:
+    peer = request.remote or ""
+    try:
+        here = ipaddress.ip_address(peer.partition("%")[0]).is_loopback
+    except ValueError:
+        here = False
+    if not here:
+        raise web.HTTPForbidden(
+            text="only callers on the loopback address are answered, e.g. by kubectl port-forward\n"
+        )

@@ -1,0 +1,439 @@
+"""The chooser behind the wire: finds the pool, asks `routing` for a pick, keeps the accounts, lets requests wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tidefleet.router.asking import ask_of
+from tidefleet.router.bodies import BadBody, Body, read
+from tidefleet.router.chooser import Choice, Refusal, RequestHead
+from tidefleet.router.discovery import Fleet, ServedPool
+from tidefleet.router.pool_state import Limits, PoolState, Request
+from tidefleet.router.tokens import CannotRender, PromptTokens, Tokens
+from tidefleet.router.usage import Usage, UsageReader
+from tidefleet.routing.endpoint import Ticket
+from tidefleet.routing.pick import Pick, Queued, Refused, pick
+from tidefleet.routing.queue import Removed
+from tidefleet.routing.request import Ask
+
+log = logging.getLogger(__name__)
+
+INLINE_CHARACTERS = 4_000
+"""A prompt with fewer characters is encoded on the event loop; a longer one in a thread (tens of µs each)."""
+LONGEST_TOKENIZED = 2_000_000
+"""Characters of a prompt that are encoded at most; beyond it, text is compared."""
+PUMP_SECONDS = 0.02
+"""How often waiting requests are looked at while nothing ends."""
+KEPT_PICKS = 256
+"""Decisions that can be explained afterwards."""
+
+PREFILL_HEADER = "x-prefiller-host-port"
+"""Where a request is prefilled, as llm-d's sidecar beside a decode engine reads it."""
+
+
+class Meter(Protocol):
+    """Counts what the router does; see ``metrics``."""
+
+    def decided(self, pool: str, outcome: str, seconds: float) -> None: ...
+    def ended(self, pool: str, done: Ended) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One request that is over.
+
+    Attributes:
+        predicted, cached: prompt tokens held as the pick thought, and as the engine counted (None: it did not say).
+        ttft_seconds: from the pick on; None without a first token.
+    """
+
+    wclass: str
+    status: int | None
+    tokens: int
+    predicted: int
+    cached: int | None
+    output_tokens: int
+    ttft_seconds: float | None
+    seconds: float
+    exact: bool
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A request from its pick to its end: the ticket that the wire hands back."""
+
+    pool: PoolState
+    chosen: Pick
+    body: Body | None
+    began: float
+    reader: UsageReader
+    address: str = ""
+    account: Ticket | None = None
+    status: int | None = None
+    first_at: float | None = None
+
+
+class Picker:
+    """Implements ``chooser.Chooser``; one event loop owns it.
+
+    Args:
+        secret: session and tenant names are hashed with; the same in every process that shall know a session again.
+        now: the loop's clock.
+        tokens_of: the tokenizer of a pool's model, if there is one.
+        threads: where long prompts are encoded.
+        pool_header: a header by which the gateway names the pool (``namespace/name`` or ``name``); empty: none is
+            trusted. Clients must not be able to set it.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        now: Callable[[], float],
+        tokens_of: Callable[[ServedPool], PromptTokens | None] = lambda _: None,
+        threads: Executor | None = None,
+        limits: Limits | None = None,
+        pool_header: str = "",
+        meter: Meter | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._secret, self._now, self._tokens_of, self._threads = secret, now, tokens_of, threads
+        self._limits, self._pool_header, self._seed = limits or Limits(), pool_header.lower(), seed
+        self._meter = meter
+        self.pools: dict[str, PoolState] = {}
+        self.recent: deque[Pick] = deque(maxlen=KEPT_PICKS)
+        self._by_model: dict[str, tuple[str, ...]] = {}
+        self._by_name: dict[str, tuple[str, ...]] = {}
+        self._by_address: dict[str, str] = {}
+        self._pumps: dict[str, asyncio.Task[None]] = {}
+        self.ready = False
+
+    # --- the fleet ---------------------------------------------------------------------------------------------------
+
+    def update(self, fleet: Fleet) -> None:
+        """Take what discovery found."""
+        now = self._now()
+        found = {one.key: one for one in fleet.pools}
+        for key in [key for key in self.pools if key not in found]:
+            self._drop(key)
+        for key, served in found.items():
+            state = self.pools.get(key)
+            if state is None:
+                state = PoolState(served, self._limits, tokens=self._tokens_of(served), seed=self._seed)
+                self.pools[key] = state
+            state.update(served, fleet.accelerators, now)
+            self._pump_now(state)
+        self._by_model, self._by_name, self._by_address = {}, {}, {}
+        for key, served in sorted(found.items()):
+            for model in served.models:
+                self._by_model[model] = (*self._by_model.get(model, ()), key)
+            for name in {served.name, *served.gateway_names}:
+                self._by_name[name] = (*self._by_name.get(name, ()), key)
+            for rank in served.ranks:
+                self._by_address[rank.address] = key
+        self.ready = True
+
+    def _drop(self, key: str) -> None:
+        state = self.pools.pop(key)
+        pump = self._pumps.pop(key, None)
+        if pump is not None:
+            pump.cancel()
+        while (entry := state.queue.take()) is not None:
+            _answer(entry.handle, Refusal(503, f"pool {key} is gone"))
+
+    # --- Chooser -----------------------------------------------------------------------------------------------------
+
+    def choose(self, head: RequestHead, body: bytes | None) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+        """Where a request goes, or why nowhere."""
+        began = self._now()
+        parsed: Body | None = None
+        if body:
+            try:
+                parsed = read(head.path, body)
+            except BadBody as error:
+                return self._refused("", Refusal(400, str(error)), "unparsable", began)
+        state = self._pool(head, parsed)
+        if isinstance(state, Refusal):
+            return self._refused("", state, "no-pool", began)
+        encoder = state.tokens if parsed is not None else None
+        if parsed is None or (encoder is None and parsed.token_ids is None) or parsed.characters > LONGEST_TOKENIZED:
+            return self._decide(state, head, parsed, None, began)
+        if (
+            encoder is None
+            or parsed.token_ids is not None
+            or parsed.characters <= INLINE_CHARACTERS
+            or not self._threads
+        ):
+            return self._decide(state, head, parsed, _encoded(encoder, parsed), began)
+        return self._later(state, head, parsed, encoder, began)
+
+    async def _later(
+        self, state: PoolState, head: RequestHead, body: Body, encoder: PromptTokens, began: float
+    ) -> Choice | Refusal:
+        loop = asyncio.get_running_loop()
+        tokens = await loop.run_in_executor(self._threads, _encoded, encoder, body)
+        found = self._decide(state, head, body, tokens, began)
+        return found if isinstance(found, Choice | Refusal) else await found
+
+    def _pool(self, head: RequestHead, body: Body | None) -> PoolState | Refusal:
+        """The pool that a request belongs to: by the gateway's header, by its subset, then by its model."""
+        keys: tuple[str, ...] = ()
+        named = head.headers.get(self._pool_header, "") if self._pool_header else ""
+        if named:
+            keys = (named,) if named in self.pools else self._by_name.get(named, ())
+            if not keys:
+                return Refusal(503, "the gateway names a pool that is not served here")
+        elif head.subset and (owner := self._owner(head.subset)):
+            keys = (owner,)
+        elif body is not None:
+            keys = self._by_model.get(body.model, ())
+            if not keys:
+                return Refusal(404, "no pool serves this model")
+        else:
+            keys = tuple(self.pools)
+        if not keys:
+            return Refusal(503, "no pool is known yet", (("retry-after", "1"),))
+        if len(keys) > 1:
+            keys = tuple(key for key in keys if len(self.pools[key].table)) or keys
+        return self.pools[keys[0]]
+
+    def _owner(self, subset: tuple[str, ...]) -> str | None:
+        for one in subset:
+            if key := self._by_address.get(one):
+                return key
+            for address, key in self._by_address.items():
+                if address.rpartition(":")[0] in (one, f"[{one}]"):
+                    return key
+        return None
+
+    def _decide(
+        self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float
+    ) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+        ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
+        request = Request(body, head.subset, began)
+        found = self._try(state, ask, request)
+        return found if not isinstance(found, Queued) else self._wait(state, ask, request, found)
+
+    def _try(self, state: PoolState, ask: Ask, request: Request, *, is_next: bool = False) -> Choice | Refusal | Queued:
+        now, body, began = self._now(), request.body, request.began
+        hits = state.match(ask.keys, exact=ask.token_exact)
+        found = pick(ask, state.table, hits, now, subset=request.subset, queue=state.queue, is_next=is_next)
+        if isinstance(found, Queued):
+            return found
+        if isinstance(found, Refused):
+            after = found.retry_after_seconds
+            headers = (("retry-after", str(after)),) if after is not None else ()
+            state.totals.refused += 1
+            return self._refused(
+                state.served.key, Refusal(found.status, found.reason, headers), f"refused-{found.status}", began
+            )
+        self.recent.append(found)
+        flight = Flight(state, found, body, now, UsageReader(is_stream=body is not None and body.stream), found.address)
+        flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
+        if self._meter is not None:
+            self._meter.decided(state.served.key, "picked", self._now() - began)
+        extra = ((PREFILL_HEADER, found.prefill_address),) if found.prefill_address is not None else ()
+        return Choice((found.address, *found.fallbacks), flight, extra)
+
+    def _refused(self, pool: str, refusal: Refusal, outcome: str, began: float) -> Refusal:
+        if self._meter is not None:
+            self._meter.decided(pool, outcome, self._now() - began)
+        return refusal
+
+    # --- requests that wait ------------------------------------------------------------------------------------------
+
+    async def _wait(self, state: PoolState, ask: Ask, request: Request, queued: Queued) -> Choice | Refusal:
+        answer: asyncio.Future[Choice | Refusal] = asyncio.get_running_loop().create_future()
+        request.answer = answer
+        for gone in state.queue.offer(ask, request, self._now(), queued.deadline):
+            self._let_go(state, gone)
+        self._pump_later(state)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            request.gone = True
+            raise
+
+    def _let_go(self, state: PoolState, gone: Removed[Request]) -> None:
+        waiting = gone.entry.handle
+        refusal = Refusal(gone.status, gone.reason, (("retry-after", "1"),))
+        _answer(waiting, self._refused(state.served.key, refusal, f"refused-{gone.status}", waiting.began))
+
+    def _pump_later(self, state: PoolState) -> None:
+        key = state.served.key
+        running = self._pumps.get(key)
+        if running is None or running.done():
+            self._pumps[key] = asyncio.get_running_loop().create_task(self._pump(state), name=f"queue of {key}")
+
+    async def _pump(self, state: PoolState) -> None:
+        while len(state.queue):
+            self._pump_now(state)
+            await asyncio.sleep(PUMP_SECONDS)
+
+    def _pump_now(self, state: PoolState) -> None:
+        """Let in whoever may go now; who has waited long enough leaves."""
+        now = self._now()
+        for gone in state.queue.expire(now):
+            self._let_go(state, gone)
+        while (entry := state.queue.take()) is not None:
+            waiting = entry.handle
+            if waiting.gone:
+                continue
+            found = self._try(state, entry.ask, waiting, is_next=True)
+            if isinstance(found, Queued):
+                state.queue.put_back(entry)
+                return
+            _answer(waiting, found)
+
+    # --- what became of it -------------------------------------------------------------------------------------------
+
+    def served(self, ticket: object, address: str | None, status: int | None, now: float) -> None:
+        """Response headers came: the endpoint that answered is the truth."""
+        flight = _flight(ticket)
+        if flight is None:
+            return
+        flight.status = status
+        state, ask = flight.pool, flight.chosen.ask
+        if address and address != flight.address:
+            if flight.account is not None:
+                state.table.end(flight.account, now)
+                state.table.failed(flight.address, now)
+            flight.address, flight.account = address, None
+            if address in state.table:
+                flight.account = state.table.begin(ask, address, now, work=flight.chosen.work_at(address))
+        if status is not None and status in _FAULTS:
+            state.table.failed(flight.address, now)
+        elif status is not None and status < 400 and not ask.token_exact and len(ask.keys):
+            state.placed(flight.address, ask.keys)
+
+    def body(self, ticket: object, chunk: bytes, end: bool, now: float) -> None:
+        """A piece of the response passed."""
+        del end
+        flight = _flight(ticket)
+        if flight is None:
+            return
+        reader = flight.reader
+        reader.feed(chunk)
+        if reader.started and flight.first_at is None and (flight.status is None or flight.status < 400):
+            flight.first_at = now
+            if flight.account is not None:
+                flight.pool.table.first_token(flight.account, now)
+
+    def closed(self, ticket: object, now: float) -> None:
+        """It is over."""
+        flight = _flight(ticket)
+        if flight is None:
+            return
+        usage, ask, state = flight.reader.usage(), flight.chosen.ask, flight.pool
+        if flight.account is not None:
+            state.table.end(
+                flight.account,
+                now,
+                output_tokens=float(usage.output) if flight.first_at is not None else 0.0,
+                cached_tokens=None if usage.cached_tokens is None else float(usage.cached_tokens),
+            )
+        if usage.input_tokens and not ask.token_exact and flight.body is not None and not flight.body.images:
+            state.learn_length(flight.body.characters, usage.input_tokens)
+        if self._meter is not None:
+            row = flight.chosen.work_at(flight.address)
+            self._meter.ended(
+                state.served.key,
+                Ended(
+                    wclass=ask.wclass,
+                    status=flight.status,
+                    tokens=usage.input_tokens or ask.tokens,
+                    predicted=int(row.cached_tokens) if row is not None else 0,
+                    cached=usage.cached_tokens,
+                    output_tokens=usage.output,
+                    ttft_seconds=None if flight.first_at is None else flight.first_at - flight.began,
+                    seconds=now - flight.began,
+                    exact=ask.token_exact,
+                ),
+            )
+        _count(state, flight, usage)
+        if len(state.queue):
+            self._pump_now(state)
+
+    def would_pick(self, path: str, headers: Mapping[str, str], raw: bytes) -> Pick | dict[str, object]:
+        """What would be picked now for a request; nothing is counted. What refuses it is told with its status."""
+        try:
+            body = read(path, raw)
+        except BadBody as error:
+            return {"status": 400, "reason": str(error)}
+        head = RequestHead("POST", path, dict(headers), None)
+        state = self._pool(head, body)
+        if isinstance(state, Refusal):
+            return {"status": state.status, "reason": state.reason}
+        ask = ask_of(state, body, headers, tokens=_encoded(state.tokens, body), secret=self._secret, now=self._now())
+        found = pick(ask, state.table, state.match(ask.keys, exact=ask.token_exact), self._now())
+        if isinstance(found, Pick):
+            return found
+        if isinstance(found, Queued):
+            return {"status": 0, "reason": f"it would wait: {found.reason}"}
+        return {"status": found.status, "reason": found.reason}
+
+    async def close(self) -> None:
+        """Answer whoever still waits, and end."""
+        for key in list(self.pools):
+            self._drop(key)
+        for pump in self._pumps.values():
+            pump.cancel()
+        for pump in self._pumps.values():
+            with contextlib.suppress(asyncio.CancelledError):
+                await pump
+        self._pumps.clear()
+
+
+_FAULTS = frozenset({500, 502, 503, 504})
+"""Statuses that an engine, or the gateway for it, gives where the request is not at fault."""
+
+
+def _answer(request: Request, found: Choice | Refusal) -> None:
+    if request.answer is not None and not request.answer.done():
+        request.answer.set_result(found)
+
+
+def _count(state: PoolState, flight: Flight, usage: Usage) -> None:
+    totals, ask = state.totals, flight.chosen.ask
+    if flight.status is None or flight.status >= 400:
+        totals.failed += 1
+        return
+    prompt = usage.input_tokens or ask.tokens
+    totals.requests += 1
+    totals.prompt_tokens += prompt
+    work = flight.chosen.work_at(flight.address)
+    totals.predicted_tokens += int(work.cached_tokens) if work is not None else 0
+    totals.output_tokens += usage.output
+    if usage.cached_tokens is not None:
+        totals.cached_tokens += usage.cached_tokens
+        totals.told_tokens += prompt
+    if flight.first_at is not None:
+        took = flight.first_at - flight.began
+        totals.ttft_seconds = took if totals.ttft_seconds is None else 0.95 * totals.ttft_seconds + 0.05 * took
+
+
+def _flight(ticket: object) -> Flight | None:
+    return ticket if isinstance(ticket, Flight) else None
+
+
+def _encoded(encoder: PromptTokens | None, body: Body) -> Tokens | None:
+    """A prompt's tokens; None where the model's template refuses it, and text is compared."""
+    if encoder is None:
+        return _given(body)
+    try:
+        return encoder.encode(body)
+    except CannotRender:
+        return None
+
+
+def _given(body: Body) -> Tokens | None:
+    return None if body.token_ids is None else np.asarray(body.token_ids, np.uint32)

@@ -1,0 +1,310 @@
+"""What one router knows of one pool: endpoints, who holds which blocks, sessions, and how its prompts become keys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.router.bodies import Body
+from tidefleet.router.chooser import Choice, Refusal
+from tidefleet.router.discovery import ServedPool
+from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of
+from tidefleet.router.serving_pods import Rank
+from tidefleet.router.tokens import PromptTokens
+from tidefleet.routing.endpoints import Endpoints
+from tidefleet.routing.handover import hand_over, stay
+from tidefleet.routing.hashing import Keys
+from tidefleet.routing.index import Hits, PrefixIndex
+from tidefleet.routing.placements import Placements
+from tidefleet.routing.queue import Queue
+from tidefleet.routing.sessions import SessionState, SessionStore
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256
+"""Text is compared in pieces of so many bytes where nobody knows its tokens; about 64 tokens of English."""
+FIRST_CHARACTERS_PER_TOKEN = 4.0
+"""Of a prompt, until its pool's engines have counted some (an English text has 4 to 4.5)."""
+MOST_SLOTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one pool may take of a router's memory and time.
+
+    Attributes:
+        index_blocks: blocks that the prefix index knows at most.
+        session_bytes: hash states of sessions; session_seconds: how long a resting one is kept.
+        wake_seconds: how long requests wait for a pool at zero; None: they are refused.
+    """
+
+    index_blocks: int = 2_000_000
+    session_bytes: int = 64 * 2**20
+    session_seconds: float = 3600.0
+    sessions: int = 100_000
+    wake_seconds: float | None = 120.0
+    queue_requests: int = 2048
+    queue_tokens: float = 50e6
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts since the router began, of requests that ended well; TTFT as a decayed mean."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    predicted_tokens: int = 0
+    cached_tokens: int = 0
+    told_tokens: int = 0
+    output_tokens: int = 0
+    failed: int = 0
+    refused: int = 0
+    ttft_seconds: float | None = None
+
+    def view(self) -> dict[str, float | int | None]:
+        """For JSON; ``hitRatio`` is what engines told of prompts whose cached part they told."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "refused": self.refused,
+            "promptTokens": self.prompt_tokens,
+            "predictedHitTokens": self.predicted_tokens,
+            "cachedTokens": self.cached_tokens,
+            "outputTokens": self.output_tokens,
+            "hitRatio": self.cached_tokens / self.told_tokens if self.told_tokens else None,
+            "predictedHitRatio": self.predicted_tokens / self.prompt_tokens if self.prompt_tokens else None,
+            "ttftSeconds": self.ttft_seconds,
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a request's answer needs beside its `Ask`, while it waits too.
+
+    Attributes:
+        answer: set when it has waited; gone: its client went away.
+    """
+
+    body: Body | None
+    subset: tuple[str, ...] | None
+    began: float
+    answer: asyncio.Future[Choice | Refusal] | None = None
+    gone: bool = False
+
+
+class PoolState:
+    """Everything of one pool; one event loop owns it.
+
+    Attributes:
+        table: endpoints and their accounts.
+        blocks: index of token blocks, fed by KV events; chunks: of text, fed by our own placements.
+        queue: requests that wait here.
+        characters_per_token: learned from what engines count.
+    """
+
+    def __init__(self, served: ServedPool, limits: Limits, *, tokens: PromptTokens | None, seed: int = 0) -> None:
+        self.served, self.tokens = served, tokens
+        self.table = Endpoints(
+            served.key,
+            wake_seconds=limits.wake_seconds,
+            seed=seed,
+            most_sessions=limits.sessions,
+            session_ttl_seconds=limits.session_seconds,
+        )
+        self.blocks = PrefixIndex(capacity_blocks=limits.index_blocks)
+        self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
+        self.placements = Placements(self.chunks)
+        self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
+        self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
+        self.block_tokens = DEFAULT_BLOCK_TOKENS
+        self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN
+        self.ranks: dict[str, Rank] = {}
+        self.kv_tokens: dict[str, float] = {}
+        self._slots: dict[str, int] = {}
+        self._classes: tuple[WorkloadClass, ...] = ()
+        self._accelerators: Mapping[str, AcceleratorType] = {}
+        self.odd: dict[str, str] = {}
+        self.totals = Totals()
+        self._moved = 0
+        self.messages = 0
+        self.faults: Counter[str] = Counter()
+
+    # --- who serves it -----------------------------------------------------------------------------------------------
+
+    def update(self, served: ServedPool, accelerators: Mapping[str, AcceleratorType], now: float) -> None:
+        """Take what discovery found; what is in flight goes on."""
+        self.served, self._accelerators = served, accelerators
+        self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
+        ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
+        self.block_tokens = _usual_block(ready.values())
+        for address in [one for one in self.ranks if one not in ready]:
+            self._forget(address)
+        for address, found in ready.items():
+            rank = found
+            before = self.ranks.get(address)
+            if before is not None and before.uid != rank.uid:
+                self._forget(address)
+                before = None
+            if before is not None and not rank.block_tokens:
+                rank = replace(rank, block_tokens=before.block_tokens)  # as the engine told
+            self.ranks[address] = rank
+            self._say_what_is_odd(rank)
+            if address not in self._slots:
+                self._slots[address] = self._new_slot()
+            self.refresh(address)
+            if rank.leaving and (before is None or not before.leaving):
+                moved = hand_over(self.table, address, now)
+                self._moved += len(moved)
+                if moved:
+                    log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
+            elif before is not None and before.leaving and not rank.leaving:
+                stay(self.table, address)
+
+    def refresh(self, address: str) -> None:
+        """Work out an endpoint's facts again."""
+        slot, measured = self._slots[address], self.kv_tokens.get(address)
+        rank = self.ranks[address]
+        facts = endpoint_of(rank, self.served, self._accelerators, slot=slot, measured_kv_tokens=measured)
+        if address not in self.table or facts != self.table.endpoint(address):
+            self.table.add(facts)
+
+    def check_block(self, address: str, tokens: int) -> None:
+        """An engine told the size of its KV blocks: that counts, whatever its arguments say."""
+        rank = self.ranks[address]
+        if rank.block_tokens != tokens:
+            self.ranks[address] = replace(rank, block_tokens=tokens)
+            self.block_tokens = _usual_block(self.ranks.values())
+            self._say_what_is_odd(self.ranks[address])
+            self.refresh(address)
+
+    def _new_slot(self) -> int:
+        """One number for an endpoint in both indexes."""
+        slot, other = self.blocks.add_endpoint(), self.chunks.add_endpoint()
+        if slot != other:
+            raise AssertionError(f"{self.served.key}: slot {slot} of blocks is slot {other} of chunks")
+        return slot
+
+    def _forget(self, address: str) -> None:
+        self.table.remove(address)
+        self.ranks.pop(address, None)
+        self.kv_tokens.pop(address, None)
+        self.odd.pop(address, None)
+        slot = self._slots.pop(address, None)
+        if slot is not None:
+            self.blocks.drop_endpoint(slot)
+            self.chunks.drop_endpoint(slot)
+            self.placements.forget(slot)
+
+    def _say_what_is_odd(self, rank: Rank) -> None:
+        words = "; ".join(rank.odd)
+        if rank.events is not None and rank.block_tokens and rank.block_tokens != self.block_tokens:
+            words += (
+                f"; its KV blocks hold {rank.block_tokens} tokens where most of the pool's hold {self.block_tokens}"
+            )
+        if words and self.odd.get(rank.address) != words:
+            log.warning("%s: %s (pod %s): %s", self.served.key, rank.address, rank.pod, words.strip("; "))
+        if words:
+            self.odd[rank.address] = words
+        else:
+            self.odd.pop(rank.address, None)
+
+    def take_faults(self) -> Counter[str]:
+        """Faults of KV events since the last call, by kind."""
+        taken, self.faults = self.faults, Counter()
+        return taken
+
+    def take_messages(self) -> int:
+        """Messages of KV events since the last call."""
+        taken, self.messages = self.messages, 0
+        return taken
+
+    def take_moved(self) -> int:
+        """Sessions that were given another home since the last call."""
+        taken, self._moved = self._moved, 0
+        return taken
+
+    def placed(self, address: str, keys: Keys) -> None:
+        """An endpoint answered a request that was compared as text."""
+        slot = self._slots.get(address)
+        if slot is not None and address in self.table:
+            room = int(self.table.endpoint(address).kv_capacity_tokens / self.chunk_tokens)
+            self.placements.placed(slot, keys, room=room)
+
+    def held(self, address: str) -> int:
+        """Blocks or chunks that an endpoint is known to hold on its device."""
+        slot = self._slots.get(address)
+        return 0 if slot is None else self.blocks.held(slot) + self.chunks.held(slot)
+
+    def slot(self, address: str) -> int | None:
+        """An endpoint's number in the indexes."""
+        return self._slots.get(address)
+
+    # --- what its prompts are ----------------------------------------------------------------------------------------
+
+    @property
+    def has_events(self) -> bool:
+        """Whether some engine tells what it holds."""
+        return any(one.events is not None for one in self.ranks.values())
+
+    def token_state(self, tokens: np.ndarray, session: int | None, now: float) -> SessionState:
+        """Keys of a prompt in tokens; a session's earlier state is used and replaced."""
+        before = self.states.get(session, now) if session is not None else None
+        state = SessionState.of_tokens(tokens, self.block_tokens, before=before)
+        if session is not None:
+            self.states.put(session, state, now)
+        return state
+
+    def text_state(self, text: bytes, session: int | None, now: float) -> SessionState:
+        """Keys of a prompt as text."""
+        before = self.states.get(session, now) if session is not None else None
+        state = SessionState.of_text(text, CHUNK_BYTES, before=before)
+        if session is not None:
+            self.states.put(session, state, now)
+        return state
+
+    def tokens_of(self, characters: int) -> int:
+        """How many tokens a text likely has."""
+        return max(1, round(characters / self.characters_per_token))
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens that a chunk of text likely has."""
+        return max(1, round(CHUNK_BYTES / self.characters_per_token))
+
+    def learn_length(self, characters: int, tokens: int) -> None:
+        """An engine counted a prompt."""
+        if characters >= 64 and 0.5 <= characters / max(1, tokens) <= 16.0:
+            self.characters_per_token += 0.05 * (characters / tokens - self.characters_per_token)
+
+    def match(self, keys: Keys, *, exact: bool) -> Hits | None:
+        """Who holds how much of a prompt's beginning."""
+        if not len(keys):
+            return None
+        return (self.blocks if exact else self.chunks).match(keys)
+
+    def wclass(self, model: str, adapter: str | None, headers: Mapping[str, str]) -> WorkloadClass | None:
+        """The class of a request: of those whose conditions all hold, the one with the highest priority."""
+        for one in self._classes:
+            match = one.spec.match
+            named = {str(name) for name in match.models}
+            if named and model not in named:
+                continue
+            if match.adapters and adapter not in {str(name) for name in match.adapters}:
+                continue
+            if all(headers.get(header.name.lower()) == header.value for header in match.headers):
+                return one
+        return None
+
+
+def _usual_block(ranks: Iterable[Rank]) -> int:
+    counts: dict[int, int] = {}
+    for one in ranks:
+        if one.block_tokens:
+            counts[one.block_tokens] = counts.get(one.block_tokens, 0) + (2 if one.events is not None else 1)
+    return max(counts, key=lambda size: (counts[size], -size), default=DEFAULT_BLOCK_TOKENS)

@@ -1,0 +1,87 @@
+"""One endpoint and one request in flight at it, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidefleet.routing.rates import Rates
+from tidefleet.routing.request import Ask
+
+AGGREGATED, PREFILL, DECODE = "aggregated", "prefill", "decode"
+ROLES = (AGGREGATED, PREFILL, DECODE)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Facts about one endpoint: a replica, or one data-parallel rank of it.
+
+    Attributes:
+        address: ``ip:port``; IPv6 in brackets.
+        slot: its number in the prefix index; -1 = the index does not know it.
+        accelerator: catalogue name of its type.
+        role: ``aggregated``, ``prefill`` or ``decode``.
+        block_size: tokens of one KV block of the engine.
+        kv_capacity_tokens: tokens of KV that its device holds.
+        loras: adapters that it has loaded.
+        lora_load_seconds: time in which it loads another one on demand; ``None`` = it cannot.
+        usd_per_second: price of the endpoint.
+        store: name of the shared KV store that it reads and writes; empty = none.
+        draining: it finishes what it has and takes nothing more.
+    """
+
+    address: str
+    rates: Rates
+    slot: int = -1
+    accelerator: str = ""
+    role: str = AGGREGATED
+    block_size: int = 16
+    kv_capacity_tokens: float = 500_000.0
+    loras: frozenset[str] = frozenset()
+    lora_load_seconds: float | None = None
+    usd_per_second: float = 0.0
+    store: str = ""
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"Endpoint {self.address}: role is {self.role!r}; expected one of {', '.join(ROLES)}")
+        if not self.kv_capacity_tokens > 0.0:
+            raise ValueError(
+                f"Endpoint {self.address}: kv_capacity_tokens is {self.kv_capacity_tokens}; "
+                "expected a positive number, e.g. 500000"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request is expected to be for one endpoint.
+
+    Attributes:
+        seconds: fetches and prefill, without waiting.
+        cached_tokens: prompt tokens that are not prefilled.
+    """
+
+    seconds: float
+    cached_tokens: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request in flight at one endpoint; only ``Endpoints`` changes it.
+
+    Attributes:
+        epoch: tells an endpoint from a later one at the same address.
+        work: as expected at its begin; ``due`` is when its first token was expected, ``tpot_seconds`` its pace.
+        held_tokens: KV that it is counted with while in flight.
+    """
+
+    ask: Ask
+    address: str
+    epoch: int
+    began: float
+    work: Work
+    due: float
+    tpot_seconds: float
+    held_tokens: float
+    first_at: float | None = None
+    ended: bool = False

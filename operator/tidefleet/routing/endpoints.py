@@ -1,0 +1,435 @@
+"""The endpoints of one pool: what they are, what they are doing by our own accounting, and which of them may be picked.
+
+Facts and estimates lie in arrays with one row per endpoint, so that a pick is a few array operations. Every request in
+flight is accounted for from the pick on; what an endpoint reports about itself corrects that, since other routers send
+requests too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
+from tidefleet.routing.health import Health
+from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
+from tidefleet.routing.request import Ask
+from tidefleet.routing.resident import Resident
+from tidefleet.routing.reuse import Reuse
+from tidefleet.routing.shed import Promises
+
+__all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
+
+Floats = NDArray[np.float64]
+
+STALE_SECONDS = 5.0
+"""An observation older than this corrects nothing."""
+
+MOST_MASKS = 256
+"""Subsets and adapters whose rows are remembered."""
+
+_LEAST_LEARNED_SECONDS = 0.02
+"""Below it a time to the first token says more about the network than about the engine."""
+
+_LEARNED = 0.1
+"""Weight of one more measured time in an endpoint's correction."""
+
+_WIDEST_CORRECTION = 8.0
+
+
+@dataclass(slots=True)
+class _Row:
+    """What is kept of an endpoint outside of the arrays."""
+
+    endpoint: Endpoint
+    epoch: int
+    resident: Resident
+    health: Health = field(default_factory=Health)
+
+
+_LIVE = (
+    "until",  # when the prefill work that it has is done
+    "owed",  # seconds of prefill of requests without a first token
+    "pending",  # requests without a first token
+    "running",  # requests after it
+    "context",  # tokens of KV that requests in flight hold
+    "resident",  # tokens of KV kept of past requests
+    "evict",  # seconds that one evicted token costs later
+    "prefill_factor",  # measured over modelled
+    "step_factor",
+    "mean_prefill",  # seconds of a usual prompt
+    "seen_at",
+    "others_waiting",  # of other routers, as observed
+    "others_running",
+    "seen_pinned",  # tokens that running requests hold, as observed
+)
+
+
+class Endpoints:
+    """The table of one pool. Not thread-safe: one event loop owns it.
+
+    Args:
+        pool: name of the pool, as in ``Ask.pool``.
+        wake_seconds: how long a request may wait for a pool without endpoints to wake up; ``None`` = it cannot.
+        seed: of the rotation that breaks ties, different in every router.
+    """
+
+    slots: NDArray[np.intp]
+    p1: Floats
+    p2: Floats
+    floor: Floats
+    s0: Floats
+    s1: Floats
+    s2: Floats
+    kappa: Floats
+    transfer: Floats
+    capacity: Floats
+    usd: Floats
+    bandwidth: Floats
+    latency: Floats
+    until: Floats
+    owed: Floats
+    pending: Floats
+    running: Floats
+    context: Floats
+    resident: Floats
+    evict: Floats
+    prefill_factor: Floats
+    step_factor: Floats
+    mean_prefill: Floats
+    seen_at: Floats
+    others_waiting: Floats
+    others_running: Floats
+    seen_pinned: Floats
+
+    def __init__(
+        self,
+        pool: str,
+        *,
+        wake_seconds: float | None = None,
+        seed: int = 0,
+        reuse: Reuse | None = None,
+        most_sessions: int = DEFAULT_MOST,
+        session_ttl_seconds: float = DEFAULT_TTL_SECONDS,
+    ) -> None:
+        self.pool = pool
+        self.wake_seconds = wake_seconds
+        self.turn = seed
+        self.reuse = reuse or Reuse()
+        self.sessions = Homes(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
+        self.promises = Promises()
+        self.paces = Promises()
+        self.deferred: dict[int, Ticket] = {}
+        self._rows: list[_Row] = []
+        self._at: dict[str, int] = {}
+        self._epochs = 0
+        self._anonymous = 0
+        self._masks: dict[object, NDArray[np.bool_]] = {}
+        self._live = np.zeros((len(_LIVE), 0))
+        self._reload()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._at
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """In order of rows."""
+        return self._addresses
+
+    def endpoint(self, address: str) -> Endpoint:
+        """Its facts.
+
+        Raises:
+            KeyError: the pool has no such endpoint.
+        """
+        return self._rows[self._at[address]].endpoint
+
+    def position(self, address: str) -> int | None:
+        """Its row, if the pool has it."""
+        return self._at.get(address)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether some endpoints only prefill."""
+        return self._is_split
+
+    # -- which endpoints there are ---------------------------------------------------------------------------------
+
+    def add(self, endpoint: Endpoint) -> None:
+        """An endpoint is ready, or its facts changed (what is in flight is kept)."""
+        at = self._at.get(endpoint.address)
+        if at is not None:
+            row = self._rows[at]
+            row.endpoint = endpoint
+            row.resident.capacity_tokens = endpoint.kv_capacity_tokens
+        else:
+            self._epochs += 1
+            self._at[endpoint.address] = len(self._rows)
+            self._rows.append(_Row(endpoint, self._epochs, Resident(endpoint.kv_capacity_tokens)))
+            fresh = np.zeros((len(_LIVE), 1))
+            fresh[[_LIVE.index("prefill_factor"), _LIVE.index("step_factor")]] = 1.0
+            fresh[_LIVE.index("seen_at")] = -np.inf
+            self._live = np.concatenate([self._live, fresh], axis=1)
+        self._reload()
+
+    def remove(self, address: str) -> None:
+        """An endpoint is gone; tickets that it had end without effect."""
+        at = self._at.get(address)
+        if at is None:
+            return
+        del self._rows[at]
+        self._live = np.delete(self._live, at, axis=1)
+        self._at = {row.endpoint.address: place for place, row in enumerate(self._rows)}
+        self._reload()
+
+    def set_draining(self, address: str, draining: bool = True) -> None:
+        """It leaves (or stays after all). Homes are moved by ``handover.hand_over``."""
+        at = self._at.get(address)
+        if at is not None and self._rows[at].endpoint.draining != draining:
+            self._rows[at].endpoint = replace(self._rows[at].endpoint, draining=draining)
+            self._reload()
+
+    def reset(self, address: str) -> None:
+        """The engine restarted: it holds nothing."""
+        at = self._at.get(address)
+        if at is not None:
+            self._rows[at].resident.clear()
+            self.resident[at] = self.evict[at] = 0.0
+
+    # -- which of them may be picked -------------------------------------------------------------------------------
+
+    def serving(self, *roles: str, lora: str | None, subset: frozenset[str] | None) -> NDArray[np.bool_]:
+        """Rows in the subset, of one of the roles, that have the adapter or can load it; whatever their health."""
+        key = (roles, lora, subset)
+        mask = self._masks.get(key)
+        if mask is None:
+            if len(self._masks) >= MOST_MASKS:
+                self._masks.clear()
+            ends = [row.endpoint for row in self._rows]
+            mask = np.array(
+                [one.role in roles and (subset is None or _is_in(one.address, subset)) for one in ends], bool
+            )
+            if lora is not None:
+                mask &= np.array([lora in one.loras or one.lora_load_seconds is not None for one in ends], dtype=bool)
+            self._masks[key] = mask
+        return mask
+
+    def lora_seconds(self, lora: str) -> Floats:
+        """Time to load an adapter, by row: 0 where it is loaded."""
+        ends = [row.endpoint for row in self._rows]
+        return np.array([0.0 if lora in one.loras else one.lora_load_seconds or 0.0 for one in ends])
+
+    def failed(self, address: str, now: float) -> None:
+        """A request to it failed by its own fault: it is left out at once, until a probe succeeds."""
+        at = self._at.get(address)
+        if at is not None:
+            self._rows[at].health.failed(now)
+            self._eject(at)
+
+    def due_probes(self, now: float) -> tuple[str, ...]:
+        """Ejected endpoints to probe now; each is returned once per probe."""
+        if not self.ejected.any():
+            return ()
+        due = [row for row in self._rows if row.health.is_due(now)]
+        for row in due:
+            row.health.probing(now)
+        return tuple(row.endpoint.address for row in due)
+
+    def probed(self, address: str, ok: bool, now: float) -> None:
+        """A probe was answered."""
+        at = self._at.get(address)
+        if at is None:
+            return
+        if ok:
+            self._rows[at].health.succeeded()
+            self._eject(at)
+        elif self._rows[at].health.ejected:
+            self._rows[at].health.failed(now)
+
+    def _eject(self, at: int) -> None:
+        self.ejected[at] = self._rows[at].health.ejected
+        self.healthy[at] = not (self.draining[at] or self.ejected[at])
+
+    # -- what they are doing ---------------------------------------------------------------------------------------
+
+    def begin(self, ask: Ask, address: str, now: float, *, work: Work | None = None) -> Ticket:
+        """A request goes to an endpoint.
+
+        Args:
+            work: what it was expected to be there (``Pick.work_at``); without it, a prompt of which nothing is cached.
+
+        Raises:
+            KeyError: the pool has no such endpoint.
+        """
+        at = self._at[address]
+        if work is None:
+            work = Work(self._rows[at].endpoint.rates.prefill_seconds(ask.tokens) * float(self.prefill_factor[at]))
+        due = max(float(self.until[at]), now) + work.seconds
+        self.until[at] = due
+        self.owed[at] += work.seconds
+        self.pending[at] += 1.0
+        held = ask.tokens + ask.output_tokens / 2.0
+        self.context[at] += held
+        self.mean_prefill[at] += 0.1 * (work.seconds - float(self.mean_prefill[at]))
+        tpot = self._rows[at].endpoint.rates.tpot_seconds(
+            float(self.running[at] + self.pending[at]), float(self.context[at])
+        )
+        ticket = Ticket(ask, address, self._rows[at].epoch, now, work, due, tpot, held)
+        if ask.session is not None:
+            self.sessions.began(ask.session, now)
+        if ask.is_deferrable:
+            self.deferred[id(ticket)] = ticket
+        return ticket
+
+    def first_token(self, ticket: Ticket, now: float) -> None:
+        """Its first token came: the endpoint answers, and its prefill is done."""
+        at = self._row_of(ticket)
+        if at is None or ticket.first_at is not None or ticket.ended:
+            return
+        ticket.first_at = now
+        self._prefilled(at, ticket, now)
+        self.running[at] += 1.0
+        expected, took = ticket.due - ticket.began, now - ticket.began
+        if expected > _LEAST_LEARNED_SECONDS and took > 0.0:
+            self.prefill_factor[at] = _corrected(float(self.prefill_factor[at]), took / expected)
+        if self.ejected[at]:
+            self._rows[at].health.succeeded()
+            self._eject(at)
+
+    def end(
+        self, ticket: Ticket, now: float, *, output_tokens: float = 0.0, cached_tokens: float | None = None
+    ) -> None:
+        """It is over, whatever happened; a second call does nothing.
+
+        Args:
+            output_tokens: tokens generated; 0 = it failed or was cancelled.
+            cached_tokens: cached prompt tokens as the engine reports them; ``None`` = it did not.
+        """
+        if ticket.ended:
+            return
+        ticket.ended = True
+        self.deferred.pop(id(ticket), None)
+        at = self._row_of(ticket)
+        if at is None:
+            return
+        if ticket.first_at is None:
+            self._prefilled(at, ticket, now)
+        else:
+            self.running[at] = max(0.0, float(self.running[at]) - 1.0)
+        self.context[at] = max(0.0, float(self.context[at]) - ticket.held_tokens)
+        if self.running[at] + self.pending[at] == 0.0:
+            self.context[at] = 0.0
+        if output_tokens <= 0.0:
+            return
+        if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
+            pace = (now - ticket.first_at) / (output_tokens - 1.0)
+            expected = ticket.tpot_seconds * float(self.step_factor[at])
+            self.step_factor[at] = _corrected(float(self.step_factor[at]), pace / expected)
+        self._remember(
+            at, ticket, now, output_tokens, ticket.work.cached_tokens if cached_tokens is None else cached_tokens
+        )
+
+    def _remember(self, at: int, ticket: Ticket, now: float, output_tokens: float, cached_tokens: float) -> None:
+        """The KV of a request that ended stays behind: where its session lives, and what evicting costs."""
+        ask, kept = ticket.ask, self._rows[at].resident
+        tokens = ask.tokens + output_tokens
+        key = ask.session
+        if key is None:
+            self._anonymous -= 1
+            key = self._anonymous
+        kept.used(
+            key,
+            tokens=tokens,
+            added=tokens - cached_tokens,
+            now=now,
+            wclass=ask.wclass,
+            tool_call=ask.ends_in_tool_call,
+            hinted_seconds=ask.cache_ttl_seconds or 0.0,
+        )
+        kept.shrink(float(self.context[at]))
+        self.resident[at] = kept.tokens
+        per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
+        fetches = self.kappa[at] / self.bandwidth[:, at][self.bandwidth[:, at] > 0.0]
+        lost = min(per_token, *map(float, fetches)) if len(fetches) else per_token
+        self.evict[at] = lost * kept.reuse_of_oldest(self.reuse, now)
+        if ask.session is not None:
+            self.sessions.served(
+                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=ask.ends_in_tool_call
+            )
+
+    def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
+        """What an endpoint reports of itself; what is more than ours is counted as other routers' requests.
+
+        Args:
+            kv_usage: share of its KV room that running requests hold, 0..1.
+        """
+        at = self._at.get(address)
+        if at is None:
+            return
+        self.seen_at[at] = now
+        self.others_running[at] = max(0.0, running - float(self.running[at]))
+        self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
+        self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
+
+    def in_flight(self, address: str) -> int:
+        """Our own requests there."""
+        at = self._at[address]
+        return int(self.pending[at] + self.running[at])
+
+    def _prefilled(self, at: int, ticket: Ticket, now: float) -> None:
+        """A request's prefill is owed no longer."""
+        self.pending[at] = max(0.0, float(self.pending[at]) - 1.0)
+        self.owed[at] = max(0.0, float(self.owed[at]) - ticket.work.seconds) if self.pending[at] > 0.0 else 0.0
+        self.until[at] = min(float(self.until[at]), now + float(self.owed[at]))
+
+    def _row_of(self, ticket: Ticket) -> int | None:
+        """Its endpoint's row, unless that is gone or another one came to its address."""
+        at = self._at.get(ticket.address)
+        return at if at is not None and self._rows[at].epoch == ticket.epoch else None
+
+    def _reload(self) -> None:
+        """Arrays of facts from the rows, and views of the live ones by name."""
+        ends = [row.endpoint for row in self._rows]
+        rates = [one.rates for one in ends]
+        self._addresses = tuple(one.address for one in ends)
+        self.slots = np.array([one.slot for one in ends], dtype=np.intp)
+        self.p1 = np.array([one.prefill_seconds_per_token for one in rates])
+        self.p2 = np.array([one.prefill_seconds_per_pair for one in rates])
+        self.floor = np.array([one.prefill_floor_seconds for one in rates])
+        self.s0 = np.array([one.step_seconds for one in rates])
+        self.s1 = np.array([one.step_seconds_per_sequence for one in rates])
+        self.s2 = np.array([one.step_seconds_per_kv_token for one in rates])
+        self.kappa = np.array([one.kv_bytes_per_token for one in rates])
+        self.transfer = np.array([one.transfer_bytes_per_second for one in rates])
+        self.capacity = np.array([one.kv_capacity_tokens for one in ends])
+        self.usd = np.array([one.usd_per_second for one in ends])
+        self.mean_usd = float(self.usd.mean()) if ends else 0.0
+        shape = (3, len(ends))
+        self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.draining = np.array([one.draining for one in ends], dtype=bool)
+        self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)
+        for place, name in enumerate(_LIVE):
+            setattr(self, name, self._live[place])
+        self._is_split = any(one.role == PREFILL for one in ends)
+        self.healthy = ~self.draining & ~self.ejected
+        self._masks.clear()
+
+
+def _corrected(factor: float, ratio: float) -> float:
+    """A correction after one more measured time, as a share of what was expected with it."""
+    step = min(2.0, max(0.5, ratio))
+    return min(_WIDEST_CORRECTION, max(1.0 / _WIDEST_CORRECTION, factor * float(step**_LEARNED)))
+
+
+def _is_in(address: str, subset: frozenset[str]) -> bool:
+    """Whether a subset names an address, with its port or (an entry without one) by its host."""
+    if address in subset:
+        return True
+    host = address.rpartition(":")[0]
+    return host in subset or host.strip("[]") in subset

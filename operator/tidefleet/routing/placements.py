@@ -1,0 +1,61 @@
+"""What endpoints likely hold, learned from our own placements: for engines that publish no KV events.
+
+An engine keeps what it served last, as far as its KV room goes, and gives up the tail of a prompt before its head. The
+same is done here: each endpoint's chunks in the order of their last use, the oldest forgotten beyond its room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+
+import numpy as np
+
+from tidefleet.routing.hashing import Keys
+from tidefleet.routing.index import PrefixIndex
+
+
+class Placements:
+    """Feeds a prefix index with what was sent where.
+
+    Args:
+        index: of chunks of text; endpoints are its slots.
+    """
+
+    def __init__(self, index: PrefixIndex) -> None:
+        self._index = index
+        self._held: dict[int, OrderedDict[int, None]] = {}
+
+    def placed(self, slot: int, keys: Keys, *, room: int) -> None:
+        """An endpoint served a prompt.
+
+        Args:
+            slot: of the endpoint in the index.
+            keys: of the prompt's chunks, shape (chunks,).
+            room: chunks that the endpoint's KV room holds; a longer prompt leaves its head.
+
+        Raises:
+            KeyError: the index has no endpoint with this slot.
+        """
+        if room < 1 or not len(keys):
+            return
+        kept = keys[:room]
+        self._index.store(slot, kept)
+        held = self._held.setdefault(slot, OrderedDict())
+        for key in reversed(kept.tolist()):  # the head is the last to go
+            held[key] = None
+            held.move_to_end(key)
+        excess = len(held) - room
+        if excess > 0:
+            gone = list(islice(held, excess))
+            for key in gone:
+                del held[key]
+            self._index.remove(slot, np.asarray(gone, np.uint64))
+
+    def forget(self, slot: int) -> None:
+        """An endpoint is gone, or holds nothing any more; the index is told by its owner."""
+        self._held.pop(slot, None)
+
+    def held(self, slot: int) -> int:
+        """Chunks that an endpoint is thought to hold."""
+        return len(self._held.get(slot, ()))

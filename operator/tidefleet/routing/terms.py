@@ -1,0 +1,170 @@
+"""What a request would take at each endpoint, in seconds and dollars: the sum that a pick compares.
+
+For endpoint e and a request of n tokens, S of which are cached nowhere that is worth fetching from:
+
+    wait(e)    = prefill work in flight, until it is done; or until running requests give back KV room, if later
+    fetch(e)   = sum over tiers of min(latency + bytes / bandwidth, time to prefill them again)
+    prefill(e) = T_p(S) behind what is cached
+    decode(e)  = weight * O * T_d of the batch that it joins
+    harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
+
+``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
+twice. In dollars, an endpoint's own work costs its price, and time that somebody waits the mean price of the pool: with
+one price the order is that of the seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidefleet.routing.endpoints import STALE_SECONDS, Endpoints
+from tidefleet.routing.rates import TIERS
+from tidefleet.routing.request import Ask
+
+Floats = NDArray[np.float64]
+
+DECODE_WEIGHT = 0.1
+"""A choice: ten seconds spread over an answer count as one before it."""
+
+LATE_WEIGHT = 1.0
+"""What a second beyond an objective counts beside being a second."""
+
+
+class Hits(Protocol):
+    """What ``PrefixIndex.match`` answers."""
+
+    @property
+    def blocks(self) -> NDArray[np.int32]:
+        """Leading blocks held, shape (tiers, slots): in that tier or a faster one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """Arrays with one element per endpoint of ``addresses``.
+
+    Attributes:
+        wait, fetch, prefill, decode, harm: seconds, as the module says; ``evict`` is a part of harm.
+        late: seconds beyond the objectives.
+        usd: the price of all of them; ``total`` the same in seconds of the pool's mean price.
+        held: prompt tokens held in each tier and no faster one, shape (tiers, endpoints).
+        cached: prompt tokens that are not prefilled.
+        tpot: seconds per token of the batch that the request joins.
+        load: requests there.
+    """
+
+    addresses: tuple[str, ...]
+    wait: Floats
+    fetch: Floats
+    prefill: Floats
+    decode: Floats
+    harm: Floats
+    evict: Floats
+    late: Floats
+    usd: Floats
+    total: Floats
+    held: Floats
+    cached: Floats
+    tpot: Floats
+    load: Floats
+
+    @property
+    def ttft(self) -> Floats:
+        """Expected seconds to the first token."""
+        return self.wait + self.fetch + self.prefill
+
+
+def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
+    """Leading prompt tokens that each endpoint holds by tier, shape (tiers, endpoints), each tier with the faster ones.
+
+    At most n - 1: an engine computes the last token of a prompt in any case.
+    """
+    if hits is None or hits.blocks.shape[1] == 0:
+        return np.zeros((1, len(table)))
+    blocks = hits.blocks
+    known = (table.slots >= 0) & (table.slots < blocks.shape[1])
+    found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
+    if not known.all():
+        found = np.where(known, found, 0.0)
+    return np.minimum(found, max(0.0, ask.tokens - 1.0))
+
+
+def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms:
+    """The terms of a request at every endpoint of a pool, whether it may be picked or not."""
+    n, output = float(ask.tokens), ask.output_tokens
+    held = held_tokens(ask, table, hits)
+    cached: Floats = held[0]
+    fetch = np.zeros_like(cached)
+    if len(held) > 1 and (held[-1] > held[0]).any():
+        cached, fetch = _fetched(held, table)
+        held = np.diff(held, axis=0, prepend=0.0)
+    if ask.lora is not None:
+        fetch = fetch + table.lora_seconds(ask.lora)
+    uncached = n - cached
+    # the attention of S tokens behind C: S * (C + S/2) = S * (n - S/2)
+    prefill = np.maximum(table.floor, uncached * (table.p1 + table.p2 * (n - 0.5 * uncached))) * table.prefill_factor
+    wait = np.maximum(table.until - now, 0.0)
+    running, pinned = table.running + table.pending, table.context
+    fresh = table.seen_at >= now - STALE_SECONDS
+    if fresh.any():
+        others = np.where(fresh, table.others_waiting, 0.0)
+        wait = wait + others * table.mean_prefill
+        running = running + np.where(fresh, table.others_running, 0.0) + others
+        pinned = np.maximum(pinned, np.where(fresh, table.seen_pinned, 0.0))
+    added = uncached + output
+    room = table.capacity - pinned
+    slope = (table.s1 + table.s2 * (n + 0.5 * output)) * table.step_factor
+    tpot = (table.s0 + table.s1 * running + table.s2 * pinned) * table.step_factor + slope
+    over = n + output - room
+    if (over > 0.0).any():
+        # KV room comes back at the pace at which running requests end: about half of what they hold in O steps
+        wait = np.maximum(wait, np.where(over > 0.0, over / np.maximum(pinned, 1.0) * output * tpot, 0.0))
+    evict = np.minimum(np.maximum(table.resident + added - room, 0.0), table.resident) * table.evict
+    decode = (DECODE_WEIGHT * output) * tpot
+    slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
+    harm = slower + evict
+    late = late_seconds(ask, wait + fetch + prefill, tpot)
+    delay = wait + decode + slower + late
+    work = fetch + prefill + evict
+    total = delay + work
+    if table.mean_usd > 0.0:
+        usd = delay * table.mean_usd + work * table.usd
+        total = usd / table.mean_usd
+    else:
+        usd = np.zeros_like(total)
+    return Terms(
+        table.addresses, wait, fetch, prefill, decode, harm, evict, late, usd, total, held, cached, tpot, running
+    )
+
+
+def late_seconds(ask: Ask, ttft: Floats, tpot: Floats) -> Floats:
+    """Seconds beyond the objectives of a request, over its whole answer."""
+    late = np.zeros_like(ttft)
+    if ask.ttft_objective_seconds is not None:
+        late = np.maximum(ttft - ask.ttft_objective_seconds, 0.0) * LATE_WEIGHT
+    if ask.tpot_objective_seconds is not None:
+        late = late + np.maximum(tpot - ask.tpot_objective_seconds, 0.0) * (ask.output_tokens * LATE_WEIGHT)
+    return late
+
+
+def _fetched(held: Floats, table: Endpoints) -> tuple[Floats, Floats]:
+    """Tokens cached or worth fetching, and the seconds of the fetches.
+
+    A tier's part is fetched where that takes less time than prefilling it, and prefilled otherwise; what a slower tier
+    holds behind it can still be fetched, since it lies in the same contiguous prefix.
+    """
+    cached = held[0].copy()
+    seconds = np.zeros_like(cached)
+    for tier in range(1, min(len(held), len(TIERS))):
+        part = held[tier] - held[tier - 1]
+        bandwidth, latency = table.bandwidth[tier - 1], table.latency[tier - 1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            taken = np.where(bandwidth > 0.0, latency + part * table.kappa / bandwidth, np.inf)
+        again = part * (table.p1 + table.p2 * (held[tier - 1] + 0.5 * part)) * table.prefill_factor
+        worth = (part > 0.0) & (taken < again)
+        seconds = seconds + np.where(worth, taken, 0.0)
+        cached = cached + np.where(worth, part, 0.0)
+    return cached, seconds

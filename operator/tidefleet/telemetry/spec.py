@@ -1,0 +1,23 @@
+"""What one metric is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "tidefleet_"
+POOL = ("namespace", "pool")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One exported metric; ``name`` is without the prefix and as it appears in PromQL."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    stability: Literal["stable", "alpha"] = "alpha"
+    buckets: tuple[float, ...] = ()
+    process: Literal["operator", "router", "both"] = "operator"
+    """Which process exports it."""
