@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tidefleet.api import AcceleratorType
 from tidefleet.api.flipping import QueueKind
+from tidefleet.cluster.clock import Clock, RealClock
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor, Deposed
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 CANARY_SECONDS = 10.0
 """Within what time a trial request must be answered, in real seconds."""
 
+REAL_SECONDS = 5.0
+"""No phase times out sooner, in real seconds: on a clock that runs faster, API server and pods do not."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -62,6 +66,7 @@ class Flips:
     Attributes:
         trainers: by kind of queue.
         memory_of: what the loop remembers of a pool.
+        clock: the fleet's.
         pause: of the whole fleet, as last read; ``devices`` likewise.
     """
 
@@ -70,6 +75,7 @@ class Flips:
     settings: OperatorConfiguration
     trainers: Mapping[QueueKind, Trainer]
     memory_of: Callable[[PoolKey], PoolMemory | None]
+    clock: Clock = field(default_factory=RealClock)
     canaries: Canaries = field(default_factory=Canaries)
     pause: Pause = field(default_factory=Pause)
     devices: Devices = field(default_factory=Devices)
@@ -318,7 +324,7 @@ class Flips:
             view.pool if view is not None else None,
             warm_seconds=max(warm, self.settings.flipping.shortest_warm_seconds),
             dwell_seconds=self.settings.flipping.dwell_seconds,
-        )
+        ).at_least(REAL_SECONDS * self.clock.scale)
 
     def _leaving(self, seen: _Seen) -> frozenset[str]:
         """Pods of StatefulSets and LeaderWorkerSets that the plan removes anyway."""
