@@ -189,7 +189,7 @@ wild = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(scraps | wild, max_size=5))
 def test_no_scrap_is_ever_credited_to_a_prompt(events):
     heard = Heard()
