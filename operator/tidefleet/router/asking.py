@@ -81,10 +81,10 @@ def ask_of(
     session = session_of(headers, own_header, body, secret, scope)
     keys, count, block, exact = NO_KEYS, 1, pool.block_tokens, False
     if tokens is not None:
-        keys, count, exact = pool.token_state(tokens, session, now).keys, len(tokens), True
+        keys, count, exact = pool.token_state(tokens, session, now, adapter=adapter).keys, len(tokens), True
     elif body is not None and body.pieces:
         text = "".join(body.pieces).encode("utf-8", "surrogatepass")
-        keys = pool.text_state(text, session, now).keys
+        keys = pool.text_state(text, session, now, adapter=adapter).keys
         count, block = pool.tokens_of(len(text)), pool.chunk_tokens
     ttft, tpot = _objective(wclass, ObjectiveMetric.TTFT, count), _objective(wclass, ObjectiveMetric.TPOT, count)
     spec = wclass.spec if wclass is not None else None

@@ -44,7 +44,6 @@ def endpoint_of(
     role = rank.role.lower()
     spec = pool.spec
     adapters = {one.name for one in spec.spec.model.adapters} if spec is not None else set()
-    shared = spec is not None and any(tier.medium is KVMedium.SHARED for tier in spec.spec.kv_cache.tiers)
     return Endpoint(
         address=rank.address,
         rates=_rates(replica, _tiers(spec)) if replica is not None else UNKNOWN_RATES,
@@ -55,9 +54,15 @@ def endpoint_of(
         kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
         loras=frozenset({*rank.adapters, *adapters}),
         usd_per_second=_usd_per_second(rank, spec, kind),
-        store=pool.key if shared else "",
+        store=store_of(pool),
         draining=rank.leaving,
     )
+
+
+def store_of(pool: ServedPool) -> str:
+    """The shared KV store that all of a pool's endpoints write through to and read; empty without."""
+    tiers = pool.spec.spec.kv_cache.tiers if pool.spec is not None else ()
+    return pool.key if any(tier.medium is KVMedium.SHARED for tier in tiers) else ""
 
 
 Tiers = tuple[tuple[float, float, float], tuple[float, float, float]]

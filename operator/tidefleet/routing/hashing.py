@@ -93,7 +93,7 @@ def token_keys(
         ids = tokens[: blocks * block_size]
     else:
         wide = np.asarray(tokens[: blocks * block_size])
-        if wide.dtype.kind not in "iu" or int(wide.min()) < 0 or int(wide.max()) > 0xFFFFFFFF:
+        if wide.dtype.kind not in "iu" or wide.ndim != 1 or int(wide.min()) < 0 or int(wide.max()) > 0xFFFFFFFF:
             raise ValueError("tokens has an id that is no integer from 0 to 4294967295; expected ids, e.g. [1, 15043]")
         ids = wide.astype(np.uint32)
     if block_size % 2:

@@ -108,7 +108,7 @@ class PrefixIndex:
         return slot
 
     def drop_endpoint(self, slot: int) -> None:
-        """The endpoint is gone, and what it holdsA shared store keeps its blocks."""
+        """The endpoint is gone, and what it holds; a shared store keeps its blocks."""
         self.clear(slot)
         self._in_use.remove(slot)
         self._free.append(slot)
@@ -196,6 +196,11 @@ class PrefixIndex:
     def evicted(self) -> int:
         """Blocks that left for room since the start."""
         return self._table.evicted + sum(window.table.evicted for window in self._windows.values())
+
+    @property
+    def refused(self) -> int:
+        """Blocks not credited since the start, since too many different sets of endpoints would hold some."""
+        return self._table.refused + sum(window.table.refused for window in self._windows.values())
 
     @property
     def size_bytes(self) -> int:
