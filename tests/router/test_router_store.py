@@ -87,10 +87,10 @@ class Ground:
         return int(hits.blocks[tier, slot])
 
 
-def a_body(model: str) -> Body:
+def a_body(model: str, **more: str) -> Body:
     """A chat's."""
     turns = [{"role": "user", "content": "hello"}]
-    return read("/v1/chat/completions", json.dumps({"model": model, "messages": turns}).encode())
+    return read("/v1/chat/completions", json.dumps({"model": model, "messages": turns, **more}).encode())
 
 
 def test_what_one_endpoint_stores_all_others_can_fetch() -> None:
@@ -186,3 +186,20 @@ def test_a_request_that_names_an_adapter_is_compared_by_that_adapters_keys() -> 
     assert (ask.lora, base.lora) == ("poet", None)
     np.testing.assert_array_equal(ask.keys, ground.keys("poet"))
     np.testing.assert_array_equal(base.keys, ground.keys())
+
+
+def test_a_clients_cache_salt_sets_its_prompts_apart_as_it_does_in_the_engine() -> None:
+    ground = Ground()
+    slot = ground.state.slot(ground.address(0))
+    assert slot is not None
+    extra: list[Any] = [["pepper"], *[None] * (BLOCKS - 1)]
+    names = list(range(BLOCKS))
+    ear = Ear(ground.state, ground.address(0), slot)
+    ear.batch([["BlockStored", names, None, PROMPT.tolist(), 16, None, "GPU", None, extra]], None)
+    found = []
+    for salt in ({"cache_salt": "pepper"}, {"cache_salt": "thyme"}, {}):
+        ask = ask_of(ground.state, a_body(MODEL, **salt), {}, tokens=PROMPT, secret=b"s", now=0.0)
+        hits = ground.state.match(ask.keys, exact=True)
+        assert hits is not None
+        found.append(int(hits.blocks[0, slot]))
+    assert found == [BLOCKS, 0, 0]

@@ -9,7 +9,7 @@ from tidefleet.api.workload_class import ObjectiveMetric
 from tidefleet.router.bodies import Body
 from tidefleet.router.pool_state import PoolState
 from tidefleet.router.tokens import Tokens
-from tidefleet.routing.hashing import hashed
+from tidefleet.routing.hashing import apart, hashed
 from tidefleet.routing.request import NO_KEYS, Ask
 
 AGENT_SESSION_HEADERS = (
@@ -86,6 +86,8 @@ def ask_of(
         text = "".join(body.pieces).encode("utf-8", "surrogatepass")
         keys = pool.text_state(text, session, now, adapter=adapter).keys
         count, block = pool.tokens_of(len(text)), pool.chunk_tokens
+    if body is not None and body.cache_salt:
+        keys = apart(keys, [[body.cache_salt]])
     ttft, tpot = _objective(wclass, ObjectiveMetric.TTFT, count), _objective(wclass, ObjectiveMetric.TPOT, count)
     spec = wclass.spec if wclass is not None else None
     output = _output(wclass)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from tidefleet.routing.hashing import Keys, token_keys
+from tidefleet.routing.hashing import Keys, apart, token_keys
 from tidefleet.routing.index import MOST_WINDOWS, STORE, TIERS, PrefixIndex
 from tidefleet.routing.names import Entries, NameTable, names_of
 
@@ -238,14 +238,11 @@ def _apart(keys: Keys, extra: Any, adapter: str | None) -> Keys:
         return keys
     if not isinstance(extra, list | tuple) or len(extra) != len(keys):
         raise ValueError("extra_keys")
-    added = np.zeros(len(keys), np.uint64)
-    for at, one in enumerate(extra):
-        rest = list(one) if one is not None else []
-        if rest and adapter is not None and rest[0] == adapter:
-            del rest[0]
-        if rest:
-            added[at] = _digest(repr(rest))
-    return keys + np.cumsum(added, dtype=np.uint64) if added.any() else keys
+    rest = [list(one) if one is not None else [] for one in extra]
+    for one in rest:
+        if one and adapter is not None and one[0] == adapter:
+            del one[0]
+    return apart(keys, rest)
 
 
 def _digest(text: str) -> int:

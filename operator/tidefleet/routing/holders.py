@@ -249,13 +249,15 @@ class HolderTable:
                     if last:
                         onwards[last] = row
                 count = lengths[row] or 1
-                count = min(count, blocks - reached)
                 starts.append(row - reached)
                 counts.append(count)
                 reached += count
                 last = row + count - 1
             if reached == done:
                 break
+            if reached > blocks:
+                counts[-1] -= reached - blocks
+                reached = blocks
             rows: Rows = np.arange(done, reached)
             rows += starts[0] if len(starts) == 1 else np.repeat(starts, counts)
             same = self._keys.take(rows) == keys[done:reached]

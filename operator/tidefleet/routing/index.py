@@ -303,7 +303,10 @@ class PrefixIndex:
             raw = np.frombuffer(b"".join([bits.to_bytes(width, "little") for bits, _ in lost]), np.uint8)
             held = np.unpackbits(raw.reshape(len(lost), width), axis=1, count=len(flat), bitorder="little")
             upto = np.array([0, *[one for _, one in lost]], np.int32)
-            flat = upto[held.sum(axis=0)]
+            sets = np.add.reduce(
+                held, axis=0, dtype=np.uint8 if len(lost) < 256 else np.intp
+            )  # they shrink, each in the one before
+            flat = upto.take(sets)
         return self._by_tier(flat)
 
     def _within(self, window: _Window, keys: Keys, found: NDArray[np.int32]) -> None:
