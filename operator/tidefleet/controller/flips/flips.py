@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tidefleet.api import AcceleratorType
 from tidefleet.api.flipping import QueueKind
@@ -217,7 +218,10 @@ class Flips:
             for node in reverted:
                 self.teller.reverted(one.unit, node, decision_id=decision_id)
         for one in moved:
-            self.hands.pods(one, decision_id=decision_id, may_shrink=lambda pod: self._may_shrink(pod, seen))
+            # What stood in quarantine was replaced then, so it goes now and not by a workload that shrinks later.
+            released = one.step.journal.phase is Phase.VERIFYING and bool(one.step.journal.cause)
+            shrinks = partial(self._may_shrink, seen=seen, at_once=released)
+            self.hands.pods(one, decision_id=decision_id, may_shrink=shrinks)
             if one.wanted.evict:
                 for pod in one.unit.others:
                     self.hands.remove(pod, one.step.journal.why, decision_id)
@@ -337,8 +341,10 @@ class Flips:
             found |= leaves_by_itself(pods, len(pods) - self._planned.get(key, len(pods)))
         return found
 
-    def _may_shrink(self, one: ServingPod, seen: _Seen) -> bool | None:
+    def _may_shrink(self, one: ServingPod, *, seen: _Seen, at_once: bool = False) -> bool | None:
         """Whether a pod can go by asking its workload for fewer replicas; ``None`` where that has been done."""
+        if at_once:
+            return False
         key = (one.pool, one.served.name)
         desired = self._desired.get(key)
         if desired is None:
