@@ -7,8 +7,14 @@ For endpoint e and a request of n tokens, S of which are cached nowhere that is 
     prefill(e) = T_p(S) behind what is cached
     decode(e)  = weight * O * T_d of the batch that it joins
     harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
+                 + crowd + balance
+    crowd(e)   = requests that come before its work there is done, each of which waits that work longer
+               = (fetch + prefill + evict) * min(10, 2 * (wait + (fetch + prefill) / 2) * rate / (1 - utilisation))
+    balance(e) = further turns * what such a turn occupies * load of e in the last hour over the pool's mean
 
-``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
+Crowding prices work by how busy the pool is: a hit is worth its own seconds on an idle pool, several times as much on
+a full one. Balance is what a session costs later where it lives: its turns come back, and a fleet is sized for its
+busiest endpoint. ``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
 twice. In dollars, an endpoint's own work costs its price, and time that somebody waits the mean price of the pool: with
 one price the order is that of the seconds.
 """
@@ -34,6 +40,13 @@ LATE_WEIGHT = 1.0
 """What a second beyond an objective counts beside being a second."""
 
 
+CROWD_WEIGHT, MOST_CROWD = 2.0, 10.0
+"""What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen. A choice."""
+
+FURTHER_TURNS = 8.0
+"""Turns to come that a request is taken to bring to where it goes, for the balance of load; a choice."""
+
+
 class Hits(Protocol):
     """What ``PrefixIndex.match`` answers."""
 
@@ -47,7 +60,8 @@ class Terms:
     """Arrays with one element per endpoint of ``addresses``.
 
     Attributes:
-        wait, fetch, prefill, decode, harm: seconds, as the module says; ``evict`` is a part of harm.
+        wait, fetch, prefill, decode, harm: seconds, as the module says.
+        evict, crowd, balance: parts of harm.
         late: seconds beyond the objectives.
         usd: the price of all of them; ``total`` the same in seconds of the pool's mean price.
         held: prompt tokens held in each tier and no faster one, shape (tiers, endpoints).
@@ -63,6 +77,8 @@ class Terms:
     decode: Floats
     harm: Floats
     evict: Floats
+    crowd: Floats
+    balance: Floats
     late: Floats
     usd: Floats
     total: Floats
@@ -121,14 +137,23 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     over = n + output - room
     if (over > 0.0).any():
         # KV room comes back at the pace at which running requests end: about half of what they hold in O steps
-        wait = np.maximum(wait, np.where(over > 0.0, over / np.maximum(pinned, 1.0) * output * tpot, 0.0))
+        # and is all there once they have ended, also for a prompt that is larger than it
+        share = np.minimum(np.maximum(over, 0.0) / np.maximum(pinned, 1.0), pinned > 0.0)
+        wait = np.maximum(wait, share * (output * tpot))
     evict = np.minimum(np.maximum(table.resident + added - room, 0.0), table.resident) * table.evict
     decode = (DECODE_WEIGHT * output) * tpot
     slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
-    harm = slower + evict
-    late = late_seconds(ask, wait + fetch + prefill, tpot)
-    delay = wait + decode + slower + late
-    work = fetch + prefill + evict
+    takes = fetch + prefill
+    work = takes + evict
+    ttft = wait + takes
+    crowd = np.minimum((wait + 0.5 * takes) * (CROWD_WEIGHT * table.crowd(now)), MOST_CROWD)
+    crowd *= work
+    balance = table.load_shares() * slope
+    balance *= FURTHER_TURNS * output
+    later = slower + crowd + balance
+    harm = later + evict
+    late = late_seconds(ask, ttft, tpot)
+    delay = wait + decode + later + late
     total = delay + work
     if table.mean_usd > 0.0:
         usd = delay * table.mean_usd + work * table.usd
@@ -136,7 +161,22 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     else:
         usd = np.zeros_like(total)
     return Terms(
-        table.addresses, wait, fetch, prefill, decode, harm, evict, late, usd, total, held, cached, tpot, running
+        addresses=table.addresses,
+        wait=wait,
+        fetch=fetch,
+        prefill=prefill,
+        decode=decode,
+        harm=harm,
+        evict=evict,
+        crowd=crowd,
+        balance=balance,
+        late=late,
+        usd=usd,
+        total=total,
+        held=held,
+        cached=cached,
+        tpot=tpot,
+        load=running,
     )
 
 
