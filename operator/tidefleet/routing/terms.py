@@ -14,7 +14,9 @@ For endpoint e and a request of n tokens, S of which are cached nowhere that is 
 
 Crowding prices work by how busy the pool is: a hit is worth its own seconds on an idle pool, several times as much on
 a full one. Balance is what a session costs later where it lives: its turns come back, and a fleet is sized for its
-busiest endpoint. ``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
+busiest endpoint.
+
+``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
 twice. In dollars, an endpoint's own work costs its price, and time that somebody waits the mean price of the pool: with
 one price the order is that of the seconds.
 """
@@ -41,9 +43,9 @@ LATE_WEIGHT = 1.0
 
 
 CROWD_WEIGHT, MOST_CROWD = 2.0, 10.0
-"""What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen. A choice."""
+"""What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen."""
 
-FURTHER_TURNS = 8.0
+FURTHER_TURNS = 14.0
 """Turns to come that a request is taken to bring to where it goes, for the balance of load; a choice."""
 
 
@@ -117,6 +119,8 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     if len(held) > 1 and (held[-1] > held[0]).any():
         cached, fetch = _fetched(held, table)
         held = np.diff(held, axis=0, prepend=0.0)
+    else:
+        held = held[:1]
     if ask.lora is not None:
         fetch = fetch + table.lora_seconds(ask.lora)
     uncached = n - cached
