@@ -63,9 +63,9 @@ def test_a_full_queue_lets_the_newest_of_a_lower_priority_go():
     queue = Queue(most=2, tenant_share=1.0)
     for handle in "ab":
         queue.offer(ask(), handle, 0.0, 9.0)
-    (gone,) = queue.offer(ask(priority=1), "c", 1.0, 9.0)
+    (gone,) = queue.offer(ask(priority=1, tenant=2), "c", 1.0, 9.0)
     assert gone.entry.handle == "b"
-    (gone,) = queue.offer(ask(), "d", 1.0, 9.0)
+    (gone,) = queue.offer(ask(tenant=2), "d", 1.0, 9.0)
     assert gone.entry.handle == "d"
 
 
