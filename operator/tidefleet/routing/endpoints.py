@@ -138,6 +138,7 @@ class Endpoints:
         self._at: dict[str, int] = {}
         self._epochs = 0
         self._counted = 0.0
+        self.last_seen = -math.inf
         self._rate = 0.0
         self._usual_seconds = 0.0
         self._anonymous = 0
@@ -389,6 +390,7 @@ class Endpoints:
         if at is None:
             return
         self.seen_at[at] = now
+        self.last_seen = max(self.last_seen, now)
         self.others_running[at] = max(0.0, running - float(self.running[at]))
         self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
         self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
@@ -439,6 +441,8 @@ class Endpoints:
         self.s0 = np.array([one.step_seconds for one in rates])
         self.s1 = np.array([one.step_seconds_per_sequence for one in rates])
         self.s2 = np.array([one.step_seconds_per_kv_token for one in rates])
+        numbers = [one.slot for one in ends]
+        self.slot_range = (min(numbers, default=-1), max(numbers, default=-1))
         self.kappa = np.array([one.kv_bytes_per_token for one in rates])
         self.transfer = np.array([one.transfer_bytes_per_second for one in rates])
         self.capacity = np.array([one.kv_capacity_tokens for one in ends])
@@ -446,6 +450,7 @@ class Endpoints:
         self.mean_usd = float(self.usd.mean()) if ends else 0.0
         shape = (3, len(ends))
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.has_tier = tuple(bool(one) for one in (self.bandwidth > 0.0).any(axis=1))
         self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.draining = np.array([one.draining for one in ends], dtype=bool)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)

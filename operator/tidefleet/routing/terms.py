@@ -103,6 +103,10 @@ def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     if hits is None or hits.blocks.shape[1] == 0:
         return np.zeros((1, len(table)))
     blocks = hits.blocks
+    first, last = table.slot_range
+    if first >= 0 and last < blocks.shape[1]:
+        taken: Floats = blocks[:, table.slots] * float(ask.block_size)
+        return np.minimum(taken, max(0.0, ask.tokens - 1.0))
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
     if not known.all():
@@ -116,7 +120,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     held = held_tokens(ask, table, hits)
     cached: Floats = held[0]
     fetch = np.zeros_like(cached)
-    if len(held) > 1 and (held[-1] > held[0]).any():
+    if len(held) > 1 and not np.array_equal(held[-1], held[0]):
         cached, fetch = _fetched(held, table)
         held = np.diff(held, axis=0, prepend=0.0)
     else:
@@ -128,8 +132,8 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     prefill = np.maximum(table.floor, uncached * (table.p1 + table.p2 * (n - 0.5 * uncached))) * table.prefill_factor
     wait = np.maximum(table.until - now, 0.0)
     running, pinned = table.running + table.pending, table.context
-    fresh = table.seen_at >= now - STALE_SECONDS
-    if fresh.any():
+    if table.last_seen >= now - STALE_SECONDS:
+        fresh = table.seen_at >= now - STALE_SECONDS
         others = np.where(fresh, table.others_waiting, 0.0)
         wait = wait + others * table.mean_prefill
         running = running + np.where(fresh, table.others_running, 0.0) + others
@@ -139,7 +143,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     slope = (table.s1 + table.s2 * (n + 0.5 * output)) * table.step_factor
     tpot = (table.s0 + table.s1 * running + table.s2 * pinned) * table.step_factor + slope
     over = n + output - room
-    if (over > 0.0).any():
+    if over.max() > 0.0:
         # KV room comes back at the pace at which running requests end: about half of what they hold in O steps
         # and is all there once they have ended, also for a prompt that is larger than it
         share = np.minimum(np.maximum(over, 0.0) / np.maximum(pinned, 1.0), pinned > 0.0)
@@ -203,6 +207,8 @@ def _fetched(held: Floats, table: Endpoints) -> tuple[Floats, Floats]:
     cached = held[0].copy()
     seconds = np.zeros_like(cached)
     for tier in range(1, min(len(held), len(TIERS))):
+        if not table.has_tier[tier - 1]:
+            continue
         part = held[tier] - held[tier - 1]
         bandwidth, latency = table.bandwidth[tier - 1], table.latency[tier - 1]
         with np.errstate(divide="ignore", invalid="ignore"):
