@@ -450,7 +450,7 @@ class Endpoints:
         self.mean_usd = float(self.usd.mean()) if ends else 0.0
         shape = (3, len(ends))
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
-        self.has_tier = tuple(bool(one) for one in (self.bandwidth > 0.0).any(axis=1))
+        self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
         self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.draining = np.array([one.draining for one in ends], dtype=bool)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)

@@ -105,7 +105,7 @@ def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     blocks = hits.blocks
     first, last = table.slot_range
     if first >= 0 and last < blocks.shape[1]:
-        taken: Floats = blocks[:, table.slots] * float(ask.block_size)
+        taken: Floats = blocks[:, table.slots].astype(np.float64) * ask.block_size
         return np.minimum(taken, max(0.0, ask.tokens - 1.0))
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
@@ -119,10 +119,12 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     n, output = float(ask.tokens), ask.output_tokens
     held = held_tokens(ask, table, hits)
     cached: Floats = held[0]
-    fetch = np.zeros_like(cached)
-    if len(held) > 1 and not np.array_equal(held[-1], held[0]):
+    fetch: Floats = np.zeros(len(cached))
+    if len(held) > 1 and (held[-1] != held[0]).any():
         cached, fetch = _fetched(held, table)
-        held = np.diff(held, axis=0, prepend=0.0)
+        tiers = held.copy()
+        tiers[1:] -= held[:-1]
+        held = tiers
     else:
         held = held[:1]
     if ask.lora is not None:
@@ -190,7 +192,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
 
 def late_seconds(ask: Ask, ttft: Floats, tpot: Floats) -> Floats:
     """Seconds beyond the objectives of a request, over its whole answer."""
-    late = np.zeros_like(ttft)
+    late: Floats = np.zeros(len(ttft))
     if ask.ttft_objective_seconds is not None:
         late = np.maximum(ttft - ask.ttft_objective_seconds, 0.0) * LATE_WEIGHT
     if ask.tpot_objective_seconds is not None:
@@ -205,7 +207,7 @@ def _fetched(held: Floats, table: Endpoints) -> tuple[Floats, Floats]:
     holds behind it can still be fetched, since it lies in the same contiguous prefix.
     """
     cached = held[0].copy()
-    seconds = np.zeros_like(cached)
+    seconds: Floats = np.zeros(len(cached))
     for tier in range(1, min(len(held), len(TIERS))):
         if not table.has_tier[tier - 1]:
             continue
