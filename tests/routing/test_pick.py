@@ -73,7 +73,7 @@ def test_sessions_settle_where_less_was_served():
         table.end(ticket, now + 2.4, output_tokens=10)
     found = pick(ask_of(20_000), table, None, 1000.0)
     assert found.address == "10.0.0.1:8000"
-    assert found.terms.balance[0] > found.terms.balance[1] == 0.0
+    assert found.terms.balance[0] > 2.0 * found.terms.balance[1]
 
 
 def test_a_prompt_larger_than_the_kv_room_waits_no_longer_than_what_runs_there():
@@ -216,3 +216,15 @@ def test_all_alternatives_are_told_with_why_they_were_left():
         "draining",
         "outside of the subset, role or adapter asked for",
     ]
+
+
+def test_a_small_session_stays_where_it_began_on_a_pool_that_serves_little():
+    rates = dataclasses.replace(RATES, step_seconds_per_kv_token=1e-8)
+    table = Endpoints("p")
+    for place in range(4):
+        table.add(Endpoint(f"10.0.0.{place}:8000", rates, slot=place))
+    for now in range(20):
+        ticket = table.begin(ask_of(600, session=1), "10.0.0.2:8000", 10.0 * now)
+        table.first_token(ticket, 10.0 * now + 0.06)
+        table.end(ticket, 10.0 * now + 2.6, output_tokens=256)
+    assert pick(ask_of(700, session=1), table, held(0, 0, 37, 0), 300.0).address == "10.0.0.2:8000"

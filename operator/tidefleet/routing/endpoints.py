@@ -406,9 +406,12 @@ class Endpoints:
         return rate / (1.0 - min(MOST_BUSY, rate * self._usual_seconds))
 
     def load_shares(self) -> Floats:
-        """Tokens of the last hour by endpoint over their mean; ones before the first request."""
-        total = float(self.served.sum())
-        return self.served * (len(self._rows) / total) if total > 0.0 else np.ones(len(self._rows))
+        """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
+
+        So a pool that served less than it holds has nothing to balance yet, and its sessions stay where they began.
+        """
+        mean = float(self.served.sum()) / max(1, len(self._rows))
+        return (self.served + self.capacity) / (mean + self.capacity)
 
     def _came(self, at: int, ask: Ask, work: Work, now: float) -> None:
         """Count a request for the pool's rate and for its endpoint's share of the load."""

@@ -9,8 +9,8 @@ For endpoint e and a request of n tokens, S of which are cached nowhere that is 
     harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
                  + crowd + balance
     crowd(e)   = requests that come before its work there is done, each of which waits that work longer
-               = (fetch + prefill + evict) * min(10, 2 * (wait + (fetch + prefill) / 2) * rate / (1 - utilisation))
-    balance(e) = further turns * what such a turn occupies * load of e in the last hour over the pool's mean
+               = (fetch + prefill + evict) * min(20, 4 * (wait + (fetch + prefill) / 2) * rate / (1 - utilisation))
+    balance(e) = further turns * what such a turn occupies * load of e in the last hour over the mean
 
 Crowding prices work by how busy the pool is: a hit is worth its own seconds on an idle pool, several times as much on
 a full one. Balance is what a session costs later where it lives: its turns come back, and a fleet is sized for its
@@ -42,10 +42,10 @@ LATE_WEIGHT = 1.0
 """What a second beyond an objective counts beside being a second."""
 
 
-CROWD_WEIGHT, MOST_CROWD = 2.0, 10.0
+CROWD_WEIGHT, MOST_CROWD = 4.0, 20.0
 """What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen."""
 
-FURTHER_TURNS = 14.0
+FURTHER_TURNS = 30.0
 """Turns to come that a request is taken to bring to where it goes, for the balance of load; a choice."""
 
 
