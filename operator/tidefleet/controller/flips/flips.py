@@ -158,12 +158,14 @@ class Flips:
         leaving: dict[str, int] = {}
         sight = self._sight(self._seen)
         for unit in self._seen.units:
-            phases = (Phase.CORDONED, Phase.DRAINING, Phase.QUARANTINED)
+            phases = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING, Phase.QUARANTINED)
             if view.pool.key not in unit.pools or unit.journal.phase not in phases:
                 continue
             wants = wanted(unit.journal, observe(unit, sight), self._seen.now)
             for one in unit.serving:
-                goes = wants.empty and one.pod.uid in self.hands.allowed
+                # What stood in quarantine served nobody and was replaced: no budget is asked for it.
+                stood_by = unit.journal.phase is Phase.VERIFYING and bool(unit.journal.cause)
+                goes = wants.empty and (stood_by or one.pod.uid in self.hands.allowed)
                 if one.pod.deleting or not (wants.replace or (wants.empty and not one.is_ordinal)):
                     continue
                 into = leaving if goes else moving
@@ -218,10 +220,7 @@ class Flips:
             for node in reverted:
                 self.teller.reverted(one.unit, node, decision_id=decision_id)
         for one in moved:
-            # What stood in quarantine was replaced then, so it goes now and not by a workload that shrinks later.
-            released = one.step.journal.phase is Phase.VERIFYING and bool(one.step.journal.cause)
-            shrinks = partial(self._may_shrink, seen=seen, at_once=released)
-            self.hands.pods(one, decision_id=decision_id, may_shrink=shrinks)
+            self.hands.pods(one, decision_id=decision_id, may_shrink=partial(self._may_shrink, seen=seen))
             if one.wanted.evict:
                 for pod in one.unit.others:
                     self.hands.remove(pod, one.step.journal.why, decision_id)
@@ -341,10 +340,8 @@ class Flips:
             found |= leaves_by_itself(pods, len(pods) - self._planned.get(key, len(pods)))
         return found
 
-    def _may_shrink(self, one: ServingPod, *, seen: _Seen, at_once: bool = False) -> bool | None:
+    def _may_shrink(self, one: ServingPod, *, seen: _Seen) -> bool | None:
         """Whether a pod can go by asking its workload for fewer replicas; ``None`` where that has been done."""
-        if at_once:
-            return False
         key = (one.pool, one.served.name)
         desired = self._desired.get(key)
         if desired is None:
