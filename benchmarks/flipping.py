@@ -1,6 +1,6 @@
 """How much of a day may train, how fast that is scheduled, and what flips cost of it.
 
-    python benchmarks/flipping.py [--traces DIR] [--nodes 1000] [--json]
+    python benchmarks/flipping.py [--traces DIR] [--nodes 1000] [--recalls 24 | --no-recalls] [--json]
 
 deepseek_freed_ratio             share of node-hours that DeepSeek's published day frees: no lead or reserve, step 22 %
 deepseek_freed_ratio_lead_15min  the same with nodes back a slot of 15 minutes ahead of their need
@@ -10,6 +10,10 @@ week_overhead_ratio              node-hours that its flips take of those freed
 schedule_seconds                 the schedule of that week, one kind of node (best of five)
 milp_seconds, milp_gap           the same with four kinds of node that share the demand, and how far from its bound
 milp_of_exact                    what the MILP's schedule of one kind is worth, over the exact one's, any loan allowed
+recall_seconds_p99               from a node's recall until it serves again, its trials answered: 24 nodes at once,
+                                 the operator on a local control plane, in real time; beside the budget of the operator
+recall_parts_seconds_p99         of which checkpoint and end of the jobs, reclaiming and verifying, start of
+                                 replicas, trial requests; recall_played_seconds says what is played, not measured
 
 Without traces the week is DeepSeek's day, each day a little lower than the last.
 """
@@ -19,7 +23,7 @@ import sys
 
 _HERE = sys.path[0] if __name__ == "__main__" else ""
 _ROOT = __file__.rpartition("/benchmarks/")[0] or "."
-sys.path[:] = [f"{_ROOT}/operator", *(one for one in sys.path if one != _HERE)]
+sys.path[:] = [_ROOT, f"{_ROOT}/operator", f"{_ROOT}/deploy/local", *(one for one in sys.path if one != _HERE)]
 
 import argparse  # noqa: E402
 import csv  # noqa: E402
@@ -33,8 +37,10 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
+from benchmarks import recall  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from localcluster import LocalClusterError  # noqa: E402
 from tidefleet.flipping import mixed, staircase  # noqa: E402
 from tidefleet.flipping.value import FlipTimes, flip_cost  # noqa: E402
 
@@ -63,7 +69,7 @@ KINDS = (
 )
 """Name, share of the nodes, demand that a node serves, and what training on one of its chips is worth, USD an hour."""
 
-LIMITS = {"schedule_seconds": 1.0, "milp_seconds": 10.0}
+LIMITS = {"schedule_seconds": 1.0, "milp_seconds": 10.0, "recall_seconds_p99": recall.BUDGET_SECONDS}
 TARGETS = {
     "deepseek_freed_ratio": 0.184,
     "deepseek_freed_ratio_lead_15min": 0.176,
@@ -181,11 +187,29 @@ def measure(shape: Shape, nodes: int) -> dict[str, Any]:
     return deepseek() | one_kind(shape, nodes) | four_kinds(shape, nodes)
 
 
+def recalls(nodes: int) -> dict[str, Any]:
+    """The figures of recalls; with the reason instead where there is no control plane to be had."""
+
+    def say(text: str) -> None:
+        print(f"recalls: {text}", file=sys.stderr, flush=True)
+
+    if not nodes:
+        return {"recall_why": "not asked for"}
+    say(f"{nodes} nodes on a local control plane, about three minutes; --no-recalls leaves them out")
+    try:
+        return recall.measure(nodes, say)
+    except LocalClusterError as error:
+        say(f"not measured: {error}")
+        return {"recall_why": str(error).splitlines()[0][:300]}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=Path, help="directory of the traces (else $TIDEFLEET_SHARED/traces, if set)")
     parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--recalls", type=int, default=24, metavar="N", help="nodes that are recalled, 20 or more")
+    parser.add_argument("--no-recalls", dest="recalls", action="store_const", const=0, help="leave recalls out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     shared = os.environ.get("TIDEFLEET_SHARED", "")
@@ -196,9 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.nodes < 20:
         print(f"--nodes is {options.nodes}; expected at least 20, e.g. 1000", file=sys.stderr)
         return 2
+    if options.recalls and options.recalls < 20:
+        print(f"--recalls is {options.recalls}; expected 20 or more, e.g. 24, or --no-recalls", file=sys.stderr)
+        return 2
     source, shape = week(traces)
-    figures = measure(shape, options.nodes)
-    bounds = LIMITS | TARGETS
+    figures = measure(shape, options.nodes) | recalls(options.recalls)
+    bounds = {name: bound for name, bound in (LIMITS | TARGETS).items() if name in figures}
     ratios = {name: round(figures[name] / bound, 4) for name, bound in bounds.items()}
     if options.json:
         context = {"nodes": options.nodes, "week": source}

@@ -19,6 +19,8 @@ from tidefleet.routing.rates import Rates
 from tidefleet.routing.request import Ask
 
 CHUNK = 2048
+UNPROMISED_SECONDS = 1e6
+"""A replay serves every request, however long it waits: a refusal would save the picker the slowest ones."""
 POLICIES = ("round_robin", "least_request", "sticky", "greedy", "pick")
 
 
@@ -191,6 +193,7 @@ class Router:
             wclass="replay",
             output_tokens=output,
             ends_in_tool_call=turn.tool_call,
+            ttft_objective_seconds=UNPROMISED_SECONDS,
         )
         hits: Hits = self.index.match(turn.keys)
         begun = time.perf_counter()

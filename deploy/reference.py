@@ -365,7 +365,8 @@ def _option(one: Any) -> tuple[str, str, str, str]:
 
 EVENTS: Mapping[str, str] = {
     "Recommended": "In mode Recommend: what would be changed, and why. Nothing was.",
-    "Degraded": "Validated, DemandKnown, CapacityAvailable, TargetsMet or Adopted turned False, with its message.",
+    "Degraded": "Validated, DemandKnown, CapacityAvailable, TargetsMet or Adopted turned False, or Flipping names a "
+    "fault of the training queue or of the operator's rights, with its message.",
     "Recovered": "A condition that was False is True again.",
     "Scaled": (
         "Replicas were changed, a Deployment was made, or a changed template was rolled out. The message lists each "
@@ -454,8 +455,9 @@ def _events() -> Iterator[str]:
     yield from _text("""
     ## Flips
 
-    About the Node (in the namespace `default`) and about its InferencePool. `RolledBack`, `Quarantined`, `FlipRefused`,
-    `LabelsReverted` and `JournalUnreadable` are Warnings.
+    About the Node (in the namespace `default`) and, but for the steps on the way (`FlipPlanned`, `FlipStarted`,
+    `FlipDraining`, `FlipVerifying`, `Reclaiming`, `Warming`), about its InferencePool. `RolledBack`, `Quarantined`,
+    `FlipRefused`, `LabelsReverted` and `JournalUnreadable` are Warnings.
     """)
     yield from _table(("reason", "meaning"), ((f"`{word}`", text) for word, text in FLIP_EVENTS.items()))
     yield from _text(f"""

@@ -20,12 +20,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_benchmark_prints_every_figure_with_its_limit() -> None:
-    done = run("--nodes", "60", "--json")
+    done = run("--nodes", "60", "--no-recalls", "--json")
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
     assert found["deepseek_freed_ratio"] == pytest.approx(0.184, abs=5e-4)
     assert found["deepseek_overhead_ratio_20min"] == pytest.approx(0.057, abs=5e-4)
-    assert found["ratios"].keys() == found["limits"].keys() | found["targets"].keys()
+    assert found["ratios"].keys() == (found["limits"].keys() | found["targets"].keys()) - {"recall_seconds_p99"}
+    assert found["recall_why"] == "not asked for"
     assert {"schedule_seconds", "milp_seconds", "milp_gap", "week_overhead_ratio"} <= found.keys()
 
 
@@ -36,3 +37,21 @@ def test_a_directory_without_traces_and_too_few_nodes_are_told(tmp_path: Path) -
     done = run("--nodes", "3")
     assert done.returncode == 2
     assert "--nodes is 3; expected at least 20" in done.stderr
+    done = run("--recalls", "5")
+    assert done.returncode == 2
+    assert "--recalls is 5; expected 20 or more" in done.stderr
+
+
+def test_the_parts_of_a_recall_add_up_and_its_p99_stands_beside_the_budget() -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import recall
+    finally:
+        sys.path.remove(str(ROOT))
+    found = [recall.Recalled(f"n-{index}", 20.0 + index, 1.0, 60.0, 2.0) for index in range(20)]
+    told = recall.figures(found, notice_seconds=1.5)
+    assert told["recalls"] == 20
+    assert told["recall_seconds_median"] == pytest.approx(92.5)
+    assert 101.0 < told["recall_seconds_p99"] <= 102.0
+    assert told["recall_parts_seconds_p99"]["load_start"] == 60.0
+    assert told["recall_parts_seconds_p99"].keys() == set(recall.PARTS)

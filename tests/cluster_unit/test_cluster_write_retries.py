@@ -132,7 +132,7 @@ def test_an_eviction_is_repeated_when_the_server_is_busy_and_not_when_a_budget_s
     trouble = Trouble((429, {}, '{"message": "too many requests"}'), (429, {"Retry-After": "10"}, blocked))
     try:
         writer = Writer(trouble.api, NoFence(), deadline_seconds=3.0)
-        assert writer.execute(eviction) == Blocked("429: no")
+        assert writer.execute(eviction) == Blocked("429: no one of one")
         assert len(trouble.requests) == 2
     finally:
         trouble.close()

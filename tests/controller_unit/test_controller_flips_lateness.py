@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from controller_builders import a_class, a_view
+from controller_builders import NOW, a_class, a_view
 
 from tidefleet.controller.flips.lateness import Lateness, bound_seconds
 from tidefleet.controller.view import PoolView
@@ -21,12 +21,12 @@ def seen(reading: Reading | None, *classes: Any) -> PoolView:
 
 
 def waited(at: float, seconds: float | None, requests: float = 20.0) -> Known:
-    return Known(at, 2.0, "Engines", first_token_seconds=seconds, first_tokens=requests)
+    return Known(NOW + at, 2.0, "Engines", first_token_seconds=seconds, first_tokens=requests)
 
 
 def told(*readings: Reading) -> list[bool]:
     lateness = Lateness()
-    return [KEY in lateness.note([seen(reading)]) for reading in readings]
+    return [KEY in lateness.note([seen(reading)], fresh_seconds=60.0) for reading in readings]
 
 
 def test_one_reading_that_misses_is_none_and_the_second_running_is() -> None:
@@ -44,7 +44,9 @@ def test_a_handful_of_requests_tells_nothing_and_changes_nothing() -> None:
     assert told(waited(1, 0.9), waited(2, 0.1, 1), waited(3, 0.9)) == [False, False, True]
 
 
-@pytest.mark.parametrize("reading", [Empty(2, "Engines", "no ready pod"), waited(2, None)], ids=["gap", "not-told"])
+@pytest.mark.parametrize(
+    "reading", [Empty(NOW + 2, "Engines", "no ready pod"), waited(2, None)], ids=["gap", "not-told"]
+)
 def test_a_gap_is_not_late(reading: Reading) -> None:
     assert told(waited(1, 0.9), reading, waited(3, 0.9)) == [False, False, False]
 
@@ -58,5 +60,10 @@ def test_the_loosest_objective_counts_with_what_it_grants_long_prompts() -> None
 def test_the_words_name_the_pool_what_was_measured_and_the_bound() -> None:
     lateness = Lateness()
     for at in (1.0, 2.0):
-        words = lateness.note([seen(waited(at, 0.9))])
+        words = lateness.note([seen(waited(at, 0.9))], fresh_seconds=60.0)
     assert words == {KEY: "InferencePool prod/chat: first tokens take 0.9 s on average; expected at most 0.5 s"}
+
+
+def test_readings_that_have_grown_old_are_not_late() -> None:
+    assert told(waited(1, 0.9), waited(2, 0.9)) == [False, True]
+    assert told(waited(-99, 0.9), waited(-98, 0.9), waited(-98, 0.9)) == [False, True, False]

@@ -29,7 +29,8 @@ class Demo:
         self.log = directory / "output.txt"
         self.temporary = directory / "temporary"
         self.temporary.mkdir()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "deploy" / "local"), "TMPDIR": str(self.temporary)}
+        path = os.pathsep.join(str(ROOT / one) for one in ("operator", "deploy/local"))
+        environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(self.temporary)}
         environment["DEMO_KEEP"] = keep
         argv = [sys.executable, "-u", "-m", "demo", "--no-live", "--html", str(directory / "day.html"), *arguments]
         with self.log.open("wb") as log:
@@ -75,11 +76,12 @@ def demo(tmp_path: Path) -> Iterator[list[Demo]]:
 
 @pytest.mark.cluster
 @pytest.mark.needs_local_pods
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) -> None:
     figures = tmp_path / "day.json"
-    demo.append(Demo(tmp_path, "--seconds", "25", "--json", str(figures), "--svg", str(tmp_path / "day.svg")))
-    assert demo[0].process.wait(220) == 0, demo[0].output
+    pictures = ("--json", str(figures), "--svg", str(tmp_path / "day.svg"))
+    demo.append(Demo(tmp_path, "--seconds", "100", *pictures))
+    assert demo[0].process.wait(340) == 0, demo[0].output
     day = json.loads(figures.read_text())
     assert [one["pool"] for one in day["pools"]] == ["chat", "code", "reasoning"]
     for pool in day["pools"]:
@@ -89,6 +91,15 @@ def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) ->
         assert pool["replicas"][1] > 0, pool
         assert pool["static_dollars"] > 0, pool
         assert pool["streams_served"] > 0, pool
+    night = day["night"]
+    assert night["queue"] == "the Kueue controller" or "without Kueue: " in night["queue"]
+    assert night["flips"].get("training done", 0) >= 1, night
+    assert night["trained_gpu_hours"] > 0, night
+    assert night["failed_requests"] == 0, night
+    needed = night["needed_serving_seconds"] + night["needed_training_seconds"]
+    assert needed + sum(night["lost_seconds"].values()) == pytest.approx(night["paid_chip_seconds"])
+    assert 0.0 < night["needed_ratio_without_loans"] < night["needed_ratio"] <= 1.0
+    assert "Nodes that train at night" in (tmp_path / "day.html").read_text()
     assert "http" not in (tmp_path / "day.html").read_text().replace("http://www.w3.org/2000/svg", "")
     assert (tmp_path / "day.svg").stat().st_size < 150_000
     assert demo[0].left() == []

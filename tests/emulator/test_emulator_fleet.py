@@ -256,3 +256,19 @@ def test_a_bad_load_is_refused_by_name(raw: object, words: str) -> None:
 def test_a_bad_fault_is_refused_by_name(raw: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_fault(raw)
+
+
+def test_interrupted_requests_are_told_by_pod_and_an_engine_that_drained_has_none() -> None:
+    busy, leaving = a_pod("busy", ip="127.77.0.2"), a_pod("leaving", ip="127.77.0.3")
+    unrouted = a_pod("leaving", ip="127.77.0.3", routable="false")
+    fleet, clock = a_fleet(busy, leaving)
+    fleet.set_load("prod", "chat", Load.constant(20.0, 1000.0, 200.0))
+    pass_time(fleet, clock, 300.0)
+    fleet.set_pods([busy, unrouted])
+    pass_time(fleet, clock, 120.0)
+    fleet.set_pods([busy])
+    state = fleet.pools["prod", "chat"]
+    assert state.cut == {}
+    fleet.set_pods([])
+    assert set(state.cut) == {"busy"}
+    assert state.cut["busy"] == pytest.approx(state.interrupted, abs=0.5)

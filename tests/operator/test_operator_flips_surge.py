@@ -149,8 +149,13 @@ def test_first_tokens_that_come_too_late_twice_bring_a_node_home_and_stop_loans(
     assert "first tokens take" in said
     assert "expected at most 1.5 s" in said
     engines.fault("")
-    ground.until(lambda: not on(ground, "Warming"), "it serves", step=15.0)
-    last = max(ground.journal(index).get("since", 0.0) for index in range(4) if ground.phase(index) == "Serving")
+
+    def home() -> list[float]:
+        """Since when nodes that were away serve again."""
+        return [own["since"] for index in range(4) if (own := ground.journal(index)).get("phase") == "Serving"]
+
+    ground.until(home, "it serves", step=15.0)
+    last = max(home())
     while (left := last + HOUR - 60.0 - clock.now()) > 0:
         tick(ground, min(600.0, left))
         assert len(on(ground, "Training")) == 1

@@ -30,9 +30,9 @@ def accounts_balance(table: HolderTable) -> None:
     refs = {int(one): int(blocks) for one, blocks in zip(sets, counts, strict=True)}
     assert refs == {one: blocks for one, blocks in enumerate(table._refs) if blocks}
     assert table._dead == sum(blocks for one, blocks in refs.items() if not table._masks[one])
-    entries = int(np.count_nonzero(table._table)) + len(table._spilled)
+    entries = len(table._table)
     assert entries == len(used)
-    assert sorted(table._find(table._keys[used])[0].tolist()) == used.tolist()
+    assert sorted(table._table.find(table._keys[used])[0].tolist()) == used.tolist()
     assert not (table._touched == 2).any()
 
 
@@ -161,7 +161,7 @@ def test_a_chain_that_branches_within_a_piece_is_found_whole() -> None:
 pieces = st.tuples(st.integers(0, 5), st.integers(0, 119), st.integers(1, 120))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.lists(st.tuples(st.sampled_from(["give", "take", "wipe", "runs"]), pieces), max_size=60))
 def test_an_overflowing_table_credits_only_what_was_given(capacity: int, done: list) -> None:
     rng = np.random.default_rng(0)

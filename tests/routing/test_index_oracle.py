@@ -37,12 +37,13 @@ def agree(index: PrefixIndex, plain: PlainIndex) -> None:
         np.testing.assert_array_equal(hits, wanted)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(steps, max_size=40), st.integers(0, 3))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(steps, max_size=40), st.sampled_from([0, 1, 3, 70]))
 def test_hits_are_those_of_plain_sets(done: list[tuple], endpoints: int) -> None:
     index, plain = PrefixIndex(capacity_blocks=400, endpoints=endpoints), PlainIndex()
     slots: list[int] = []
-    for step in [("add", None), ("add", "a"), ("add", "a"), *done]:
+    first = [("add", None)] * (endpoints if endpoints > 64 else 1)
+    for step in [*first, ("add", "a"), ("add", "a"), *done]:
         match step:
             case ("add", store):
                 slots.append(index.add_endpoint(store=store))
@@ -77,3 +78,16 @@ def test_hits_are_those_of_plain_sets(done: list[tuple], endpoints: int) -> None
                         index.remove(slot, keys, window=extra)
                         plain.take_window(slot, known, extra)
     agree(index, plain)
+
+
+def test_blocks_of_more_sets_of_holders_than_are_kept_are_counted_and_not_credited() -> None:
+    index = PrefixIndex(capacity_blocks=8000)
+    slots = [index.add_endpoint() for _ in range(70)]
+    rng = np.random.default_rng(5)
+    keys = rng.integers(1, 2**63, 6000, dtype=np.uint64)
+    for at in range(len(keys)):
+        for slot in rng.choice(70, 3, replace=False):
+            index.store(slots[slot], keys[at : at + 1])
+    assert index.refused > 0
+    credited = sum(index.held(slot) for slot in slots)
+    assert credited + index.refused == 3 * 6000

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     console = console_for()
     stage = Stage(threading.Event(), lambda line: console.print(f"  [dim]{line}[/]", highlight=False, soft_wrap=True))
+    stage.no_kueue = options.no_kueue
     show = Show(options, stage, console)
     thread = threading.Thread(target=show.run, name="show", daemon=True)
     interrupted = False
@@ -80,6 +81,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         "--start-hour", type=float, default=0.0, metavar="H", help="hour at which the day begins (default: %(default)g)"
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running afterwards (or DEMO_KEEP=1)")
+    parser.add_argument("--no-kueue", action="store_true", help="train by suspended Jobs, without the Kueue controller")
     parser.add_argument("--no-live", action="store_true", help="plain lines instead of the live view")
     parser.add_argument(
         "--html", type=Path, default=ROOT / "build" / "demo" / "day.html", metavar="PATH", help="picture of the day"
@@ -96,6 +98,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         start_hour=given.start_hour,
         keep=given.keep or os.environ.get("DEMO_KEEP", "") not in ("", "0"),
         live=not given.no_live,
+        no_kueue="--no-kueue was given" if given.no_kueue else "",
         html=given.html,
         json=given.json,
         svg=given.svg,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from demo import draw, picture, words
+from demo import draw, picture, ribbon, words
 from demo.picture import Chart
 from demo.summary import DaySummary, PoolDay
 
@@ -100,21 +100,26 @@ def render(shown: Sequence[Chart], summary: DaySummary) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>tidefleet: a day of a fleet</title><style>{picture.style()}{_STYLE}</style></head><body>"
+        f"<title>tidefleet: a day of a fleet</title><style>{picture.style()}{_STYLE}{ribbon.STYLE}</style></head><body>"
         f"<header><h1>{escape(picture.headline(summary))}</h1>"
         f"<p>{escape(words.date(first))}: three pools with the demand of real traces, replayed in "
         f"{summary.real_seconds:.0f} seconds against the operator on a real Kubernetes control plane. "
         "Accelerators and engines are simulated; every figure comes from the operator's own status and metrics.</p>"
         f'{_facts(summary)}<ul class="legend">{keys}<li>dotted: planned replicas</li>'
         "<li>▲ ▼ ◆ decisions: more, fewer, as many replicas</li></ul></header>"
-        f"<main>{''.join(_section(chart) for chart in shown)}{_table(summary)}</main>"
+        f"<main>{''.join(_section(chart) for chart in shown)}{_night(shown, summary)}{_table(summary)}</main>"
         f"<footer><p>A fixed fleet is {escape(summary.method)}. Capacity is enough while the ready replicas, at the "
-        "operating point that meets the objectives, carry the measured demand. The operator looks at the fleet about "
-        f"once a real second: {summary.pass_seconds / 60:.0f} minutes of this day, where production has 15 seconds. So "
-        "it meets a sudden rise later here, and with cruder readings. Demand: Azure Public Dataset 2024 (Microsoft, "
-        "CC BY 4.0) for chat and code, ServeGen (Alibaba, Apache-2.0) for reasoning, scaled.</p></footer>"
+        "operating point that meets the objectives, carry the measured demand. The operator looks at the fleet at "
+        f"most every {summary.pass_seconds / 60:.0f} minutes of this day, where production has 15 seconds: API server "
+        "and pods keep to real time. So it meets a sudden rise later here, and with cruder readings. Demand: Azure "
+        "Public Dataset 2024 (Microsoft, CC BY 4.0) for chat and code, ServeGen (Alibaba, Apache-2.0) for reasoning, "
+        "scaled.</p></footer>"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
+
+
+def _night(shown: Sequence[Chart], summary: DaySummary) -> str:
+    return ribbon.section(summary.night, shown) if summary.night is not None else ""
 
 
 def _facts(summary: DaySummary) -> str:

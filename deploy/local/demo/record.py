@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from demo.witness import Witness
+
 HOUR = 3600.0
 
 
@@ -117,6 +119,7 @@ class Record:
     ttft: dict[str, dict[float, float]] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     leader: str = ""
+    witness: Witness | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def warn(self, told: str) -> None:

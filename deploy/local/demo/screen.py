@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from demo import words
+from demo.nightly import lent_now
 from demo.picture import moved
 from demo.record import Moment, PoolNow, Record, usd_per_hour, usd_per_million
 from demo.stage import Time
@@ -34,7 +35,7 @@ class Screen:
             pools = [record.pools[name] for name in sorted(record.pools)]
             parts: list[RenderableType] = [self._header(now)]
             parts += [self._pool(one, now) for one in pools]
-            parts.append(Text())
+            parts.append(self._lent())
             parts += [self._decisions(), *self._complaints(pools)]
         return Group(*parts)
 
@@ -73,6 +74,12 @@ class Screen:
             rows.add_row("fleet", self._count(latest), Text(pool.accelerators, overflow="ellipsis"))
             rows.add_row("cost", *self._cost(pool, moments, latest))
         return Group(Text(), title, rows)
+
+    def _lent(self) -> RenderableType:
+        """Which nodes are away from serving."""
+        witness = self._record.witness
+        told = lent_now(witness) if witness is not None else ""
+        return Text.assemble((" nodes ", "bold reverse green"), "  ", told) if told else Text()
 
     def _sparkline(self, pool: str, now: float, colour: str) -> Text:
         bars = words.sparkline(self._rates.get(pool, []), _SPARK)
@@ -156,4 +163,6 @@ def plain_line(record: Record, clock: Time, end: float) -> str:
             f"{name}: {words.rate(latest.offered)} req/s on {pool.accelerators or '-'}"
             f" [{latest.replicas}/{sum(latest.desired.values())}]{cost}"
         )
+    if record.witness is not None and (away := lent_now(record.witness)):
+        parts.append(f"nodes: {away}")
     return "  |  ".join(parts)

@@ -14,13 +14,17 @@ from rich.live import Live
 from demo import page, picture, words
 from demo.day import DAY_SECONDS, Bin, load_of, rates_from, read_day
 from demo.errors import StepFailed, Stopped
+from demo.night import window_words as night_words
+from demo.nightly import night_day
 from demo.record import Record
 from demo.screen import WIDTH, Screen, plain_line
 from demo.stage import NODES, SAMPLES, Stage, Time
 from demo.static_fleet import StaticFleet, static_fleets
 from demo.streams import Clients
 from demo.summary import DaySummary, render, summarise
+from demo.trainer import Trainer
 from demo.watch import POOLS, Watcher
+from demo.witness import Witness
 from localcluster import LocalClusterError
 
 NAMESPACE = "tidefleet-samples"
@@ -28,9 +32,13 @@ MONDAY = 1715558400.0
 """2024-05-13 00:00 UTC, the day of the Azure traces."""
 
 PERIOD_SIMULATED_SECONDS = 15.0
-PASS_REAL_SECONDS = 1.0
+PASS_REAL_SECONDS = 0.5
 LEAD_REAL_SECONDS = 20.0
 """The evening before: the fleet grows to what midnight asks for, as it would not have to if it had run already."""
+
+RECALL_SECONDS = 720.0
+RECALL_REAL_SECONDS = 6.0
+"""From a recall until the node serves: four passes of the operator, and the start of engines, both in real time."""
 
 KEPT_DAYS = 60
 _REFRESHES = 4
@@ -44,6 +52,7 @@ class Options:
     start_hour: float = 0.0
     keep: bool = False
     live: bool = True
+    no_kueue: str = ""
     html: Path
     json: Path | None = None
     svg: Path | None = None
@@ -77,12 +86,16 @@ class Show:
         self._step("control plane", stage.start_cluster)
         self._step("nodes", stage.create_nodes)
         period = round(max(PERIOD_SIMULATED_SECONDS, PASS_REAL_SECONDS * scale), 3)
-        self._step("helm install", lambda: stage.install_chart(period))
+        self._step("training queue", stage.start_queue)
+        recall = max(RECALL_SECONDS, RECALL_REAL_SECONDS * scale)
+        self._step("helm install", lambda: stage.install_chart(period, recall_seconds=recall))
+        self._step("samples", stage.apply_samples)
+        self._step("night", lambda: stage.prepare_night(NAMESPACE, scale))
+        self.record.witness = witness = Witness(frozenset(stage.lendable))
         start = MONDAY + options.start_hour * 3600.0
         clock = Time(scale, time.time() + LEAD_REAL_SECONDS, start)
         end = start + DAY_SECONDS
         self._step("processes", lambda: stage.start_processes(clock))
-        self._step("samples", stage.apply_samples)
         loads = {
             pool: load_of(
                 bins, midnight=MONDAY, begin=start - 3 * DAY_SECONDS,
@@ -94,19 +107,25 @@ class Show:
         self._step("operators", stage.wait_for_operators)
         watcher = Watcher(stage, clock, NAMESPACE, self.record, seconds=min(0.5, options.seconds / 120))
         clients = Clients(stage, NAMESPACE, self.record, seconds=min(3.0, options.seconds / 10))
-        watcher.start()
-        clients.start()
+        trainer = Trainer(stage, clock, NAMESPACE, seconds=min(0.3, options.seconds / 300))
+        watching = (watcher, clients, trainer)
+        for one in watching:
+            one.start()
         self.timings["until_the_day"] = round(time.monotonic() - begun, 1)
         try:
-            ttft_before = self._follow(clock, day, end, (watcher, clients))
+            ttft_before = self._follow(clock, day, end, watching)
         finally:
-            clients.stop()
-            watcher.stop()
+            for one in reversed(watching):
+                one.stop()
         static = self._static(day)
         self.timings["total"] = round(time.monotonic() - begun, 1)
+        with self.record.lock:
+            told = night_day(
+                witness, watcher.totals, queue=stage.queue.words, window=night_words(), start=start, end=end
+            )
         summary = summarise(
             self.record, start=start, end=end, real_seconds=options.seconds,
-            static=static, ttft_before=ttft_before, timings=self.timings, pass_seconds=period,
+            static=static, ttft_before=ttft_before, timings=self.timings, pass_seconds=period, night=told,
         )  # fmt: skip
         self._tell(summary, clock, end, day)
         if options.keep:

@@ -13,8 +13,12 @@ from typing import Any
 import httpx
 import yaml
 
+from demo import night
 from demo.errors import StepFailed, Stopped
-from localcluster import ControlPlane, apply_nodes, binaries, node_kinds, nodes_for
+from demo.night import Queue
+from localcluster import ControlPlane, LocalClusterError, apply_nodes, binaries, node_kinds, nodes_for
+from localcluster.kueue import PROCESS as KUEUE
+from localcluster.kueue import start_kueue
 from localcluster.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,7 +26,7 @@ SAMPLES = ROOT / "deploy" / "samples"
 CHART = ROOT / "charts" / "tidefleet"
 NAMESPACE = "tidefleet-system"
 NODES: Mapping[str, int] = {
-    "b200-sxm": 7, "h200-sxm": 6, "h100-sxm": 8, "a100-sxm-80": 4, "l40s": 4,
+    "b200-sxm": 7, "h200-sxm": 2, "h100-sxm": 2, "a100-sxm-80": 1, "l40s": 1,
     "mi325x": 3, "mi300x": 4,
     "tpu-v6e": 4, "tpu-v5p": 4,
 }  # fmt: skip
@@ -66,6 +70,8 @@ class Stage:
         stopping: set when the demo is to end; each wait gives up then.
         metrics: address of each operator's metrics page.
         admin: address of the emulator's admin server.
+        no_kueue: why Kueue cannot run here; empty while it may.
+        lendable: accelerator types that may be lent at night.
     """
 
     stopping: threading.Event
@@ -73,6 +79,8 @@ class Stage:
     cluster: ControlPlane = field(init=False)
     metrics: dict[str, str] = field(default_factory=dict)
     admin: str = ""
+    no_kueue: str = ""
+    lendable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.cluster = ControlPlane(report=self.report)
@@ -80,6 +88,11 @@ class Stage:
     def find_programs(self) -> str:
         """Find, download or compile what is needed."""
         found = binaries.ensure([*_CONTROL_PLANE, "helm", "kubectl"], report=self.report)
+        try:
+            if not self.no_kueue:
+                binaries.find(KUEUE, report=self.report)
+        except LocalClusterError as error:
+            self.no_kueue = str(error)
         return f"{len(found)} programs"
 
     def start_cluster(self) -> str:
@@ -96,7 +109,37 @@ class Stage:
         nodes = sum(NODES.values())
         return f"{nodes} nodes with {chips} chips of {len(NODES)} accelerator types from {len(vendors)} vendors"
 
-    def install_chart(self, period_seconds: float) -> str:
+    def start_queue(self) -> str:
+        """Start the Kueue controller; where it cannot run, batch Jobs are suspended and resumed instead."""
+        if not self.no_kueue:
+            try:
+                start_kueue(self.cluster)
+            except LocalClusterError as error:
+                self.check()
+                self.no_kueue = " ".join(str(error).split())[:300]
+        return self.queue.words
+
+    @property
+    def queue(self) -> Queue:
+        """Who trains on what is lent."""
+        return Queue(not self.no_kueue, self.no_kueue)
+
+    def prepare_night(self, namespace: str, scale: float) -> str:
+        """A pool that lends at night, and a queue of training jobs; the accelerator types that may be lent are kept."""
+        api = self.cluster.api()
+        address = f"/apis/tidefleet.io/v1alpha1/namespaces/{namespace}/inferencepools/{night.LENDER}"
+        named = api.get(address)["spec"]["accelerators"]
+        self.lendable = tuple(one["type"] for one in named if one["type"] in NODES)
+        if self.queue.kueue:
+            for path, manifest in night.queue_objects(namespace, self.lendable):
+                api.create(path, manifest)
+        jobs = night.training_jobs(self.queue, scale=scale)
+        for job in jobs:
+            api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
+        api.merge(address, {"spec": {"flipping": night.flipping(self.queue)}})
+        return f"{night.LENDER} lends from {night.window_words()}; {len(jobs)} jobs wait"
+
+    def install_chart(self, period_seconds: float, *, recall_seconds: float) -> str:
         """`helm install` with no operator pod: processes beside the cluster run as the chart's ServiceAccount."""
         self._run_to_end(
             "helm",
@@ -104,7 +147,8 @@ class Stage:
              "--namespace", NAMESPACE, "--create-namespace", "--set", "replicas=0",
              "--set", f"config.periodSeconds={period_seconds:g}",
              # A start takes seconds of real time, an hour on this clock: a high quantile so far ahead is far too much.
-             "--set-json", "config.forecast.quantile=0.5", "--kubeconfig", self.cluster.kubeconfig],
+             "--set-json", "config.forecast.quantile=0.5",
+             "--set", f"config.flipping.recallSeconds={recall_seconds:g}", "--kubeconfig", self.cluster.kubeconfig],
             _HELM_SECONDS,
         )  # fmt: skip
         return "CRDs, RBAC, catalogue and configuration; the operator runs as its ServiceAccount"

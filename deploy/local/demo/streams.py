@@ -17,6 +17,7 @@ from demo.stage import Stage
 from localcluster.api import ApiError
 
 POOL_LABEL = "tidefleet.io/pool"
+ROUTABLE_LABEL = "tidefleet.io/routable"
 TTFT = "vllm:time_to_first_token_seconds"
 PORT = 8000
 _STREAM_SECONDS = 10.0
@@ -32,13 +33,15 @@ class Endpoint:
 
 
 def ready_endpoints(pods: Sequence[Mapping[str, Any]]) -> list[Endpoint]:
-    """The pods that serve: ready, with an address, not on their way out."""
+    """The pods that serve: ready, with an address, routable, not on their way out."""
     found = []
     for one in pods:
         status, metadata = one.get("status") or {}, one["metadata"]
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ())
-        if ready and status.get("podIP") and "deletionTimestamp" not in metadata:
-            pool = (metadata.get("labels") or {}).get(POOL_LABEL, "")
+        labels = metadata.get("labels") or {}
+        routed = labels.get(ROUTABLE_LABEL, "true") == "true"
+        if ready and routed and status.get("podIP") and "deletionTimestamp" not in metadata:
+            pool = labels.get(POOL_LABEL, "")
             found.append(Endpoint(pool, metadata["name"], f"{status['podIP']}:{PORT}"))
     return found
 
@@ -84,14 +87,17 @@ class Clients(threading.Thread):
         mine = [one for one in endpoints if one.pool == pool]
         if not mine:
             return
-        first = self._choose.choice(mine)
+        first = second = self._choose.choice(mine)
         kept = self._record.streams.setdefault(pool, Streams())
         problem = self._stream(first)
         if problem and len(mine) > 1:
             kept.retried += 1
-            problem = self._stream(self._choose.choice([one for one in mine if one is not first]))
+            second = self._choose.choice([one for one in mine if one is not first])
+            problem = self._stream(second)
         if problem:
             kept.failed += 1
+            if self._record.witness is not None:
+                self._record.witness.blame(second.pod)
             kept.last_error = problem
         else:
             kept.served += 1

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from demo import words
+from demo import nightly, words
 from demo.counters import quantile
+from demo.nightly import NightDay
 from demo.record import Moment, Record, Told, covered_share, dollars_at, tokens_at
 from demo.static_fleet import METHOD, StaticFleet
 
@@ -66,6 +67,7 @@ class DaySummary:
     timings: Mapping[str, float] = field(default_factory=dict)
     decisions: tuple[Told, ...] = ()
     pass_seconds: float = 15.0
+    night: NightDay | None = None
 
     @property
     def saved_share(self) -> float | None:
@@ -87,6 +89,7 @@ def summarise(
     ttft_before: Mapping[str, Mapping[float, float]],
     timings: Mapping[str, float],
     pass_seconds: float,
+    night: NightDay | None = None,
 ) -> DaySummary:
     """The summary of the time between two simulated moments."""
     hours = (end - start) / 3600.0
@@ -106,6 +109,7 @@ def summarise(
         warnings=dict(record.warnings),
         timings=timings,
         pass_seconds=pass_seconds,
+        night=night,
         decisions=tuple(one for one in record.told if start <= one.at <= end),
     )
 
@@ -194,6 +198,8 @@ def render(summary: DaySummary) -> RenderableType:
         line.append(words.percent(abs(summary.saved_share)), style="bold green" if summary.saved_share > 0 else "bold")
         line.append(f" {'less' if summary.saved_share > 0 else 'more'} than fixed fleets would: {summary.method}.")
         parts.append(line)
+    if summary.night is not None:
+        parts.append(nightly.render(summary.night))
     if summary.warnings:
         parts.append(Text("\nWarnings in the operators' logs:", style="yellow"))
         parts += [Text(f"  {count} x {told}", style="yellow") for told, count in list(summary.warnings.items())[:5]]

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 
 from demo.counters import Sample, Totals, read_page
+from demo.night import LENDER
 from demo.record import Condition, Moment, PoolNow, Record, Told
 from demo.stage import OPERATORS, Stage, Time
+from demo.witness import Witness
 from localcluster.api import ApiError
 
 POOLS = "/apis/tidefleet.io/v1alpha1/namespaces/{namespace}/inferencepools"
@@ -68,6 +70,26 @@ class Watcher(threading.Thread):
                     record.moments.setdefault(now.name, []).append(moment)
             for name in OPERATORS:
                 self._read_log(name)
+        if record.witness is not None:
+            self._witness(record.witness, at, page, outcome)
+            lender: Mapping[str, Any] = next((raw for raw in pools if raw["metadata"]["name"] == LENDER), {})
+            record.witness.see_blocked(((lender.get("status") or {}).get("flipping") or {}).get("blocked") or ())
+
+    def _witness(
+        self, witness: Witness, at: float, page: Sequence[Sample], outcome: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Nodes, pods and engines, read one right after the other."""
+        api = self._stage.cluster.api()
+        engines = self._http.get(f"{self._stage.admin}/engines").json()["engines"]
+        pods = api.get(f"/api/v1/namespaces/{self._namespace}/pods")["items"]
+        nodes = api.get("/api/v1/nodes")["items"]
+        used = {
+            one.label("pool"): one.value
+            for one in page
+            if one.name == "tidefleet_pool_utilization_ratio" and one.label("namespace") == self._namespace
+        }
+        with self._record.lock:
+            witness.see(at, nodes=nodes, pods=pods, engines=engines, outcome=outcome, used=used)
 
     def _pages(self) -> tuple[str, tuple[Sample, ...]]:
         """Who leads, and the leader's page; every page is counted."""

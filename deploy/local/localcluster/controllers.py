@@ -71,6 +71,7 @@ def start(cluster: ControlPlane, wanted: Controller) -> None:
                 raise
     deadline = time.monotonic() + START_SECONDS
     while not all(api.is_ok(address) for address in wanted.served):
+        cluster.processes.exit_codes()  # raises once the cluster was stopped
         _wait(deadline, f"{wanted.crds}: its definitions are not served after {START_SECONDS:g} s")
     port, health = free_ports(2)
     _run(cluster, wanted, program, port=port, health=health)

@@ -266,7 +266,7 @@ class OperatorProcess:
             QueueKind.SUSPEND: SuspendTrainer(objects, namespaces=namespaces),
         }
         canaries = Canaries(on_answer=self.wake.set)
-        flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, canaries)
+        flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, self.clock, canaries)
         self._look_at_flips(flips, objects)
         return flips
 

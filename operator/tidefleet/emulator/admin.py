@@ -130,6 +130,7 @@ def _outcome(state: PoolState, now: float) -> dict[str, object]:
         "pending_requests": state.pending,
         "lost_requests": state.lost,
         "interrupted_requests": state.interrupted,
+        "interrupted_by_pod": dict(state.cut),
         "ready_pods": sum(slot.is_routable for slot in state.slots),
     }
 

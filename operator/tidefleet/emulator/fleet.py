@@ -36,6 +36,12 @@ PENDING_PATIENCE_SECONDS = 60.0
 QUEUE_PATIENCE_SECONDS = 600.0
 """How long a request waits in an engine's queue before its client gives up (the OpenAI client's default timeout)."""
 
+LEAST_REQUEST = 0.5
+"""Of the fluid of requests less than this is none: an engine that drains never comes quite to nothing."""
+
+MOST_CUT = 512
+"""Pods whose interrupted requests are told."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -72,7 +78,7 @@ class Slot:
 
 @dataclass(slots=True)
 class PoolState:
-    """The load of one pool and what became of it, in requests."""
+    """The load of one pool and what became of it, in requests; ``cut``: interrupted ones by pod, newest last."""
 
     now: float
     load: Load | None = None
@@ -81,6 +87,7 @@ class PoolState:
     pending: float = 0.0
     lost: float = 0.0
     interrupted: float = 0.0
+    cut: dict[str, float] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
 
 
@@ -243,6 +250,10 @@ class Fleet:
         if state is not None:
             state.pending += slot.engine.in_flight
             state.interrupted += slot.engine.in_flight
+            if slot.engine.in_flight >= LEAST_REQUEST:
+                state.cut[slot.pod.name] = state.cut.pop(slot.pod.name, 0.0) + slot.engine.in_flight
+                while len(state.cut) > MOST_CUT:
+                    del state.cut[next(iter(state.cut))]
         slot.engine = None
 
     def _apply_faults(self, now: float) -> None:

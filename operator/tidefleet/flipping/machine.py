@@ -142,6 +142,8 @@ def _verifying(journal: Journal, seen: Observation, now: float) -> Step:
     against = called_off(seen) or _missed(seen)
     if journal.trained or journal.cause:  # released from quarantine: what trained here may still be here
         unpublished = seen.admission_stopped or not journal.trained
+        if journal.cause == "canary" and seen.serving_pods:  # a replica that answered badly is tried no second time
+            return _quarantined(journal, seen, now) if _late(journal, now) else Step(journal)
         if _only_serves(seen) and seen.present and not seen.unhealthy and unpublished:
             return _to(
                 journal, Phase.WARMING, now, deadline=now + seen.terms.warm, why="released: nothing holds it", cause=""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -78,6 +78,11 @@ class Terms:
     evict: float = 30.0
     warm: float = 1200.0
     settle: float = 60.0
+
+    def at_least(self, seconds: float) -> Terms:
+        """The terms with no time-out below so many seconds, so that an owner who looks but rarely sees what became."""
+        names = ("planned", "cordon", "replace", "drain", "kill_drain", "verify", "grace", "surge_grace", "warm")
+        return replace(self, **{name: max(seconds, getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

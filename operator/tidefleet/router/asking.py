@@ -9,7 +9,7 @@ from tidefleet.api.workload_class import ObjectiveMetric
 from tidefleet.router.bodies import Body
 from tidefleet.router.pool_state import PoolState
 from tidefleet.router.tokens import Tokens
-from tidefleet.routing.hashing import hashed
+from tidefleet.routing.hashing import apart, hashed
 from tidefleet.routing.request import NO_KEYS, Ask
 
 AGENT_SESSION_HEADERS = (
@@ -81,11 +81,13 @@ def ask_of(
     session = session_of(headers, own_header, body, secret, scope)
     keys, count, block, exact = NO_KEYS, 1, pool.block_tokens, False
     if tokens is not None:
-        keys, count, exact = pool.token_state(tokens, session, now).keys, len(tokens), True
+        keys, count, exact = pool.token_state(tokens, session, now, adapter=adapter).keys, len(tokens), True
     elif body is not None and body.pieces:
         text = "".join(body.pieces).encode("utf-8", "surrogatepass")
-        keys = pool.text_state(text, session, now).keys
+        keys = pool.text_state(text, session, now, adapter=adapter).keys
         count, block = pool.tokens_of(len(text)), pool.chunk_tokens
+    if body is not None and body.cache_salt:
+        keys = apart(keys, [[body.cache_salt]])
     ttft, tpot = _objective(wclass, ObjectiveMetric.TTFT, count), _objective(wclass, ObjectiveMetric.TPOT, count)
     spec = wclass.spec if wclass is not None else None
     output = _output(wclass)

@@ -62,6 +62,7 @@ class Body:
         session: what in the body names the session (never to be logged); empty without.
         cache_seconds: how long the client wants its prefix kept, by its cache hints.
         after_tool: the last turn answers a tool call.
+        cache_salt: the prompt shares KV blocks only with prompts of the same salt, as vLLM has it (never to be logged).
     """
 
     format: Format
@@ -76,6 +77,7 @@ class Body:
     cache_seconds: float | None
     after_tool: bool
     images: int
+    cache_salt: str = ""
 
     @property
     def characters(self) -> int:
@@ -102,6 +104,7 @@ class _Wire(msgspec.Struct):
     session_id: Any = None
     conversation: Any = None
     cache_control: Any = None
+    cache_salt: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Wire)
@@ -134,6 +137,7 @@ def read(path: str, raw: bytes) -> Body:
         cache_seconds=found.cache_seconds,
         after_tool=found.after_tool,
         images=found.images,
+        cache_salt=wire.cache_salt if isinstance(wire.cache_salt, str) else "",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.inference_pool import KVMedium
+from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica
@@ -44,10 +46,9 @@ def endpoint_of(
     role = rank.role.lower()
     spec = pool.spec
     adapters = {one.name for one in spec.spec.model.adapters} if spec is not None else set()
-    shared = spec is not None and any(tier.medium is KVMedium.SHARED for tier in spec.spec.kv_cache.tiers)
     return Endpoint(
         address=rank.address,
-        rates=_rates(replica, _tiers(spec)) if replica is not None else UNKNOWN_RATES,
+        rates=_rates(replica, _tiers(spec)) if replica is not None else _unknown_rates(rank, spec),
         slot=slot,
         accelerator=rank.accelerator,
         role=role if role in ROLES else AGGREGATED,
@@ -55,9 +56,15 @@ def endpoint_of(
         kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
         loras=frozenset({*rank.adapters, *adapters}),
         usd_per_second=_usd_per_second(rank, spec, kind),
-        store=pool.key if shared else "",
+        store=store_of(pool),
         draining=rank.leaving,
     )
+
+
+def store_of(pool: ServedPool) -> str:
+    """The shared KV store that all of a pool's endpoints write through to and read; empty without."""
+    tiers = pool.spec.spec.kv_cache.tiers if pool.spec is not None else ()
+    return pool.key if any(tier.medium is KVMedium.SHARED for tier in tiers) else ""
 
 
 Tiers = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -78,6 +85,19 @@ def _rates(replica: Replica, tiers: Tiers) -> Rates:
     return rates_of(replica, tier_bytes_per_second=tiers[0], tier_latency_seconds=tiers[1])
 
 
+def _unknown_rates(rank: Rank, spec: InferencePool | None) -> Rates:
+    """Of hardware that nothing is known of; what a token's KV weighs follows from the model, if that is known."""
+    model, (bandwidths, latencies) = _model(rank, spec), _tiers(spec)
+    return replace(
+        UNKNOWN_RATES,
+        kv_bytes_per_token=UNKNOWN_RATES.kv_bytes_per_token
+        if model is None
+        else kv_bytes_per_token(model, _kv(rank), rank.chips),
+        tier_bytes_per_second=bandwidths,
+        tier_latency_seconds=latencies,
+    )
+
+
 def _kv_tokens(replica: Replica) -> float:
     room = replica_memory(replica).kv_room * replica.chips
     return max(1.0, room / kv_bytes_per_token(replica.model, replica.kv, replica.tp))
@@ -93,8 +113,16 @@ def _replica(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | Non
     if accelerator.compute_precision(weights) is None or "Bf16" not in accelerator.flops:
         return None
     engine = spec.spec.serving.engine.type.value.lower() if spec is not None else ""
-    found = Replica(model, accelerator, rank.chips, weights, rank.kv, engine="" if engine == "other" else engine)
-    return found if replica_memory(found).kv_room > 0 else None
+    kv = _kv(rank)
+    found = Replica(model, accelerator, rank.chips, weights, kv, engine="" if engine == "other" else engine)
+    try:
+        return found if replica_memory(found).kv_room > 0 else None
+    except (KeyError, ValueError, ArithmeticError):  # a pod's own words: a precision or a width that makes no sense
+        return None
+
+
+def _kv(rank: Rank) -> str:
+    return rank.kv if rank.kv in BYTES_PER_VALUE else "Bf16"
 
 
 def _model(rank: Rank, spec: InferencePool | None) -> Architecture | None:

@@ -20,8 +20,18 @@ class Ear:
 
     def __init__(self, state: PoolState, address: str, slot: int) -> None:
         self._state, self._address = state, address
-        self._events = EngineEvents(state.blocks, slot, block_tokens=state.block_tokens)
-        self.block_tokens = state.block_tokens
+        self.block_tokens, self.write_through = state.block_tokens, state.shares_store
+        self._events = EngineEvents(
+            state.blocks,
+            slot,
+            block_tokens=self.block_tokens,
+            salt_of=state.salt,
+            write_through=self.write_through,
+        )
+
+    def fits(self, state: PoolState) -> bool:
+        """Whether the pool still has its blocks as this was told."""
+        return (self.block_tokens, self.write_through) == (state.block_tokens, state.shares_store)
 
     def batch(self, events: list[Any], rank: int | None) -> None:
         """Take events, in order."""
@@ -60,7 +70,7 @@ class Hearing:
         }
         for key, (source, slot, ear, subscription) in list(self._followed.items()):
             still = wanted.get(key)
-            if still is None or still[0] != source or still[1] != slot or still[2].block_tokens != ear.block_tokens:
+            if still is None or still[:2] != (source, slot) or not ear.fits(still[2]):
                 await subscription.close()
                 del self._followed[key]
         for key, (where, number, state) in wanted.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from tidefleet.api import AcceleratorType, WorkloadClass
 from tidefleet.router.bodies import Body
 from tidefleet.router.chooser import Choice, Refusal
 from tidefleet.router.discovery import ServedPool
-from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of
+from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of, store_of
 from tidefleet.router.serving_pods import Rank
 from tidefleet.router.tokens import PromptTokens
 from tidefleet.routing.endpoints import Endpoints
 from tidefleet.routing.handover import hand_over, stay
-from tidefleet.routing.hashing import Keys
+from tidefleet.routing.hashing import Keys, hashed
 from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.routing.placements import Placements
 from tidefleet.routing.queue import Queue
@@ -32,6 +33,8 @@ CHUNK_BYTES = 256
 FIRST_CHARACTERS_PER_TOKEN = 4.0
 """Of a prompt, until its pool's engines have counted some (an English text has 4 to 4.5)."""
 MOST_SLOTS = 1024
+MOST_SALTS = 4096
+"""Adapters whose salt is kept; that of others is worked out each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,9 @@ class PoolState:
         self.ranks: dict[str, Rank] = {}
         self.kv_tokens: dict[str, float] = {}
         self._slots: dict[str, int] = {}
+        self._store = store_of(served)
+        self._secret = secrets.token_bytes(16)
+        self._salts: dict[str | None, int] = {}
         self._classes: tuple[WorkloadClass, ...] = ()
         self._accelerators: Mapping[str, AcceleratorType] = {}
         self.odd: dict[str, str] = {}
@@ -145,6 +151,10 @@ class PoolState:
         self.block_tokens = _usual_block(ready.values())
         for address in [one for one in self.ranks if one not in ready]:
             self._forget(address)
+        if store_of(served) != self._store:  # who reads what is another question now
+            self._store = store_of(served)
+            for address in list(self._slots):
+                self._free_slot(address)
         for address, found in ready.items():
             rank = found
             before = self.ranks.get(address)
@@ -185,7 +195,8 @@ class PoolState:
 
     def _new_slot(self) -> int:
         """One number for an endpoint in both indexes."""
-        slot, other = self.blocks.add_endpoint(), self.chunks.add_endpoint()
+        store = self._store or None
+        slot, other = self.blocks.add_endpoint(store=store), self.chunks.add_endpoint(store=store)
         if slot != other:
             raise AssertionError(f"{self.served.key}: slot {slot} of blocks is slot {other} of chunks")
         return slot
@@ -195,6 +206,9 @@ class PoolState:
         self.ranks.pop(address, None)
         self.kv_tokens.pop(address, None)
         self.odd.pop(address, None)
+        self._free_slot(address)
+
+    def _free_slot(self, address: str) -> None:
         slot = self._slots.pop(address, None)
         if slot is not None:
             self.blocks.drop_endpoint(slot)
@@ -234,7 +248,7 @@ class PoolState:
         slot = self._slots.get(address)
         if slot is not None and address in self.table:
             room = int(self.table.endpoint(address).kv_capacity_tokens / self.chunk_tokens)
-            self.placements.placed(slot, keys, room=room)
+            self.placements.placed(slot, keys, room=room, write_through=self.shares_store)
 
     def held(self, address: str) -> int:
         """Blocks or chunks that an endpoint is known to hold on its device."""
@@ -252,18 +266,34 @@ class PoolState:
         """Whether some engine tells what it holds."""
         return any(one.events is not None for one in self.ranks.values())
 
-    def token_state(self, tokens: np.ndarray, session: int | None, now: float) -> SessionState:
+    @property
+    def shares_store(self) -> bool:
+        """Whether what its endpoints store is written through to a store that all of them read."""
+        return bool(self._store)
+
+    def salt(self, adapter: str | None) -> int:
+        """Of the keys of prompts for an adapter (None: the base model): nobody outside can make two prompts alike."""
+        found = self._salts.get(adapter)
+        if found is None:
+            found = hashed("" if adapter is None else f"\x00{adapter}", self._secret)
+            if len(self._salts) < MOST_SALTS:
+                self._salts[adapter] = found
+        return found
+
+    def token_state(
+        self, tokens: np.ndarray, session: int | None, now: float, *, adapter: str | None = None
+    ) -> SessionState:
         """Keys of a prompt in tokens; a session's earlier state is used and replaced."""
         before = self.states.get(session, now) if session is not None else None
-        state = SessionState.of_tokens(tokens, self.block_tokens, before=before)
+        state = SessionState.of_tokens(tokens, self.block_tokens, salt=self.salt(adapter), before=before)
         if session is not None:
             self.states.put(session, state, now)
         return state
 
-    def text_state(self, text: bytes, session: int | None, now: float) -> SessionState:
+    def text_state(self, text: bytes, session: int | None, now: float, *, adapter: str | None = None) -> SessionState:
         """Keys of a prompt as text."""
         before = self.states.get(session, now) if session is not None else None
-        state = SessionState.of_text(text, CHUNK_BYTES, before=before)
+        state = SessionState.of_text(text, CHUNK_BYTES, salt=self.salt(adapter), before=before)
         if session is not None:
             self.states.put(session, state, now)
         return state

@@ -7,6 +7,7 @@ requests too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,6 +39,15 @@ _LEARNED = 0.1
 
 _WIDEST_CORRECTION = 8.0
 
+RATE_SECONDS = 120.0
+"""Over which the rate of requests is averaged."""
+
+LOAD_SECONDS = 3600.0
+"""Over which load is compared between endpoints: as long as a session is remembered."""
+
+MOST_BUSY = 0.75
+"""Utilisation is taken for no higher than this: a queue without end has no mean."""
+
 
 @dataclass(slots=True)
 class _Row:
@@ -64,6 +74,7 @@ _LIVE = (
     "others_waiting",  # of other routers, as observed
     "others_running",
     "seen_pinned",  # tokens that running requests hold, as observed
+    "served",  # tokens of requests sent there, less what decayed
 )
 
 
@@ -103,6 +114,7 @@ class Endpoints:
     others_waiting: Floats
     others_running: Floats
     seen_pinned: Floats
+    served: Floats
 
     def __init__(
         self,
@@ -125,6 +137,10 @@ class Endpoints:
         self._rows: list[_Row] = []
         self._at: dict[str, int] = {}
         self._epochs = 0
+        self._counted = 0.0
+        self.last_seen = -math.inf
+        self._rate = 0.0
+        self._usual_seconds = 0.0
         self._anonymous = 0
         self._masks: dict[object, NDArray[np.bool_]] = {}
         self._live = np.zeros((len(_LIVE), 0))
@@ -254,6 +270,7 @@ class Endpoints:
     def _eject(self, at: int) -> None:
         self.ejected[at] = self._rows[at].health.ejected
         self.healthy[at] = not (self.draining[at] or self.ejected[at])
+        self._fit = int(self.healthy.sum())
 
     # -- what they are doing ---------------------------------------------------------------------------------------
 
@@ -273,6 +290,7 @@ class Endpoints:
         self.until[at] = due
         self.owed[at] += work.seconds
         self.pending[at] += 1.0
+        self._came(at, ask, work, now)
         held = ask.tokens + ask.output_tokens / 2.0
         self.context[at] += held
         self.mean_prefill[at] += 0.1 * (work.seconds - float(self.mean_prefill[at]))
@@ -372,6 +390,7 @@ class Endpoints:
         if at is None:
             return
         self.seen_at[at] = now
+        self.last_seen = max(self.last_seen, now)
         self.others_running[at] = max(0.0, running - float(self.running[at]))
         self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
         self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
@@ -380,6 +399,27 @@ class Endpoints:
         """Our own requests there."""
         at = self._at[address]
         return int(self.pending[at] + self.running[at])
+
+    def crowd(self, now: float) -> float:
+        """Requests that an endpoint waits for in a second, over its idle share: who comes behind a second of work."""
+        rate = self._rate * math.exp(-max(0.0, now - self._counted) / RATE_SECONDS) / max(1, self._fit)
+        return rate / (1.0 - min(MOST_BUSY, rate * self._usual_seconds))
+
+    def load_shares(self) -> Floats:
+        """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
+
+        So a pool that served less than it holds has nothing to balance yet, and its sessions stay where they began.
+        """
+        mean = float(self.served.sum()) / max(1, len(self._rows))
+        return (self.served + self.capacity) / (mean + self.capacity)
+
+    def _came(self, at: int, ask: Ask, work: Work, now: float) -> None:
+        """Count a request for the pool's rate and for its endpoint's share of the load."""
+        passed, self._counted = max(0.0, now - self._counted), max(now, self._counted)
+        self._rate = self._rate * math.exp(-passed / RATE_SECONDS) + 1.0 / RATE_SECONDS
+        self._usual_seconds += 0.02 * (work.seconds - self._usual_seconds)
+        self.served *= math.exp(-passed / LOAD_SECONDS)
+        self.served[at] += ask.tokens + ask.output_tokens
 
     def _prefilled(self, at: int, ticket: Ticket, now: float) -> None:
         """A request's prefill is owed no longer."""
@@ -404,6 +444,8 @@ class Endpoints:
         self.s0 = np.array([one.step_seconds for one in rates])
         self.s1 = np.array([one.step_seconds_per_sequence for one in rates])
         self.s2 = np.array([one.step_seconds_per_kv_token for one in rates])
+        numbers = [one.slot for one in ends]
+        self.slot_range = (min(numbers, default=-1), max(numbers, default=-1))
         self.kappa = np.array([one.kv_bytes_per_token for one in rates])
         self.transfer = np.array([one.transfer_bytes_per_second for one in rates])
         self.capacity = np.array([one.kv_capacity_tokens for one in ends])
@@ -411,6 +453,7 @@ class Endpoints:
         self.mean_usd = float(self.usd.mean()) if ends else 0.0
         shape = (3, len(ends))
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
         self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.draining = np.array([one.draining for one in ends], dtype=bool)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)
@@ -418,6 +461,7 @@ class Endpoints:
             setattr(self, name, self._live[place])
         self._is_split = any(one.role == PREFILL for one in ends)
         self.healthy = ~self.draining & ~self.ejected
+        self._fit = int(self.healthy.sum())
         self._masks.clear()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 Keys = NDArray[np.uint64]
 """Shape (blocks,): element i identifies all content up to and with block i. 0 never occurs."""
@@ -93,7 +94,7 @@ def token_keys(
         ids = tokens[: blocks * block_size]
     else:
         wide = np.asarray(tokens[: blocks * block_size])
-        if wide.dtype.kind not in "iu" or int(wide.min()) < 0 or int(wide.max()) > 0xFFFFFFFF:
+        if wide.dtype.kind not in "iu" or wide.ndim != 1 or int(wide.min()) < 0 or int(wide.max()) > 0xFFFFFFFF:
             raise ValueError("tokens has an id that is no integer from 0 to 4294967295; expected ids, e.g. [1, 15043]")
         ids = wide.astype(np.uint32)
     if block_size % 2:
@@ -116,6 +117,20 @@ def text_keys(text: bytes, chunk_bytes: int, *, salt: int = 0, parent: int = 0, 
         return _EMPTY
     lanes = np.frombuffer(text, np.uint64, chunks * chunk_bytes // _LANE_BYTES)
     return _chained(lanes.reshape(chunks, -1).copy(), salt, parent, start)
+
+
+def apart(keys: Keys, extra: Sequence[Sequence[object] | None]) -> Keys:
+    """Keys set apart, from each block on that an engine hashes with more than its tokens, by what that is.
+
+    Args:
+        keys: of a chain of blocks, shape (blocks,).
+        extra: of the leading blocks, what is hashed with each: plain values and lists of them.
+    """
+    added = np.zeros(len(keys), np.uint64)
+    for at, one in enumerate(extra[: len(keys)]):
+        if one:
+            added[at] = xxh3_64_intdigest(repr(list(one)).encode("utf-8", "surrogatepass"))
+    return keys + np.cumsum(added, dtype=np.uint64) if added.any() else keys
 
 
 def hashed(identity: str | bytes, secret: bytes) -> int:

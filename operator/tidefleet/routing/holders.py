@@ -6,7 +6,7 @@ endpoints, a chain of blocks that is held alike is one run, and forgetting a hol
 
 Rows are handed out in order, so that blocks stored together lie together, and a row knows how many follow it and where
 the chain goes on after these. A chain is thus found by a look-up of its first block, a walk from piece to piece, and
-one comparison of all keys. A bucketed hash table (two choices of eight entries) leads from key to row.
+one comparison of all keys. ``buckets`` leads from key to row.
 
 At capacity, rows that were neither stored nor matched since the hand of a clock passed them leave first.
 """
@@ -16,17 +16,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tidefleet.routing.buckets import Buckets, Rows
 from tidefleet.routing.hashing import Keys
 
-Rows = NDArray[np.intp]
-
-_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
-_FACTORS = tuple(np.uint64(one) for one in _MULTIPLIERS)
-_BOTH = np.array(_MULTIPLIERS, np.uint64)[:, None]
-_32 = np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
-_WORD = (1 << 64) - 1
-_BUCKET = 8
 _STRIDE = 8
 _STEPS = 96
 """Pieces of a chain that are walked before the rest is looked up all at once."""
@@ -53,7 +45,6 @@ class HolderTable:
     __slots__ = (
         "_alike",
         "_arena",
-        "_buckets",
         "_dead",
         "_derive",
         "_derived",
@@ -70,7 +61,6 @@ class HolderTable:
         "_refs",
         "_rows",
         "_sets",
-        "_spilled",
         "_table",
         "_touched",
         "_void",
@@ -92,9 +82,7 @@ class HolderTable:
         self._length = np.zeros(self._rows + _STRIDE, np.uint16)  # rows from this one on that were stored together
         self._onward = np.zeros(self._rows + _STRIDE, np.uint32)  # after the last of these: a guess
         self._lengths, self._onwards = memoryview(self._length.data), memoryview(self._onward.data)
-        self._buckets = max(2, self._rows // 4)
-        self._table = np.zeros((self._buckets, _BUCKET), np.uint64)  # (low half of the mixed key << 32) | row
-        self._spilled: dict[int, int] = {}
+        self._table = Buckets(self._keys, self._rows)
         self._hand = 1
         self._derive = derive
         self._most_sets = max(4096, capacity // 16)
@@ -110,10 +98,9 @@ class HolderTable:
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays, allotted at once and in use as rows are, and of the sets (about 200 bytes each)."""
-        arrays = (self._keys, self._sets, self._touched, self._length, self._onward, self._table, self._void)
-        spilled = 120 * len(self._spilled)
+        arrays = (self._keys, self._sets, self._touched, self._length, self._onward, self._void)
         bits = sum(mask.bit_length() for mask in self._masks) // 8 * 2
-        return sum(array.nbytes for array in arrays) + spilled + 200 * len(self._masks) + bits
+        return sum(array.nbytes for array in arrays) + self._table.size_bytes + 200 * len(self._masks) + bits
 
     @property
     def sets(self) -> int:
@@ -139,7 +126,7 @@ class HolderTable:
         if self._alike and len(self._masks) - len(self._free_sets) > self._most_sets * 7 // 8:
             self._merge()
         keys = keys[: max(1, self.capacity // 2)]
-        rows, empty, choices, tags = self._places(keys)
+        rows, empty, choices, tags = self._table.places(keys)
         absent = np.flatnonzero(rows == 0)
         if len(absent):
             fresh = keys if len(absent) == len(keys) else keys[absent]
@@ -160,7 +147,7 @@ class HolderTable:
             self._keys[made] = fresh
             if len(known):
                 empty, choices, tags = empty[:, absent], choices[:, absent], tags[:, absent]
-            self._link(fresh, made, empty, choices, tags)
+            self._table.link(fresh, made, empty, choices, tags)
             self._touched[made] = 0
             self.live += len(made)
             self._refs[0] += len(made)
@@ -170,7 +157,7 @@ class HolderTable:
         else:
             self._touched[rows] = _TOUCHED
         if parent:
-            before = self._row(parent)
+            before = self._table.row(parent)
             if before:
                 self._onward[before] = rows[0]
         self._move(rows, add, drop)
@@ -193,7 +180,7 @@ class HolderTable:
 
     def take(self, keys: Keys, drop: int) -> None:
         """Blocks lose the holders of ``drop``; those without a holder lose their rows."""
-        rows, _ = self._find(keys)
+        rows, _ = self._table.find(keys)
         self._move(rows[rows != 0], 0, drop)
 
     def wipe(self, drop: int) -> None:
@@ -229,7 +216,7 @@ class HolderTable:
 
     def presence(self, keys: Keys) -> tuple[list[int], list[int]]:
         """All of the blocks as runs of one holder set, whether they have rows or not: as ``runs``, without its stop."""
-        return self._read(self._find(keys)[0])
+        return self._read(self._table.find(keys)[0])
 
     def _read(self, rows: Rows) -> tuple[list[int], list[int]]:
         """Runs of the sets of rows, which count as used."""
@@ -256,19 +243,21 @@ class HolderTable:
                 steps -= 1
                 key, row = asked[reached], onwards[last] or last + 1
                 if arena[row] != key:
-                    row = self._row(key)
+                    row = self._table.row(key)
                     if not row:
                         break
                     if last:
                         onwards[last] = row
                 count = lengths[row] or 1
-                count = min(count, blocks - reached)
                 starts.append(row - reached)
                 counts.append(count)
                 reached += count
                 last = row + count - 1
             if reached == done:
                 break
+            if reached > blocks:
+                counts[-1] -= reached - blocks
+                reached = blocks
             rows: Rows = np.arange(done, reached)
             rows += starts[0] if len(starts) == 1 else np.repeat(starts, counts)
             same = self._keys.take(rows) == keys[done:reached]
@@ -287,7 +276,7 @@ class HolderTable:
 
     def _chain(self, keys: Keys) -> Rows:
         """Rows of the leading blocks that have one. Every eighth is looked up; what follows it is tried in order."""
-        heads, _ = self._find(keys[::_STRIDE])
+        heads, _ = self._table.find(keys[::_STRIDE])
         missing = int((heads != 0).argmin())
         if not heads[missing]:
             keys = keys[: missing * _STRIDE]
@@ -297,53 +286,12 @@ class HolderTable:
         rows: Rows = (heads[:, None] + np.arange(_STRIDE)).reshape(-1)[: len(keys)]
         wrong = np.flatnonzero(self._keys.take(rows) != keys)
         if len(wrong):
-            found, _ = self._find(keys[wrong])
+            found, _ = self._table.find(keys[wrong])
             rows[wrong] = found
             lost = int((found != 0).argmin())
             if not found[lost]:
                 return rows[: wrong[lost]]
         return rows
-
-    def _row(self, key: int) -> int:
-        """The row of one block, or 0."""
-        for multiplier in _MULTIPLIERS:
-            mixed = key * multiplier & _WORD
-            tag = mixed & 0xFFFFFFFF
-            for entry in self._table[(mixed >> 32) * self._buckets >> 32].tolist():
-                if entry >> 32 == tag and self._arena[entry & 0xFFFFFFFF] == key and key:
-                    return int(entry & 0xFFFFFFFF)
-        return self._spilled.get(key, 0)
-
-    def _find(self, keys: Keys) -> tuple[Rows, Rows]:
-        """Row of each block (0 for none) and the place of its entry in the table (-1 where it has none)."""
-        rows = np.zeros(len(keys), np.intp)
-        places = np.full(len(keys), -1, np.intp)
-        rest, asked = keys, None
-        for factor in _FACTORS:
-            mixed = rest * factor
-            buckets = ((mixed >> _32) * np.uint64(self._buckets) >> _32).astype(np.intp)
-            entries = self._table.take(buckets, axis=0)
-            hits = np.flatnonzero((entries >> _32) == (mixed & _LOW)[:, None])
-            of = hits >> 3
-            led = (entries.reshape(-1)[hits] & _LOW).astype(np.intp)
-            right = self._keys.take(led) == rest.take(of)
-            right &= led != 0
-            if not right.all():
-                hits, of, led = hits[right], of[right], led[right]
-            if asked is None:
-                rows[of] = led
-                places[of] = buckets[of] * _BUCKET + (hits & 7)
-                if len(of) == len(keys):
-                    return rows, places
-                asked = np.flatnonzero(rows == 0)
-                rest = keys[asked]
-            else:
-                rows[asked[of]] = led
-                places[asked[of]] = buckets[of] * _BUCKET + (hits & 7)
-        if self._spilled:
-            for one in np.flatnonzero(rows == 0).tolist():
-                rows[one] = self._spilled.get(int(keys[one]), 0)
-        return rows, places
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
@@ -390,64 +338,10 @@ class HolderTable:
 
     def _unlink(self, rows: Rows) -> None:
         keys = self._keys[rows]
-        _, places = self._find(keys)
-        if self._spilled:
-            for key in keys[places < 0].tolist():
-                self._spilled.pop(key, None)
-            places = places[places >= 0]
-        self._table.reshape(-1)[places] = 0
+        self._table.unlink(keys)
         self._keys[rows] = 0
         self._sets[rows] = 0
         self.live -= len(rows)
-
-    def _places(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_], NDArray[np.intp], Keys]:
-        """Row of each block (0 for none); and for both choices, shape (2, blocks): empty entries, bucket and tag."""
-        mixed = keys * _BOTH
-        tags = mixed & _LOW
-        choices = ((mixed >> _32) * np.uint64(self._buckets) >> _32).astype(np.intp)
-        entries = self._table.take(choices, axis=0)
-        rows = np.zeros(len(keys), np.intp)
-        hits = np.flatnonzero((entries >> _32) == tags[:, :, None])
-        if len(hits):
-            of = (hits >> 3) % len(keys)
-            led = (entries.reshape(-1)[hits] & _LOW).astype(np.intp)
-            right = (self._keys.take(led) == keys.take(of)) & (led != 0)
-            rows[of[right]] = led[right]
-        if self._spilled:
-            for one in np.flatnonzero(rows == 0).tolist():
-                rows[one] = self._spilled.get(int(keys[one]), 0)
-        return rows, entries == 0, choices, tags
-
-    def _link(self, keys: Keys, rows: Rows, empty: NDArray[np.bool_], choices: NDArray[np.intp], tags: Keys) -> None:
-        """Table entries for rows: in the first choice while it is half empty, else in the emptier of the two."""
-        flat = self._table.reshape(-1)
-        while True:
-            room = np.bitwise_count(empty.view(np.uint64)[..., 0])
-            if room[0].min() >= _BUCKET // 2:
-                chosen = choices[0] * _BUCKET + empty[0].argmax(axis=1)
-                entries = (tags[0] << _32) | rows.astype(np.uint64)
-                flat[chosen] = entries
-                lost = np.flatnonzero(flat[chosen] != entries)
-                if not len(lost):
-                    return
-                keys, rows, choices, tags = keys[lost], rows[lost], choices[:, lost], tags[:, lost]
-                empty = self._table.take(choices, axis=0) == 0
-                continue
-            second = ((room[0] < _BUCKET // 2) & (room[1] > room[0])).astype(np.intp)
-            each = np.arange(len(keys))
-            full = room[second, each] == 0
-            chosen = choices[second, each] * _BUCKET + empty[second, each].argmax(axis=1)
-            entries = (tags[second, each] << _32) | rows.astype(np.uint64)
-            if full.any():
-                self._spilled.update(zip(keys[full].tolist(), rows[full].tolist(), strict=True))
-                flat[chosen[~full]] = entries[~full]
-            else:
-                flat[chosen] = entries
-            lost = np.flatnonzero((flat[chosen] != entries) & ~full)  # another of these took the same place
-            if not len(lost):
-                return
-            keys, rows, choices, tags = keys[lost], rows[lost], choices[:, lost], tags[:, lost]
-            empty = self._table.take(choices, axis=0) == 0
 
     # -- sets ----------------------------------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class PrefixIndex:
         return slot
 
     def drop_endpoint(self, slot: int) -> None:
-        """The endpoint is gone, and what it holdsA shared store keeps its blocks."""
+        """The endpoint is gone, and what it holds; a shared store keeps its blocks."""
         self.clear(slot)
         self._in_use.remove(slot)
         self._free.append(slot)
@@ -196,6 +196,11 @@ class PrefixIndex:
     def evicted(self) -> int:
         """Blocks that left for room since the start."""
         return self._table.evicted + sum(window.table.evicted for window in self._windows.values())
+
+    @property
+    def refused(self) -> int:
+        """Blocks not credited since the start, since too many different sets of endpoints would hold some."""
+        return self._table.refused + sum(window.table.refused for window in self._windows.values())
 
     @property
     def size_bytes(self) -> int:
@@ -298,7 +303,10 @@ class PrefixIndex:
             raw = np.frombuffer(b"".join([bits.to_bytes(width, "little") for bits, _ in lost]), np.uint8)
             held = np.unpackbits(raw.reshape(len(lost), width), axis=1, count=len(flat), bitorder="little")
             upto = np.array([0, *[one for _, one in lost]], np.int32)
-            flat = upto[held.sum(axis=0)]
+            sets = np.add.reduce(
+                held, axis=0, dtype=np.uint8 if len(lost) < 256 else np.intp
+            )  # they shrink, each in the one before
+            flat = upto.take(sets)
         return self._by_tier(flat)
 
     def _within(self, window: _Window, keys: Keys, found: NDArray[np.int32]) -> None:

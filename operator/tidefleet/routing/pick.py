@@ -23,6 +23,9 @@ MOST_FALLBACKS = 3
 TIE_SHARE, TIE_SECONDS = 0.01, 0.001
 """Totals closer than this are a tie, since no estimate is better than that."""
 
+SORTED_WHOLE = 128
+"""Up to so many endpoints sorting all of them is faster than finding the few that are needed."""
+
 HELD_SHARE = 0.5
 """With a queue of ours, engines hold this share of the longest wait: what they hold, nobody overtakes."""
 
@@ -289,13 +292,13 @@ def _least(table: Endpoints, terms: Terms, total: NDArray[np.float64], eligible:
     """The row with the least total, of those that tie the one with the least load, and rows by total."""
     masked = np.where(eligible, total, np.inf)
     count = len(masked)
-    if count > 4 * MOST_FALLBACKS:
+    if count > SORTED_WHOLE:
         few = np.argpartition(masked, MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
         order = few[np.argsort(masked[few])]
     else:
         order = np.argsort(masked)
     least = masked[order[0]]
-    near = np.flatnonzero(masked <= least * (1.0 + TIE_SHARE) + TIE_SECONDS)
+    near = (masked <= least * (1.0 + TIE_SHARE) + TIE_SECONDS).nonzero()[0]
     if len(near) <= 1:
         return int(order[0]), order
     load = terms.load[near]

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from tidefleet.routing.hashing import Keys
-from tidefleet.routing.index import PrefixIndex
+from tidefleet.routing.index import STORE, PrefixIndex
 
 
 class Placements:
@@ -26,17 +26,20 @@ class Placements:
         self._index = index
         self._held: dict[int, OrderedDict[int, None]] = {}
 
-    def placed(self, slot: int, keys: Keys, *, room: int) -> None:
+    def placed(self, slot: int, keys: Keys, *, room: int, write_through: bool = False) -> None:
         """An endpoint served a prompt.
 
         Args:
             slot: of the endpoint in the index.
             keys: of the prompt's chunks, shape (chunks,).
             room: chunks that the endpoint's KV room holds; a longer prompt leaves its head.
+            write_through: all of the prompt is also in the shared store that the endpoint reads, and stays there.
 
         Raises:
             KeyError: the index has no endpoint with this slot.
         """
+        if write_through:
+            self._index.store(slot, keys, tier=STORE)
         if room < 1 or not len(keys):
             return
         kept = keys[:room]

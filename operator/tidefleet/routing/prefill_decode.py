@@ -59,7 +59,7 @@ def split(ask: Ask, table: Endpoints, terms: Terms, prefilling: NDArray[np.bool_
     with np.errstate(divide="ignore"):
         transfer = table.latency[2] + np.where(bandwidth > 0.0, lacking * table.kappa / bandwidth, np.inf)
     running = DECODE_WEIGHT * terms.load
-    harm = terms.harm - running * terms.prefill
+    harm = terms.harm - running * terms.prefill - terms.crowd + float(terms.crowd[best])
     delay = float(terms.wait[best]) + transfer + terms.decode + harm - terms.evict
     delay = delay + late_seconds(ask, float(ttft[best]) + transfer, terms.tpot)
     work = terms.fetch + terms.evict

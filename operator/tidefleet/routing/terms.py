@@ -7,6 +7,14 @@ For endpoint e and a request of n tokens, S of which are cached nowhere that is 
     prefill(e) = T_p(S) behind what is cached
     decode(e)  = weight * O * T_d of the batch that it joins
     harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
+                 + crowd + balance
+    crowd(e)   = requests that come before its work there is done, each of which waits that work longer
+               = (fetch + prefill + evict) * min(20, 4 * (wait + (fetch + prefill) / 2) * rate / (1 - utilisation))
+    balance(e) = further turns * what such a turn occupies * load of e in the last hour over the mean
+
+Crowding prices work by how busy the pool is: a hit is worth its own seconds on an idle pool, several times as much on
+a full one. Balance is what a session costs later where it lives: its turns come back, and a fleet is sized for its
+busiest endpoint.
 
 ``weight`` is what a second during an answer counts beside one before its first token. Time beyond an objective counts
 twice. In dollars, an endpoint's own work costs its price, and time that somebody waits the mean price of the pool: with
@@ -34,6 +42,13 @@ LATE_WEIGHT = 1.0
 """What a second beyond an objective counts beside being a second."""
 
 
+CROWD_WEIGHT, MOST_CROWD = 4.0, 20.0
+"""What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen."""
+
+FURTHER_TURNS = 30.0
+"""Turns to come that a request is taken to bring to where it goes, for the balance of load; a choice."""
+
+
 class Hits(Protocol):
     """What ``PrefixIndex.match`` answers."""
 
@@ -47,7 +62,8 @@ class Terms:
     """Arrays with one element per endpoint of ``addresses``.
 
     Attributes:
-        wait, fetch, prefill, decode, harm: seconds, as the module says; ``evict`` is a part of harm.
+        wait, fetch, prefill, decode, harm: seconds, as the module says.
+        evict, crowd, balance: parts of harm.
         late: seconds beyond the objectives.
         usd: the price of all of them; ``total`` the same in seconds of the pool's mean price.
         held: prompt tokens held in each tier and no faster one, shape (tiers, endpoints).
@@ -63,6 +79,8 @@ class Terms:
     decode: Floats
     harm: Floats
     evict: Floats
+    crowd: Floats
+    balance: Floats
     late: Floats
     usd: Floats
     total: Floats
@@ -85,6 +103,10 @@ def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     if hits is None or hits.blocks.shape[1] == 0:
         return np.zeros((1, len(table)))
     blocks = hits.blocks
+    first, last = table.slot_range
+    if first >= 0 and last < blocks.shape[1]:
+        taken: Floats = blocks[:, table.slots].astype(np.float64) * ask.block_size
+        return np.minimum(taken, max(0.0, ask.tokens - 1.0))
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
     if not known.all():
@@ -97,10 +119,14 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     n, output = float(ask.tokens), ask.output_tokens
     held = held_tokens(ask, table, hits)
     cached: Floats = held[0]
-    fetch = np.zeros_like(cached)
-    if len(held) > 1 and (held[-1] > held[0]).any():
+    fetch: Floats = np.zeros(len(cached))
+    if len(held) > 1 and (held[-1] != held[0]).any():
         cached, fetch = _fetched(held, table)
-        held = np.diff(held, axis=0, prepend=0.0)
+        tiers = held.copy()
+        tiers[1:] -= held[:-1]
+        held = tiers
+    else:
+        held = held[:1]
     if ask.lora is not None:
         fetch = fetch + table.lora_seconds(ask.lora)
     uncached = n - cached
@@ -108,8 +134,8 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     prefill = np.maximum(table.floor, uncached * (table.p1 + table.p2 * (n - 0.5 * uncached))) * table.prefill_factor
     wait = np.maximum(table.until - now, 0.0)
     running, pinned = table.running + table.pending, table.context
-    fresh = table.seen_at >= now - STALE_SECONDS
-    if fresh.any():
+    if table.last_seen >= now - STALE_SECONDS:
+        fresh = table.seen_at >= now - STALE_SECONDS
         others = np.where(fresh, table.others_waiting, 0.0)
         wait = wait + others * table.mean_prefill
         running = running + np.where(fresh, table.others_running, 0.0) + others
@@ -119,16 +145,25 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     slope = (table.s1 + table.s2 * (n + 0.5 * output)) * table.step_factor
     tpot = (table.s0 + table.s1 * running + table.s2 * pinned) * table.step_factor + slope
     over = n + output - room
-    if (over > 0.0).any():
+    if over.max() > 0.0:
         # KV room comes back at the pace at which running requests end: about half of what they hold in O steps
-        wait = np.maximum(wait, np.where(over > 0.0, over / np.maximum(pinned, 1.0) * output * tpot, 0.0))
+        # and is all there once they have ended, also for a prompt that is larger than it
+        share = np.minimum(np.maximum(over, 0.0) / np.maximum(pinned, 1.0), pinned > 0.0)
+        wait = np.maximum(wait, share * (output * tpot))
     evict = np.minimum(np.maximum(table.resident + added - room, 0.0), table.resident) * table.evict
     decode = (DECODE_WEIGHT * output) * tpot
     slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
-    harm = slower + evict
-    late = late_seconds(ask, wait + fetch + prefill, tpot)
-    delay = wait + decode + slower + late
-    work = fetch + prefill + evict
+    takes = fetch + prefill
+    work = takes + evict
+    ttft = wait + takes
+    crowd = np.minimum((wait + 0.5 * takes) * (CROWD_WEIGHT * table.crowd(now)), MOST_CROWD)
+    crowd *= work
+    balance = table.load_shares() * slope
+    balance *= FURTHER_TURNS * output
+    later = slower + crowd + balance
+    harm = later + evict
+    late = late_seconds(ask, ttft, tpot)
+    delay = wait + decode + later + late
     total = delay + work
     if table.mean_usd > 0.0:
         usd = delay * table.mean_usd + work * table.usd
@@ -136,13 +171,28 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     else:
         usd = np.zeros_like(total)
     return Terms(
-        table.addresses, wait, fetch, prefill, decode, harm, evict, late, usd, total, held, cached, tpot, running
+        addresses=table.addresses,
+        wait=wait,
+        fetch=fetch,
+        prefill=prefill,
+        decode=decode,
+        harm=harm,
+        evict=evict,
+        crowd=crowd,
+        balance=balance,
+        late=late,
+        usd=usd,
+        total=total,
+        held=held,
+        cached=cached,
+        tpot=tpot,
+        load=running,
     )
 
 
 def late_seconds(ask: Ask, ttft: Floats, tpot: Floats) -> Floats:
     """Seconds beyond the objectives of a request, over its whole answer."""
-    late = np.zeros_like(ttft)
+    late: Floats = np.zeros(len(ttft))
     if ask.ttft_objective_seconds is not None:
         late = np.maximum(ttft - ask.ttft_objective_seconds, 0.0) * LATE_WEIGHT
     if ask.tpot_objective_seconds is not None:
@@ -157,8 +207,10 @@ def _fetched(held: Floats, table: Endpoints) -> tuple[Floats, Floats]:
     holds behind it can still be fetched, since it lies in the same contiguous prefix.
     """
     cached = held[0].copy()
-    seconds = np.zeros_like(cached)
+    seconds: Floats = np.zeros(len(cached))
     for tier in range(1, min(len(held), len(TIERS))):
+        if not table.has_tier[tier - 1]:
+            continue
         part = held[tier] - held[tier - 1]
         bandwidth, latency = table.bandwidth[tier - 1], table.latency[tier - 1]
         with np.errstate(divide="ignore", invalid="ignore"):

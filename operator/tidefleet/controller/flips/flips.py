@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tidefleet.api import AcceleratorType
 from tidefleet.api.flipping import QueueKind
+from tidefleet.cluster.clock import Clock, RealClock
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor, Deposed
+from tidefleet.controller.asked import freshness_seconds
 from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import Decision
@@ -40,6 +43,9 @@ log = logging.getLogger(__name__)
 CANARY_SECONDS = 10.0
 """Within what time a trial request must be answered, in real seconds."""
 
+REAL_SECONDS = 5.0
+"""No phase times out sooner, in real seconds: on a clock that runs faster, API server and pods do not."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -61,6 +67,7 @@ class Flips:
     Attributes:
         trainers: by kind of queue.
         memory_of: what the loop remembers of a pool.
+        clock: the fleet's.
         pause: of the whole fleet, as last read; ``devices`` likewise.
     """
 
@@ -69,6 +76,7 @@ class Flips:
     settings: OperatorConfiguration
     trainers: Mapping[QueueKind, Trainer]
     memory_of: Callable[[PoolKey], PoolMemory | None]
+    clock: Clock = field(default_factory=RealClock)
     canaries: Canaries = field(default_factory=Canaries)
     pause: Pause = field(default_factory=Pause)
     devices: Devices = field(default_factory=Devices)
@@ -150,12 +158,14 @@ class Flips:
         leaving: dict[str, int] = {}
         sight = self._sight(self._seen)
         for unit in self._seen.units:
-            phases = (Phase.CORDONED, Phase.DRAINING, Phase.QUARANTINED)
+            phases = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING, Phase.QUARANTINED)
             if view.pool.key not in unit.pools or unit.journal.phase not in phases:
                 continue
             wants = wanted(unit.journal, observe(unit, sight), self._seen.now)
             for one in unit.serving:
-                goes = wants.empty and one.pod.uid in self.hands.allowed
+                # What stood in quarantine served nobody and was replaced: no budget is asked for it.
+                stood_by = unit.journal.phase is Phase.VERIFYING and bool(unit.journal.cause)
+                goes = wants.empty and (stood_by or one.pod.uid in self.hands.allowed)
                 if one.pod.deleting or not (wants.replace or (wants.empty and not one.is_ordinal)):
                     continue
                 into = leaving if goes else moving
@@ -210,7 +220,7 @@ class Flips:
             for node in reverted:
                 self.teller.reverted(one.unit, node, decision_id=decision_id)
         for one in moved:
-            self.hands.pods(one, decision_id=decision_id, may_shrink=lambda pod: self._may_shrink(pod, seen))
+            self.hands.pods(one, decision_id=decision_id, may_shrink=partial(self._may_shrink, seen=seen))
             if one.wanted.evict:
                 for pod in one.unit.others:
                     self.hands.remove(pod, one.step.journal.why, decision_id)
@@ -317,7 +327,7 @@ class Flips:
             view.pool if view is not None else None,
             warm_seconds=max(warm, self.settings.flipping.shortest_warm_seconds),
             dwell_seconds=self.settings.flipping.dwell_seconds,
-        )
+        ).at_least(REAL_SECONDS * self.clock.scale)
 
     def _leaving(self, seen: _Seen) -> frozenset[str]:
         """Pods of StatefulSets and LeaderWorkerSets that the plan removes anyway."""
@@ -330,7 +340,7 @@ class Flips:
             found |= leaves_by_itself(pods, len(pods) - self._planned.get(key, len(pods)))
         return found
 
-    def _may_shrink(self, one: ServingPod, seen: _Seen) -> bool | None:
+    def _may_shrink(self, one: ServingPod, *, seen: _Seen) -> bool | None:
         """Whether a pod can go by asking its workload for fewer replicas; ``None`` where that has been done."""
         key = (one.pool, one.served.name)
         desired = self._desired.get(key)
@@ -350,7 +360,7 @@ class Flips:
         decisions: Mapping[PoolKey, Decision],
     ) -> dict[str, outlook.TypeRound]:  # fmt: skip
         found: dict[str, outlook.TypeRound] = {}
-        late = self._lateness.note(seen.views.values())
+        late = self._lateness.note(seen.views.values(), fresh_seconds=freshness_seconds(self.settings))
         for accelerator in sorted({unit.accelerator for unit in seen.units}):
             units = [unit for unit in seen.units if unit.accelerator == accelerator]
             pools = {key: view for key, view in seen.views.items() if accelerator in outlook.types_of(view)}

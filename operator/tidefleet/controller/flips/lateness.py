@@ -28,8 +28,11 @@ class Lateness:
 
     _missed: dict[PoolKey, tuple[float, int]] = field(default_factory=dict)
 
-    def note(self, views: Iterable[PoolView]) -> dict[PoolKey, str]:
-        """Take in the newest readings; why first tokens come too late, by pool, where they do."""
+    def note(self, views: Iterable[PoolView], *, fresh_seconds: float) -> dict[PoolKey, str]:
+        """Take in the newest readings; why first tokens come too late, by pool, where they do.
+
+        A reading older than ``fresh_seconds`` says nothing of now.
+        """
         late: dict[PoolKey, str] = {}
         missed: dict[PoolKey, tuple[float, int]] = {}
         for view in views:
@@ -38,7 +41,7 @@ class Lateness:
             if isinstance(reading, Known) and reading.at > at and reading.first_tokens >= LEAST_REQUESTS:
                 misses = bound is not None and (reading.first_token_seconds or 0.0) > bound
                 at, count = reading.at, count + 1 if misses else 0
-            elif not isinstance(reading, Known):
+            elif not isinstance(reading, Known) or view.now - reading.at > fresh_seconds:
                 count = 0
             missed[key] = (at, count)
             if count >= EVALUATIONS and isinstance(reading, Known) and bound is not None:
