@@ -407,7 +407,7 @@ FLIP_EVENTS: Mapping[str, str] = {
     "JournalUnreadable": "The journal on a node is forged or cut off, or missing where our taint stands.",
     "LeftBehind": (
         "Something of ours that no flip accounts for: the label of a node without a journal, marks on a node of no "
-        "known type, a Cohort whose pool lends nothing through Kueue. Nothing is changed; the message says what would be."
+        "known type, a Cohort whose pool lends nothing through Kueue. Nothing is changed; the message says what to do."
     ),
 }
 """What each Event about a flip means: on the node (or the first of several), and on the pool."""
