@@ -405,6 +405,10 @@ FLIP_EVENTS: Mapping[str, str] = {
     "FlipRefused": "A request by hand cannot be carried out; the message says why.",
     "LabelsReverted": "Somebody else changed our labels or taints on a node; they were put back.",
     "JournalUnreadable": "The journal on a node is forged or cut off, or missing where our taint stands.",
+    "LeftBehind": (
+        "Something of ours that no flip accounts for: the label of a node without a journal, marks on a node of no "
+        "known type, a Cohort whose pool lends nothing through Kueue. Nothing is changed; the message says what to do."
+    ),
 }
 """What each Event about a flip means: on the node (or the first of several), and on the pool."""
 
@@ -457,7 +461,7 @@ def _events() -> Iterator[str]:
 
     About the Node (in the namespace `default`) and, but for the steps on the way (`FlipPlanned`, `FlipStarted`,
     `FlipDraining`, `FlipVerifying`, `Reclaiming`, `Warming`), about its InferencePool. `RolledBack`, `Quarantined`,
-    `FlipRefused`, `LabelsReverted` and `JournalUnreadable` are Warnings.
+    `FlipRefused`, `LabelsReverted`, `JournalUnreadable` and `LeftBehind` are Warnings.
     """)
     yield from _table(("reason", "meaning"), ((f"`{word}`", text) for word, text in FLIP_EVENTS.items()))
     yield from _text(f"""

@@ -157,12 +157,13 @@ def test_no_words_are_kept_for_an_event_that_is_gone() -> None:
 
 
 def test_every_event_of_a_flip_is_told_and_no_other() -> None:
-    from tidefleet.controller.flips import telling
+    from tidefleet.controller.flips import sweep, telling
 
     source = Path(telling.__file__).read_text(encoding="utf-8")
     words = set(re.findall(r'Phase\.[A-Z]+: "(\w+)"', source))
     words |= {word for word in re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"', source) if f'reason = "{word}"' in source}
     words |= set(re.findall(r'_emit(?:_pool)?\([^"()]*(?:\([^()]*\))?[^"()]*"([A-Z]\w+)"', source))
+    words |= set(re.findall(r'reason="(\w+)"', Path(sweep.__file__).read_text(encoding="utf-8")))
     words |= set(re.findall(r'reason = "(\w+)" if \w+ else "(\w+)"', source)[0])
     assert words == set(reference().FLIP_EVENTS)
 

@@ -111,7 +111,7 @@ def whole(ground: Ground) -> None:
     eventually(lambda: all(one["state"] == "healthy" for one in ground.way.pool()["endpoints"]))
 
 
-def test_a_session_stays_where_its_cache_is_and_sessions_spread(ground: Ground) -> None:
+def test_a_session_stays_where_its_cache_is(ground: Ground) -> None:
     homes: dict[int, list[str]] = {}
     for turn in range(4):
         for number in range(8):
@@ -119,7 +119,6 @@ def test_a_session_stays_where_its_cache_is_and_sessions_spread(ground: Ground) 
             assert ground.ask(*said, session=f"spread-{number}").status_code == 200
             homes.setdefault(number, []).append(ground.way.picks()[0]["address"])
     assert all(len(set(one)) == 1 for one in homes.values()), homes
-    assert len({one[0] for one in homes.values()}) > 1
 
 
 def test_the_cached_part_is_predicted_as_the_engine_counts_it(ground: Ground) -> None:

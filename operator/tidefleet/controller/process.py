@@ -38,6 +38,7 @@ from tidefleet.controller.flips.canary import Canaries
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.holders import read_devices
 from tidefleet.controller.flips.lenders import pause_of
+from tidefleet.controller.flips.sweep import stray_cohorts
 from tidefleet.controller.gateway import GatewayPools, list_gateway_pools
 from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
@@ -271,8 +272,14 @@ class OperatorProcess:
         return flips
 
     def _look_at_flips(self, flips: Flips, objects: Objects) -> None:
-        """The pause of the whole fleet, and the devices that claims may hold; a pause that cannot be read stays."""
+        """The pause of the whole fleet, the devices that claims may hold, and Cohorts that nobody lends by.
+
+        A pause that cannot be read stays as it was.
+        """
         flips.devices = read_devices(objects)
+        if flips.queued is not None:
+            found_cohorts = stray_cohorts(objects, flips.queued, self.settings.namespaces)
+            flips.cohorts = found_cohorts if found_cohorts is not None else flips.cohorts
         try:
             name = self.settings.flipping.pause_config_map
             found = objects.get(CONFIG_MAP, self.settings.leader_election.namespace or _own_namespace(), name)

@@ -28,6 +28,7 @@ from tidefleet.controller.flips.lending import LendingMemory, Round
 from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
 from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_journal, stepped
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
+from tidefleet.controller.flips.sweep import Stray, Sweep, stray_nodes
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
 from tidefleet.controller.flips.vetoes import HealthClock, conflicts_in, leaves_by_itself, vetoes
@@ -69,6 +70,8 @@ class Flips:
         memory_of: what the loop remembers of a pool.
         clock: the fleet's.
         pause: of the whole fleet, as last read; ``devices`` likewise.
+        cohorts: those of ours that no pool lends by, as last read.
+        queued: pools whose Cohorts are in use, as of the last pass; ``None`` before the first.
     """
 
     actor: Actor
@@ -80,7 +83,10 @@ class Flips:
     canaries: Canaries = field(default_factory=Canaries)
     pause: Pause = field(default_factory=Pause)
     devices: Devices = field(default_factory=Devices)
+    cohorts: Sequence[Stray] = ()
+    queued: frozenset[PoolKey] | None = None
     _hands: Hands | None = None
+    _sweep: Sweep | None = None
     _teller: Teller | None = None
     _health: HealthClock = field(default_factory=HealthClock)
     _lateness: Lateness = field(default_factory=Lateness)
@@ -88,6 +94,7 @@ class Flips:
     _outlooks: outlook.Outlooks = field(default_factory=outlook.Outlooks)
     _planned: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
     _desired: dict[tuple[PoolKey, str], int] = field(default_factory=dict)
+    _unclear: frozenset[PoolKey] = frozenset()
     _borrowers: Borrowers | None = None
     _seen: _Seen | None = None
 
@@ -112,12 +119,24 @@ class Flips:
             self._teller = Teller(self.actor)
         return self._teller
 
+    @property
+    def sweep(self) -> Sweep:
+        """What tells of what is left behind."""
+        if self._sweep is None:
+            self._sweep = Sweep(self.actor)
+        return self._sweep
+
     # --- before pools decide -----------------------------------------------------------------------------------------
 
     def look(self, fleet: Fleet) -> None:
         """See every unit, if any pool lends or any node is in a flip; otherwise nothing costs anything."""
         nodes = self.observer.inventory.nodes()
         views = {view.pool.key: view for _, view in fleet.pools if isinstance(view, PoolView)}
+        self._unclear = frozenset(
+            (seen.metadata.namespace, seen.metadata.name)
+            for seen, view in fleet.pools
+            if not isinstance(view, PoolView)
+        )
         if not any(outlook.lends(view.pool) for view in views.values()) and not any(map(_is_marked, nodes)):
             self._seen = None
             return
@@ -187,7 +206,10 @@ class Flips:
             Deposed: another process leads.
         """
         seen = self._seen
+        strays = stray_nodes(self.observer.inventory.nodes(), seen.units if seen is not None else ())
+        self.sweep.tell((*strays, *self.cohorts), decision_id=decision_id)
         if seen is None:
+            self.queued = self._unclear
             return {}
         self._planned = {
             (key, target.served.name): target.planned
@@ -201,6 +223,8 @@ class Flips:
         self.teller.pools = {key: view.pool for key, view in seen.views.items()}
         views = seen.views.values()
         self.borrowers.look(seen.units, views, seen.kinds, self.observer.inventory.pods(None), seen.now)
+        lent = self.borrowers.lent.values()
+        self.queued = self._unclear | {one.pool for one in lent if one.queue.kind is QueueKind.KUEUE}
         standings = self._standings(seen)
         sight = self._sight(seen)
         observed = {unit.name: observe(unit, sight) for unit in seen.units}
