@@ -30,6 +30,8 @@ class Processes:
         self.directory = directory
         self._logs = directory / "logs"
         self._logs.mkdir(exist_ok=True)
+        self._temporary = directory / "tmp"
+        self._temporary.mkdir(exist_ok=True)
         self._lock = threading.Lock()
         self._supervisor = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(supervisor.__file__)), str(directory)],
@@ -55,7 +57,8 @@ class Processes:
         Args:
             name: What later commands call it; a name may be used again once its process has ended.
             argv: Program and arguments.
-            env: Its whole environment; this process's own if not given.
+            env: Its whole environment; this process's own if not given. Its temporary files lie in the directory, so
+                that those of a process that was killed go too.
             cwd: Its working directory.
             grace_seconds: How long it may take to end after SIGTERM.
             server: Whether it is a part of the cluster, ended after all others.
@@ -64,7 +67,7 @@ class Processes:
             do="start",
             name=name,
             argv=[str(part) for part in argv],
-            env=dict(os.environ if env is None else env),
+            env={**(os.environ if env is None else env), "TMPDIR": str(self._temporary)},
             cwd=None if cwd is None else str(cwd),
             log=str(self.log_path(name)),
             grace_seconds=grace_seconds,
