@@ -73,7 +73,7 @@ def ask_of(
         tokens: its prompt, where the pool's tokenizer has encoded it.
     """
     served, model = pool.served, body.model if body is not None else ""
-    adapter = _adapter(pool, model)
+    adapter = model if model in pool.adapters else None
     wclass = pool.wclass(model, adapter, headers)
     tenant = tenant_of(headers, wclass, secret)
     scope = served.key if tenant is None else f"{served.key}\x00{tenant}"
@@ -116,14 +116,6 @@ def ask_of(
         ends_in_tool_call=body.after_tool if body is not None else False,
         margin_usd=_revenue(wclass, count, output),
     )
-
-
-def _adapter(pool: PoolState, model: str) -> str | None:
-    """The adapter that a model's name stands for; None for the base model."""
-    known: set[str] = {name for rank in pool.ranks.values() for name in rank.adapters}
-    if pool.served.spec is not None:
-        known |= {one.name for one in pool.served.spec.spec.model.adapters}
-    return model if model in known else None
 
 
 def _objective(wclass: WorkloadClass | None, metric: ObjectiveMetric, tokens: int) -> float | None:

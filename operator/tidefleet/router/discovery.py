@@ -193,8 +193,8 @@ class Discovery:
             key = (pool.namespace, pool.name)
             stand_ins = [one for one in upstream if one.namespace == key[0] and one.name == _gateway_name(pool)]
             selected = by_pool.get(key, [])
-            for one in stand_ins:
-                selected = [*selected, *(pod for pod in pods if one.selects(pod) and pod not in selected)]
+            for one in stand_ins:  # one that is selected twice is one rank: they are told apart by address
+                selected = [*selected, *(pod for pod in pods if one.selects(pod))]
             taken |= {(one.namespace, one.name) for one in stand_ins}
             port = pool.spec.serving.engine.port
             found.append(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tidefleet.router.picking import Ended
-from tidefleet.router.pool_state import PoolState
+from tidefleet.router.pool_state import Ended, PoolState
 from tidefleet.telemetry import Telemetry
 
 
@@ -29,7 +28,7 @@ class RouterMeter:
         status = "cut" if done.status is None else f"{done.status // 100}xx"
         telemetry = self._telemetry
         telemetry.count("router_requests_total", 1.0, **labels, status=status)
-        if done.status is None or done.status >= 400:
+        if not done.ended_well:
             return
         telemetry.count("router_prompt_tokens_total", float(done.tokens), **labels)
         telemetry.count("router_predicted_hit_tokens_total", float(done.predicted), **labels)

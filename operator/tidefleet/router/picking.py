@@ -17,9 +17,10 @@ from tidefleet.router.asking import ask_of
 from tidefleet.router.bodies import BadBody, Body, read
 from tidefleet.router.chooser import Choice, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
-from tidefleet.router.pool_state import Limits, PoolState, Request
+from tidefleet.router.pool_state import Ended, Limits, PoolState, Request
+from tidefleet.router.subset import host_of
 from tidefleet.router.tokens import CannotRender, PromptTokens, Tokens
-from tidefleet.router.usage import Usage, UsageReader
+from tidefleet.router.usage import UsageReader
 from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.pick import Pick, Queued, Refused, pick
 from tidefleet.routing.queue import Removed
@@ -45,26 +46,6 @@ class Meter(Protocol):
 
     def decided(self, pool: str, outcome: str, seconds: float) -> None: ...
     def ended(self, pool: str, done: Ended) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One request that is over.
-
-    Attributes:
-        predicted, cached: prompt tokens held as the pick thought, and as the engine counted (None: it did not say).
-        ttft_seconds: from the pick on; None without a first token.
-    """
-
-    wclass: str
-    status: int | None
-    tokens: int
-    predicted: int
-    cached: int | None
-    output_tokens: int
-    ttft_seconds: float | None
-    seconds: float
-    exact: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -128,8 +109,9 @@ class Picker:
         for key, served in found.items():
             state = self.pools.get(key)
             if state is None:
-                state = PoolState(served, self._limits, tokens=self._tokens_of(served), seed=self._seed)
-                self.pools[key] = state
+                state = self.pools[key] = PoolState(served, self._limits, seed=self._seed)
+            if state.tokens is None:  # the first pod may tell the name that the tokenizer goes by
+                state.tokens = self._tokens_of(served)
             state.update(served, fleet.accelerators, now)
             self._pump_now(state)
         self._by_model, self._by_name, self._by_address = {}, {}, {}
@@ -139,7 +121,7 @@ class Picker:
             for name in {served.name, *served.gateway_names}:
                 self._by_name[name] = (*self._by_name.get(name, ()), key)
             for rank in served.ranks:
-                self._by_address[rank.address] = key
+                self._by_address[rank.address] = self._by_address[host_of(rank.address)] = key
         self.ready = True
 
     def _drop(self, key: str) -> None:
@@ -164,17 +146,13 @@ class Picker:
         state = self._pool(head, parsed)
         if isinstance(state, Refusal):
             return self._refused("", state, "no-pool", began)
-        encoder = state.tokens if parsed is not None else None
-        if parsed is None or (encoder is None and parsed.token_ids is None) or parsed.characters > LONGEST_TOKENIZED:
+        if parsed is None or parsed.characters > LONGEST_TOKENIZED:
             return self._decide(state, head, parsed, None, began)
-        if (
-            encoder is None
-            or parsed.token_ids is not None
-            or parsed.characters <= INLINE_CHARACTERS
-            or not self._threads
-        ):
-            return self._decide(state, head, parsed, _encoded(encoder, parsed), began)
-        return self._later(state, head, parsed, encoder, began)
+        encoder = state.tokens
+        takes_long = parsed.token_ids is None and parsed.characters > INLINE_CHARACTERS
+        if encoder is not None and takes_long and self._threads is not None:
+            return self._later(state, head, parsed, encoder, began)
+        return self._decide(state, head, parsed, _encoded(encoder, parsed), began)
 
     async def _later(
         self, state: PoolState, head: RequestHead, body: Body, encoder: PromptTokens, began: float
@@ -207,13 +185,8 @@ class Picker:
         return self.pools[keys[0]]
 
     def _owner(self, subset: tuple[str, ...]) -> str | None:
-        for one in subset:
-            if key := self._by_address.get(one):
-                return key
-            for address, key in self._by_address.items():
-                if address.rpartition(":")[0] in (one, f"[{one}]"):
-                    return key
-        return None
+        """The pool that has an address of a canonical subset."""
+        return next((self._by_address[one] for one in subset if one in self._by_address), None)
 
     def _decide(
         self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float
@@ -343,23 +316,19 @@ class Picker:
             )
         if usage.input_tokens and not ask.token_exact and flight.body is not None and not flight.body.images:
             state.learn_length(flight.body.characters, usage.input_tokens)
+        work = flight.chosen.work_at(flight.address)
+        done = Ended(
+            wclass=ask.wclass,
+            status=flight.status,
+            tokens=usage.input_tokens or ask.tokens,
+            predicted=int(work.cached_tokens) if work is not None else 0,
+            cached=usage.cached_tokens,
+            output_tokens=usage.output,
+            ttft_seconds=None if flight.first_at is None else flight.first_at - flight.began,
+        )
+        state.totals.add(done)
         if self._meter is not None:
-            row = flight.chosen.work_at(flight.address)
-            self._meter.ended(
-                state.served.key,
-                Ended(
-                    wclass=ask.wclass,
-                    status=flight.status,
-                    tokens=usage.input_tokens or ask.tokens,
-                    predicted=int(row.cached_tokens) if row is not None else 0,
-                    cached=usage.cached_tokens,
-                    output_tokens=usage.output,
-                    ttft_seconds=None if flight.first_at is None else flight.first_at - flight.began,
-                    seconds=now - flight.began,
-                    exact=ask.token_exact,
-                ),
-            )
-        _count(state, flight, usage)
+            self._meter.ended(state.served.key, done)
         if len(state.queue):
             self._pump_now(state)
 
@@ -400,25 +369,6 @@ _FAULTS = frozenset({500, 502, 503, 504})
 def _answer(request: Request, found: Choice | Refusal) -> None:
     if request.answer is not None and not request.answer.done():
         request.answer.set_result(found)
-
-
-def _count(state: PoolState, flight: Flight, usage: Usage) -> None:
-    totals, ask = state.totals, flight.chosen.ask
-    if flight.status is None or flight.status >= 400:
-        totals.failed += 1
-        return
-    prompt = usage.input_tokens or ask.tokens
-    totals.requests += 1
-    totals.prompt_tokens += prompt
-    work = flight.chosen.work_at(flight.address)
-    totals.predicted_tokens += int(work.cached_tokens) if work is not None else 0
-    totals.output_tokens += usage.output
-    if usage.cached_tokens is not None:
-        totals.cached_tokens += usage.cached_tokens
-        totals.told_tokens += prompt
-    if flight.first_at is not None:
-        took = flight.first_at - flight.began
-        totals.ttft_seconds = took if totals.ttft_seconds is None else 0.95 * totals.ttft_seconds + 0.05 * took
 
 
 def _flight(ticket: object) -> Flight | None:

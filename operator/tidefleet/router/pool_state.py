@@ -56,6 +56,29 @@ class Limits:
     queue_tokens: float = 50e6
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One request that is over.
+
+    Attributes:
+        predicted, cached: prompt tokens held as the pick thought, and as the engine counted (None: it did not say).
+        ttft_seconds: from the pick on; None without a first token.
+    """
+
+    wclass: str
+    status: int | None
+    tokens: int
+    predicted: int
+    cached: int | None
+    output_tokens: int
+    ttft_seconds: float | None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the engine answered, and with no error."""
+        return self.status is not None and self.status < 400
+
+
 @dataclass(slots=True)
 class Totals:
     """Counts since the router began, of requests that ended well; TTFT as a decayed mean."""
@@ -69,6 +92,22 @@ class Totals:
     failed: int = 0
     refused: int = 0
     ttft_seconds: float | None = None
+
+    def add(self, done: Ended) -> None:
+        """Count a request that is over."""
+        if not done.ended_well:
+            self.failed += 1
+            return
+        self.requests += 1
+        self.prompt_tokens += done.tokens
+        self.predicted_tokens += done.predicted
+        self.output_tokens += done.output_tokens
+        if done.cached is not None:
+            self.cached_tokens += done.cached
+            self.told_tokens += done.tokens
+        if done.ttft_seconds is not None:
+            before = done.ttft_seconds if self.ttft_seconds is None else self.ttft_seconds
+            self.ttft_seconds = 0.95 * before + 0.05 * done.ttft_seconds
 
     def view(self) -> dict[str, float | int | None]:
         """For JSON; ``hitRatio`` is what engines told of prompts whose cached part they told."""
@@ -109,9 +148,12 @@ class PoolState:
         blocks: index of token blocks, fed by KV events; chunks: of text, fed by our own placements.
         queue: requests that wait here.
         characters_per_token: learned from what engines count.
+        adapters: names by which requests ask for an adapter instead of the model.
     """
 
-    def __init__(self, served: ServedPool, limits: Limits, *, tokens: PromptTokens | None, seed: int = 0) -> None:
+    def __init__(
+        self, served: ServedPool, limits: Limits, *, tokens: PromptTokens | None = None, seed: int = 0
+    ) -> None:
         self.served, self.tokens = served, tokens
         self.table = Endpoints(
             served.key,
@@ -129,6 +171,7 @@ class PoolState:
         self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN
         self.ranks: dict[str, Rank] = {}
         self.kv_tokens: dict[str, float] = {}
+        self.adapters: frozenset[str] = frozenset()
         self._slots: dict[str, int] = {}
         self._store = store_of(served)
         self._secret = secrets.token_bytes(16)
@@ -145,7 +188,9 @@ class PoolState:
 
     def update(self, served: ServedPool, accelerators: Mapping[str, AcceleratorType], now: float) -> None:
         """Take what discovery found; what is in flight goes on."""
+        told_anew = served.spec is not self.served.spec or accelerators != self._accelerators
         self.served, self._accelerators = served, accelerators
+        named = served.spec.spec.model.adapters if served.spec is not None else ()
         self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
         ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
         self.block_tokens = _usual_block(ready.values())
@@ -165,9 +210,11 @@ class PoolState:
                 rank = replace(rank, block_tokens=before.block_tokens)  # as the engine told
             self.ranks[address] = rank
             self._say_what_is_odd(rank)
-            if address not in self._slots:
+            fresh = address not in self._slots
+            if fresh:
                 self._slots[address] = self._new_slot()
-            self.refresh(address)
+            if fresh or told_anew or rank != before:
+                self.refresh(address)
             if rank.leaving and (before is None or not before.leaving):
                 moved = hand_over(self.table, address, now)
                 self._moved += len(moved)
@@ -175,6 +222,9 @@ class PoolState:
                     log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
             elif before is not None and before.leaving and not rank.leaving:
                 stay(self.table, address)
+        self.adapters = frozenset(
+            {*(one.name for one in named), *(name for rank in self.ranks.values() for name in rank.adapters)}
+        )
 
     def refresh(self, address: str) -> None:
         """Work out an endpoint's facts again."""
