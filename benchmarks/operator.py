@@ -194,13 +194,18 @@ class Bench:
         self._at_once(paths, lambda path: api.merge(path, patch))
 
     def settle(self, log: ReplicaLog, *, seconds: float) -> None:
-        """Wait until what is asked for runs, at most so long."""
+        """Wait until what is asked for runs, or as many as find a place: nothing changes for a few periods."""
+        seen: tuple[int, int, int] | None = None
+        since = time.monotonic()
 
-        def runs() -> bool:
+        def rests() -> bool:
+            nonlocal seen, since
             ready, count, _ = self.server.ready_pods()
-            return bool(ready == count == log.total())
+            if (ready, count, log.total()) != seen:
+                seen, since = (ready, count, log.total()), time.monotonic()
+            return bool(ready == count == log.total()) or time.monotonic() - since > max(9.0, 4 * self.options.period)
 
-        if not wait_for(runs, seconds=seconds, every=3.0):
+        if not (wait_for(rests, seconds=seconds, every=1.0) and seen is not None and len(set(seen)) == 1):
             ready, count, _ = self.server.ready_pods()
             say(f"{ready} of {count} pods are ready, {log.total()} are asked for")
 

@@ -1,7 +1,8 @@
 """What the day would cost without an operator: each pool on its cheapest single type, sized once for its peak."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from demo.day import Bin
@@ -13,7 +14,7 @@ from tidefleet.controller.decide import decide
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.from_api import architecture_of, offer_of
-from tidefleet.planning.options import EstimateMemo, Offer
+from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.pool import describe
 
 METHOD = (
@@ -39,40 +40,45 @@ def static_fleet(
 
     Each bin is planned with its own token lengths, so a bin of few but long requests counts as what it costs.
     """
-    memo, best = EstimateMemo(), None
+    memo = EstimateMemo()
     architecture = architecture_of(pool, catalogue.models())
+    by_volume = sorted(bins, key=_volume, reverse=True)
+    best: StaticFleet | None = None
     for kind in kinds:
-        view = PoolView(pool, 0.0, classes=tuple(classes), architecture=architecture, kinds={kind.name: kind})
-        fleet = _sized_for_the_peak(view, kind, offer_of(kind), bins, memo=memo)
-        if fleet is not None and (best is None or fleet.usd_per_hour < best.usd_per_hour):
-            best = fleet
+        view = PoolView(
+            pool,
+            0.0,
+            classes=tuple(classes),
+            architecture=architecture,
+            kinds={kind.name: kind},
+            offers=(offer_of(kind),),
+        )
+        below = best.usd_per_hour if best is not None else math.inf
+        best = _sized_for_the_peak(view, kind.name, by_volume, below=below, memo=memo) or best
     return best
 
 
+def _volume(one: Bin) -> float:
+    """How much a bin asks for, roughly: what sorts dear bins first."""
+    return one.requests_per_second * (one.input_tokens + 4.0 * one.output_tokens)
+
+
 def _sized_for_the_peak(
-    view: PoolView, kind: AcceleratorType, offer: Offer, bins: Sequence[Bin], *, memo: EstimateMemo
+    view: PoolView, accelerator: str, bins: Sequence[Bin], *, below: float, memo: EstimateMemo
 ) -> StaticFleet | None:
-    """The fleet of one type that the dearest bin asks for; None when it cannot carry some bin."""
+    """The fleet of one type that the dearest bin asks for; None when a bin does not fit or costs as much as `below`."""
     peak: StaticFleet | None = None
     for one in bins:
         reading = Known(
             one.second, one.requests_per_second, "trace", one.input_tokens, one.output_tokens, one.cached_share
         )
-        seen = PoolView(
-            pool=view.pool,
-            now=one.second,
-            classes=view.classes,
-            architecture=view.architecture,
-            kinds=view.kinds,
-            offers=(offer,),
-            reading=reading,
-        )
+        seen = replace(view, now=one.second, reading=reading)
         plan = decide(seen, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), memo).plan
-        if plan is None or plan.shortfall > 0:
+        if plan is None or plan.shortfall > 0 or plan.usd_per_hour >= below:
             return None
         if peak is None or plan.usd_per_hour > peak.usd_per_hour:
             fleet = describe((each.option, each.replicas) for each in plan.chosen)
-            peak = StaticFleet(kind.name, fleet, plan.usd_per_hour, one.requests_per_second)
+            peak = StaticFleet(accelerator, fleet, plan.usd_per_hour, one.requests_per_second)
     return peak
 
 
