@@ -80,7 +80,7 @@ def demo(tmp_path: Path) -> Iterator[list[Demo]]:
 def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) -> None:
     figures = tmp_path / "day.json"
     pictures = ("--json", str(figures), "--svg", str(tmp_path / "day.svg"))
-    demo.append(Demo(tmp_path, "--seconds", "100", *pictures))
+    demo.append(Demo(tmp_path, "--seconds", "60", *pictures))
     assert demo[0].process.wait(340) == 0, demo[0].output
     day = json.loads(figures.read_text())
     assert [one["pool"] for one in day["pools"]] == ["chat", "code", "reasoning"]
@@ -133,7 +133,7 @@ def test_a_signal_at_a_bad_moment_leaves_nothing(
 @pytest.mark.needs_local_pods
 @pytest.mark.timeout(240)
 def test_a_demo_that_is_kept_runs_on_until_it_is_interrupted(tmp_path: Path, demo: list[Demo]) -> None:
-    demo.append(Demo(tmp_path, "--seconds", "25", keep="1"))
+    demo.append(Demo(tmp_path, "--seconds", "24", "--no-kueue", keep="1"))
     demo[0].wait_for("Everything stays up until Ctrl-C", 200.0)
     path = Path(next(iter(re.findall(r"export KUBECONFIG=(\S+)", demo[0].output))))
     with ApiClient.from_kubeconfig(path) as api:

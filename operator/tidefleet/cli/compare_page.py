@@ -8,43 +8,27 @@ from typing import Any
 
 from tidefleet.cli.compare_table import FULL_BAR_TIMES
 from tidefleet.cli.cost_table import figure, milliseconds, usd
+from tidefleet.cli.html import document
 from tidefleet.cli.rows import reasons
 from tidefleet.economics.ranking import METRICS
 
+_COLOURS = {
+    "replica": ("#1d6fb8", "#5aa9ee"),
+    "pair": ("#7a4fb5", "#b795ec"),
+    "api": ("#b4611a", "#eb9c54"),
+    "odd": ("#a3122b", "#ff8095"),
+}
 _STYLE = """
-:root { color-scheme: light dark; --ink: #16202a; --soft: #566371; --line: #d5dbe1; --page: #fff; --panel: #f5f7f9;
-  --replica: #1d6fb8; --pair: #7a4fb5; --api: #b4611a; --odd: #a3122b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8edf2; --soft: #a3afbb; --line: #36424e; --page: #11171d;
-  --panel: #1a222a; --replica: #5aa9ee; --pair: #b795ec; --api: #eb9c54; --odd: #ff8095; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-p { margin: .35rem 0; max-width: 75ch; }
-.soft { color: var(--soft); }
 .verdict { border-left: .3rem solid var(--odd); padding: .4rem .9rem; background: var(--panel); }
-.skip { position: absolute; left: -99rem; }
-.skip:focus { left: 1rem; top: 1rem; background: var(--page); padding: .5rem; }
-:focus-visible { outline: 3px solid var(--replica); outline-offset: 2px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .88rem; }
-caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { vertical-align: bottom; font-weight: 600; }
+th, td { text-align: right; white-space: nowrap; }
+th { vertical-align: bottom; }
 .t { text-align: left; white-space: normal; min-width: 9rem; }
 .odd { color: var(--odd); font-weight: 600; }
-svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
-svg .soft { fill: var(--soft); }
 .Replica { fill: var(--replica); } .Pair { fill: var(--pair); } .Api { fill: var(--api); }
 .path { fill: none; stroke: var(--soft); stroke-width: 1.5; opacity: .55; }
 .first { stroke: var(--replica); stroke-width: 3.5; opacity: 1; }
 .dot { fill: var(--soft); } .dot.first { fill: var(--replica); stroke: none; }
-.key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .35rem 0 1rem; vertical-align: -1px; }
-@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } tr, svg { break-inside: avoid; }
-  .scroll { overflow: visible; } table { font-size: .7rem; } th, td { padding: .15rem .25rem; }
-  .skip { display: none; } }
+@media print { th, td { padding: .15rem .25rem; } }
 """
 
 _KINDS = {"Replica": "one kind of replica", "Pair": "prefill and decode apart", "Api": "external API"}
@@ -75,25 +59,8 @@ def page(answer: Mapping[str, Any]) -> str:
     parts += [_unpriced(answer["unpriced"]), _refused(answer["cannot_serve"])]
     if answer["notes"]:
         parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(note)}</li>" for note in answer["notes"]), "</ul>"]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
-            "</head>",
-            "<body>",
-            '<a class="skip" href="#figures">To the figures</a>' if entries else "",
-            "<main>",
-            *(part for part in parts if part),
-            "</main>",
-            "</body>",
-            "</html>",
-        ]
-    )
+    skip = ("figures", "To the figures") if entries else None
+    return document(title, parts, colours=_COLOURS, style=_STYLE, skip=skip)
 
 
 def _capital(text: str) -> str:

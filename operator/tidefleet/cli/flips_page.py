@@ -9,36 +9,23 @@ from html import escape
 from tidefleet.api.flipping_status import FlipPhase
 from tidefleet.cli.flips_day import STATES, Day, Ribbon, Span, state_of, unix
 from tidefleet.cli.flips_table import summary, waiting_rows
+from tidefleet.cli.html import document
 
+_COLOURS = {
+    "serving": ("#bfe3cb", "#24533a"),
+    "training": ("#2f6fb5", "#5aa9ee"),
+    "outbound": ("#d9930d", "#f0b441"),
+    "homebound": ("#9a5bc4", "#c494ea"),
+    "quarantined": ("#c22a3a", "#ff8095"),
+    "need": ("#16202a", "#e8edf2"),
+    "have": ("#57a773", "#6cc48c"),
+}
 _STYLE = """
-:root { color-scheme: light dark; --ink: #16202a; --soft: #566371; --line: #d5dbe1; --page: #fff; --panel: #f5f7f9;
-  --serving: #bfe3cb; --training: #2f6fb5; --outbound: #d9930d; --homebound: #9a5bc4; --quarantined: #c22a3a;
-  --need: #16202a; --have: #57a773; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8edf2; --soft: #a3afbb; --line: #36424e; --page: #11171d;
-  --panel: #1a222a; --serving: #24533a; --training: #5aa9ee; --outbound: #f0b441; --homebound: #c494ea;
-  --quarantined: #ff8095; --need: #e8edf2; --have: #6cc48c; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .3rem; }
-h3 { font-size: 1.02rem; margin: 1.4rem 0 .3rem; }
-p { margin: .3rem 0; max-width: 80ch; }
-.soft { color: var(--soft); }
 .paused { border-left: .3rem solid var(--quarantined); padding: .4rem .9rem; background: var(--panel); }
-.skip { position: absolute; left: -99rem; }
-.skip:focus { left: 1rem; top: 1rem; background: var(--page); padding: .5rem; }
-:focus-visible { outline: 3px solid var(--training); outline-offset: 2px; }
-.scroll { overflow-x: auto; }
 .scroll svg { min-width: 44rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .88rem; }
-caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-weight: 600; }
+th, td { text-align: left; vertical-align: top; }
 .n { text-align: right; }
-svg { width: 100%; height: auto; display: block; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-svg .soft { fill: var(--soft); }
+svg text { font-size: 12px; }
 .grid { stroke: var(--line); stroke-width: 1; }
 .now { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 2 3; }
 .need { fill: none; stroke: var(--need); stroke-width: 2; }
@@ -47,10 +34,7 @@ svg .soft { fill: var(--soft); }
 .homebound { fill: var(--homebound); } .quarantined { fill: var(--quarantined); }
 .planned { opacity: .45; }
 .unit:focus rect { stroke: var(--ink); stroke-width: 1.5; }
-.key i { display: inline-block; width: .9rem; height: .9rem; margin: 0 .35rem 0 1rem; vertical-align: -1px;
-  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-@media print { main { max-width: none; padding: 0; } h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
-  .scroll { overflow: visible; } .scroll svg { min-width: 0; } table { font-size: .7rem; } .skip { display: none; } }
+@media print { .scroll svg { min-width: 0; } }
 """
 
 _WORDS = {
@@ -66,30 +50,14 @@ _LEFT, _WIDTH, _CURVE, _ROW = 190, 960, 110, 18
 def page(days: Sequence[Day]) -> str:
     """The days of pools as one HTML document; nothing is loaded from elsewhere."""
     title = "Nodes between serving and training" if len(days) > 1 else f"{days[0].pool}: serving and training"
-    body = "\n".join(part for index, day in enumerate(days) for part in _section(day, index))
     told = days[0]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
-            "</head>",
-            "<body>",
-            '<a class="skip" href="#units-0">To the tables</a>',
-            "<main>",
-            f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">The last and next 24 hours, as of '
-            f"{escape(told.local(told.now).strftime('%a %d %b %Y, %H:%M'))} ({escape(told.zone_name)}).</p>",
-            body,
-            "</main>",
-            "</body>",
-            "</html>",
-        ]
-    )
+    as_of = f"{told.local(told.now).strftime('%a %d %b %Y, %H:%M')} ({told.zone_name})"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">The last and next 24 hours, as of {escape(as_of)}.</p>',
+        *(part for index, day in enumerate(days) for part in _section(day, index)),
+    ]
+    return document(title, parts, colours=_COLOURS, style=_STYLE, skip=("units-0", "To the tables"))
 
 
 def _section(day: Day, index: int) -> Iterator[str]:
