@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+WORKERS ?= 3
 export PYTHONPATH := deploy/local
 
 .DEFAULT_GOAL := help
@@ -41,11 +41,11 @@ check: venv ## ruff, mypy --strict, import-linter, drift of generated files
 	$(BIN)/python deploy/generate.py --check
 
 unit: venv ## the tests that need no server
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not cluster and not chart and not envoy"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not cluster and not chart and not envoy"
 
-# What fails beside another worker on a small, shared machine is told, and tried once more alone; it must pass then.
+# Most tests wait for servers, so three workers fit on two cores. What fails beside another worker on a small, shared machine is told, and tried once more alone; it must pass then.
 test: check tools ## everything
-	$(BIN)/python -m pytest -n $(WORKERS) || \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none --verbose
 
 # Two vLLM replicas on the CPU: about 8 GB of memory, and 6 GB of disk and six minutes once for their environment.

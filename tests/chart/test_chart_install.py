@@ -184,7 +184,7 @@ def served(api: ApiClient, path: str) -> Any:
 
 
 def is_established(definition: dict[str, Any]) -> bool:
-    conditions = {c["type"]: c["status"] for c in definition.get("status", {}).get("conditions", [])}
+    conditions = {c["type"]: c["status"] for c in (definition.get("status") or {}).get("conditions") or []}
     return conditions.get("Established") == "True"
 
 

@@ -42,7 +42,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def own() -> Iterator[ControlPlane]:
     """A control plane of this module's own, to disturb."""
-    with ControlPlane() as running:
+    with ControlPlane(node_lease_seconds=6) as running:
         yield running
 
 

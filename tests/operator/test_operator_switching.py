@@ -133,10 +133,10 @@ def test_capacity_that_is_not_there_is_waited_for_then_planned_around_then_asked
     assert place.replicas() == {scarce: wanted}
 
     op.until(lambda: place.replicas().get("l40s", 0) >= 1, "planned around", step=30)
-    op.settle(step=30)
-    assert place.replicas()[scarce] == 2
-    assert place.has("CapacityAvailable", "False", "Refused")
+    op.until(lambda: place.has("CapacityAvailable", "False", "Refused"), "said so")
     assert scarce in place.condition("CapacityAvailable")[2]
+    op.until(lambda: place.replicas()[scarce] == 2, "those that wait are given up")
+    op.settle()
     assert any("no more nodes came" in one["lostBecause"] for one in place.status()["plan"]["runnersUp"])
 
     op.advance(REFUSED)

@@ -227,7 +227,7 @@ def test_once_a_plan_is_there_calling_off_later_still_gives_one(monkeypatch: pyt
     assert isinstance(solve(problem, clock=Ticks(1e-4), cancelled=lambda: next(asked) < 0), FleetPlan)
     most = next(asked)
     plans = []
-    for after in np.linspace(0, most, 12).astype(int):
+    for after in np.linspace(0, most, 7).astype(int):
         turns = itertools.count()
         result = solve(problem, clock=Ticks(1e-4), cancelled=lambda after=after, turns=turns: next(turns) > after)
         assert isinstance(result, FleetPlan | SolverFailed)

@@ -137,7 +137,7 @@ def test_a_shared_system_prompt_does_not_draw_everybody_to_one_engine(ground: Gr
     system = "You are helpful. " * 60
 
     def one(number: int) -> None:
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": f"{number} {WORDS * 30}"}]
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": f"{number} {WORDS * 200}"}]
         body = {"model": MODEL, "messages": turns, "max_tokens": 40}
         assert ground.way.client.post("/v1/chat/completions", json=body).status_code == 200
 
@@ -145,7 +145,7 @@ def test_a_shared_system_prompt_does_not_draw_everybody_to_one_engine(ground: Gr
         list(threads.map(one, range(48)))
     used = Counter(pick["address"] for pick in ground.way.picks()[:48])
     assert len(used) == COUNT
-    assert max(used.values()) <= 48 * 3 / 4  # all 48 by the cache alone; how few depends on how fast engines answer
+    assert max(used.values()) <= 24
 
 
 def test_an_engine_that_fails_costs_no_request_and_is_used_again_when_it_is_back(ground: Ground) -> None:
