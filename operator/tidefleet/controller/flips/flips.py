@@ -246,7 +246,7 @@ class Flips:
         for one in moved:
             self.hands.pods(one, decision_id=decision_id, may_shrink=partial(self._may_shrink, seen=seen))
             if one.wanted.evict:
-                for pod in one.unit.others:
+                for pod in one.unit.strangers:
                     self.hands.remove(pod, one.step.journal.why, decision_id)
         self._answer_requests(moved, types, seen, decision_id=decision_id)
         self._forget(seen)

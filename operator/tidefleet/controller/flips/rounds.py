@@ -126,9 +126,11 @@ class Hands:
             may_shrink: whether the workload of a pod may be asked for fewer replicas so that it goes, once budgets
                 allow it; ``None`` when that is done already.
         """
-        for one in moved.unit.serving:
+        # A pod whose pool became invalid or was deleted gets back what this flip took from it.
+        touched = [pod for pod in moved.unit.others if marks.FLIP_ANNOTATION in pod.annotations]
+        for pod in (*(one.pod for one in moved.unit.serving), *touched):
             change = pod_change(
-                one.pod, moved.wanted, unit=moved.unit.name, reason=moved.step.journal.why, decision_id=decision_id
+                pod, moved.wanted, unit=moved.unit.name, reason=moved.step.journal.why, decision_id=decision_id
             )
             if change is not None:
                 self.actor.execute(change)

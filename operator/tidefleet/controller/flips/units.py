@@ -50,7 +50,8 @@ class Unit:
         journal: where it stands, in phase Serving since 0 when it has never flipped.
         lagging: nodes on which the journal is another one; ``bare`` those of a unit in a flip that have none at all.
         trouble: why a journal cannot be read, or is missing where a taint of ours stands.
-        serving: pods of pools on it; ``others`` any other pods that hold its accelerators.
+        serving: pods of pools on it; ``others`` any other pods that hold its accelerators, those of pools that cannot
+            be read among them.
     """
 
     name: str
@@ -72,6 +73,11 @@ class Unit:
         return frozenset(one.pool for one in self.serving)
 
     @property
+    def strangers(self) -> tuple[Pod, ...]:
+        """Pods on it that no pool has ever had: those of training."""
+        return tuple(pod for pod in self.others if not was_serving(pod))
+
+    @property
     def names(self) -> frozenset[str]:
         """Names of its nodes that exist."""
         return frozenset(node.name for node in self.nodes)
@@ -85,6 +91,11 @@ class Unit:
     def holders(self) -> int:
         """Pods that hold its accelerators, terminating ones included."""
         return len(self.serving) + len(self.others)
+
+
+def was_serving(pod: Pod) -> bool:
+    """Whether a pod is a pool's, though the pool cannot be read now or is gone: it carries marks that only those do."""
+    return marks.FLIP_ANNOTATION in pod.annotations or marks.POOL_LABEL in pod.labels
 
 
 def serving_pods(
