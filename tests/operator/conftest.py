@@ -183,28 +183,35 @@ def released(fleet: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     helm("uninstall", "tests", "--no-hooks")
 
 
+SCALE = 20
+"""How fast the clock of operators in processes of their own runs."""
+
+
 @pytest.fixture
 def real_operator(
     place: Place, settings: dict[str, Any], released: Released, tmp_path: Path
 ) -> Iterator[Callable[..., RealOperator]]:
-    """Starts operator processes with the chart's account, on a clock twenty times as fast as the real one."""
+    """Starts operator processes with the chart's account, on a clock twenty times as fast as the real one.
+
+    Keyword arguments in camelCase change the settings; ``simulated`` is what the clock showed when the test began.
+    """
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{released.namespace}/leases/tidefleet"
     if place.api.exists(lease):  # of a process that was killed
         place.api.delete(lease)
     now = time.time()
-    config = tmp_path / "operator.yaml"
     chosen = {
         "periodSeconds": 30,
         "scaleDownWindowSeconds": 100,
         "dwellSeconds": 100,
         "leaderElection": {"namespace": released.namespace, "leaseSeconds": 5},
     }
-    config.write_text(yaml.safe_dump({**settings, **chosen}))
     started: list[RealOperator] = []
 
-    def start(*arguments: str) -> RealOperator:
-        clock = f"scale=20,real={now},simulated={now}"
+    def start(*arguments: str, simulated: float = now, **changes: Any) -> RealOperator:
+        clock = f"scale={SCALE},real={now},simulated={simulated}"
         name = f"operator-{len(started)}"
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump({**settings, **chosen, **changes}))
         one = RealOperator(place, released.kubeconfig, config, name, "--clock", clock, *arguments)
         started.append(one)
         return one
