@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from flip_demand import train
 from flip_faults import Ground
 from flip_streams import Streams
 from operator_builders import FLEET, HandClock, Place, RealOperator, a_class, eventually
+from operator_engines import Engines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.chart, pytest.mark.needs_local_pods]
 
@@ -29,7 +31,9 @@ def streams(place: Place) -> Iterator[Streams]:
 class Fast(Ground):
     """Nodes whose time runs with that of operators in processes of their own."""
 
-    begun: float
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.begun, self.real = self.clock.now(), time.time()
 
     def follow(self) -> None:
         """Show what their clock shows, and look at the invariants."""
@@ -46,12 +50,19 @@ class Fast(Ground):
         eventually(followed, what, pause=0.0)
 
 
+@pytest.fixture
+def ground(place: Place, clock: HandClock, engines: Engines, operator_in_process) -> Iterator[Fast]:
+    """Four nodes, on which no operator runs yet."""
+    made = Fast(place, clock, operator_in_process, nodes=4)
+    yield made
+    made.clean()
+
+
 @pytest.mark.timeout(280)
 def test_an_operator_that_is_killed_in_every_phase_is_succeeded_and_nothing_is_lost(
-    place: Place, clock: HandClock, engines, real_operator, released, operator_in_process, streams: Streams
+    ground: Fast, real_operator: Callable[..., RealOperator], released: Any, streams: Streams
 ) -> None:
-    ground = Fast(place, clock, operator_in_process, nodes=4)
-    ground.begun, ground.real = clock.now(), time.time()
+    place = ground.place
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{released.namespace}/leases/tidefleet"
     settings = {
         "namespaces": [],
