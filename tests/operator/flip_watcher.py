@@ -47,7 +47,7 @@ class FlipWatcher:
         for node in nodes:
             name, meta = node["metadata"]["name"], node["metadata"]
             story = meta.get("annotations", {}).get("tidefleet.io/flip")
-            phase = json.loads(story)["phase"] if story else "Serving"
+            phase = _phase(story)
             self.phases.setdefault(name, [])
             if not self.phases[name] or self.phases[name][-1] != phase:
                 self.phases[name].append(phase)
@@ -95,8 +95,7 @@ class FlipWatcher:
             int(node["status"]["allocatable"].get(resource, 0))
             for node in nodes
             for resource in GPU
-            if json.loads(node["metadata"].get("annotations", {}).get("tidefleet.io/flip", "{}")).get("phase")
-            == "Training"
+            if _phase(node["metadata"].get("annotations", {}).get("tidefleet.io/flip")) == "Training"
         )
         published = 0
         for cohort in self._api.get(path)["items"]:
@@ -104,6 +103,14 @@ class FlipWatcher:
                 for flavor in group["flavors"]:
                     published += sum(int(one["nominalQuota"]) for one in flavor["resources"])
         return [f"{published} chips are published and {verified} are verified"] if published > verified else []
+
+
+def _phase(story: str | None) -> str:
+    """The phase that a journal says; ``Serving`` where nothing can be read."""
+    try:
+        return str(json.loads(story or "{}")["phase"])
+    except (ValueError, TypeError, KeyError):
+        return "Serving"
 
 
 def _chips(pod: Mapping[str, Any]) -> int:

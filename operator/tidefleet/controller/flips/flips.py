@@ -241,8 +241,8 @@ class Flips:
             done, reverted = self.hands.dress(one, decision_id=decision_id)
             if done and one.step.changed:
                 self.teller.moved(one, decision_id=decision_id, now=seen.now)
-            for node in reverted:
-                self.teller.reverted(one.unit, node, decision_id=decision_id)
+            for node, who in reverted.items():
+                self.teller.reverted(one.unit, node, who, decision_id=decision_id)
         for one in moved:
             self.hands.pods(one, decision_id=decision_id, may_shrink=partial(self._may_shrink, seen=seen))
             if one.wanted.evict:

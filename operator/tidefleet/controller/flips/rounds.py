@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tidefleet.cluster.kinds import NODE
 from tidefleet.cluster.lease import MAX_EPOCH
+from tidefleet.cluster.objects import ApiFailed, Objects
 from tidefleet.cluster.records import Node, Pod
+from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Blocked as EvictionBlocked
 from tidefleet.cluster.writes import Evict, Gone, MergePatch, Outcome, Written
 from tidefleet.controller import marks
@@ -72,19 +75,20 @@ class Hands:
     refused: dict[str, str] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)
 
-    def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, tuple[str, ...]]:
+    def dress(self, moved: Moved, *, decision_id: str) -> tuple[bool, dict[str, str]]:
         """Write a unit's journal, label and taints to each of its nodes.
 
         Returns:
-            Whether all have them now, and the nodes on which somebody else had changed them.
+            Whether all have them now, and the nodes on which somebody else had changed them, each with who it was
+            where that is known.
 
         Raises:
             Deposed: another process leads.
         """
         journal = replace(moved.step.journal, epoch=self.actor.epoch)
         if not moved.step.changed and not journal.since:
-            return True, ()
-        done, reverted = True, []
+            return True, {}
+        done, reverted = True, dict[str, str]()
         for node in moved.unit.nodes:
             own = own_journal(node)
             try:
@@ -97,9 +101,9 @@ class Hands:
                 continue
             settled = not moved.step.changed and node.name not in moved.unit.lagging
             if settled and own is not None and (own.epoch == self.actor.epoch or own.phase is Phase.SERVING):
-                reverted.append(node.name)
+                reverted[node.name] = who_meddled(self.actor.objects, node.name)
             done = isinstance(self.patch(node, body, journal.why, decision_id), Written) and done
-        return done, tuple(reverted)
+        return done, reverted
 
     def patch(self, node: Node, body: Mapping[str, object], reason: str, decision_id: str) -> Outcome:
         """One merge patch of a node, exactly as it was decided on."""
@@ -179,6 +183,23 @@ class Hands:
         for uid in self.refused.keys() - uids:
             del self.refused[uid]
         self.allowed.intersection_update(uids)
+
+
+def who_meddled(objects: Objects, node: str) -> str:
+    """The field manager that last wrote marks of ours or taints on a node; empty where the API server cannot tell.
+
+    It can of what somebody has set, and not of what somebody has taken off.
+    """
+    try:
+        raw = objects.get(NODE, "", node) or {}
+    except (ApiFailed, Unreachable):
+        return ""
+    found = []
+    for one in raw.get("metadata", {}).get("managedFields") or ():
+        fields = json.dumps(one.get("fieldsV1"))
+        if one.get("manager") != marks.FIELD_MANAGER and ("f:tidefleet.io/" in fields or "f:taints" in fields):
+            found.append((str(one.get("time", "")), str(one.get("manager", ""))))
+    return max(found, default=("", ""))[1]
 
 
 def own_journal(node: Node) -> Journal | None:

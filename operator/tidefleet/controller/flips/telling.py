@@ -14,6 +14,7 @@ from tidefleet.cluster.kinds import INFERENCE_POOL, NODE
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
+from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.lenders import Standing
 from tidefleet.controller.flips.outlook import TypeRound
 from tidefleet.controller.flips.past import needed_before
@@ -137,13 +138,21 @@ class Teller:
             return
         self.troubles[unit.name] = unit.trouble
         if unit.trouble:
-            words = f"{unit.name}: {unit.trouble}"
+            way_out = "; ".join(
+                f"kubectl annotate node {node.name} {marks.FLIP_ANNOTATION}-"
+                if not any(taint.key in (FLIP_TAINT, DUTY_TAINT) for taint in node.taints)
+                else f"tidefleet flip {node.name} --release"
+                for node in unit.nodes
+                if node.name in unit.trouble
+            )
+            words = f"{unit.name}: {unit.trouble}; nothing is lent from it until this is mended, by hand: {way_out}"
             self._emit(unit, pool_key(unit.journal.pool), "JournalUnreadable", words, bad=True, decision_id=decision_id)
 
-    def reverted(self, unit: Unit, node: str, *, decision_id: str) -> None:
+    def reverted(self, unit: Unit, node: str, who: str, *, decision_id: str) -> None:
         """Tell that somebody changes our marks on a node."""
         times = self.reversions[node] = self.reversions.get(node, 0) + 1
-        words = f"{node}: somebody else changed its labels, taints or journal ({times} times by now); they are put back"
+        by = f"{who} or somebody else" if who else "somebody else"
+        words = f"{node}: {by} changed its labels, taints or journal ({times} times by now); they are put back"
         self._emit(unit, pool_key(unit.journal.pool), "LabelsReverted", words, bad=True, decision_id=decision_id)
 
     def _emit(self, unit: Unit, key: tuple[str, str], reason: str, words: str, *, bad: bool, decision_id: str) -> None:
