@@ -116,8 +116,9 @@ class Budget(Model):
     )
 
     reasons: Annotated[tuple[FlipReason, ...], Many(maximum=3, unique=True)] = ()
-    """Flips that the budget limits, e.g. [Loan, Rebalance]; empty: all. A surge recall or
-    a roll-back is never limited."""
+    """Flips that the budget limits, e.g. [Loan, Rebalance]; empty: all. Recall: nodes that the
+    schedule calls back before their loans end. What serving needs, a loan whose time is over and
+    a roll-back are never limited."""
     nodes: Annotated[
         int | str,
         IntOrText(

@@ -404,7 +404,9 @@ class Flips:
                 now=seen.now,
                 settings=self.settings,
             )
-            allowed, held_by = outlook.allowed_now(kind, units, [view.pool for view in pools.values()], seen.now)
+            lending = [view.pool for view in pools.values()]
+            allowed, held_by = outlook.allowed_now(kind, units, lending, seen.now)
+            recalls = outlook.recalls_allowed(units, lending, seen.now)
             round_ = Round(
                 accelerator=accelerator,
                 units=units,
@@ -414,6 +416,7 @@ class Flips:
                 lenders=[one.lender for one in here.values()],
                 allowed=allowed,
                 held_by=held_by,
+                recalls=recalls,
                 requests=seen.requests,
                 memory=self._lending,
                 recall_order=recall_order(self.borrowers.training, seen.now),
@@ -425,6 +428,7 @@ class Flips:
                 ahead=ahead,
                 decision=round_.decide(),
                 allowed=allowed,
+                recalls=recalls[0],
                 at_home=round_.at_home,
                 lenders=frozenset(one.lender.pool for one in here.values()),
             )

@@ -134,6 +134,8 @@ class Round:
     Attributes:
         seen: observations by unit; their wishes are ignored.
         allowed: nodes that may set out now, by budgets and steps; ``held_by`` what limits that.
+        recalls: nodes that may be called back before their loans end where serving does not need them, and what limits
+            that. What serving needs, and whose time is over, comes back all the same.
         requests: what people ask for, by unit.
     """
 
@@ -145,6 +147,7 @@ class Round:
     lenders: Sequence[Lender]
     allowed: int
     held_by: str
+    recalls: tuple[int, str]
     requests: Mapping[str, FlipRequest]
     memory: LendingMemory
     recall_order: RecallOrder
@@ -213,6 +216,15 @@ class Round:
             return out, 0
         target = max(by_hand, min(self.plan.loans, max(0, out + at_home - needs.nodes)))
         back = max(missing, out - target)
+        if missing < back and self.recalls[0] < back:
+            back = max(missing, self.recalls[0])
+            self.blocked.append(
+                Blocked(
+                    f"{out - target - back} nodes of {self.accelerator}",
+                    f"the schedule calls them back and {self.recalls[1]} lets no more come now",
+                    "wait for those on their way, for the end of their loans, or raise the limit",
+                )
+            )
         if back > 0:
             why = f"the schedule lends {self.plan.loans} nodes now: {self.plan.why}"
             if missing:

@@ -112,12 +112,35 @@ def allowed_now(
     out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now))
     back = sum(one.size for one in units if one.journal.phase.is_homebound)
     step = max(largest(units), int(STEP_SHARE * nodes))
-    allowed, held_by = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
+    flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
+    least = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
+    return _least_allowed(FlipReason.LOAN, pools, now, nodes=nodes, flights=flights, least=least)
+
+
+def recalls_allowed(units: Sequence[Unit], pools: Sequence[InferencePool], now: float) -> tuple[int, str]:
+    """Nodes of a type that the schedule may call back before their loans end, and what limits that: budgets alone."""
+    nodes = sum(one.size for one in units)
+    back = sum(one.size for one in units if one.journal.phase.is_homebound)
+    out = sum(one.size for one in units if one.journal.phase.is_outbound)
+    flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
+    return _least_allowed(FlipReason.RECALL, pools, now, nodes=nodes, flights=flights, least=(nodes, ""))
+
+
+def _least_allowed(
+    reason: FlipReason,
+    pools: Sequence[InferencePool],
+    now: float,
+    *,
+    nodes: int,
+    flights: Mapping[FlipReason, int],
+    least: tuple[int, str],
+) -> tuple[int, str]:
+    """The least that any pool that lends allows, and what limits it."""
+    allowed, held_by = least
     for pool in pools:
         if not lends(pool):
             continue
-        flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
-        found = allowance(pool.spec.flipping.budgets, FlipReason.LOAN, now, nodes=nodes, in_flight=flights)
+        found = allowance(pool.spec.flipping.budgets, reason, now, nodes=nodes, in_flight=flights)
         if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
@@ -247,14 +270,20 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class TypeRound:
-    """All that a pass found about one accelerator type; ``at_home`` are the nodes that serve or soon will,
-    ``lenders`` the pools (``namespace/name``) that may lend it."""
+    """All that a pass found about one accelerator type.
+
+    Attributes:
+        allowed, recalls: nodes that may set out now, and that may be called back before their time.
+        at_home: nodes that serve, or soon will.
+        lenders: the pools (``namespace/name``) that may lend it.
+    """
 
     accelerator: str
     needs: Needs
     ahead: Outlook
     decision: TypeDecision
     allowed: int
+    recalls: int
     at_home: int
     lenders: frozenset[str]
 

@@ -222,7 +222,8 @@ class Teller:
                 late[direction] = max(late[direction], now - journal.deadline)
         self.meter.lent(key, lent)
         self.meter.overdue(key, training=late["training"], serving=late["serving"])
-        self.meter.allowed(key, {"Loan": sum(one.allowed for one in rounds)})
+        allowed = {"Loan": sum(one.allowed for one in rounds), "Recall": sum(one.recalls for one in rounds)}
+        self.meter.allowed(key, allowed)
 
 
 def pool_key(name: str) -> tuple[str, str]:
