@@ -7,6 +7,7 @@ field without a description, or a new condition without its kinds is an error he
 from __future__ import annotations
 
 import ast
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -231,7 +232,9 @@ def fields(model: type[BaseModel] = OperatorConfiguration, under: str = "") -> I
 def _type(info: FieldInfo) -> str:
     kind = info.annotation
     if get_origin(kind) is tuple:
-        text = "list of strings"
+        of = get_args(kind)[0]
+        named = isinstance(of, type) and issubclass(of, BaseModel)
+        text = f"list of {{{', '.join(of.model_fields)}}}" if named else "list of strings"
     elif get_args(kind):
         text = " or ".join(f"`{each}`" for each in get_args(kind))
     else:
@@ -246,7 +249,10 @@ def _type(info: FieldInfo) -> str:
 
 
 def _default(info: FieldInfo) -> str:
-    value = list(info.default) if isinstance(info.default, tuple) else info.default
+    value = info.default
+    if isinstance(value, tuple):
+        value = [one.model_dump(by_alias=True) if isinstance(one, BaseModel) else one for one in value]
+        return f"`{yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()}`"
     return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
 
 

@@ -65,6 +65,37 @@ class Calibration(_Part):
     """Time after which a measurement counts half."""
 
 
+class DeviceQuery(_Part):
+    """A query of the Prometheus; every series that it answers with is a device that is not well."""
+
+    query: Annotated[str, Field(min_length=1, max_length=2000)]
+    why: Annotated[str, Field(min_length=1, max_length=200)]
+    """What is wrong, in words, e.g. ``its last XID``; the series' value is told behind it."""
+
+
+class DeviceHealth(_Part):
+    """Errors of devices that keep a node from being lent, call it back or keep it quarantined; asked of the Prometheus.
+
+    The queries that are there read dcgm-exporter as it is installed by default. XIDs 13, 31, 43, 45, 68 and 109 are
+    faults of applications, and NVIDIA's device plugin leaves them out of a device's health, too. A device of which the
+    Prometheus knows nothing counts as well; while it cannot be asked, its last answer holds.
+    """
+
+    node_labels: tuple[str, ...] = ("Hostname", "node", "kubernetes_node")
+    """Labels that may have the name of a node; the first that a series has counts."""
+    queries: tuple[DeviceQuery, ...] = (
+        DeviceQuery(query="DCGM_FI_DEV_ROW_REMAP_FAILURE > 0", why="remapping of memory rows has failed"),
+        DeviceQuery(query="DCGM_FI_DEV_ROW_REMAP_PENDING > 0", why="a remapping of memory rows waits for a reset"),
+        DeviceQuery(
+            query="DCGM_FI_DEV_XID_ERRORS > 0 unless ("
+            + " or ".join(f"DCGM_FI_DEV_XID_ERRORS == {xid}" for xid in (13, 31, 43, 45, 68, 109))
+            + ")",
+            why="its last error is of the device itself, XID",
+        ),
+    )
+    """Empty: no Prometheus is asked."""
+
+
 class Flipping(_Part):
     """How nodes change between serving and training; what a pool's own terms say goes first."""
 
@@ -80,6 +111,7 @@ class Flipping(_Part):
     """Least time that replicas get to become ready on a node that came back, before it is quarantined."""
     penalty: Annotated[float, Field(ge=0, le=1000)] = 4.0
     """How many times its margin a serving accelerator-hour costs that was missing."""
+    device_health: DeviceHealth = DeviceHealth()
     pause_config_map: str = "tidefleet-pause"
     """ConfigMap beside the operator that pauses the flips of the whole fleet: scope, by and reason."""
 

@@ -35,6 +35,7 @@ from tidefleet.controller.collector import Collector
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.disruption import list_budgets
 from tidefleet.controller.flips.canary import Canaries
+from tidefleet.controller.flips.device_health import read_ailing
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.holders import read_devices
 from tidefleet.controller.flips.lenders import pause_of
@@ -277,6 +278,8 @@ class OperatorProcess:
         A pause that cannot be read stays as it was.
         """
         flips.devices = read_devices(objects)
+        ailing = read_ailing(self.settings.prometheus, self.settings.flipping.device_health)
+        flips.ailing = ailing if ailing is not None else flips.ailing
         if flips.queued is not None:
             found_cohorts = stray_cohorts(objects, flips.queued, self.settings.namespaces)
             flips.cohorts = found_cohorts if found_cohorts is not None else flips.cohorts

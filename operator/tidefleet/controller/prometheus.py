@@ -50,30 +50,37 @@ async def ask(session: aiohttp.ClientSession, config: Prometheus, pods: Iterable
     """
     pods = list(pods)
     try:
-        body = await _query(session, config, {pod.split("/", 1)[0] for pod in pods})
-        by_pod = read_matrix(body)
+        names = "|".join(METRICS)
+        places = "|".join(
+            sorted({pod.split("/", 1)[0] for pod in pods})
+        )  # namespaces hold nothing that a pattern reads
+        text = f'{{__name__=~"{names}",namespace=~"{places}"}}[{config.window_seconds}s]'
+        by_pod = read_matrix(await query(session, config, text))
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = f"Prometheus cannot be reached or understood: {error or type(error).__name__}"
         return dict.fromkeys(pods, Trouble(Cause.UNREACHABLE, why))
     return {pod: _sample(by_pod.get(pod), pod) for pod in pods}
 
 
-async def _query(session: aiohttp.ClientSession, config: Prometheus, namespaces: set[str]) -> Any:
+async def query(session: aiohttp.ClientSession, config: Prometheus, text: str) -> Any:
+    """What a Prometheus answers to an instant query.
+
+    Raises:
+        aiohttp.ClientError, OSError, TimeoutError: it cannot be reached.
+        ValueError: it refuses the query, or answers with no JSON.
+    """
     headers = {}
     if config.token_file:
         token = await asyncio.to_thread(Path(config.token_file).read_text)
         headers["Authorization"] = f"Bearer {token.strip()}"
     tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=config.ca_file) if config.ca_file else True
-    names = "|".join(METRICS)
-    places = "|".join(sorted(namespaces))  # names of namespaces hold nothing that a pattern would read
-    query = f'{{__name__=~"{names}",namespace=~"{places}"}}[{config.window_seconds}s]'
     url = f"{config.url.rstrip('/')}/api/v1/query"
     timeout = aiohttp.ClientTimeout(total=SECONDS)
-    async with session.post(url, data={"query": query}, headers=headers, ssl=tls, timeout=timeout) as response:
-        text = await read_all(response.content, ANSWER_LIMIT)
+    async with session.post(url, data={"query": text}, headers=headers, ssl=tls, timeout=timeout) as response:
+        answer = await read_all(response.content, ANSWER_LIMIT)
         if response.status != 200:
-            raise ValueError(f"it answered {response.status}: {text[:200].decode('utf-8', 'replace')}")
-        body = await asyncio.to_thread(json.loads, text)
+            raise ValueError(f"it answered {response.status}: {answer[:200].decode('utf-8', 'replace')}")
+        body = await asyncio.to_thread(json.loads, answer)
         if body.get("status") != "success":
             raise ValueError(f"it answered {str(body.get('error', ''))[:200]}")
         return body

@@ -69,7 +69,7 @@ class Flips:
         trainers: by kind of queue.
         memory_of: what the loop remembers of a pool.
         clock: the fleet's.
-        pause: of the whole fleet, as last read; ``devices`` likewise.
+        pause: of the whole fleet, as last read; ``devices`` likewise, and ``ailing``, what is wrong with one, by node.
         cohorts: those of ours that no pool lends by, as last read.
         queued: pools whose Cohorts are in use, as of the last pass; ``None`` before the first.
     """
@@ -83,6 +83,7 @@ class Flips:
     canaries: Canaries = field(default_factory=Canaries)
     pause: Pause = field(default_factory=Pause)
     devices: Devices = field(default_factory=Devices)
+    ailing: Mapping[str, str] = field(default_factory=dict)
     cohorts: Sequence[Stray] = ()
     queued: frozenset[PoolKey] | None = None
     _hands: Hands | None = None
@@ -296,9 +297,10 @@ class Flips:
             for name, words in conflicts_in(view, self.observer.autoscalers or ()).items()
         }
         surplus = self._leaving(seen)
+        told = {**self.ailing, **self.devices.tainted}
         unhealthy = {
             unit.name: self._health.unhealthy(unit, seen.kinds[unit.accelerator], seen.now)
-            or next((self.devices.tainted[node.name] for node in unit.nodes if node.name in self.devices.tainted), "")
+            or next((told[node.name] for node in unit.nodes if node.name in told), "")
             for unit in seen.units
         }
         against = {}
