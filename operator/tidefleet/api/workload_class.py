@@ -11,6 +11,7 @@ from pydantic import Field
 
 from tidefleet.api.base import Model, Resource, Rule, name_rule
 from tidefleet.api.conditions import Conditions, Generation
+from tidefleet.api.demand import Demand, DemandSource
 from tidefleet.api.leaves import Integer, Many, Text
 from tidefleet.api.scalars import (
     USD,
@@ -48,12 +49,6 @@ class ObjectiveMetric(StrEnum):
     STALL = "Stall"
 
 
-class DemandSource(StrEnum):
-    """Where demand is taken from."""
-
-    METRICS = "Metrics"
-
-
 class Billing(StrEnum):
     """How an external API bills."""
 
@@ -87,46 +82,6 @@ class Match(Model):
     """Adapters asked for, e.g. [chat-legal]; empty: any."""
     headers: Annotated[tuple[HeaderMatch, ...], Many(maximum=16, keys=("name",))] = ()
     """Headers that must be there with these values."""
-
-
-class Demand(Model):
-    """How much is asked: measured, declared as a rate, or a volume with a deadline."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="[has(self.requestsPerSecond), has(self.source), has(self.volumeTokensPerDay)]"
-            ".filter(given, given).size() == 1",
-            holds=lambda d: (
-                sum(each is not None for each in (d.requests_per_second, d.source, d.volume_tokens_per_day)) == 1
-            ),
-            expected="exactly one of requestsPerSecond, source and volumeTokensPerDay",
-            example="source: Metrics",
-        ),
-        Rule(
-            field="deadlineSeconds",
-            cel="has(self.volumeTokensPerDay) == has(self.deadlineSeconds)",
-            holds=lambda d: (d.volume_tokens_per_day is None) == (d.deadline_seconds is None),
-            expected="volumeTokensPerDay and deadlineSeconds together, or neither",
-            example="86400",
-        ),
-    )
-
-    requests_per_second: PositiveNumber | None = Field(default=None, examples=["3.5"])
-    """A declared rate of requests per second, e.g. "3.5"."""
-    source: DemandSource | None = None
-    """Metrics: demand is observed."""
-    volume_tokens_per_day: (
-        Annotated[
-            int, Integer(minimum=1, maximum=10**15, expected="a positive integer of tokens", example=2_000_000_000)
-        ]
-        | None
-    ) = None
-    """Deferrable work: tokens in a day, e.g. 2000000000. Needs `deadlineSeconds`."""
-    deadline_seconds: (
-        Annotated[int, Integer(minimum=60, maximum=2_592_000, expected="seconds from 60 to 2592000", example=86400)]
-        | None
-    ) = None
-    """Within how many seconds deferrable work must be done, e.g. 86400."""
 
 
 class InputLength(Model):

@@ -238,7 +238,7 @@ def _schedule(
     ahead, work = memory.ahead, memory.waiting
     reading = _aged(view.reading, view.now, freshness_seconds(settings))
     work.progress(waiting, reading if isinstance(reading, Known) else None, view.now)
-    if work.is_due(view.now):
+    if work.is_due(waiting, view.now):
         bounds = view.pool.spec.replicas
         expected = ahead.steady(view.now, mix, declared)
         work.schedule(waiting, mix, expected, now=view.now, least=max(bounds.min, _waker(view)), most=bounds.max)
@@ -247,7 +247,8 @@ def _schedule(
 
 def _deferred(view: PoolView, memory: PoolMemory, steady: list[WorkloadClass]) -> str:
     names = [one.name for one in view.classes if is_deferrable(one)]
-    return f"; {memory.waiting.words(names)}" if names and steady else ""
+    told = f"; {memory.waiting.words(names)}" if names and steady else ""
+    return told + "".join(f"; {one.words}" for _, one in sorted(view.trainers.items()))
 
 
 _REASONS = {

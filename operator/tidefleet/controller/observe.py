@@ -40,6 +40,7 @@ from tidefleet.controller.places import (
 from tidefleet.controller.price_source import Prices
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, check_template, deployment_name
+from tidefleet.controller.trainers import follows, trainers_of, with_trainer
 from tidefleet.controller.view import Chips, Fault, PoolView, Served
 from tidefleet.economics.architecture import Architecture
 from tidefleet.planning.calls import Calls, calls_between, with_called
@@ -133,10 +134,14 @@ class Observer:
             own = workloads.get(pool.key, [])
             named = bool(pool.spec.accelerators or pool.spec.serving.workloads)
             mine = classes_of.get(pool.key, ())
+            trainers = trainers_of(mine, self.inventory.pods(pool.key[0])) if any(map(follows, mine)) else {}
             view = PoolView(
                 pool=pool,
                 now=now,
-                classes=tuple(with_called(one, calls.called.get(one.key)) for one in mine),
+                classes=tuple(
+                    with_trainer(with_called(one, calls.called.get(one.key)), trainers.get(one.name)) for one in mine
+                ),
+                trainers=trainers,
                 called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
                 unreadable_classes=tuple(unreadable.get(pool.key, ())),
                 kinds=kinds,

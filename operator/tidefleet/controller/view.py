@@ -11,6 +11,7 @@ from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
 from tidefleet.controller.ahead import Ahead
 from tidefleet.controller.calibrating import Learning, Round
+from tidefleet.controller.trainers import Trainer
 from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.evidence import Correction
@@ -91,6 +92,7 @@ class PoolView:
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
         called: what classes of other pools, or of this one, ask of its classes, by name. A declared class's demand has
             it in it.
+        trainers: the training jobs that classes of it follow, by class, whose volumes are what the jobs ask for now.
         reserved: chips by accelerator type that are paid for a term and that no other pool holds.
         groups: whether LeaderWorkerSets are served, so that a replica may be wider than a node.
         moving: replicas that leave nodes which are to be lent and are replaced elsewhere first, by workload.
@@ -116,6 +118,7 @@ class PoolView:
     price_fault: str = ""
     groups: bool = False
     called: Mapping[str, Called] = field(default_factory=dict)
+    trainers: Mapping[str, Trainer] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
     moving: Mapping[str, int] = field(default_factory=dict)
     leaving: Mapping[str, int] = field(default_factory=dict)

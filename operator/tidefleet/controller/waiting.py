@@ -14,6 +14,7 @@ import numpy as np
 
 from tidefleet.api import WorkloadClass
 from tidefleet.controller.ahead import mean_of
+from tidefleet.controller.trainers import follows
 from tidefleet.planning.deferrable import SECONDS_PER_DAY, DeferrablePlan, Volume, daily_volumes, fewest_units
 from tidefleet.planning.demand import Known
 from tidefleet.planning.from_api import number, shape_of
@@ -23,6 +24,9 @@ from tidefleet.planning.words import brief
 
 MOST_UNITS = 1000
 
+TRAINS_ON_SECONDS = 4 * 3600.0
+"""How far ahead a trainer is taken to go on as it does now."""
+
 
 @dataclass(slots=True)
 class Waiting:
@@ -31,13 +35,16 @@ class Waiting:
     Attributes:
         unit: requests per second that one replica carries, as last planned; 0 before the first plan.
         done: tokens done by class and day of release (days since 1970).
+        owed: tokens that a trainer has asked for by now and not got, by class.
         plan, units: the schedule in force, in requests of the mix, and the replicas it adds at most.
     """
 
     unit: float = 0.0
     done: dict[str, dict[int, float]] = field(default_factory=dict)
+    owed: dict[str, float] = field(default_factory=dict)
     plan: DeferrablePlan | None = None
     units: int = 0
+    _planned_volumes: dict[str, float] = field(default_factory=dict)
     _until: float | None = None
     _per_token: dict[str, float] = field(default_factory=dict)
 
@@ -59,6 +66,7 @@ class Waiting:
             least, most: replicas the pool has in any case, and may have at all.
         """
         self.plan, self.units = None, 0
+        self._planned_volumes = {one.name: _volume(one) for one in classes}
         if steady is None or not classes or self.unit <= 0.0:
             return
         own = sum(number(one.spec.traffic_share) for one in classes)
@@ -69,9 +77,11 @@ class Waiting:
         room = int(max(0.0, min(MOST_UNITS, most - float(replicas.max()))))
         self.plan, self.units = fewest_units(volumes, slack, now=now, unit=self.unit, most=room)
 
-    def is_due(self, now: float) -> bool:
-        """Whether a schedule is to be made: none is in force for the present slot."""
-        return self.plan is None or self.plan.first != slot_of(now)
+    def is_due(self, classes: Sequence[WorkloadClass], now: float) -> bool:
+        """Whether a schedule is to be made: none is in force for the present slot, or a trainer's rate is another."""
+        if self.plan is None or self.plan.first != slot_of(now):
+            return True
+        return any(_volume(one) != self._planned_volumes.get(one.name) for one in classes if follows(one))
 
     def beyond(self, now: float, lead_seconds: float) -> float:
         """Requests per second to plan beyond the steady demand, so that they are there when the schedule wants them."""
@@ -88,8 +98,8 @@ class Waiting:
         seconds = 0.0 if self._until is None else max(0.0, now - self._until)
         self._until = now
         for wclass in classes:
-            days = self.done.get(wclass.name)
-            if not days or not seconds:
+            days = self.done.get(wclass.name, {})
+            if not seconds or not (days or follows(wclass)):
                 continue
             share = number(wclass.spec.traffic_share)
             if share and reading is not None:
@@ -98,19 +108,38 @@ class Waiting:
             else:
                 rate = self.plan.rate_at(wclass.name, now) if self.plan is not None else 0.0
                 tokens = rate / max(1e-12, self._per_token.get(wclass.name, 1.0)) * seconds
-            volume = float(wclass.spec.demand.volume_tokens_per_day or 0)
+            volume = _volume(wclass)
+            if follows(wclass):
+                asked = volume / SECONDS_PER_DAY * seconds
+                # A trainer that has waited for a whole deadline waits on: it asks for nothing more meanwhile.
+                most = max(volume, self._planned_volumes.get(wclass.name, 0.0)) / SECONDS_PER_DAY * _within(wclass)
+                self.owed[wclass.name] = min(most, max(0.0, self.owed.get(wclass.name, 0.0) + asked - tokens))
+                continue
             for day in sorted(days):
                 part = min(tokens, max(0.0, volume - days[day]))
                 days[day] += part
                 tokens -= part
 
     def _volumes(self, wclass: WorkloadClass, mix: Sequence[ClassDemand], now: float, horizon: float) -> list[Volume]:
-        demand = wclass.spec.demand
-        tokens, within = float(demand.volume_tokens_per_day or 0), float(demand.deadline_seconds or 0)
-        done = self._days(wclass.name, tokens, within, now)
+        tokens, within = _volume(wclass), _within(wclass)
         per_token = self._per_token[wclass.name] = work_per_token(wclass, mix)
-        found = daily_volumes(wclass.name, tokens, within, now=now, horizon=horizon, done=done)
+        if follows(wclass):
+            found = self._asked_by_trainer(wclass.name, tokens, within, now, min(horizon, TRAINS_ON_SECONDS))
+        else:
+            done = self._days(wclass.name, tokens, within, now)
+            found = daily_volumes(wclass.name, tokens, within, now=now, horizon=horizon, done=done)
         return [replace(one, tokens=one.tokens * per_token) for one in found]
+
+    def _asked_by_trainer(
+        self, name: str, tokens: float, within: float, now: float, horizon: float
+    ) -> tuple[Volume, ...]:
+        """What a trainer is owed, and what it will ask for slot by slot if it goes on as it does now."""
+        found = [Volume(f"{name}/owed", self.owed.get(name, 0.0), now + within)]
+        for slot in range(slot_of(now), slot_of(now + horizon)):
+            begin, end = max(now, slot * SLOT_SECONDS), (slot + 1) * SLOT_SECONDS
+            part = tokens / SECONDS_PER_DAY * (end - begin)
+            found.append(Volume(f"{name}/{slot}", part, end + within, begin))
+        return tuple(one for one in found if one.tokens)
 
     def _days(self, name: str, tokens: float, within: float, now: float) -> dict[int, float]:
         """Tokens done by day of release, for days that may still be due."""
@@ -139,6 +168,14 @@ class Waiting:
             f"{who} does not fit into what is idle before its deadline: "
             f"{rate} requests/s more are planned for it from {begins:%H}:00 UTC"
         )
+
+
+def _volume(wclass: WorkloadClass) -> float:
+    return float(wclass.spec.demand.volume_tokens_per_day or 0)
+
+
+def _within(wclass: WorkloadClass) -> float:
+    return float(wclass.spec.demand.deadline_seconds or 0)
 
 
 def work_per_token(wclass: WorkloadClass, mix: Sequence[ClassDemand]) -> float:
