@@ -142,6 +142,7 @@ class OperatorProcess:
             api,  # type: ignore[arg-type, unused-ignore]
             self.settings.namespaces or None,
             self.settings.node_selector or None,
+            on_change=self._changed,
         )
         self._inventory = inventory
         shipped = tuple(
@@ -254,6 +255,11 @@ class OperatorProcess:
         """Stop as soon as the present pass is over."""
         self.stop.set()
         self.wake.set()
+
+    def _changed(self, _plural: str) -> None:
+        """While a flip waits for pods or a node, as for a checkpoint or the last pod to go, no period is waited for."""
+        if self._loop is not None and self._loop.flips is not None and self._loop.flips.is_moving:
+            self.wake.set()
 
     def _look_around(self, observer: Observer, objects: Objects) -> None:
         """Who else scales workloads or guards pods; while autoscalers cannot be listed, adopted workloads are held."""

@@ -100,6 +100,12 @@ class Flips:
     _seen: _Seen | None = None
 
     @property
+    def is_moving(self) -> bool:
+        """Whether any unit is in the middle of a flip; for any thread."""
+        seen = self._seen
+        return seen is not None and any(unit.journal.phase.is_moving for unit in seen.units)
+
+    @property
     def hands(self) -> Hands:
         """What carries decisions out."""
         if self._hands is None:
