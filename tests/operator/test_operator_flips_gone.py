@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flip_demand import train
@@ -35,10 +36,10 @@ def is_bare(ground: Ground, index: int) -> bool:
     return ground.phase(index) == "Serving" and not worn and notes.get("tidefleet.io/duty") in (None, "serving")
 
 
-def two_ways_out(ground: Ground, streams: Streams) -> tuple[int, int]:
+def two_ways_out(ground: Ground, streams: Streams, **settings: Any) -> tuple[int, int]:
     """A node that is being drained, its replica kept by a stream, and one on which a job trains."""
     ground.place.create(ground.a_pool(), a_class(rate=1))
-    ground.start()
+    ground.start(**settings)
     ground.serve(1)
     (draining,) = ground.serving_on()
     training = next(index for index in range(len(ground.names)) if index != draining)
@@ -86,3 +87,16 @@ def test_a_pool_that_is_deleted_in_mid_drain_leaves_its_replicas_serving_and_its
     assert all(map(is_routable, ground.pods(draining)))
     assert streams.broken == []
     assert ground.sound()
+
+
+def test_a_namespace_that_is_deleted_in_mid_flip_leaves_clean_nodes(flip_ground, place, streams):
+    ground = flip_ground(nodes=4)
+    lease = {"leaderElection": {"namespace": "default", "name": place.namespace}}
+    draining, training = two_ways_out(ground, streams, **lease)
+    ground.watcher.required.clear()
+    place.api.delete(f"/api/v1/namespaces/{place.namespace}")
+    ground.until(lambda: is_bare(ground, draining) and is_bare(ground, training), "both are home", step=20.0)
+    assert ground.op.alive
+    assert ground.sound()
+    ground.op.stop()
+    place.api.delete(f"/apis/coordination.k8s.io/v1/namespaces/default/leases/{place.namespace}")
