@@ -118,6 +118,7 @@ class Totals:
             "promptTokens": self.prompt_tokens,
             "predictedHitTokens": self.predicted_tokens,
             "cachedTokens": self.cached_tokens,
+            "toldTokens": self.told_tokens,
             "outputTokens": self.output_tokens,
             "hitRatio": self.cached_tokens / self.told_tokens if self.told_tokens else None,
             "predictedHitRatio": self.predicted_tokens / self.prompt_tokens if self.prompt_tokens else None,
