@@ -62,7 +62,11 @@ def test_the_last_picks_of_all_come_in_order_of_time() -> None:
 
 def test_of_several_answers_that_of_the_worker_that_knows_the_prompt_is_given() -> None:
     def pick(tokens: int) -> dict[str, Any]:
-        return {"address": f"{tokens}", "chosen": {"hitTokens": {"device": 0}}, "others": [{"hitTokens": {"d": tokens}}]}
+        return {
+            "address": f"{tokens}",
+            "chosen": {"hitTokens": {"device": 0}},
+            "others": [{"hitTokens": {"d": tokens}}],
+        }
 
     refused = {"status": 503, "reason": "no pool"}
     assert best_informed([pick(5), refused, pick(9), pick(7)])["address"] == "9"
@@ -80,7 +84,9 @@ def state(requests: int, wrong: str = "", pool: str = "prod/chat") -> dict[str, 
 
 def picked(gathered: Gathered, pool: str = "chat") -> float:
     found = gathered.metrics.merged().items()
-    return sum(value for (name, labels), value in found if name.endswith("decisions_total") and ("pool", pool) in labels)
+    return sum(
+        value for (name, labels), value in found if name.endswith("decisions_total") and ("pool", pool) in labels
+    )
 
 
 def test_totals_of_a_worker_that_ended_stay_while_somebody_knows_the_pool() -> None:

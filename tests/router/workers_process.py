@@ -11,4 +11,4 @@ from tidefleet.telemetry import logs
 if __name__ == "__main__":
     settings, workers, fleet, told = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - the test's own
     logs.set_up("text", "info")
-    sys.exit(Supervisor(settings, workers, fleet=fleet, started=write_ports(told)).run())
+    sys.exit(Supervisor(settings, workers, fleet=fleet, started=write_ports(told), hung_seconds=6.0).run())

@@ -35,9 +35,11 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0
 SETTLED_SECONDS = 60.0
 """A worker that ran for so long is started again after the first pause."""
 GATHER_SECONDS = 1.0
-HUNG_SECONDS, SLOWEST_START_SECONDS = 15.0, 120.0
-"""A worker whose HTTP, on the event loop of its port, has not answered for so long is killed; at its start later."""
+HUNG_SECONDS = 15.0
+SLOWEST_START_SECONDS = 120.0
+"""A worker that has not told where its HTTP is after so long is killed."""
 END_SECONDS = NOTICE_SECONDS + DRAIN_SECONDS + 5.0
+_BE_A_WORKER = "import sys; from tidefleet.router.worker import main; sys.exit(main())"
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +64,7 @@ class Supervisor:
         settings: of every worker; their port is shared, and their HTTP is the supervisor's.
         fleet: what to serve instead of what the API server says.
         started: called with the port of ext_proc and that of HTTP when both are taken.
+        hung_seconds: a worker whose HTTP, on the event loop of its port, has not answered for so long is killed.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class Supervisor:
         started: Callable[[int, int], None] = lambda *_: None,
         log_format: Literal["json", "text"] = "text",
         log_level: str = "info",
+        hung_seconds: float = HUNG_SECONDS,
     ) -> None:
+        self._hung_seconds = hung_seconds
         self._settings, self._count, self._fleet, self._started = settings, workers, fleet, started
         self._log_format: Literal["json", "text"] = log_format
         self._log_level = log_level
@@ -164,7 +169,7 @@ class Supervisor:
         )
         orders = Orders(settings, index, self._fleet, self._log_format, self._log_level)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tidefleet.router.worker"),
+            *(sys.executable, "-P", "-c", _BE_A_WORKER),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(one for one in sys.path if one)},
@@ -191,7 +196,7 @@ class Supervisor:
             for one in list(self._workers.values()):
                 if one in answered:
                     one.answered = now
-                elif now - one.answered > (HUNG_SECONDS if one.url else SLOWEST_START_SECONDS):
+                elif now - one.answered > (self._hung_seconds if one.url else SLOWEST_START_SECONDS):
                     log.error("worker %d (process %d) does not answer; it is killed", one.index, one.process.pid)
                     _send(one, signal.SIGKILL)
             for one in [one for one in telling if self._workers.get(one.index) is not one]:

@@ -1,6 +1,6 @@
 """One of several router processes on one port: takes its orders from its supervisor's pipe, and ends with it.
 
-Run as ``python -m tidefleet.router.worker`` with `Orders`, pickled, on standard input. It tells the port of its HTTP on
+`main` is run in a process of its own with `Orders`, pickled, on standard input. It tells the port of its HTTP on
 standard output. The pipe stays open for as long as the supervisor lives; when it closes, the worker drains and ends.
 """
 
@@ -77,7 +77,3 @@ class _Numbered(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.worker = self._index
         return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())
