@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,15 @@ class Emulated:
         """``ip:port`` of each."""
         return [f"{host}:{port}" for host, port in self.places]
 
+    def blocks(self) -> dict[str, int]:
+        """Blocks that each engine holds, by its address."""
+
+        def count(fleet: Engines) -> dict[str, int]:
+            found = ((slot.address, slot.engine) for slot in fleet.slots.values())
+            return {f"{at[0]}:{at[1]}": len(engine.cache) for at, engine in found if engine is not None}
+
+        return self.running.call(count)
+
     def fault(self, index: int, kind: str | None) -> None:
         """Have an engine fail, or be well again."""
         name = self.pods[index]["metadata"]["name"]
@@ -52,10 +61,11 @@ class Emulated:
 
 
 @contextlib.contextmanager
-def emulated(count: int, *, scale: float = 20.0, **engine: Any) -> Iterator[Emulated]:
+def emulated(count: int, *, scale: float = 20.0, events: Sequence[int] = (), **engine: Any) -> Iterator[Emulated]:
     """So many engines until the block ends; skips where Envoy or loopback addresses are missing.
 
     Args:
+        events: numbers of those whose pods say that they publish KV events, and that do; ~n: n only says so.
         scale: how much faster than this machine's their clock runs.
         engine: fields of their annotation.
     """
@@ -72,8 +82,15 @@ def emulated(count: int, *, scale: float = 20.0, **engine: Any) -> Iterator[Emul
         places = [(host, free_port(host)) for host in (f"{network}.0.{index + 2}" for index in range(count))]
         pods = [a_served_pod(one, f"chat-{index}") for index, one in enumerate(places)]
         simulated = []
-        for pod, (host, port) in zip(pods, places, strict=True):
-            own_facts, notes = pod["metadata"], {"tidefleet.io/engine": json.dumps({**ENGINE, "port": port, **engine})}
+        for index, (pod, (host, port)) in enumerate(zip(pods, places, strict=True)):
+            facts = {**ENGINE, "port": port, **engine}
+            if index in events or ~index in events:
+                ports = free_port(host), free_port(host)
+                said = {"endpoint": f"tcp://*:{ports[0]}", "replay_endpoint": f"tcp://*:{ports[1]}"}
+                pod["spec"]["containers"][0]["args"] += ["--kv-events-config", json.dumps(said)]
+                if index in events:
+                    facts["kvEvents"] = {"port": ports[0], "replayPort": ports[1]}
+            own_facts, notes = pod["metadata"], {"tidefleet.io/engine": json.dumps(facts)}
             simulated.append(
                 SimulatedPod("prod", own_facts["name"], own_facts["uid"], host, own_facts["labels"], notes)
             )

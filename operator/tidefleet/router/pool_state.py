@@ -204,7 +204,7 @@ class PoolState:
         for address, found in ready.items():
             rank = found
             before = self.ranks.get(address)
-            if before is not None and before.uid != rank.uid:
+            if before is not None and (before.uid, before.restarts) != (rank.uid, rank.restarts):
                 self._forget(address)
                 before = None
             if before is not None and not rank.block_tokens:
