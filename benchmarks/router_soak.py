@@ -13,7 +13,8 @@ refused             429, of the router's own choice
 p50_ms, p95_ms      from posting to the whole answer; first_p50_ms, first_p95_ms: to its first byte
 rss_mib             memory of the router (all its processes) at even distances; rss_slope_mib_per_hour: a line through
                     the second half of its samples
-reached_per_second  requests that ended, per second; late: arrivals posted over 50 ms late, since the client had no time
+reached_per_second  requests that ended, per second; late: arrivals posted over 50 ms late, as the client had no time,
+                    and longest_stall_ms, the worst of them: what stalls the client stalls the others on its machine
 blocks, blocks_of_an_engine_at_most
                     known to the router at the end; an engine holds 4,000
 hit_ratio           prompt tokens that engines found in their caches; predicted_hit_ratio: as the router expected
@@ -242,7 +243,7 @@ class Soak:
         self.memory: list[tuple[float, float]] = []
         self.cut = self.late = self.cached = self.prompt = 0
         self._down: dict[int, float] = {}
-        self.ended_at = 0.0
+        self.ended_at = self.longest_stall = 0.0
 
     async def run(self) -> None:
         """Post, break and watch until the time is over."""
@@ -257,6 +258,7 @@ class Soak:
                     await asyncio.sleep(due - now)
                     continue
                 self.late += now - due > LATE_SECONDS
+                self.longest_stall = max(self.longest_stall, now - due)
                 session = self._free.pop(self._chance.randrange(len(self._free))) if self._free else Session(SESSIONS)
                 task = asyncio.create_task(self._post(client, session))
                 posted.add(task)
@@ -341,7 +343,8 @@ class Soak:
             self.memory.append((now - self._began, rss_mib(self._ground.router)))
             if now - told > 30.0:
                 told = now
-                words = f"{sum(self.statuses.values())} requests, {len(self.wrong)} wrong, {self.memory[-1][1]:.0f} MiB"
+                words = f"{sum(self.statuses.values())} requests, {len(self.wrong)} wrong, {self.late} late"
+                words += f", {self.memory[-1][1]:.0f} MiB"
                 print(f"{now - self._began:.0f} s: {words}", file=sys.stderr, flush=True)
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -360,6 +363,7 @@ def figures(soak: Soak, rate: float, workers: int, pool: Figures) -> Figures:
         "wanted_per_second": rate,
         "reached_per_second": sum(soak.statuses.values()) / soak.ended_at,
         "late": soak.late,
+        "longest_stall_ms": soak.longest_stall * 1e3,
         "requests": sum(soak.statuses.values()),
         "statuses": dict(soak.statuses),
         "wrong_5xx": len(soak.wrong),

@@ -121,7 +121,7 @@ class Sites:
         try:
             if publisher is not None and slot.facts.kv_events is not None:
                 await publisher.start(host, slot.facts.kv_events)
-            listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=256)
+            listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=2048)  # as uvicorn's
         except OSError as error:
             if publisher is not None:
                 await publisher.close()
