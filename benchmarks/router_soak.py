@@ -58,6 +58,7 @@ from tidefleet.emulator import Fleet as Engines  # noqa: E402
 from tidefleet.emulator import Running, SimulatedPod  # noqa: E402
 from tidefleet.planning.from_api import accelerator_of  # noqa: E402
 from tidefleet.router.discovery import Fleet, ServedPool  # noqa: E402
+from tidefleet.router.pool_state import Limits  # noqa: E402
 from tidefleet.router.process import RouterProcess, Settings, write_ports  # noqa: E402
 from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim  # noqa: E402
 from tidefleet.router.supervising import Supervisor  # noqa: E402
@@ -66,6 +67,8 @@ from tidefleet.telemetry import logs  # noqa: E402
 MODEL, ENGINES, PORT, EVENTS, REPLAY = "llama-3.1-8b", 10, 8000, 5557, 5558
 BLOCKS = 4000
 """Of an engine's prefix cache."""
+INDEX_BLOCKS = 100_000
+"""Of the router's indexes: their memory is allotted at once and taken as they fill, here within minutes, not hours."""
 SCALE = 30.0
 """How much faster than real ones the engines are: the router is measured, not they."""
 SESSIONS, FIRST_TOKENS, TURN_TOKENS, LONGEST_TOKENS, ANSWER_TOKENS = 400, 160, 24, 640, 6
@@ -148,7 +151,8 @@ def emulate(hosts: Sequence[str], told: Path) -> None:
 def route(hosts: Sequence[str], told: Path, workers: int) -> None:
     """Be the router until SIGTERM."""
     logs.set_up("text", "warning")
-    settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16)
+    limits = Limits(index_blocks=INDEX_BLOCKS)
+    settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16, limits=limits)
     if workers > 1:
         Supervisor(settings, workers, fleet=fleet_of(hosts), started=write_ports(told)).run()
     else:

@@ -139,11 +139,11 @@ class Front:
         """Ask every worker for its state; the keys of those that answered."""
         workers = self._workers()
         self._locks = {one.key: self._locks.get(one.key) or asyncio.Lock() for one in workers}
-        answered = await asyncio.gather(*(self._gather(one) for one in workers))
+        answered = await asyncio.gather(*(self._gather(one, self._locks[one.key]) for one in workers))
         return {one.key for one, ok in zip(workers, answered, strict=True) if ok}
 
-    async def _gather(self, worker: Asked) -> bool:
-        async with self._locks[worker.key]:  # answers are taken in the order of the questions
+    async def _gather(self, worker: Asked, lock: asyncio.Lock) -> bool:
+        async with lock:  # answers are taken in the order of the questions
             state = await self._ask(worker, "GET", "/debug/state", ANSWER_SECONDS)
             if state is None or all(one.key != worker.key for one in self._workers()):
                 return False

@@ -48,7 +48,6 @@ class Worker:
 
     index: int
     process: asyncio.subprocess.Process
-    began: float
     answered: float
     url: str = ""
 
@@ -113,7 +112,12 @@ class Supervisor:
             log.info("%d workers on %s:%d, http on port %d", self._count, self._settings.host, port, front.port)
             self._started(port, front.port)
             try:
-                await ending.wait()
+                waiter = loop.create_task(ending.wait())
+                await asyncio.wait({waiter, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                if watcher.done():
+                    log.error("the workers cannot be watched: %s", watcher.exception())
+                    self._status = 1
+                    ending.set()
                 log.info("ending: %d workers are told", len(self._workers))
                 for one in self._workers.values():
                     _send(one, signal.SIGTERM)
@@ -126,8 +130,7 @@ class Supervisor:
                     task.result()
             finally:
                 watcher.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watcher
+                await asyncio.gather(watcher, return_exceptions=True)
                 await front.close()
         return self._status
 
@@ -135,12 +138,18 @@ class Supervisor:
         """Have worker number `index` run until the end."""
         loop, failures = asyncio.get_running_loop(), 0
         while not ending.is_set():
-            worker = await self._begin(index, port)
-            if ending.is_set():
-                _send(worker, signal.SIGTERM)
-            status = await worker.process.wait()
-            del self._workers[index]
-            self._gathered.ended(worker.key)
+            began = loop.time()
+            try:
+                worker = await self._begin(index, port)
+            except OSError as error:  # no process, or no memory, is left
+                log.error("worker %d cannot be started: %s", index, error)
+                status, pid = 1, 0
+            else:
+                if ending.is_set():
+                    _send(worker, signal.SIGTERM)
+                status, pid = await worker.process.wait(), worker.process.pid
+                del self._workers[index]
+                self._gathered.ended(worker.key)
             if ending.is_set():
                 return
             if not self._was_ready:
@@ -148,16 +157,12 @@ class Supervisor:
                 self._status = status if status > 0 else 1
                 ending.set()
                 return
-            failures = 0 if loop.time() - worker.began >= SETTLED_SECONDS else failures
+            failures = 0 if loop.time() - began >= SETTLED_SECONDS else failures
             pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**failures)
             failures += 1
             self._telemetry.count("router_worker_restarts_total")
             log.warning(
-                "worker %d (process %d) ended with status %d; it is started again in %g s",
-                index,
-                worker.process.pid,
-                status,
-                pause,
+                "worker %d (process %d) ended with status %d; it is started again in %g s", index, pid, status, pause
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), pause)
@@ -175,7 +180,7 @@ class Supervisor:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(one for one in sys.path if one)},
         )
         now = asyncio.get_running_loop().time()
-        worker = self._workers[index] = Worker(index, process, now, now)
+        worker = self._workers[index] = Worker(index, process, now)
         assert process.stdin is not None  # noqa: S101 - PIPE was asked for
         with contextlib.suppress(ConnectionError):
             process.stdin.write(pickle.dumps(orders))

@@ -59,6 +59,7 @@ def main() -> int:
 def _tell(_: int, http_port: int) -> None:
     sys.stdout.write(json.dumps({"http": http_port}) + "\n")
     sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads the pipe any more
 
 
 def _end_with_supervisor(process: RouterProcess) -> None:
