@@ -437,6 +437,16 @@ def test_the_routers_options_exist(render):
     assert {name for name in given if name not in said} == set()
 
 
+def test_the_router_runs_as_many_processes_as_are_asked_for(render):
+    def arguments(**values):
+        objects = render({"router": {"enabled": True, **values}}, show_only=("router",))
+        return one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert not [one for one in arguments() if one.startswith("--workers")]
+    assert "--workers=4" in arguments(workers=4)
+    assert "--workers" in CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
+
+
 def test_a_router_for_some_namespaces_reads_only_there(render):
     objects = render({"router": {"enabled": True}, "scope": {"namespaces": ["team-a"]}}, show_only=("router",))
     assert {rule["resources"][0] for rule in one(objects, "ClusterRole")["rules"]} == {"acceleratortypes"}

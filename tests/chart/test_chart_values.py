@@ -6,6 +6,7 @@ import yaml
 pytestmark = pytest.mark.chart
 
 UNKNOWN_OR_OUT_OF_BOUNDS = [
+    ({"router": {"workers": 0}}, "/router/workers"),
     ({"replica": 2}, "replica"),
     ({"replicas": -1}, "/replicas"),
     ({"replicas": "2"}, "/replicas"),

@@ -195,6 +195,23 @@ def test_an_answer_that_is_under_way_outlives_a_picker_that_does_not_see_it(gate
         assert [line for line in lines if line][-1] == "data: 9"
 
 
+@pytest.mark.parametrize("configuration", ["full-duplex", "headers-only"])
+def test_an_engine_that_is_down_costs_no_request_while_the_picker_is_down_too(configuration: str) -> None:
+    try:
+        find("envoy")
+    except LocalClusterError as reason:
+        pytest.skip(f"no Envoy here: {reason}")
+    with contextlib.ExitStack() as stack:
+        addresses = [*stack.enter_context(engines(2)), *(("127.0.0.1", port) for port in free_ports(2))]
+        processes = Processes(Path(tempfile.mkdtemp(prefix="tidefleet-envoy-")))
+        stack.callback(processes.close)
+        nobody = ("127.0.0.1", free_ports(1)[0])
+        running = envoy.start(processes, configuration, picker=nobody, endpoints=addresses)
+        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=30))
+        found = [client.post("/v1/x", content=BODY[:100]).status_code for _ in range(40)]
+        assert found == [200] * 40
+
+
 def assert_all_served(gateway: Gateway) -> None:
     for _ in range(6):
         for body in (None, b"{}", BODY):

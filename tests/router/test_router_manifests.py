@@ -47,6 +47,15 @@ def test_the_endpoint_is_taken_from_metadata_only(configuration: str) -> None:
     assert [list(one) for one in policy["override_host_sources"]] == [["metadata"]]
 
 
+@pytest.mark.parametrize("configuration", ["full-duplex", "headers-only"])
+def test_no_circuit_breaker_ends_requests_that_a_picker_lost(configuration: str) -> None:
+    (document,) = documents(f"{configuration}.yaml")
+    for cluster in document["static_resources"]["clusters"]:
+        (limits,) = cluster["circuit_breakers"]["thresholds"]
+        assert min(limits.values()) >= 100_000, cluster["name"]
+        assert len(limits) == 4, "those that have a default, all of them"
+
+
 def test_the_inference_pool_fails_open_and_the_route_names_it() -> None:
     pool, route = documents("inference-pool.yaml")
     assert pool["spec"]["endpointPickerRef"]["failureMode"] == "FailOpen"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,24 @@ def test_text_that_an_endpoint_was_sent_is_in_the_store_too() -> None:
     slot = ground.state.slot(ground.address(1))
     assert hits is not None
     assert hits.blocks[:, slot].tolist() == [0, 0, 0, len(keys)]
+
+
+def test_a_pod_whose_container_was_restarted_is_credited_with_nothing() -> None:
+    ground = Ground(rate=None)
+    keys = ground.state.text_state(b"a prompt of some length " * 100, None, 0.0).keys
+    slots = [ground.state.slot(ground.address(which)) for which in range(2)]
+    for which in range(2):
+        ground.state.placed(ground.address(which), keys)
+    fleet = fleet_of(rate=None)
+    (pool,) = fleet.pools
+    again = [replace(one, restarts=one.restarts + 1) if one.address == ground.address(0) else one for one in pool.ranks]
+    ground.state.update(replace(pool, ranks=tuple(again)), fleet.accelerators, 1.0)
+    hits = ground.state.match(keys, exact=False)
+    assert hits is not None
+    assert hits.blocks[0, slots[1]] == len(keys)
+    slot = ground.state.slot(ground.address(0))
+    assert slot is not None
+    assert hits.blocks[0, slot] == 0
 
 
 def test_a_pool_that_gets_a_shared_store_later_has_its_endpoints_read_it_and_events_are_asked_for_again() -> None:

@@ -19,13 +19,30 @@ class Publisher:
     """An engine's two sockets, on loopback; `kept` is what it can replay."""
 
     def __init__(self, context, kept=10_000):
-        self.events, self.replay = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
-        for socket in (self.events, self.replay):
-            socket.setsockopt(zmq.LINGER, 0)
+        self.context = context
+        self.open()
         ports = [one.bind_to_random_port("tcp://127.0.0.1") for one in (self.events, self.replay)]
         self.source = Source(*(f"tcp://127.0.0.1:{port}" for port in ports))
         self.kept = deque(maxlen=kept)
         self.next, self.asked, self.endless = 0, [], False
+        self.task = asyncio.get_running_loop().create_task(self._serve())
+
+    def open(self):
+        self.events, self.replay = self.context.socket(zmq.PUB), self.context.socket(zmq.ROUTER)
+        for socket in (self.events, self.replay):
+            socket.setsockopt(zmq.LINGER, 0)
+
+    async def reconnect(self):
+        """Close the sockets and bind others to the same ports."""
+        self.close()
+        self.open()
+        for socket, where in ((self.events, self.source.events), (self.replay, self.source.replay)):
+            while True:
+                try:
+                    socket.bind(where or "tcp://127.0.0.1:*")
+                    break
+                except zmq.ZMQError:
+                    await asyncio.sleep(0.01)
         self.task = asyncio.get_running_loop().create_task(self._serve())
 
     async def _serve(self):
@@ -138,7 +155,7 @@ def test_a_gap_is_filled_by_a_replay_of_what_is_missing(monkeypatch):
         await publisher.publish(5)
         await until(lambda: ear.heard[-1] == 5)
         assert ear.heard[-6:] == list(range(6))
-        assert publisher.asked[-1] == first
+        assert publisher.asked[-1] == first - 1, "from the last one that is known, to see that it is the same"
         assert (followed.progress.gaps, ear.losses) == (1, [])
 
     on_sockets(scenario)
@@ -173,6 +190,52 @@ def test_an_engine_that_starts_afresh_is_forgotten_and_heard_from_its_start(monk
         await until(lambda: ear.heard[-1:] == ["c"])
         assert ear.heard == ["a", "b", "c"]
         assert any("start" in one for one in ear.losses)
+
+    on_sockets(scenario)
+
+
+def test_an_engine_that_started_anew_is_noticed_though_its_first_message_found_nobody(monkeypatch):
+    monkeypatch.setattr(subscribing, "REPLAY_PAUSE_SECONDS", 0.0)
+
+    async def scenario(publisher, ear, followed):
+        for index in range(20):
+            await publisher.publish(index)
+        await connected(publisher, ear, followed)
+        publisher.restart()
+        await publisher.reconnect()
+        for index in range(60):  # more than the former one had sent
+            await publisher.publish(("anew", index), lost=True)
+        await until(lambda: ear.heard[-1:] == [["anew", 59]])
+        assert ear.heard == [["anew", index] for index in range(60)]
+        assert len(ear.losses) == 1
+
+    on_sockets(scenario)
+
+
+def test_an_engine_that_started_anew_and_replays_nothing_is_forgotten_with_its_connection(monkeypatch):
+    monkeypatch.setattr(subscribing, "REPLAY_PAUSE_SECONDS", 0.0)
+
+    async def scenario(publisher, ear, followed):
+        await connected(publisher, ear, followed)
+        publisher.restart()
+        await publisher.reconnect()
+        await until(lambda: ear.losses and not ear.heard)
+
+    on_sockets(scenario, replay=False)
+
+
+def test_a_connection_that_was_broken_costs_nothing_where_the_engine_is_the_same(monkeypatch):
+    monkeypatch.setattr(subscribing, "REPLAY_PAUSE_SECONDS", 0.0)
+
+    async def scenario(publisher, ear, followed):
+        await connected(publisher, ear, followed)
+        heard = len(ear.heard)
+        await publisher.reconnect()
+        for index in range(5):
+            await publisher.publish(index, lost=True)
+        await until(lambda: ear.heard[-1:] == [4])
+        assert ear.heard[heard:] == list(range(5))
+        assert ear.losses == []
 
     on_sockets(scenario)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from emulated_ground import Emulated, emulated
 from router_ground import (
-    ENGINE,
     MODEL,
     Way,
     a_class_object,
@@ -22,25 +21,14 @@ from router_ground import (
     a_pool_object,
     a_served_pod,
     a_way,
-    accelerators,
     eventually,
 )
 from typer.testing import CliRunner
 
-from localcluster.addresses import PodRange
-from localcluster.binaries import find
-from localcluster.errors import LocalClusterError
-from tidefleet import catalogue
 from tidefleet.cli.main import app
-from tidefleet.cluster.clock import ScaledClock
-from tidefleet.emulator import Fleet as Engines
-from tidefleet.emulator import Running, SimulatedPod
-from tidefleet.emulator.server import unbindable
-from tidefleet.planning.from_api import accelerator_of
 
 pytestmark = [pytest.mark.envoy, pytest.mark.needs_local_pods]
 COUNT = 4
-SCALE = 20.0
 WORDS = "the quick brown fox jumps over the lazy dog and runs "
 
 
@@ -49,9 +37,15 @@ class Ground:
     """Engines, and the way to them."""
 
     way: Way
-    engines: Running
-    pods: list[dict[str, Any]]
-    addresses: list[str]
+    engines: Emulated
+
+    @property
+    def pods(self) -> list[dict[str, Any]]:
+        return self.engines.pods
+
+    @property
+    def addresses(self) -> list[str]:
+        return self.engines.addresses
 
     def ask(self, *contents: str, session: str = "", **more: Any) -> httpx.Response:
         """Post a chat."""
@@ -61,47 +55,11 @@ class Ground:
             "/v1/chat/completions", json=body, headers={"x-session-id": session} if session else {}
         )
 
-    def fault(self, index: int, kind: str | None) -> None:
-        """Have an engine fail, or be well again."""
-        name = self.pods[index]["metadata"]["name"]
-        with httpx.Client(base_url=f"http://{self.engines.admin}", timeout=10) as admin:
-            url = f"/faults/prod/{name}"
-            (admin.put(url, json={"kind": kind}) if kind else admin.delete(url)).raise_for_status()
-
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Ground]:
-    try:
-        find("envoy")
-    except LocalClusterError as reason:
-        pytest.skip(f"no Envoy here: {reason}")
-    known = {name: accelerator_of(one) for name, one in accelerators().items()}
-    clock = ScaledClock(SCALE, 1_700_000_000.0, 1_700_000_000.0)
-    with PodRange.claim() as own, Running(Engines(known, catalogue.models(), clock)) as engines:
-        network = ".".join(own.cidr.split(".")[:2])
-        if problem := unbindable(f"{network}.0.2"):
-            pytest.skip(problem)
-        places: list[tuple[str, int]] = []
-        for index in range(COUNT):
-            host = f"{network}.0.{index + 2}"
-            with socket.socket() as probe:
-                probe.bind((host, 0))
-                places.append((host, probe.getsockname()[1]))
-        pods = [a_served_pod(one, f"chat-{index}") for index, one in enumerate(places)]
-        simulated = [
-            SimulatedPod(
-                "prod",
-                pod["metadata"]["name"],
-                pod["metadata"]["uid"],
-                host,
-                pod["metadata"]["labels"],
-                {"tidefleet.io/engine": json.dumps({**ENGINE, "port": port})},
-            )
-            for pod, (host, port) in zip(pods, places, strict=True)
-        ]
-        engines.set_pods(simulated)
-        with a_way(a_fleet(pods), places) as way:
-            yield Ground(way, engines, pods, [f"{host}:{port}" for host, port in places])
+    with emulated(COUNT) as engines, a_way(a_fleet(engines.pods), engines.places) as way:
+        yield Ground(way, engines)
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +110,7 @@ def test_an_engine_that_fails_costs_no_request_and_is_used_again_when_it_is_back
     ground.ask("x " + WORDS * 100, session="fails")
     home = ground.way.picks()[0]["address"]
     index = ground.addresses.index(home)
-    ground.fault(index, "crash")
+    ground.engines.fault(index, "crash")
     try:
         for turn in range(6):
             answer = ground.ask("x " + WORDS * 100, *["go"] * (2 * turn), session="fails")
@@ -161,7 +119,7 @@ def test_an_engine_that_fails_costs_no_request_and_is_used_again_when_it_is_back
         assert states[home] == "ejected"
         assert home not in {pick["address"] for pick in ground.way.picks()[:5]}
     finally:
-        ground.fault(index, None)
+        ground.engines.fault(index, None)
     eventually(lambda: all(one["state"] == "healthy" for one in ground.way.pool()["endpoints"]))
 
 

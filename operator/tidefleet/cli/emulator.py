@@ -42,6 +42,13 @@ def run(
     catalogue_file: Annotated[
         Path | None, typer.Option("--catalogue", help="AcceleratorType manifests; the shipped ones by default.")
     ] = None,
+    kv_events: Annotated[
+        str,
+        typer.Option(
+            help="PORT[,REPLAY_PORT] on each pod's address where its engine publishes its KV blocks as vLLM does, "
+            "e.g. 5557,5558; none by default. A pod's own annotation wins."
+        ),
+    ] = "",
     address_check: Annotated[
         bool, typer.Option("--address-check", help="Only say whether pod addresses can be bound here.")
     ] = False,
@@ -58,7 +65,7 @@ def run(
     if problem:
         typer.echo(f"warning: {problem}", err=True)
     try:
-        time, address = parse_clock(clock), _address(admin)
+        time, address, events = parse_clock(clock), _address(admin), _kv_events(kv_events)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
@@ -70,6 +77,7 @@ def run(
             admin=address,
             namespaces=[name for name in namespaces.split(",") if name],
             exit_with_parent=exit_with_parent,
+            kv_events=events,
             announce=lambda line: print(line, flush=True),
         )
     except (NoConnection, OSError) as error:
@@ -87,6 +95,15 @@ def _address(text: str) -> tuple[str, int]:
     if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"--admin is {text!r}; expected a loopback address and port, e.g. 127.0.0.1:0")
     return host.strip("[]"), int(port)
+
+
+def _kv_events(text: str) -> emulator.KvEvents | None:
+    if not text:
+        return None
+    ports = text.split(",")
+    if len(ports) > 2 or not all(one.isdigit() and 0 < int(one) < 65536 for one in ports):
+        raise ValueError(f"--kv-events is {text!r}; expected a port, or two by comma, e.g. 5557,5558")
+    return emulator.KvEvents(*(int(one) for one in ports))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tidefleet.cluster.connection import NoConnection
 from tidefleet.router.process import RouterProcess, Settings, say_ports, write_ports
+from tidefleet.router.supervising import Supervisor
 from tidefleet.telemetry import logs
 
 app = typer.Typer(help="The endpoint picker that gateways ask.", no_args_is_help=True)
@@ -51,12 +52,17 @@ def run(
     reuse_port: Annotated[
         bool, typer.Option("--reuse-port", help="Share the port with other processes; the kernel spreads connections.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that share the port; a processor each is what they can use.", min=1, max=64),
+    ] = 1,
     ports_file: Annotated[Path | None, typer.Option(help="Write the ports that were opened here, as JSON.")] = None,
     log_format: Annotated[str, typer.Option(help="json or text.")] = "text",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Pick endpoints for any gateway that speaks Envoy's ext_proc, until SIGTERM."""
-    logs.set_up("json" if log_format == "json" else "text", log_level)
+    form: Literal["json", "text"] = "json" if log_format == "json" else "text"
+    logs.set_up(form, log_level)
     try:
         settings = Settings(
             namespaces=tuple(one for one in namespaces.split(",") if one),
@@ -78,8 +84,12 @@ def run(
     except ValueError as error:
         typer.echo(f"tidefleet: {error}", err=True)
         raise typer.Exit(2) from error
+    started = write_ports(ports_file) if ports_file else say_ports
     try:
-        status = RouterProcess(settings, started=write_ports(ports_file) if ports_file else say_ports).run()
+        if workers > 1:
+            status = Supervisor(settings, workers, started=started, log_format=form, log_level=log_level).run()
+        else:
+            status = RouterProcess(settings, started=started).run()
     except (NoConnection, OSError) as error:
         logging.getLogger("tidefleet").error("%s", error)
         raise typer.Exit(1) from error

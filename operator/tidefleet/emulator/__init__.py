@@ -12,7 +12,7 @@ from tidefleet.emulator.engine import Engine
 from tidefleet.emulator.faults import Fault, FaultKind
 from tidefleet.emulator.fleet import Fleet
 from tidefleet.emulator.load import Load
-from tidefleet.emulator.pods import EngineFacts, SimulatedPod
+from tidefleet.emulator.pods import EngineFacts, KvEvents, SimulatedPod
 from tidefleet.emulator.process import Running, run
 
-__all__ = ["Engine", "EngineFacts", "Fault", "FaultKind", "Fleet", "Load", "Running", "SimulatedPod", "run"]
+__all__ = ["Engine", "EngineFacts", "Fault", "FaultKind", "Fleet", "KvEvents", "Load", "Running", "SimulatedPod", "run"]

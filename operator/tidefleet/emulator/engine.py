@@ -65,8 +65,8 @@ class Engine:
         self.sleep_level: int | None = None
         self.arrived = self.finished = self.abandoned = 0.0
         self.context_tokens = facts.replica.model.context_tokens or 131_072
-        self.kv_tokens = kv_tokens(facts.replica)
-        self.blocks = self.kv_tokens // BLOCK_TOKENS
+        self.blocks = facts.kv_blocks or kv_tokens(facts.replica) // BLOCK_TOKENS
+        self.kv_tokens = self.blocks * BLOCK_TOKENS
         self.cache = PrefixCache(self.blocks)
         self._tables = Tables(facts.replica, facts.max_sequences)
         self._mix = Shape()

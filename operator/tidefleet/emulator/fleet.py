@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidefleet.cluster.clock import Clock
 from tidefleet.economics.accelerator import Accelerator
@@ -25,6 +25,7 @@ from tidefleet.emulator.pods import (
     POOL_LABEL,
     ROUTABLE_LABEL,
     EngineFacts,
+    KvEvents,
     Pod,
     UnusableAnnotation,
     engine_facts,
@@ -98,12 +99,18 @@ class Fleet:
         accelerators: by catalogue name.
         models: by catalogue name.
         clock: the time that everything here runs on.
+        kv_events: where engines publish their KV blocks whose pods say nothing of it; None: they do not.
     """
 
     def __init__(
-        self, accelerators: Mapping[str, Accelerator], models: Mapping[str, Architecture], clock: Clock
+        self,
+        accelerators: Mapping[str, Accelerator],
+        models: Mapping[str, Architecture],
+        clock: Clock,
+        *,
+        kv_events: KvEvents | None = None,
     ) -> None:
-        self.clock = clock
+        self.clock, self._kv_events = clock, kv_events
         self.faults = FaultBook()
         self.problems: dict[str, str] = {}
         """Why a pod has no engine, by ``namespace/name``."""
@@ -231,6 +238,8 @@ class Fleet:
             facts = engine_facts(pod, self._accelerators, self._models)
             if facts is None:
                 return None
+            if facts.kv_events is None:
+                facts = replace(facts, kv_events=self._kv_events)
             slot = Slot(pod, facts, None)
             self._start(slot, now)
         except (UnusableAnnotation, DoesNotFit) as error:

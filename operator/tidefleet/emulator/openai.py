@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidefleet.emulator.capacity import BLOCK_TOKENS
-from tidefleet.emulator.prefix import BYTES_PER_TOKEN, Prompt, prompt_of_ids, prompt_of_text
+from tidefleet.emulator.prefix import BYTES_PER_TOKEN, Prompt, prompt_of_ids, prompt_of_text, token_ids
 
 DEFAULT_COMPLETION_TOKENS = 16
 """``max_tokens`` of /v1/completions when the client names none, as in the OpenAI API."""
@@ -192,7 +192,10 @@ def choice(generation: Generation, text: str, finish_reason: str | None, *, firs
 
 
 def whole_prompt(generation: Generation, completion_tokens: int) -> Prompt | None:
-    """Prompt and answer together, as the cache holds them afterwards; ``None`` when the prompt came as token ids."""
-    if not generation.text or completion_tokens < BLOCK_TOKENS // 2:
+    """Prompt and answer together, as the cache holds them afterwards; ``None`` after an answer of a few tokens."""
+    if completion_tokens < BLOCK_TOKENS // 2:
         return None
+    given = generation.prompt.content
+    if isinstance(given, tuple):
+        return prompt_of_ids([*given, *token_ids(answer(0, completion_tokens))])
     return prompt_of_text(generation.text + answer(0, completion_tokens))

@@ -67,6 +67,14 @@ class UnusableAnnotation(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class KvEvents:
+    """Where an engine publishes what its prefix cache holds; ``replay_port`` 0: it replays nothing."""
+
+    port: int
+    replay_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What one pod's engine is.
 
@@ -74,12 +82,16 @@ class EngineFacts:
         served_name: model name that clients send and metrics carry.
         port: TCP port on the pod's address.
         max_sequences: most sequences in one batch, as ``--max-num-seqs``; 0 = as the cost model.
+        kv_blocks: blocks of the prefix cache, as ``--num-gpu-blocks-override``; 0 = what the memory holds.
+        kv_events: None: it publishes none.
     """
 
     replica: Replica
     served_name: str
     port: int
     max_sequences: int = 0
+    kv_blocks: int = 0
+    kv_events: KvEvents | None = None
 
 
 def engine_facts(
@@ -88,8 +100,9 @@ def engine_facts(
     """The engine a pod asks for; ``None`` when it carries no annotation and so runs none.
 
     The annotation is JSON with ``model`` and ``accelerator`` (catalogue names), and optionally ``tensorParallel`` (1),
-    ``weights`` (as published), ``kv`` (``Bf16``), ``port`` (8000), ``servedModelName``, ``maxNumSeqs`` and ``config``:
-    the fields of a Hugging Face config.json for a model that the catalogue lacks.
+    ``weights`` (as published), ``kv`` (``Bf16``), ``port`` (8000), ``servedModelName``, ``maxNumSeqs``,
+    ``numGpuBlocksOverride``, ``kvEvents`` (``{"port": 5557, "replayPort": 5558}``) and ``config``: the fields of a
+    Hugging Face config.json for a model that the catalogue lacks.
 
     Raises:
         UnusableAnnotation: naming the field.
@@ -128,6 +141,19 @@ def engine_facts(
         served_name=served,
         port=_integer(where, "port", raw.get("port", 8000), 1, 65535),
         max_sequences=_integer(where, "maxNumSeqs", raw.get("maxNumSeqs", 0), 0, 1_000_000),
+        kv_blocks=_integer(where, "numGpuBlocksOverride", raw.get("numGpuBlocksOverride", 0), 0, 10_000_000),
+        kv_events=_kv_events(where, raw.get("kvEvents")),
+    )
+
+
+def _kv_events(where: str, raw: object) -> KvEvents | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, Mapping):
+        raise UnusableAnnotation(f'{where}.kvEvents is {raw!r}; expected e.g. {{"port": 5557, "replayPort": 5558}}')
+    return KvEvents(
+        _integer(where, "kvEvents.port", raw.get("port"), 1, 65535),
+        _integer(where, "kvEvents.replayPort", raw.get("replayPort", 0), 0, 65535),
     )
 
 

@@ -21,7 +21,7 @@ from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.emulator.admin import Admin
 from tidefleet.emulator.fleet import Fleet
-from tidefleet.emulator.pods import Pod
+from tidefleet.emulator.pods import KvEvents, Pod
 from tidefleet.emulator.server import Sites, raise_file_limit
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,7 @@ def run(
     admin: tuple[str, int] = ("127.0.0.1", 0),
     namespaces: Sequence[str] = (),
     exit_with_parent: bool = False,
+    kv_events: KvEvents | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Emulate the engines of a cluster's pods until SIGTERM or SIGINT.
@@ -171,6 +172,7 @@ def run(
         admin: host and port of the admin server, port 0 for a free one.
         namespaces: where to look for pods; none means everywhere.
         exit_with_parent: also end when the parent process does.
+        kv_events: where engines publish their KV blocks whose pods say nothing of it.
         announce: gets one line with the admin server's address once it listens.
 
     Raises:
@@ -178,7 +180,7 @@ def run(
     """
     parent = os.getppid()
     raise_file_limit()
-    fleet = Fleet(accelerators, models, clock)
+    fleet = Fleet(accelerators, models, clock, kv_events=kv_events)
 
     async def serve() -> None:
         loop, stop, changed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()

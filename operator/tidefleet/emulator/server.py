@@ -10,10 +10,12 @@ import socket
 import sys
 from typing import Any
 
+import zmq.asyncio
 from aiohttp import web
 
 from tidefleet.emulator.fleet import Fleet, Slot
 from tidefleet.emulator.handlers import MOST_BODY_BYTES, EngineHandler
+from tidefleet.emulator.publishing import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +56,16 @@ def raise_file_limit(wanted: int = 65536) -> int:
 class _Site:
     """One listening address and the connections it took."""
 
-    def __init__(self, slot: Slot, web_server: web.Server, listener: asyncio.Server) -> None:
+    def __init__(
+        self, slot: Slot, web_server: web.Server, listener: asyncio.Server, publisher: Publisher | None
+    ) -> None:
         self.slot, self.starts = slot, slot.starts
-        self._web, self._listener = web_server, listener
+        self._web, self._listener, self._publisher = web_server, listener, publisher
 
     async def close(self) -> None:
         self._listener.close()
+        if self._publisher is not None:
+            await self._publisher.close()
         await self._web.shutdown(timeout=0.01)  # 0 would wait for ever
 
 
@@ -75,6 +81,7 @@ class Sites:
         self._fleet = fleet
         self._sites: dict[Address, _Site] = {}
         self._lock = asyncio.Lock()
+        self._context: zmq.asyncio.Context | None = None  # made for the first engine that publishes
 
     @property
     def addresses(self) -> list[Address]:
@@ -102,15 +109,22 @@ class Sites:
         async with self._lock:
             await asyncio.gather(*(site.close() for site in self._sites.values()))
             self._sites.clear()
+            if self._context is not None:
+                self._context.destroy(linger=0)
 
     async def _open(self, address: Address, slot: Slot) -> None:
         host, port = address
         server = web.Server(
             EngineHandler(self._fleet, slot), request_factory=_request, handler_cancellation=True, access_log=None
         )
+        publisher = self._publisher(slot)
         try:
-            listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=256)
+            if publisher is not None and slot.facts.kv_events is not None:
+                await publisher.start(host, slot.facts.kv_events)
+            listener = await asyncio.get_running_loop().create_server(server, host, port, backlog=2048)  # as uvicorn's
         except OSError as error:
+            if publisher is not None:
+                await publisher.close()
             words = f"cannot listen on {host}:{port}: {error.strerror or error}"
             if error.errno in (errno.EADDRNOTAVAIL, None) or "assign" in str(error):
                 words += f"; {how_to_add_addresses()}"
@@ -119,7 +133,16 @@ class Sites:
             self.problems[address] = words
             return
         self.problems.pop(address, None)
-        self._sites[address] = _Site(slot, server, listener)
+        self._sites[address] = _Site(slot, server, listener, publisher)
+
+    def _publisher(self, slot: Slot) -> Publisher | None:
+        """What tells of an engine's KV blocks; None where its pod asks for none."""
+        if slot.facts.kv_events is None or slot.engine is None:
+            return None
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        host, port = slot.address
+        return Publisher(self._context, slot.engine.cache, f"kv@{host}:{port}@{slot.facts.served_name}")
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -1,4 +1,4 @@
-"""The endpoint picker: one process that tells any Envoy where each request goes. The only package that imports zmq.
+"""The endpoint picker: one process that tells any Envoy where each request goes.
 
 It reads Pods, pools and classes from the API server, follows the KV events of the engines, and answers Envoy's external
 processing streams (ext_proc over gRPC over HTTP/2). It decides nothing by itself: `tidefleet.routing` does. `serve`

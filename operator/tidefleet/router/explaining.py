@@ -65,6 +65,7 @@ def pool_view(state: PoolState) -> dict[str, Any]:
                 "address": address,
                 "pod": state.ranks[address].pod,
                 "accelerator": state.ranks[address].accelerator,
+                "inFlight": int(table.running[row] + table.pending[row]),
                 "running": float(table.running[row] + table.others_running[row]),
                 "waiting": float(table.pending[row] + table.others_waiting[row]),
                 "blocks": state.held(address),

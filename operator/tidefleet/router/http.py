@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ from aiohttp import web
 from tidefleet.router.explaining import explained, pool_view
 from tidefleet.router.picking import Picker
 from tidefleet.telemetry import Telemetry
+from tidefleet.telemetry.merged import samples_of
 
 LARGEST_QUESTION = 32 * 2**20
 
@@ -45,6 +48,7 @@ class RouterHttp:
         app.router.add_get("/readyz", self._is_ready)
         app.router.add_get("/debug/pools", self._pools)
         app.router.add_get("/debug/picks", self._picks)
+        app.router.add_get("/debug/state", self._state)
         app.router.add_post("/explain", self._explain)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
@@ -70,18 +74,27 @@ class RouterHttp:
         return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)
 
     async def _pools(self, request: web.Request) -> web.Response:
-        _only_from_here(request)
+        only_from_here(request)
         return web.json_response([pool_view(state) for state in self._picker.pools.values()])
 
     async def _picks(self, request: web.Request) -> web.Response:
-        _only_from_here(request)
+        only_from_here(request)
         wanted = request.query.get("pool", "")
-        found = [one for one in reversed(self._picker.recent) if wanted in ("", one.ask.pool)]
-        return web.json_response([explained(one) for one in found[: _count(request.query.get("limit"))]])
+        found = [one for one in reversed(self._picker.recent) if wanted in ("", one[1].ask.pool)]
+        since = time.time() - asyncio.get_running_loop().time()
+        shown = [{"at": since + at, **explained(one)} for at, one in found[: count_of(request.query.get("limit"))]]
+        return web.json_response(shown)
+
+    async def _state(self, request: web.Request) -> web.Response:
+        """All that a supervisor of several processes gathers, in one answer."""
+        only_from_here(request)
+        self._before()
+        pools = [pool_view(state) for state in self._picker.pools.values()]
+        return web.json_response({"wrong": self._ready(), "samples": samples_of(self._telemetry), "pools": pools})
 
     async def _explain(self, request: web.Request) -> web.Response:
         """What would be picked for the posted body; nothing is sent and no account is opened."""
-        _only_from_here(request)
+        only_from_here(request)
         body = await request.read()
         path = request.query.get("path", "/v1/chat/completions")
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -90,11 +103,17 @@ class RouterHttp:
         return web.json_response(answer)
 
 
-def _count(text: str | None) -> int:
+def count_of(text: str | None) -> int:
+    """How many are asked for: 20 where nobody says, 256 at most."""
     return min(256, int(text)) if text and text.isdecimal() and len(text) < 6 else 20
 
 
-def _only_from_here(request: web.Request) -> None:
+def only_from_here(request: web.Request) -> None:
+    """Refuse whoever is not on the loopback address.
+
+    Raises:
+        web.HTTPForbidden: they are not.
+    """
     peer = request.remote or ""
     try:
         here = ipaddress.ip_address(peer.partition("%")[0]).is_loopback

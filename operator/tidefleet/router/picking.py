@@ -91,7 +91,7 @@ class Picker:
         self._limits, self._pool_header, self._seed = limits or Limits(), pool_header.lower(), seed
         self._meter = meter
         self.pools: dict[str, PoolState] = {}
-        self.recent: deque[Pick] = deque(maxlen=KEPT_PICKS)
+        self.recent: deque[tuple[float, Pick]] = deque(maxlen=KEPT_PICKS)
         self._by_model: dict[str, tuple[str, ...]] = {}
         self._by_name: dict[str, tuple[str, ...]] = {}
         self._by_address: dict[str, str] = {}
@@ -209,7 +209,7 @@ class Picker:
             return self._refused(
                 state.served.key, Refusal(found.status, found.reason, headers), f"refused-{found.status}", began
             )
-        self.recent.append(found)
+        self.recent.append((now, found))
         flight = Flight(state, found, body, now, UsageReader(is_stream=body is not None and body.stream), found.address)
         flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
         if self._meter is not None:

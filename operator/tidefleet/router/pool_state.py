@@ -118,6 +118,7 @@ class Totals:
             "promptTokens": self.prompt_tokens,
             "predictedHitTokens": self.predicted_tokens,
             "cachedTokens": self.cached_tokens,
+            "toldTokens": self.told_tokens,
             "outputTokens": self.output_tokens,
             "hitRatio": self.cached_tokens / self.told_tokens if self.told_tokens else None,
             "predictedHitRatio": self.predicted_tokens / self.prompt_tokens if self.prompt_tokens else None,
@@ -203,7 +204,7 @@ class PoolState:
         for address, found in ready.items():
             rank = found
             before = self.ranks.get(address)
-            if before is not None and before.uid != rank.uid:
+            if before is not None and (before.uid, before.restarts) != (rank.uid, rank.restarts):
                 self._forget(address)
                 before = None
             if before is not None and not rank.block_tokens:

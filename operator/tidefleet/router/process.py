@@ -30,7 +30,7 @@ from tidefleet.router.metrics import RouterMeter
 from tidefleet.router.observing import Observer
 from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits
-from tidefleet.router.server import serve, tls_context
+from tidefleet.router.server import Server, serve, tls_context
 from tidefleet.router.tokens import NoTokenizer, PromptTokens
 from tidefleet.telemetry import Telemetry
 
@@ -50,6 +50,8 @@ class Settings:
         tokenizers: a directory for each model (a name, or ``namespace/pool``) with its ``tokenizer.json``.
         secret: hashes names of sessions and tenants; the same in all replicas, so that they count alike.
         reuse_port: several processes share the port.
+        listen_when_ready: gateways are let in once the fleet is known, not before: a process that shares its port
+            would be asked by some while others know more.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ class Settings:
     key: Path | None = None
     client_ca: Path | None = None
     reuse_port: bool = False
+    listen_when_ready: bool = False
     limits: Limits = field(default_factory=Limits)
     observe_seconds: float = 1.0
 
@@ -75,7 +78,8 @@ class RouterProcess:
 
     Args:
         fleet: what to serve instead of what the API server says.
-        started: called with the port of ext_proc and that of HTTP when both are open.
+        started: called with the port of ext_proc and that of HTTP when both are open; with ``listen_when_ready`` when
+            HTTP is.
     """
 
     def __init__(
@@ -91,8 +95,10 @@ class RouterProcess:
         self.meter = RouterMeter(self.telemetry)
         self._tokenizers: dict[str, PromptTokens | None] = {}
         self._ended: asyncio.Event | None = None
+        self._known = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._discovery: Discovery | None = None
+        self._server: Server | None = None
         self.picker: Picker | None = None
 
     def end(self) -> None:
@@ -112,7 +118,7 @@ class RouterProcess:
 
     async def _main(self) -> int:
         settings, loop = self.settings, asyncio.get_running_loop()
-        self._loop, self._ended = loop, asyncio.Event()
+        self._loop, self._ended, self._known = loop, asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not in the main thread
                 loop.add_signal_handler(number, self._ended.set)
@@ -131,40 +137,33 @@ class RouterProcess:
         )
         hearing = Hearing(loop.time)
         observer = Observer(picker.pools.values, loop.time, period_seconds=settings.observe_seconds)
-        server = await serve(
-            picker,
-            settings.host,
-            settings.port,
-            health=health,
-            tls=self._tls(),
-            reuse_port=settings.reuse_port,
-            options=ext_proc.Options(headers_only=settings.headers_only),
-        )
-
-        def gauges() -> None:
-            self.meter.gauges(picker.pools.values())
-            self.telemetry.set("router_streams", float(server.streams))
-            self.telemetry.set("router_held_bytes", float(server.budget.held_bytes))
-            if self._discovery is not None:
-                self.telemetry.set("router_sync_timestamp_seconds", self._discovery.last_contact)
-
-        http = RouterHttp(picker, self.telemetry, before=gauges, ready=self._wrong)
+        if not settings.listen_when_ready:
+            await self._listen(picker, health)
+        http = RouterHttp(picker, self.telemetry, before=self._gauges, ready=self._wrong)
         await http.start(settings.http_host, settings.http_port)
         keeper = loop.create_task(self._keep_up(picker, hearing, health), name="fleet")
         observer.start()
-        log.info("listening on %s:%d, http on %s:%d", settings.host, server.port, settings.http_host, http.port)
-        self._started(server.port, http.port)
+        log.info("http on %s:%d", settings.http_host, http.port)
+        self._started(settings.port if self._server is None else self._server.port, http.port)
         waiter = loop.create_task(self._ended.wait())
+        known = loop.create_task(self._known.wait())
         try:
+            if self._server is None:
+                await asyncio.wait({waiter, keeper, known}, return_when=asyncio.FIRST_COMPLETED)
+                if self._known.is_set() and not self._ended.is_set():
+                    await self._listen(picker, health)
             await asyncio.wait({waiter, keeper}, return_when=asyncio.FIRST_COMPLETED)
             if keeper.done() and not keeper.cancelled() and keeper.exception() is not None:
                 log.error("the fleet cannot be followed: %s", keeper.exception())
                 return 1
-            log.info("ending: %d streams are open", server.streams)
-            await server.drain(notice_seconds=NOTICE_SECONDS if server.streams else 0.0, limit_seconds=DRAIN_SECONDS)
+            server = self._server
+            if server is not None:
+                log.info("ending: %d streams are open", server.streams)
+                notice = NOTICE_SECONDS if server.streams else 0.0
+                await server.drain(notice_seconds=notice, limit_seconds=DRAIN_SECONDS)
             return 0
         finally:
-            for task in (waiter, keeper):
+            for task in (waiter, known, keeper):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -173,9 +172,37 @@ class RouterProcess:
             await observer.close()
             await hearing.close()
             await picker.close()
-            await server.close()
+            if self._server is not None:
+                await self._server.close()
             await http.close()
             threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _listen(self, picker: Picker, health: Health) -> None:
+        """Let gateways in."""
+        settings = self.settings
+        self._server = await serve(
+            picker,
+            settings.host,
+            settings.port,
+            health=health,
+            tls=self._tls(),
+            reuse_port=settings.reuse_port,
+            options=ext_proc.Options(headers_only=settings.headers_only),
+        )
+        log.info("listening on %s:%d", settings.host, self._server.port)
+
+    def _gauges(self) -> None:
+        """Set what is now, before the metrics are told."""
+        telemetry = self.telemetry
+        if self.picker is not None:
+            self.meter.gauges(self.picker.pools.values())
+        if self._server is not None:
+            telemetry.set("router_streams", float(self._server.streams))
+            telemetry.set("router_held_bytes", float(self._server.budget.held_bytes))
+        if self._discovery is not None:
+            telemetry.set("router_sync_timestamp_seconds", self._discovery.last_contact)
+        telemetry.set("router_workers", float(not self._wrong()))
+        telemetry.count("router_worker_restarts_total", 0.0)
 
     async def _keep_up(self, picker: Picker, hearing: Hearing, health: Health) -> None:
         """Take in the fleet whenever it changes."""
@@ -205,6 +232,7 @@ class RouterProcess:
         await hearing.follow(picker.pools.values())
         for key in gone:
             self.meter.forget(key)
+        self._known.set()
         if not health.ready:
             health.ready = True
             log.info("ready: %d pools, %d endpoints", len(fleet.pools), sum(len(one.ranks) for one in fleet.pools))
@@ -212,6 +240,8 @@ class RouterProcess:
     def _wrong(self) -> str:
         if self.picker is None or not self.picker.ready:
             return "the fleet is not known yet"
+        if self._server is None:
+            return "the port is not open yet"
         return ""
 
     def _tls(self) -> ssl.SSLContext | None:

@@ -38,6 +38,7 @@ class Rank:
         block_tokens: tokens of a KV block; 0 where nobody says.
         events: where it publishes KV events; None where it does not.
         served_names: names under which the engine answers; empty where only the pool's model is known.
+        restarts: of the pod's containers; with one more its engine may hold nothing of what it held.
         odd: what of the pod's words could not be read.
     """
 
@@ -61,6 +62,7 @@ class Rank:
     adapters: tuple[str, ...]
     config: Mapping[str, Any] | None
     model: str
+    restarts: int = 0
     odd: tuple[str, ...] = ()
 
 
@@ -119,6 +121,7 @@ def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
             adapters=tuple(sorted(_adapters(arguments))),
             config=facts["config"] if isinstance(facts.get("config"), dict) else None,
             model=_word(facts.get("model")),
+            restarts=own.restarts,
             odd=tuple(odd),
         )
         for index, port in enumerate(named)

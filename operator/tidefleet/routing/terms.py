@@ -98,20 +98,22 @@ class Terms:
 def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     """Leading prompt tokens that each endpoint holds by tier, shape (tiers, endpoints), each tier with the faster ones.
 
-    At most n - 1: an engine computes the last token of a prompt in any case.
+    At most n - 1, in whole blocks where those are known: an engine computes the last token of a prompt in any case.
     """
     if hits is None or hits.blocks.shape[1] == 0:
         return np.zeros((1, len(table)))
-    blocks = hits.blocks
+    blocks, most = hits.blocks, max(0, ask.tokens - 1)
+    if ask.token_exact:
+        most -= most % ask.block_size
     first, last = table.slot_range
     if first >= 0 and last < blocks.shape[1]:
         taken: Floats = blocks[:, table.slots].astype(np.float64) * ask.block_size
-        return np.minimum(taken, max(0.0, ask.tokens - 1.0))
+        return np.minimum(taken, float(most))
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
     if not known.all():
         found = np.where(known, found, 0.0)
-    return np.minimum(found, max(0.0, ask.tokens - 1.0))
+    return np.minimum(found, float(most))
 
 
 def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms:

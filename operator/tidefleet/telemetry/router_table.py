@@ -13,8 +13,16 @@ _CLASS = (*POOL, "workload_class")
 
 
 def _rows() -> Iterator[MetricSpec]:
-    def row(name: str, kind: Any, labels: tuple[str, ...], text: str, buckets: tuple[float, ...] = ()) -> MetricSpec:
-        return MetricSpec(name, kind, labels, text, buckets=buckets, process="router")
+    def row(
+        name: str,
+        kind: Any,
+        labels: tuple[str, ...],
+        text: str,
+        buckets: tuple[float, ...] = (),
+        *,
+        across: Any = "sum",
+    ) -> MetricSpec:
+        return MetricSpec(name, kind, labels, text, buckets=buckets, process="router", across=across)
 
     yield row(
         "router_decisions_total",
@@ -53,28 +61,60 @@ def _rows() -> Iterator[MetricSpec]:
         "router_cached_tokens_total", "counter", _CLASS, "Prompt tokens that engines reported as found in a cache."
     )
     yield row("router_output_tokens_total", "counter", _CLASS, "Output tokens of requests that ended well.")
-    yield row("router_endpoints", "gauge", (*POOL, "state"), "Endpoints of a pool: healthy, draining or ejected.")
+    yield row(
+        "router_endpoints",
+        "gauge",
+        (*POOL, "state"),
+        "Endpoints of a pool: healthy, draining or ejected; of several workers, as the one that counts most.",
+        across="max",
+    )
     yield row(
         "router_load_max_over_mean_ratio",
         "gauge",
         POOL,
         "Requests in flight at the busiest healthy endpoint over their mean; 1 is balanced.",
+        across="max",
     )
     yield row("router_queue_requests", "gauge", POOL, "Requests that wait in the router.")
     yield row("router_moved_sessions_total", "counter", POOL, "Sessions given another home since theirs leaves.")
-    yield row("router_index_blocks", "gauge", (*POOL, "source"), "Blocks known, from KV events or our own placements.")
-    yield row("router_index_bytes", "gauge", POOL, "Memory of the prefix indexes.")
-    yield row("router_kv_event_messages_total", "counter", POOL, "Messages of KV events that were taken.")
+    yield row(
+        "router_index_blocks",
+        "gauge",
+        (*POOL, "source"),
+        "Blocks known, from KV events or our own placements; of several workers, by the one that knows most.",
+        across="max",
+    )
+    yield row("router_index_bytes", "gauge", POOL, "Memory of the prefix indexes, of all workers together.")
+    yield row(
+        "router_kv_event_messages_total",
+        "counter",
+        POOL,
+        "Messages of KV events that were taken; every worker takes each of them.",
+    )
     yield row(
         "router_kv_event_faults_total",
         "counter",
         (*POOL, "fault"),
         "KV events that were no use: gap, replay, malformed, lost, mismatch.",
     )
-    yield row("router_odd_endpoints", "gauge", POOL, "Endpoints whose words do not fit together; the log tells which.")
+    yield row(
+        "router_odd_endpoints",
+        "gauge",
+        POOL,
+        "Endpoints whose words do not fit together; the log tells which.",
+        across="max",
+    )
     yield row("router_streams", "gauge", (), "Streams of gateways that are open.")
     yield row("router_held_bytes", "gauge", (), "Bytes of request bodies that are held.")
-    yield row("router_sync_timestamp_seconds", "gauge", (), "Unix time of the last sign of the API server.")
+    yield row(
+        "router_sync_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time of the last sign of the API server; of several workers, of the one that heard it longest ago.",
+        across="min",
+    )
+    yield row("router_workers", "gauge", (), "Worker processes that know the fleet and take requests.")
+    yield row("router_worker_restarts_total", "counter", (), "Worker processes that ended by themselves, or hung.")
 
 
 ROUTER_TABLE = tuple(_rows())

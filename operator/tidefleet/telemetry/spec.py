@@ -21,3 +21,5 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
     process: Literal["operator", "router", "both"] = "operator"
     """Which process exports it."""
+    across: Literal["sum", "max", "min"] = "sum"
+    """What a gauge is over several worker processes of one router; counters and histograms are summed."""

@@ -172,7 +172,9 @@ _TABLE = (
         "pool_last_evaluation_timestamp_seconds", "gauge", _POOL, "Unix time of the last plan, by the operator's clock."
     ),
     MetricSpec("leader", "gauge", (), "1 on the replica that leads, 0 on the others."),
-    MetricSpec("build_info", "gauge", ("version",), "Always 1; the label tells the version.", process="both"),
+    MetricSpec(
+        "build_info", "gauge", ("version",), "Always 1; the label tells the version.", process="both", across="max"
+    ),
 )
 
 METRICS: Mapping[str, MetricSpec] = {PREFIX + spec.name: spec for spec in (*_TABLE, *ROUTER_TABLE)}
