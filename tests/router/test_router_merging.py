@@ -24,7 +24,14 @@ def totals(requests: int, cached: int | None, ttft: float | None) -> dict[str, A
 
 
 def a_view(*ends: dict[str, Any], pool: str = "prod/chat", **own: Any) -> dict[str, Any]:
-    plain = {"loadMaxOverMean": 1.0, "queueRequests": 0, "kvEvents": False, "tokenizer": False, "blocks": 0}
+    plain = {
+        "loadMaxOverMean": 1.0,
+        "queueRequests": 0,
+        "deferredRequests": 0,
+        "kvEvents": False,
+        "tokenizer": False,
+        "blocks": 0,
+    }
     more = {"chunks": 0, "indexBytes": 10, "charactersPerToken": 4.0, "totals": totals(0, None, None)}
     return {"pool": pool, **plain, **more, "endpoints": list(ends), **own}
 

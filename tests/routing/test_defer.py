@@ -1,11 +1,8 @@
-"""Work that may wait: in order of deadlines, in slack only, first to leave."""
+"""Work that may wait: in order of deadlines, in slack only."""
 
 import pytest
 
-from tidefleet.routing.defer import LOWEST_PRIORITY, Deferred, engine_priority, to_leave
-from tidefleet.routing.endpoint import Endpoint
-from tidefleet.routing.endpoints import Endpoints
-from tidefleet.routing.rates import Rates
+from tidefleet.routing.defer import LOWEST_PRIORITY, Deferred, engine_priority
 from tidefleet.routing.request import Ask
 
 A = "10.0.0.1:8000"
@@ -44,20 +41,6 @@ def test_clients_that_went_and_deadlines_that_passed_leave():
     assert queue.remove([two]) == 1
     assert [handle for _, handle in queue.expire(1.5)] == [one]
     assert len(queue) == 1
-
-
-def test_it_leaves_an_endpoint_where_somebody_waits_unless_it_is_in_a_hurry():
-    table = Endpoints("p")
-    table.add(Endpoint(A, Rates(1e-4)))
-    late, early = (table.begin(ask(deadline), A, 0.0) for deadline in (2000.0, 1000.0))
-    for ticket in (late, early):
-        table.first_token(ticket, 0.5)
-    assert to_leave(table, 1.0) == []
-    table.begin(ask(), A, 1.0)
-    assert to_leave(table, 1.0) == [late, early]
-    assert to_leave(table, 999.999) == [late]
-    table.end(late, 2.0)
-    assert to_leave(table, 3.0) == [early]
 
 
 def test_engines_take_the_lowest_number_first():

@@ -42,7 +42,6 @@ def test_whatever_is_served_fails_or_is_cancelled_the_accounts_return_to_zero(re
         assert account.tolist() == [0.0, 0.0]
     assert (table.until <= 3.0).all()
     assert (table.resident <= table.capacity).all()
-    assert not table.deferred
 
 
 def test_a_failed_endpoint_is_left_out_at_once_and_probed_ever_more_rarely(table):

@@ -54,6 +54,7 @@ def pool_view(state: PoolState) -> dict[str, Any]:
         "pool": state.served.key,
         "loadMaxOverMean": round(balance(state), 3),
         "queueRequests": len(state.queue),
+        "deferredRequests": len(state.deferred),
         "kvEvents": state.has_events,
         "tokenizer": state.tokens is not None,
         "blocks": state.blocks.blocks,

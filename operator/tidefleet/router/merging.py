@@ -74,6 +74,7 @@ def _pool(found: list[View], gone: View | None) -> View:
         **found[0],
         "loadMaxOverMean": round(_balance(ends), 3),
         "queueRequests": sum(one["queueRequests"] for one in found),
+        "deferredRequests": sum(one["deferredRequests"] for one in found),
         "kvEvents": any(one["kvEvents"] for one in found),
         "tokenizer": any(one["tokenizer"] for one in found),
         "blocks": max(one["blocks"] for one in found),

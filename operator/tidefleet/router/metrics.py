@@ -54,6 +54,7 @@ class RouterMeter:
             telemetry.show("router_endpoints", states, **labels)
             telemetry.set("router_load_max_over_mean_ratio", balance(state), **labels)
             telemetry.set("router_queue_requests", float(len(state.queue)), **labels)
+            telemetry.set("router_deferred_requests", float(len(state.deferred)), **labels)
             blocks = {("events",): float(state.blocks.blocks), ("placements",): float(state.chunks.blocks)}
             telemetry.show("router_index_blocks", blocks, **labels)
             telemetry.set("router_index_bytes", float(state.blocks.size_bytes + state.chunks.size_bytes), **labels)

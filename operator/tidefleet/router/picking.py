@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from tidefleet.router.asking import ask_of
-from tidefleet.router.bodies import BadBody, Body, read
+from tidefleet.router.bodies import BadBody, Body, Format, read
 from tidefleet.router.chooser import Choice, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.pool_state import Ended, Limits, PoolState, Request
@@ -39,6 +39,13 @@ KEPT_PICKS = 256
 
 PREFILL_HEADER = "x-prefiller-host-port"
 """Where a request is prefilled, as llm-d's sidecar beside a decode engine reads it."""
+
+
+DEFERRED_RETRY_SECONDS = 30
+"""After what time a client had better come again with work that may wait."""
+
+TAKE_A_PRIORITY = frozenset({Format.CHAT, Format.COMPLETIONS, Format.RESPONSES})
+"""Whose bodies have a field ``priority`` in vLLM (``--scheduling-policy priority``); the lowest number goes first."""
 
 
 class Meter(Protocol):
@@ -131,6 +138,8 @@ class Picker:
             pump.cancel()
         while (entry := state.queue.take()) is not None:
             _answer(entry.handle, Refusal(503, f"pool {key} is gone"))
+        while (deferred := state.deferred.pop()) is not None:
+            _answer(deferred[1], Refusal(503, f"pool {key} is gone"))
 
     # --- Chooser -----------------------------------------------------------------------------------------------------
 
@@ -147,19 +156,19 @@ class Picker:
         if isinstance(state, Refusal):
             return self._refused("", state, "no-pool", began)
         if parsed is None or parsed.characters > LONGEST_TOKENIZED:
-            return self._decide(state, head, parsed, None, began)
+            return self._decide(state, head, parsed, None, began, raw=body)
         encoder = state.tokens
         takes_long = parsed.token_ids is None and parsed.characters > INLINE_CHARACTERS
         if encoder is not None and takes_long and self._threads is not None:
-            return self._later(state, head, parsed, encoder, began)
-        return self._decide(state, head, parsed, _encoded(encoder, parsed), began)
+            return self._later(state, head, parsed, encoder, began, raw=body)
+        return self._decide(state, head, parsed, _encoded(encoder, parsed), began, raw=body)
 
     async def _later(
-        self, state: PoolState, head: RequestHead, body: Body, encoder: PromptTokens, began: float
+        self, state: PoolState, head: RequestHead, body: Body, encoder: PromptTokens, began: float, *, raw: bytes | None
     ) -> Choice | Refusal:
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._threads, _encoded, encoder, body)
-        found = self._decide(state, head, body, tokens, began)
+        found = self._decide(state, head, body, tokens, began, raw=raw)
         return found if isinstance(found, Choice | Refusal) else await found
 
     def _pool(self, head: RequestHead, body: Body | None) -> PoolState | Refusal:
@@ -189,12 +198,20 @@ class Picker:
         return next((self._by_address[one] for one in subset if one in self._by_address), None)
 
     def _decide(
-        self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float
-    ) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+        self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float,
+        *, raw: bytes | None,
+    ) -> Choice | Refusal | Awaitable[Choice | Refusal]:  # fmt: skip
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
-        request = Request(body, head.subset, began)
+        told = state.by_priority and body is not None and body.format in TAKE_A_PRIORITY
+        request = Request(body, head.subset, began, raw=raw if told else None)
+        if ask.is_deferrable and len(state.deferred):
+            return self._defer(state, ask, request)
         found = self._try(state, ask, request)
-        return found if not isinstance(found, Queued) else self._wait(state, ask, request, found)
+        if not isinstance(found, Queued):
+            return found
+        if ask.is_deferrable and len(state.table):
+            return self._defer(state, ask, request)
+        return self._wait(state, ask, request, found)
 
     def _try(self, state: PoolState, ask: Ask, request: Request, *, is_next: bool = False) -> Choice | Refusal | Queued:
         now, body, began = self._now(), request.body, request.began
@@ -215,7 +232,8 @@ class Picker:
         if self._meter is not None:
             self._meter.decided(state.served.key, "picked", self._now() - began)
         extra = ((PREFILL_HEADER, found.prefill_address),) if found.prefill_address is not None else ()
-        return Choice((found.address, *found.fallbacks), flight, extra)
+        told = with_priority(request.raw, found.engine_priority) if request.raw is not None else None
+        return Choice((found.address, *found.fallbacks), flight, extra, body=told)
 
     def _refused(self, pool: str, refusal: Refusal, outcome: str, began: float) -> Refusal:
         if self._meter is not None:
@@ -233,8 +251,41 @@ class Picker:
         try:
             return await answer
         except asyncio.CancelledError:
-            request.gone = True
+            self._gone(request)
             raise
+
+    async def _defer(self, state: PoolState, ask: Ask, request: Request) -> Choice | Refusal:
+        """Wait for slack, in order of deadlines, until the client had better come again."""
+        key, began = state.served.key, request.began
+        why = state.deferred.offer(ask, request, self._now())
+        if why is not None:
+            refusal = Refusal(429, why, (("retry-after", str(DEFERRED_RETRY_SECONDS)),))
+            return self._refused(key, refusal, "refused-429", began)
+        request.answer = asyncio.get_running_loop().create_future()
+        self._pump_later(state)
+        try:
+            async with asyncio.timeout(self._limits.defer_seconds):
+                return await request.answer
+        except TimeoutError:
+            self._gone(request)
+            state.deferred.remove([request])
+            words = (
+                f"no endpoint had slack for deferrable work within {self._limits.defer_seconds:.0f} s; send it again"
+            )
+            refusal = Refusal(429, words, (("retry-after", str(DEFERRED_RETRY_SECONDS)),))
+            return self._refused(key, refusal, "refused-429", began)
+        except asyncio.CancelledError:
+            self._gone(request)
+            state.deferred.remove([request])
+            raise
+
+    def _gone(self, request: Request) -> None:
+        """The client went away, though an endpoint may just have been found."""
+        request.gone, answer = True, request.answer
+        if answer is not None and answer.done() and not answer.cancelled():
+            found = answer.result()
+            if isinstance(found, Choice):
+                self.closed(found.ticket, self._now())
 
     def _let_go(self, state: PoolState, gone: Removed[Request]) -> None:
         waiting = gone.entry.handle
@@ -248,7 +299,7 @@ class Picker:
             self._pumps[key] = asyncio.get_running_loop().create_task(self._pump(state), name=f"queue of {key}")
 
     async def _pump(self, state: PoolState) -> None:
-        while len(state.queue):
+        while len(state.queue) or len(state.deferred):
             self._pump_now(state)
             await asyncio.sleep(PUMP_SECONDS)
 
@@ -266,6 +317,21 @@ class Picker:
                 state.queue.put_back(entry)
                 return
             _answer(waiting, found)
+        self._pump_deferred(state, now)
+
+    def _pump_deferred(self, state: PoolState, now: float) -> None:
+        """Let deferrable work into what slack there is, once nobody else waits."""
+        for _, late in state.deferred.expire(now):
+            refusal = Refusal(429, "its deadline passed while it waited for slack")
+            _answer(late, self._refused(state.served.key, refusal, "refused-429", late.began))
+        while (first := state.deferred.next()) is not None:
+            ask, waiting = first
+            if not waiting.gone:
+                found = self._try(state, ask, waiting, is_next=True)
+                if isinstance(found, Queued):
+                    return
+                _answer(waiting, found)
+            state.deferred.pop()
 
     # --- what became of it -------------------------------------------------------------------------------------------
 
@@ -329,7 +395,7 @@ class Picker:
         state.totals.add(done)
         if self._meter is not None:
             self._meter.ended(state.served.key, done)
-        if len(state.queue):
+        if len(state.queue) or len(state.deferred):
             self._pump_now(state)
 
     def would_pick(self, path: str, headers: Mapping[str, str], raw: bytes) -> Pick | dict[str, object]:
@@ -369,6 +435,11 @@ _FAULTS = frozenset({500, 502, 503, 504})
 def _answer(request: Request, found: Choice | Refusal) -> None:
     if request.answer is not None and not request.answer.done():
         request.answer.set_result(found)
+
+
+def with_priority(raw: bytes, priority: int) -> bytes:
+    """A body whose last field is the engine's priority, which outdoes one of the client's; the rest is untouched."""
+    return b'%s,"priority":%d}' % (raw.rstrip()[:-1], priority)
 
 
 def _flight(ticket: object) -> Flight | None:

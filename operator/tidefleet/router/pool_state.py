@@ -18,6 +18,7 @@ from tidefleet.router.discovery import ServedPool
 from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of, store_of
 from tidefleet.router.serving_pods import Rank
 from tidefleet.router.tokens import PromptTokens
+from tidefleet.routing.defer import Deferred
 from tidefleet.routing.endpoints import Endpoints
 from tidefleet.routing.handover import hand_over, stay
 from tidefleet.routing.hashing import Keys, hashed
@@ -45,6 +46,8 @@ class Limits:
         index_blocks: blocks that the prefix index knows at most.
         session_bytes: hash states of sessions; session_seconds: how long a resting one is kept.
         wake_seconds: how long requests wait for a pool at zero; None: they are refused.
+        deferred_requests, deferred_tokens: of deferrable classes that wait for slack; defer_seconds: how long one does
+            at most before its client is told to come again, whatever its class's deadline.
     """
 
     index_blocks: int = 2_000_000
@@ -54,6 +57,9 @@ class Limits:
     wake_seconds: float | None = 120.0
     queue_requests: int = 2048
     queue_tokens: float = 50e6
+    deferred_requests: int = 8192
+    deferred_tokens: float = 200e6
+    defer_seconds: float = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class Request:
 
     Attributes:
         answer: set when it has waited; gone: its client went away.
+        raw: the client's bytes, where the engine is to be told a priority.
     """
 
     body: Body | None
@@ -139,6 +146,7 @@ class Request:
     began: float
     answer: asyncio.Future[Choice | Refusal] | None = None
     gone: bool = False
+    raw: bytes | None = None
 
 
 class PoolState:
@@ -147,9 +155,10 @@ class PoolState:
     Attributes:
         table: endpoints and their accounts.
         blocks: index of token blocks, fed by KV events; chunks: of text, fed by our own placements.
-        queue: requests that wait here.
+        queue: requests that wait here; deferred: those of deferrable classes, which wait for slack.
         characters_per_token: learned from what engines count.
         adapters: names by which requests ask for an adapter instead of the model.
+        by_priority: every engine serves requests by the priority that they carry.
     """
 
     def __init__(
@@ -167,12 +176,14 @@ class PoolState:
         self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
         self.placements = Placements(self.chunks)
         self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
+        self.deferred: Deferred[Request] = Deferred(most=limits.deferred_requests, most_tokens=limits.deferred_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
         self.block_tokens = DEFAULT_BLOCK_TOKENS
         self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN
         self.ranks: dict[str, Rank] = {}
         self.kv_tokens: dict[str, float] = {}
         self.adapters: frozenset[str] = frozenset()
+        self.by_priority = False
         self._slots: dict[str, int] = {}
         self._store = store_of(served)
         self._secret = secrets.token_bytes(16)
@@ -223,6 +234,7 @@ class PoolState:
                     log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
             elif before is not None and before.leaving and not rank.leaving:
                 stay(self.table, address)
+        self.by_priority = bool(self.ranks) and all(one.by_priority for one in self.ranks.values())
         self.adapters = frozenset(
             {*(one.name for one in named), *(name for rank in self.ranks.values() for name in rank.adapters)}
         )

@@ -37,6 +37,7 @@ class Rank:
         leaving: it still answers but takes no new sessions: the operator took its routable label off, or it ends.
         block_tokens: tokens of a KV block; 0 where nobody says.
         events: where it publishes KV events; None where it does not.
+        by_priority: its engine serves requests by the priority that they carry.
         served_names: names under which the engine answers; empty where only the pool's model is known.
         restarts: of the pod's containers; with one more its engine may hold nothing of what it held.
         odd: what of the pod's words could not be read.
@@ -63,6 +64,7 @@ class Rank:
     config: Mapping[str, Any] | None
     model: str
     restarts: int = 0
+    by_priority: bool = False
     odd: tuple[str, ...] = ()
 
 
@@ -122,6 +124,7 @@ def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
             config=facts["config"] if isinstance(facts.get("config"), dict) else None,
             model=_word(facts.get("model")),
             restarts=own.restarts,
+            by_priority=_values(arguments, "--scheduling-policy") == ["priority"],
             odd=tuple(odd),
         )
         for index, port in enumerate(named)

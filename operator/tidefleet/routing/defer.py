@@ -1,4 +1,7 @@
-"""Deferrable work: a bounded queue in order of deadlines, let into an endpoint's slack only, first to leave."""
+"""Deferrable work: a bounded queue in order of deadlines, let into an endpoint's slack only, at the lowest priority.
+
+What an engine has begun leaves by the engine's own hand: with priority scheduling it preempts the lowest first.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.endpoints import Endpoints
 from tidefleet.routing.request import Ask
 from tidefleet.routing.terms import Terms
@@ -46,21 +48,6 @@ def latest_start(ask: Ask, terms: Terms, eligible: NDArray[np.bool_]) -> float:
         return -np.inf
     takes = np.where(eligible, terms.ttft + ask.output_tokens * terms.tpot, np.inf)
     return ask.deadline - HURRY * float(takes.min())
-
-
-def to_leave(table: Endpoints, now: float) -> list[Ticket]:
-    """Deferrable requests to cancel and queue again, because somebody waits there; latest deadline first."""
-    found = []
-    for ticket in table.deferred.values():
-        at = table.position(ticket.address)
-        if at is None or ticket.ask.deadline is None:
-            continue
-        waits = table.pending[at] - (ticket.first_at is None) > 0.0 or table.others_waiting[at] > 0.0
-        full = float(table.context[at]) > float(table.capacity[at])
-        hurry = ticket.ask.deadline - now < HURRY * ticket.ask.output_tokens * ticket.tpot_seconds
-        if (waits or full) and not hurry:
-            found.append(ticket)
-    return sorted(found, key=lambda one: -(one.ask.deadline or 0.0))
 
 
 @dataclass(frozen=True, slots=True, order=True)

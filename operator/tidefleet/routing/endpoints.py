@@ -133,7 +133,6 @@ class Endpoints:
         self.sessions = Homes(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
         self.promises = Promises()
         self.paces = Promises()
-        self.deferred: dict[int, Ticket] = {}
         self._rows: list[_Row] = []
         self._at: dict[str, int] = {}
         self._epochs = 0
@@ -300,8 +299,6 @@ class Endpoints:
         ticket = Ticket(ask, address, self._rows[at].epoch, now, work, due, tpot, held)
         if ask.session is not None:
             self.sessions.began(ask.session, now)
-        if ask.is_deferrable:
-            self.deferred[id(ticket)] = ticket
         return ticket
 
     def first_token(self, ticket: Ticket, now: float) -> None:
@@ -331,7 +328,6 @@ class Endpoints:
         if ticket.ended:
             return
         ticket.ended = True
-        self.deferred.pop(id(ticket), None)
         at = self._row_of(ticket)
         if at is None:
             return

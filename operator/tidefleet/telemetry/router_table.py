@@ -76,6 +76,7 @@ def _rows() -> Iterator[MetricSpec]:
         across="max",
     )
     yield row("router_queue_requests", "gauge", POOL, "Requests that wait in the router.")
+    yield row("router_deferred_requests", "gauge", POOL, "Requests of deferrable classes that wait for slack.")
     yield row("router_moved_sessions_total", "counter", POOL, "Sessions given another home since theirs leaves.")
     yield row(
         "router_index_blocks",
