@@ -17,12 +17,27 @@ from flip_faults import Ground
 from flip_ground import clean_nodes
 from flip_night import Night
 from flip_watcher import FlipWatcher
-from operator_builders import FLEET, NODES, ROOT, Engines, HandClock, InProcess, Place, RealOperator, prepare
+from operator_builders import (
+    FLEET,
+    NODES,
+    ROOT,
+    Engines,
+    HandClock,
+    InProcess,
+    Place,
+    RealOperator,
+    eventually,
+    prepare,
+)
 
 from localcluster import binaries
+from localcluster.api import ApiError
 from localcluster.cluster import Cluster
+from localcluster.crds import crd_files
+from localcluster.errors import LocalClusterError
 from tidefleet import catalogue
 from tidefleet.cluster.clock import Clock
+from tidefleet.cluster.kinds import UPSTREAM_POOL
 from tidefleet.cluster.writes import Outcome, Write
 
 
@@ -151,8 +166,9 @@ class Released:
 
     namespace: str
     kubeconfig: Path
+    router_kubeconfig: Path
     role: str
-    """Name of the ClusterRole."""
+    """Name of the operator's ClusterRole."""
 
 
 @pytest.fixture(scope="session")
@@ -172,14 +188,18 @@ def released(fleet: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     helm(
         "install", "tests", str(ROOT / "charts" / "tidefleet"), "--create-namespace",
         *("--set", "replicas=0,crds.enabled=false,fullnameOverride=operator-tests"),
+        *("--set", "router.enabled=true,router.replicas=0"),
     )  # fmt: skip
     roles = fleet.api().get("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings")["items"]
     (role,) = (
         one["roleRef"]["name"]
         for one in roles
-        if any(each.get("namespace") == namespace for each in one.get("subjects") or ())
+        if any(
+            (each.get("namespace"), each["name"]) == (namespace, "operator-tests") for each in one.get("subjects") or ()
+        )
     )
-    yield Released(namespace, fleet.service_account_kubeconfig(namespace, "operator-tests"), role)
+    accounts = (fleet.service_account_kubeconfig(namespace, f"operator-tests{part}") for part in ("", "-router"))
+    yield Released(namespace, *accounts, role)
     helm("uninstall", "tests", "--no-hooks")
 
 
@@ -238,3 +258,26 @@ def flip_ground(
     for one in made:
         one.op.stop()
         one.clean()
+
+
+@pytest.fixture
+def upstream(place: Place) -> Iterator[None]:
+    """InferencePools of the Gateway API Inference Extension are served; those of the test are gone after it."""
+    try:
+        files = crd_files("gateway-api-inference-extension")
+    except LocalClusterError as reason:
+        pytest.skip(f"no Gateway API Inference Extension here: {reason}")
+    for file in files:
+        command = ["kubectl", "--kubeconfig", place.cluster.kubeconfig, "apply", "--server-side", "-f", str(file)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def is_served() -> bool:
+        try:
+            return place.list(UPSTREAM_POOL) == []
+        except ApiError:
+            return False
+
+    eventually(is_served)
+    yield
+    for one in place.list(UPSTREAM_POOL):
+        place.api.delete(place.path(UPSTREAM_POOL, one["metadata"]["name"]))

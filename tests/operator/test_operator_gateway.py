@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
-from operator_builders import INFERENCE_POOL, a_class, a_pool, eventually
+from operator_builders import INFERENCE_POOL, a_class, a_pool
 
-from localcluster.api import ApiError
-from localcluster.crds import crd_files
-from localcluster.errors import LocalClusterError
 from tidefleet.cluster.kinds import UPSTREAM_POOL
 from tidefleet.controller import process
 
@@ -18,27 +13,9 @@ CREATE = {"inferencePool": {"creation": "Create"}}
 
 
 @pytest.fixture(autouse=True)
-def upstream(place, monkeypatch):
-    """The definition is served, and what exists is looked at often."""
+def looked_at_often(upstream, monkeypatch):
+    """What exists is looked at often."""
     monkeypatch.setattr(process, "LOOK_AROUND_SECONDS", 0.2)
-    try:
-        files = crd_files("gateway-api-inference-extension")
-    except LocalClusterError as reason:
-        pytest.skip(f"no Gateway API Inference Extension here: {reason}")
-    for file in files:
-        command = ["kubectl", "--kubeconfig", place.cluster.kubeconfig, "apply", "--server-side", "-f", str(file)]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def is_served():
-        try:
-            return place.list(UPSTREAM_POOL) == []
-        except ApiError:
-            return False
-
-    eventually(is_served)
-    yield
-    for one in place.list(UPSTREAM_POOL):
-        place.api.delete(place.path(UPSTREAM_POOL, one["metadata"]["name"]))
 
 
 def made(place):
