@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from prometheus_client import Counter, Histogram
 
 from tidefleet.router.pool_state import Ended, PoolState
 from tidefleet.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The series that each answered request of a pool and class adds to."""
+
+    prompt: Counter
+    predicted: Counter
+    output: Counter
+    ttft: Histogram
+
+    @classmethod
+    def of(cls, telemetry: Telemetry, labels: dict[str, str]) -> Self:
+        return cls(
+            telemetry.counter("router_prompt_tokens_total", **labels),
+            telemetry.counter("router_predicted_hit_tokens_total", **labels),
+            telemetry.counter("router_output_tokens_total", **labels),
+            telemetry.histogram("router_ttft_seconds", **labels),
+        )
 
 
 class RouterMeter:
@@ -13,30 +36,44 @@ class RouterMeter:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
+        self._decided: dict[tuple[str, str], tuple[Counter, Histogram | None]] = {}
+        self._requests: dict[tuple[str, str, str], Counter] = {}
+        self._served: dict[tuple[str, str], _Served] = {}
 
     def decided(self, pool: str, outcome: str, seconds: float) -> None:
         """A request was answered, or refused."""
-        namespace, name = _split(pool)
-        self._telemetry.count("router_decisions_total", namespace=namespace, pool=name, outcome=outcome)
-        if pool:
-            self._telemetry.observe("router_decision_seconds", seconds, namespace=namespace, pool=name)
+        found = self._decided.get((pool, outcome))
+        if found is None:
+            namespace, name = _split(pool)
+            labels = {"namespace": namespace, "pool": name}
+            times = self._telemetry.histogram("router_decision_seconds", **labels) if pool else None
+            found = self._telemetry.counter("router_decisions_total", **labels, outcome=outcome), times
+            self._decided[pool, outcome] = found
+        found[0].inc()
+        if found[1] is not None:
+            found[1].observe(seconds)
 
     def ended(self, pool: str, done: Ended) -> None:
         """A request is over."""
-        namespace, name = _split(pool)
-        labels = {"namespace": namespace, "pool": name, "workload_class": done.wclass}
         status = "cut" if done.status is None else f"{done.status // 100}xx"
-        telemetry = self._telemetry
-        telemetry.count("router_requests_total", 1.0, **labels, status=status)
+        requests = self._requests.get((pool, done.wclass, status))
+        if requests is None:
+            requests = self._telemetry.counter("router_requests_total", **_labels(pool, done.wclass), status=status)
+            self._requests[pool, done.wclass, status] = requests
+        requests.inc()
         if not done.ended_well:
             return
-        telemetry.count("router_prompt_tokens_total", float(done.tokens), **labels)
-        telemetry.count("router_predicted_hit_tokens_total", float(done.predicted), **labels)
-        telemetry.count("router_output_tokens_total", float(done.output_tokens), **labels)
+        served = self._served.get((pool, done.wclass))
+        if served is None:
+            served = self._served[pool, done.wclass] = _Served.of(self._telemetry, _labels(pool, done.wclass))
+        served.prompt.inc(max(0, done.tokens))
+        served.predicted.inc(max(0, done.predicted))
+        served.output.inc(max(0, done.output_tokens))
         if done.cached is not None:
-            telemetry.count("router_cached_tokens_total", float(done.cached), **labels)
+            # Its series appears with the first engine that says what it had cached.
+            self._telemetry.count("router_cached_tokens_total", float(done.cached), **_labels(pool, done.wclass))
         if done.ttft_seconds is not None:
-            telemetry.observe("router_ttft_seconds", done.ttft_seconds, **labels)
+            served.ttft.observe(done.ttft_seconds)
 
     def gauges(self, pools: Iterable[PoolState]) -> None:
         """What is now."""
@@ -67,6 +104,8 @@ class RouterMeter:
     def forget(self, pool: str) -> None:
         """A pool is gone."""
         namespace, name = _split(pool)
+        for held in (self._decided, self._requests, self._served):
+            held.clear()  # of the other pools, too: they are found again
         self._telemetry.forget(namespace=namespace, pool=name)
 
 
@@ -78,6 +117,11 @@ def balance(state: PoolState) -> float:
     load = (table.running + table.pending)[table.healthy]
     mean = float(load.mean())
     return float(load.max()) / mean if mean > 0.0 else 1.0
+
+
+def _labels(pool: str, wclass: str) -> dict[str, str]:
+    namespace, name = _split(pool)
+    return {"namespace": namespace, "pool": name, "workload_class": wclass}
 
 
 def _split(pool: str) -> tuple[str, str]:

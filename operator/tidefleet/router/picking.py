@@ -352,7 +352,8 @@ class Picker:
         if status is not None and status in _FAULTS:
             state.table.failed(flight.address, now)
         elif status is not None and status < 400 and not ask.token_exact and len(ask.keys):
-            state.placed(flight.address, ask.keys)
+            held = flight.chosen.hit_tokens[0] if flight.address == flight.chosen.address else 0
+            state.placed(flight.address, ask.keys, known=held // ask.block_size)
 
     def body(self, ticket: object, chunk: bytes, end: bool, now: float) -> None:
         """A piece of the response passed."""

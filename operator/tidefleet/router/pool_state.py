@@ -306,12 +306,12 @@ class PoolState:
         taken, self._moved = self._moved, 0
         return taken
 
-    def placed(self, address: str, keys: Keys) -> None:
-        """An endpoint answered a request that was compared as text."""
+    def placed(self, address: str, keys: Keys, *, known: int = 0) -> None:
+        """An endpoint answered a request that was compared as text; it held so many chunks of it when it was picked."""
         slot = self._slots.get(address)
         if slot is not None and address in self.table:
             room = int(self.table.endpoint(address).kv_capacity_tokens / self.chunk_tokens)
-            self.placements.placed(slot, keys, room=room, write_through=self.shares_store)
+            self.placements.placed(slot, keys, room=room, write_through=self.shares_store, known=known)
 
     def held(self, address: str) -> int:
         """Blocks or chunks that an endpoint is known to hold on its device."""

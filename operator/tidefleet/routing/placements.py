@@ -26,7 +26,7 @@ class Placements:
         self._index = index
         self._held: dict[int, OrderedDict[int, None]] = {}
 
-    def placed(self, slot: int, keys: Keys, *, room: int, write_through: bool = False) -> None:
+    def placed(self, slot: int, keys: Keys, *, room: int, write_through: bool = False, known: int = 0) -> None:
         """An endpoint served a prompt.
 
         Args:
@@ -34,6 +34,7 @@ class Placements:
             keys: of the prompt's chunks, shape (chunks,).
             room: chunks that the endpoint's KV room holds; a longer prompt leaves its head.
             write_through: all of the prompt is also in the shared store that the endpoint reads, and stays there.
+            known: chunks, the first ones, that the index had there when the endpoint was picked.
 
         Raises:
             KeyError: the index has no endpoint with this slot.
@@ -43,7 +44,8 @@ class Placements:
         if room < 1 or not len(keys):
             return
         kept = keys[:room]
-        self._index.store(slot, kept)
+        if known < len(kept):
+            self._index.store(slot, kept[known:], parent=int(kept[known - 1]) if known else 0)
         held = self._held.setdefault(slot, OrderedDict())
         for key in reversed(kept.tolist()):  # the head is the last to go
             held[key] = None

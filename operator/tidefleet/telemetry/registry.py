@@ -56,6 +56,14 @@ class Telemetry:
             exemplar = {"decision_id": decision_id} if decision_id else None
             (metric.labels(**labels) if labels else metric).inc(amount, exemplar)
 
+    def counter(self, name: str, **labels: str) -> Counter:
+        """One series of a counter, for a caller that adds to it often; `forget` makes it void."""
+        return self._counters[name].labels(**labels)
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """One series of a histogram, for a caller that observes often."""
+        return self._histograms[name].labels(**labels)
+
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
         metric = self._gauges[name]
