@@ -8,8 +8,8 @@ Every few seconds an engine dies (its connections are reset, all it held is lost
 drops its prefix cache; three at most are down at a time, so somebody is ready at any moment.
 
 wrong_5xx           answers from 500 on; 0 expected
-unanswered          requests that got no answer: no connection, or none within 60 s; 0 expected where the machine holds the
-                    rate (late tells)
+unanswered          requests that got no answer: no connection, or none within 60 s; 0 expected where the machine holds
+                    the rate (late tells)
 cut                 streams that had begun when their engine died
 refused             429, of the router's own choice
 p50_ms, p95_ms      from posting to the whole answer; first_p50_ms, first_p95_ms: to its first byte
