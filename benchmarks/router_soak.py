@@ -156,7 +156,8 @@ def route(hosts: Sequence[str], told: Path, workers: int) -> None:
     limits = Limits(index_blocks=INDEX_BLOCKS)
     settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16, limits=limits)
     if workers > 1:
-        Supervisor(settings, workers, fleet=fleet_of(hosts), started=write_ports(told)).run()
+        started = write_ports(told)
+        Supervisor(settings, workers, fleet=fleet_of(hosts), started=started, log_level="warning").run()
     else:
         RouterProcess(settings, fleet=fleet_of(hosts), started=write_ports(told)).run()
 
@@ -409,9 +410,7 @@ async def soaked(ground: Ground, rate: float, seconds: float, workers: int) -> F
                 return found[0] if found else {}
 
         until = time.monotonic() + 60.0
-        while not all(
-            one["blocks"] >= 0 and one["state"] == "healthy" for one in (await view()).get("endpoints", [{}])
-        ):
+        while not (known := (await view()).get("endpoints")) or any(one["state"] != "healthy" for one in known):
             if time.monotonic() > until:
                 raise RuntimeError("the router does not know its endpoints")
             await asyncio.sleep(0.1)
