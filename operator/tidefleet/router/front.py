@@ -173,6 +173,8 @@ class Front:
         return web.Response(text="ok\n")
 
     async def _is_ready(self, _: web.Request) -> web.Response:
+        if self._gathered.wrong:
+            await self.gather()
         wrong = self._wrong() or self._gathered.wrong
         return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)
 
