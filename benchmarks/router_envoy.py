@@ -44,7 +44,7 @@ from tidefleet.api import AcceleratorType, InferencePool  # noqa: E402
 from tidefleet.api.validation import parse  # noqa: E402
 from tidefleet.catalogue import accelerator_manifests  # noqa: E402
 from tidefleet.router.discovery import Fleet, ServedPool  # noqa: E402
-from tidefleet.router.process import RouterProcess, Settings, write_ports  # noqa: E402
+from tidefleet.router.process import RouterProcess, Settings, spare_the_collector, write_ports  # noqa: E402
 from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim  # noqa: E402
 
 MODEL, ENDPOINTS, CONNECTIONS, OPEN_RATE, OPEN_CONNECTIONS = "llama-3.1-8b", 10, 16, 500.0, 64
@@ -108,6 +108,7 @@ def route(ports: Sequence[int], told: Path, profile: Path | None) -> None:
     """Be the router until SIGTERM."""
     settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16)
     process = RouterProcess(settings, fleet=fleet_of(ports), started=write_ports(told))
+    spare_the_collector()
     if profile is None:
         process.run()
         return

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from tidefleet.cluster.connection import NoConnection
-from tidefleet.router.process import RouterProcess, Settings, say_ports, write_ports
+from tidefleet.router.process import RouterProcess, Settings, say_ports, spare_the_collector, write_ports
 from tidefleet.router.supervising import Supervisor
 from tidefleet.telemetry import logs
 
@@ -89,6 +89,7 @@ def run(
         if workers > 1:
             status = Supervisor(settings, workers, started=started, log_format=form, log_level=log_level).run()
         else:
+            spare_the_collector()
             status = RouterProcess(settings, started=started).run()
     except (NoConnection, OSError) as error:
         logging.getLogger("tidefleet").error("%s", error)

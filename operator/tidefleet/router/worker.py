@@ -17,7 +17,7 @@ from typing import Literal
 
 from tidefleet.cluster.connection import NoConnection
 from tidefleet.router.discovery import Fleet
-from tidefleet.router.process import RouterProcess, Settings
+from tidefleet.router.process import RouterProcess, Settings, spare_the_collector
 from tidefleet.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def main() -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_Numbered(orders.index))
     process = RouterProcess(orders.settings, fleet=orders.fleet, started=_tell)
+    spare_the_collector()
     threading.Thread(target=_end_with_supervisor, args=(process,), daemon=True).start()
     try:
         return process.run()
