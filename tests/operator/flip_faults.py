@@ -38,7 +38,7 @@ class Ground:
     ) -> None:
         self.place, self.clock, self._starting = place, clock, starting
         self.api = place.api
-        self.fleet = place.namespace
+        self.fleet, self.accelerator = place.namespace, "l40s"
         kind = replace(node_kinds()["l40s"], chips_per_node=chips)
         self._manifests = nodes_for({"l40s": nodes}, kinds={"l40s": kind}, labels={FLEET: self.fleet})
         for index, one in enumerate(self._manifests):

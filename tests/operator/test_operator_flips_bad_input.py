@@ -57,7 +57,7 @@ def test_windows_that_make_no_sense_are_refused_named_or_joined_and_what_is_lent
     ground.until(lambda: [one for one in place.events("Degraded") if "Mars/Olympus" in one["note"]], "an Event")
     before = place.replicas()
     ground.reaches("Serving", index, step=20.0)  # what lends no more has its nodes back
-    assert "its pool lends no more" in ground.events("Recalled", index)[0]
+    assert "its spec is invalid" in ground.events("Recalled", index)[0]
     pass_by(ground, 1800.0, step=300.0)
     assert on(ground, "Serving") == ground.names
     assert place.replicas() == before

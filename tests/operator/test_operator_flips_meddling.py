@@ -1,9 +1,6 @@
-"""Hands that meddle with a node in a flip: people, GitOps tools, drivers, forged journals."""
+"""Hands that meddle with a node in a flip: people, GitOps tools, drivers."""
 
 from __future__ import annotations
-
-import json
-from typing import Any
 
 import pytest
 from flip_demand import QUICK
@@ -100,46 +97,3 @@ def test_a_cordon_and_an_upgrade_call_off_what_has_not_been_lent_and_wait_for_wh
         ground.step(SLOT)
     ground.until(lambda: not [one for one in taints(ground, there) if one.startswith("tidefleet.io/")], "it is clean")
     assert ground.sound()
-
-
-def forged(ground: Ground, index: int, **changes: Any) -> str:
-    """A journal as another node has it, with some of it changed, for this node."""
-    text = json.dumps(ground.journal(index))
-    story = json.loads(text)
-    return json.dumps({**story, **changes})
-
-
-def test_journals_that_are_not_ours_are_told_with_the_way_out_and_the_other_nodes_flip_on(flip_ground, place):
-    ground = flip_ground(nodes=8)
-    lent, *free = two_lent(ground)
-    sample = forged(ground, lent)
-    texts = {
-        "not JSON": "{",
-        "cut off": sample[: len(sample) // 2],
-        "a later version": forged(ground, lent, v=99),
-        "an unknown phase": forged(ground, lent, phase="Flying"),
-        "another node's": sample,
-        "too large": "x" * 60_000,
-    }
-    bad = dict(zip(texts, free[1:], strict=False))
-    assert len(bad) >= 5
-    for words, index in bad.items():
-        ground.mark(index, annotations={JOURNAL: texts[words]})
-    for words, index in bad.items():
-        ground.until(lambda index=index: ground.events("JournalUnreadable", index), words, step=2.0)
-        (told,) = ground.events("JournalUnreadable", index)[-1:]
-        assert ground.names[index] in told
-        assert f"kubectl annotate node {ground.names[index]} {JOURNAL}-" in told, told
-        ground.ask(index, "training")
-    for _ in range(4):
-        ground.step(10.0)
-    for index in bad.values():
-        assert DUTY not in taints(ground, index)
-        assert any("cannot be read" in one for one in ground.events("FlipRefused", index))
-    ground.ask(lent, "serving")
-    ground.reaches("Serving", lent, step=5.0)
-    first = next(iter(bad.values()))
-    ground.mark(first, annotations={JOURNAL: None})
-    ground.step(SLOT)
-    ground.ask(first, "training")
-    ground.reaches("Training", first, step=5.0)

@@ -179,10 +179,10 @@ def read(text: str) -> Journal | Unreadable:
     try:
         raw: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Unreadable(f"it is not JSON: {_encodable(str(error))[:100]}")
+        return Unreadable(f"it is {_shown(text)}, not JSON ({_encodable(str(error))[:80]}); expected an object")
     try:
         if not isinstance(raw, dict):
-            raise TypeError("it is not an object")
+            raise TypeError(f"it is {_shown(text)}; expected an object")
         if type(raw.get("v")) is not int or raw["v"] != VERSION:
             raise ValueError(f"its version is {str(raw.get('v'))[:20]}; expected {VERSION}")
         unit = _text(raw, "unit", _NAMES["unit"], needed=True)
@@ -192,7 +192,7 @@ def read(text: str) -> Journal | Unreadable:
         return Journal(
             epoch=_count(raw.get("epoch"), "epoch"),
             turn=_count(raw.get("turn", 0), "turn"),
-            phase=Phase(str(raw.get("phase"))),
+            phase=_phase(raw.get("phase"), "phase"),
             since=_time(raw.get("since"), "since"),
             unit=unit,
             pool=_text(raw, "pool", _NAMES["pool"]),
@@ -223,6 +223,17 @@ def instant(at: float) -> float:
 def _encodable(text: str) -> str:
     """Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text, to be told in a sentence."""
+    return repr(_encodable(text[:40])) + ("..." if len(text) > 40 else "")
+
+
+def _phase(value: object, name: str) -> Phase:
+    if not isinstance(value, str) or value not in Phase.__members__.values():
+        raise ValueError(f"{name} is {str(value)[:20]!r}; expected one of {', '.join(Phase)}")
+    return Phase(value)
 
 
 def _flag(raw: Mapping[str, Any], name: str) -> bool:
@@ -278,4 +289,4 @@ def _history(value: object) -> Iterable[tuple[float, Phase]]:
     for one in value:
         if not isinstance(one, list) or len(one) != 2:
             raise ValueError("history holds something other than [time, phase]")
-        yield _time(one[0], "history"), Phase(one[1])
+        yield _time(one[0], "history"), _phase(one[1], "history")

@@ -227,7 +227,8 @@ class Flips:
         self._desired = {
             (key, target.served.name): target.desired for key, one in decisions.items() for target in one.targets
         }
-        self.teller.pools = {key: view.pool for key, view in seen.views.items()}
+        known = {key: pool for key, pool in self.teller.pools.items() if key in self._unclear}
+        self.teller.pools = known | {key: view.pool for key, view in seen.views.items()}
         views = seen.views.values()
         self.borrowers.look(seen.units, views, seen.kinds, self.observer.inventory.pods(None), seen.now)
         lent = self.borrowers.lent.values()
@@ -425,6 +426,7 @@ class Flips:
                 allowed=allowed,
                 held_by=held_by,
                 recalls=recalls,
+                invalid=frozenset(map("/".join, self._unclear)),
                 requests=seen.requests,
                 memory=self._lending,
                 recall_order=recall_order(self.borrowers.training, seen.now),

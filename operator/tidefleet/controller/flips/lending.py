@@ -137,6 +137,7 @@ class Round:
         recalls: nodes that may be called back before their loans end where serving does not need them, and what limits
             that. What serving needs, and whose time is over, comes back all the same.
         requests: what people ask for, by unit.
+        invalid: pools (``namespace/name``) that cannot be read.
     """
 
     accelerator: str
@@ -152,6 +153,7 @@ class Round:
     memory: LendingMemory
     recall_order: RecallOrder
     now: float
+    invalid: frozenset[str] = frozenset()
     wishes: dict[str, Wish] = field(default_factory=dict)
     blocked: list[Blocked] = field(default_factory=list)
 
@@ -196,7 +198,10 @@ class Round:
                 continue
             lender, request = self._lender(unit.journal.pool), self.requests.get(unit.name)
             if lender is None:
-                self.wishes[unit.name] = Recall("its pool lends no more")
+                why = "its pool lends no more"
+                if unit.journal.pool in self.invalid:
+                    why = f"what {unit.journal.pool} needs is not known while its spec is invalid; mend it"
+                self.wishes[unit.name] = Recall(why)
             elif lender.recall:
                 self.wishes[unit.name] = Recall(lender.recall)
             elif request is not None and request.to is Ask.SERVING:

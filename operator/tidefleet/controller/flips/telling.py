@@ -14,7 +14,6 @@ from tidefleet.cluster.kinds import INFERENCE_POOL, NODE
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
-from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.lenders import Standing
 from tidefleet.controller.flips.outlook import TypeRound
 from tidefleet.controller.flips.past import needed_before
@@ -138,14 +137,7 @@ class Teller:
             return
         self.troubles[unit.name] = unit.trouble
         if unit.trouble:
-            way_out = "; ".join(
-                f"kubectl annotate node {node.name} {marks.FLIP_ANNOTATION}-"
-                if not any(taint.key in (FLIP_TAINT, DUTY_TAINT) for taint in node.taints)
-                else f"tidefleet flip {node.name} --release"
-                for node in unit.nodes
-                if node.name in unit.trouble
-            )
-            words = f"{unit.name}: {unit.trouble}; nothing is lent from it until this is mended, by hand: {way_out}"
+            words = f"{unit.name}: {unit.trouble}"
             self._emit(unit, pool_key(unit.journal.pool), "JournalUnreadable", words, bad=True, decision_id=decision_id)
 
     def reverted(self, unit: Unit, node: str, who: str, *, decision_id: str) -> None:

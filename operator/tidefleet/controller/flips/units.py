@@ -263,8 +263,12 @@ def _state(
     orphans = [node for node in tainted if not isinstance(stories[node], Journal)]
     if orphans:
         lost = f"node {', '.join(orphans)} carries a taint of tidefleet.io and no journal that can be read"
-        return fresh, f"{trouble}; {lost}" if trouble else lost
+        way_out = f"it is quarantined: look what is on it, then `tidefleet flip {orphans[0]} --release`"
+        return fresh, "; ".join(one for one in (trouble, lost, way_out) if one)
     if not written:
+        if trouble:
+            take_off = f"kubectl annotate node {' '.join(sorted(bad))} {marks.FLIP_ANNOTATION}-"
+            trouble = f"{trouble}; it is not lent until that is taken off: {take_off}"
         return fresh, trouble
     newest = agreed(written)
     if newest.phase is Phase.SERVING:
