@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from router_ground import MODEL, a_class_object, a_fleet, a_served_pod
 
 from tidefleet.router.chooser import Choice, Refusal, RequestHead
+from tidefleet.router.discovery import Fleet
 from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits
 from tidefleet.routing.defer import LOWEST_PRIORITY
@@ -145,6 +147,30 @@ def test_a_client_that_goes_away_leaves_nothing_behind_even_when_an_endpoint_was
         assert not len(state.deferred)
         assert state.table.pending.tolist() == [0.0]
         assert state.table.running.tolist() == [0.0]
+        await picker.close()
+
+    run(whole)
+
+
+def test_work_that_waited_for_a_pool_to_wake_up_lets_people_go_first() -> None:
+    async def whole() -> None:
+        picker = a_picker()
+        full, empty = picker.pools["prod/chat"].served, a_fleet([]).pools[0]
+        accelerators = a_fleet([]).accelerators
+        picker.update(Fleet((replace(full, ranks=empty.ranks),), accelerators))
+        daily, hourly = waiting(ask(picker, "daily")), waiting(ask(picker, "hourly"))
+        person = waiting(ask(picker))
+        await soon()
+        picker.update(Fleet((full,), accelerators))
+        await soon()
+        assert isinstance(person.result(), Choice), "though the others' classes have the higher priority"
+        assert not (daily.done() and hourly.done())
+        for task in (hourly, daily):
+            for one in (person, hourly):
+                if one.done():
+                    picker.closed(one.result().ticket, asyncio.get_running_loop().time())
+            await soon()
+            assert isinstance(task.result(), Choice)
         await picker.close()
 
     run(whole)

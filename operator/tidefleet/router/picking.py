@@ -40,7 +40,6 @@ KEPT_PICKS = 256
 PREFILL_HEADER = "x-prefiller-host-port"
 """Where a request is prefilled, as llm-d's sidecar beside a decode engine reads it."""
 
-
 DEFERRED_RETRY_SECONDS = 30
 """After what time a client had better come again with work that may wait."""
 
@@ -313,10 +312,14 @@ class Picker:
             if waiting.gone:
                 continue
             found = self._try(state, entry.ask, waiting, is_next=True)
-            if isinstance(found, Queued):
+            if not isinstance(found, Queued):
+                _answer(waiting, found)
+            elif entry.ask.is_deferrable and len(state.table):  # the pool woke up: from here on it waits for slack
+                if (why := state.deferred.offer(entry.ask, waiting, now)) is not None:
+                    _answer(waiting, self._refused(state.served.key, Refusal(429, why), "refused-429", waiting.began))
+            else:
                 state.queue.put_back(entry)
                 return
-            _answer(waiting, found)
         self._pump_deferred(state, now)
 
     def _pump_deferred(self, state: PoolState, now: float) -> None:
