@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from flip_demand import QUICK
 from operator_builders import (
+    FLEET,
     INFERENCE_POOL,
     POD,
     WORKLOAD_CLASS,
@@ -170,3 +173,37 @@ def test_a_replica_wider_than_a_node_is_made_scaled_changed_and_deleted(place, o
     place.delete(INFERENCE_POOL, "chat")
     op.until(lambda: not place.list(LEADER_WORKER_SET))
     op.until(lambda: place.get(INFERENCE_POOL, "chat") is None)
+
+
+def test_nodes_of_a_group_are_lent_together_or_not_at_all(flip_ground, place):
+    ground = flip_ground(nodes=8)
+    mine = a_set("mine", 2)
+    for part in ("leaderTemplate", "workerTemplate"):
+        mine["spec"]["leaderWorkerTemplate"][part]["spec"]["nodeSelector"] = {FLEET: ground.fleet}
+    pool = an_adopter(replicas={"min": 1, "max": 2}, flipping=ground.flipping())
+    place.create(mine, pool, a_class(rate=12))
+    ground.start(flipping=QUICK)
+    ground.until(lambda: groups(place) == {"0": [True, True], "1": [True, True]} and place.settled(), "two groups")
+
+    def nodes_of(group: str) -> list[int]:
+        index = "leaderworkerset.sigs.k8s.io/group-index"
+        pods = [one for one in place.list(POD) if one["metadata"]["labels"].get(index) == group]
+        return sorted(ground.names.index(one["spec"]["nodeName"]) for one in pods)
+
+    first, last = nodes_of("0"), nodes_of("1")
+    for group, asked in ((first, first[0]), (last, last[1])):
+        ground.ask(asked, "training")
+        told = f"mine removes its highest ordinal wherever that is; pod mine-{'0' if group == first else '1'}"
+        said = partial(ground.events, "FlipRefused", group[0])  # of the whole group
+        ground.until(lambda said=said, told=told: any(told in one for one in said()), told)
+    assert ground.phases() == ["Serving"] * 8
+
+    # The last group is what a set gives up first: what the plan gives up anyway may be lent, both nodes at once.
+    place.set_spec(WORKLOAD_CLASS, "chat", demand={"requestsPerSecond": "1"})
+    ground.until(lambda: set(groups(place)) == {"0"}, "one group is left", step=60.0)
+    ground.ask(last[0], "training")
+    ground.reaches("Training", last[0], step=5.0)
+    assert groups(place) == {"0": [True, True]}
+    assert [ground.phase(index) for index in first] == ["Serving", "Serving"]
+    # The set is a user's own: its workers carry no label of the pool by which the watcher would know them.
+    assert [one for one in ground.watcher.breaches if "is Serving and training pods hold it" not in one] == []
