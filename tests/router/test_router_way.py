@@ -233,6 +233,7 @@ def test_the_command_explains_the_last_picks_and_a_request_of_ones_own(ground: G
     assert status == 0, said
     assert "prod/chat" in said
     assert "first token in" in said
+    assert "its KV until the next turn: device" in said
     body = {"model": MODEL, "messages": [{"role": "user", "content": "cli " + WORDS * 100}]}
     (tmp_path / "body.json").write_text(json.dumps(body))
     status, said = tidefleet(
@@ -241,6 +242,8 @@ def test_the_command_explains_the_last_picks_and_a_request_of_ones_own(ground: G
     assert status == 0, said
     found = json.loads(said)
     assert max(one["hitTokens"]["device"] for one in (found["chosen"], *found["others"])) > 500
+    assert found["afterwards"]["tier"] == "device", "there is no tier below"
+    assert "there is no lower tier" in found["afterwards"]["reason"]
     status, said = tidefleet(ground.way, "route", "explain", "-", stdin='{"model": "nobody", "messages": []}')
     assert (status, "no pool serves this model" in said) == (1, True)
     status, said = tidefleet(ground.way, "route", "explain", "-", stdin="{")

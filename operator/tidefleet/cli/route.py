@@ -87,6 +87,8 @@ def _print_pick(one: dict[str, Any]) -> None:
     print_table("", columns, rows)
     if len(one["others"]) > 9:
         typer.echo(f"  and {len(one['others']) - 9} more")
+    if one.get("afterwards"):
+        typer.echo(f"  its KV until the next turn: {one['afterwards']['tier']} ({one['afterwards']['reason']})")
     typer.echo("")
 
 

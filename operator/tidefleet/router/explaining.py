@@ -8,10 +8,15 @@ from tidefleet.router.metrics import balance
 from tidefleet.router.pool_state import PoolState
 from tidefleet.routing.pick import Alternative, Pick
 from tidefleet.routing.rates import TIERS
+from tidefleet.routing.reuse import retention
 
 
-def explained(found: Pick) -> dict[str, Any]:
-    """A pick: times in seconds, money in USD; sessions and tenants are left out, hashed as they are."""
+def explained(found: Pick, state: PoolState | None) -> dict[str, Any]:
+    """A pick: times in seconds, money in USD; sessions and tenants are left out, hashed as they are.
+
+    Args:
+        state: of its pool, where that is still there.
+    """
     ask = found.ask
     return {
         "pool": ask.pool,
@@ -28,7 +33,26 @@ def explained(found: Pick) -> dict[str, Any]:
         "expectedTtftSeconds": round(found.expected_ttft_seconds, 6),
         "chosen": _terms(found.chosen),
         "others": [_terms(one) for one in found.others],
+        "afterwards": _afterwards(found, state),
     }
+
+
+def _afterwards(found: Pick, state: PoolState | None) -> dict[str, Any] | None:
+    """Where the session's KV lies best until its next turn; the engine decides it."""
+    ask = found.ask
+    row = state.table.position(found.address) if state is not None else None
+    if state is None or row is None:
+        return None
+    table, endpoint = state.table, state.table.endpoint(found.address)
+    best = retention(
+        endpoint.rates,
+        tokens=ask.tokens + ask.output_tokens,
+        gap_seconds=table.reuse.expected_gap_seconds(ask.wclass, tool_call=ask.ends_in_tool_call),
+        capacity_tokens=endpoint.kv_capacity_tokens,
+        kv_usage=min(1.0, float(table.context[row] + table.resident[row]) / endpoint.kv_capacity_tokens),
+        hinted_seconds=ask.cache_ttl_seconds or 0.0,
+    )
+    return {"tier": TIERS[best.tier], "seconds": round(best.seconds, 1), "reason": best.reason}
 
 
 def _terms(one: Alternative) -> dict[str, Any]:

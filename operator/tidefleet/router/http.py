@@ -82,7 +82,10 @@ class RouterHttp:
         wanted = request.query.get("pool", "")
         found = [one for one in reversed(self._picker.recent) if wanted in ("", one[1].ask.pool)]
         since = time.time() - asyncio.get_running_loop().time()
-        shown = [{"at": since + at, **explained(one)} for at, one in found[: count_of(request.query.get("limit"))]]
+        shown = [
+            {"at": since + at, **explained(one, self._picker.pools.get(one.ask.pool))}
+            for at, one in found[: count_of(request.query.get("limit"))]
+        ]
         return web.json_response(shown)
 
     async def _state(self, request: web.Request) -> web.Response:
@@ -99,7 +102,9 @@ class RouterHttp:
         path = request.query.get("path", "/v1/chat/completions")
         headers = {name.lower(): value for name, value in request.headers.items()}
         found = self._picker.would_pick(path, headers, body)
-        answer: dict[str, Any] = found if isinstance(found, dict) else explained(found)
+        answer: dict[str, Any] = (
+            found if isinstance(found, dict) else explained(found, self._picker.pools.get(found.ask.pool))
+        )
         return web.json_response(answer)
 
 
