@@ -80,7 +80,7 @@ def demo(tmp_path: Path) -> Iterator[list[Demo]]:
 def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) -> None:
     figures = tmp_path / "day.json"
     pictures = ("--json", str(figures), "--svg", str(tmp_path / "day.svg"))
-    demo.append(Demo(tmp_path, "--seconds", "60", *pictures))
+    demo.append(Demo(tmp_path, "--seconds", "100", *pictures))
     assert demo[0].process.wait(340) == 0, demo[0].output
     day = json.loads(figures.read_text())
     assert [one["pool"] for one in day["pools"]] == ["chat", "code", "reasoning"]
