@@ -32,7 +32,7 @@ def a_view(*ends: dict[str, Any], pool: str = "prod/chat", **own: Any) -> dict[s
         "tokenizer": False,
         "blocks": 0,
     }
-    more = {"chunks": 0, "indexBytes": 10, "charactersPerToken": 4.0, "totals": totals(0, None, None)}
+    more = {"chunks": 0, "indexBytes": 10, "bytesPerToken": 4.0, "totals": totals(0, None, None)}
     return {"pool": pool, **plain, **more, "endpoints": list(ends), **own}
 
 

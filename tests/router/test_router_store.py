@@ -222,3 +222,14 @@ def test_a_clients_cache_salt_sets_its_prompts_apart_as_it_does_in_the_engine() 
         assert hits is not None
         found.append(int(hits.blocks[0, slot]))
     assert found == [BLOCKS, 0, 0]
+
+
+def test_how_many_tokens_a_text_has_is_learned_by_its_bytes_in_any_script() -> None:
+    ground = Ground()
+    turns = [{"role": "user", "content": "今日は良い天気ですね" * 40}]
+    body = read("/v1/chat/completions", json.dumps({"model": MODEL, "messages": turns}).encode())
+    assert body.size > 2 * body.characters
+    for _ in range(200):
+        ground.state.learn_length(body.size, body.characters)  # a token for each character
+    ask = ask_of(ground.state, body, {}, tokens=None, secret=b"s", now=0.0)
+    assert abs(ask.tokens - body.characters) < 0.05 * body.characters

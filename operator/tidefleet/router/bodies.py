@@ -84,6 +84,11 @@ class Body:
         """Length of the prompt's text."""
         return sum(map(len, self.pieces))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the prompt's text in UTF-8."""
+        return sum(len(one) if one.isascii() else len(one.encode("utf-8", "surrogatepass")) for one in self.pieces)
+
 
 class _Wire(msgspec.Struct):
     """The fields that are read, of all formats; other fields are skipped. Types that vary stay open."""

@@ -84,7 +84,7 @@ def pool_view(state: PoolState) -> dict[str, Any]:
         "blocks": state.blocks.blocks,
         "chunks": state.chunks.blocks,
         "indexBytes": state.blocks.size_bytes + state.chunks.size_bytes,
-        "charactersPerToken": round(state.characters_per_token, 2),
+        "bytesPerToken": round(state.bytes_per_token, 2),
         "endpoints": [
             {
                 "address": address,

@@ -385,7 +385,7 @@ class Picker:
                 cached_tokens=None if usage.cached_tokens is None else float(usage.cached_tokens),
             )
         if usage.input_tokens and not ask.token_exact and flight.body is not None and not flight.body.images:
-            state.learn_length(flight.body.characters, usage.input_tokens)
+            state.learn_length(flight.body.size, usage.input_tokens)
         work = flight.chosen.work_at(flight.address)
         done = Ended(
             wclass=ask.wclass,

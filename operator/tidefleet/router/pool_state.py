@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256
 """Text is compared in pieces of so many bytes where nobody knows its tokens; about 64 tokens of English."""
-FIRST_CHARACTERS_PER_TOKEN = 4.0
+FIRST_BYTES_PER_TOKEN = 4.0
 """Of a prompt, until its pool's engines have counted some (an English text has 4 to 4.5)."""
 MOST_SLOTS = 1024
 MOST_SALTS = 4096
@@ -156,7 +156,7 @@ class PoolState:
         table: endpoints and their accounts.
         blocks: index of token blocks, fed by KV events; chunks: of text, fed by our own placements.
         queue: requests that wait here; deferred: those of deferrable classes, which wait for slack.
-        characters_per_token: learned from what engines count.
+        bytes_per_token: of text, learned from what engines count.
         adapters: names by which requests ask for an adapter instead of the model.
         by_priority: every engine serves requests by the priority that they carry.
     """
@@ -179,7 +179,7 @@ class PoolState:
         self.deferred: Deferred[Request] = Deferred(most=limits.deferred_requests, most_tokens=limits.deferred_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
         self.block_tokens = DEFAULT_BLOCK_TOKENS
-        self.characters_per_token = FIRST_CHARACTERS_PER_TOKEN
+        self.bytes_per_token = FIRST_BYTES_PER_TOKEN
         self.ranks: dict[str, Rank] = {}
         self.kv_tokens: dict[str, float] = {}
         self.adapters: frozenset[str] = frozenset()
@@ -361,19 +361,19 @@ class PoolState:
             self.states.put(session, state, now)
         return state
 
-    def tokens_of(self, characters: int) -> int:
-        """How many tokens a text likely has."""
-        return max(1, round(characters / self.characters_per_token))
+    def tokens_of(self, size: int) -> int:
+        """How many tokens so many bytes of text likely are."""
+        return max(1, round(size / self.bytes_per_token))
 
     @property
     def chunk_tokens(self) -> int:
         """Tokens that a chunk of text likely has."""
-        return max(1, round(CHUNK_BYTES / self.characters_per_token))
+        return max(1, round(CHUNK_BYTES / self.bytes_per_token))
 
-    def learn_length(self, characters: int, tokens: int) -> None:
-        """An engine counted a prompt."""
-        if characters >= 64 and 0.5 <= characters / max(1, tokens) <= 16.0:
-            self.characters_per_token += 0.05 * (characters / tokens - self.characters_per_token)
+    def learn_length(self, size: int, tokens: int) -> None:
+        """An engine counted a prompt of so many bytes."""
+        if size >= 64 and 0.5 <= size / max(1, tokens) <= 16.0:
+            self.bytes_per_token += 0.05 * (size / tokens - self.bytes_per_token)
 
     def match(self, keys: Keys, *, exact: bool) -> Hits | None:
         """Who holds how much of a prompt's beginning."""
