@@ -18,7 +18,6 @@ from tidefleet.api.flipping import Window
 from tidefleet.api.vocabulary import Day
 from tidefleet.flipping.windows import (
     OpenWindow,
-    is_open_until,
     moment,
     next_opening,
     open_slots,
@@ -114,8 +113,8 @@ def test_windows_are_open_as_the_clock_on_the_wall_says(data: st.DataObject, cha
             continue
         if here is not None:
             assert here.end == first + 60.0 * closing
-            assert is_open_until(windows, now, here.end)
-            assert not is_open_until(windows, now, here.end + 1)
+            assert open_slots(windows, now, slots=1, slot_seconds=here.end - now) == (True,)
+            assert open_slots(windows, now, slots=1, slot_seconds=here.end + 1 - now) == (False,)
         opening = next((later for later in range(closing, 3 * 1440) if expected[later]), None)
         coming = next_opening(windows, now)
         if opening is not None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-SERVING_PHASES = frozenset({"Serving", "Planned"})
 OUTBOUND = frozenset({"Cordoned", "Draining", "Verifying"})
 HOMEBOUND = frozenset({"Recalling", "Reclaiming", "Warming"})
 LENT = "Training"

@@ -85,12 +85,6 @@ def next_opening(windows: Sequence[Window], now: float) -> OpenWindow | None:
     return found
 
 
-def is_open_until(windows: Sequence[Window], now: float, until: float) -> bool:
-    """Whether loans are allowed from ``now`` all the way to ``until`` (Unix seconds, excluded)."""
-    found = open_window(windows, now)
-    return found is not None and until <= found.end
-
-
 def open_slots(windows: Sequence[Window], first: float, *, slots: int, slot_seconds: float) -> tuple[bool, ...]:
     """For each of so many slots from ``first`` (Unix seconds) on, whether loans are allowed in the whole of it.
 

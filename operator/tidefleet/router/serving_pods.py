@@ -22,8 +22,6 @@ PORTS_ANNOTATION = "tidefleet.io/engine-ports"
 """Ports of data-parallel ranks that answer by themselves, e.g. ``8000,8001``; each is an endpoint of its own."""
 WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 
-VLLM_BLOCK_TOKENS = 16
-"""``--block-size`` where nobody gives it (vLLM's documentation, on CUDA)."""
 MOST_RANKS = 64
 
 
