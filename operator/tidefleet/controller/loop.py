@@ -104,8 +104,10 @@ class FleetLoop:
                 except Exception:  # a surprise must not end the process: the next one would meet it too
                     log.exception("a pass failed")
                     self.telemetry.count("reconcile_errors_total", kind="Pass", reason="Exception")
-                left = LATE * self.settings.period_seconds - (self.clock.monotonic() - began)
-                floor = min(self.settings.period_seconds, self.clock.scale)  # at most about one pass in a real second
+                took = self.clock.monotonic() - began
+                left = LATE * self.settings.period_seconds - took
+                # At most about one pass in a real second, and at most half of the time, whatever wakes it.
+                floor = min(self.settings.period_seconds, max(self.clock.scale, took))
                 stop.wait(floor / self.clock.scale)
                 self.clock.sleep(max(0.0, left - floor), self.wake)
         finally:  # a solver or a trial at work would keep a deposed process from ending
