@@ -88,13 +88,14 @@ def test_hits_that_are_predicted_are_those_that_engines_count_while_caches_overf
         if turn == 3:  # one that leaves no room for others where it goes
             sessions[99] = [9_000_000 + at for at in range(16 * (BLOCKS - 2))]
         for number, ids in sessions.items():
-            ground.settle()
-            answer = ground.ask(ids, f"s-{number}")
-            pick = ground.way.picks()[0]
-            assert pick["tokensExact"]
-            assert pick["promptTokens"] == len(ids) == answer["usage"]["prompt_tokens"]
-            predicted.append(pick["chosen"]["hitTokens"]["device"])
-            told.append(cached(answer))
+            for _ in range(2):  # at once again, before anything could make room
+                ground.settle()
+                answer = ground.ask(ids, f"s-{number}")
+                pick = ground.way.picks()[0]
+                assert pick["tokensExact"]
+                assert pick["promptTokens"] == len(ids) == answer["usage"]["prompt_tokens"]
+                predicted.append(pick["chosen"]["hitTokens"]["device"])
+                told.append(cached(answer))
             ids += [*token_ids(answer["choices"][0]["text"]), *range(chance.randrange(40))]
     assert predicted == told
     assert ground.counted() - before == sum(predicted)
