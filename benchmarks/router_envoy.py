@@ -21,7 +21,7 @@ import sys
 
 _HERE = sys.path[0] if __name__ == "__main__" else ""
 _ROOT = __file__.rpartition("/benchmarks/")[0] or "."
-sys.path[:] = [f"{_ROOT}/operator", f"{_ROOT}/deploy/local", *(one for one in sys.path if one != _HERE)]
+sys.path[:] = [f"{_ROOT}/operator", f"{_ROOT}/deploy/local", _ROOT, *(one for one in sys.path if one != _HERE)]
 
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
@@ -37,15 +37,13 @@ from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+from benchmarks.router_fleet import fleet_of  # noqa: E402
+
 from localcluster import envoy  # noqa: E402
 from localcluster.ports import free_ports  # noqa: E402
 from localcluster.processes import Processes  # noqa: E402
-from tidefleet.api import AcceleratorType, InferencePool  # noqa: E402
-from tidefleet.api.validation import parse  # noqa: E402
-from tidefleet.catalogue import accelerator_manifests  # noqa: E402
-from tidefleet.router.discovery import Fleet, ServedPool  # noqa: E402
 from tidefleet.router.process import RouterProcess, Settings, spare_the_collector, write_ports  # noqa: E402
-from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim  # noqa: E402
+from tidefleet.router.serving_pods import POOL_LABEL  # noqa: E402
 
 MODEL, ENDPOINTS, CONNECTIONS, OPEN_RATE, OPEN_CONNECTIONS = "llama-3.1-8b", 10, 16, 500.0, 64
 _HTTP = str(Path(__file__).with_name("router_envoy_http.py"))
@@ -69,27 +67,19 @@ Figures = dict[str, Any]
 # --- the router ------------------------------------------------------------------------------------------------------
 
 
-def fleet_of(ports: Sequence[int]) -> Fleet:
-    """Pool prod/chat with an endpoint at each port of loopback."""
+def pods_at(ports: Sequence[int]) -> list[dict[str, Any]]:
+    """A pod of pool prod/chat at each port of loopback."""
     engine = {"model": MODEL, "accelerator": "h100-sxm", "tensorParallel": 1, "weights": "Bf16", "kv": "Bf16"}
-    template = {"template": {"spec": {"containers": [{"name": "engine", "image": "engine"}]}}}
-    pool = parse(
+    labels = {POOL_LABEL: "chat", "tidefleet.io/option": "x", "tidefleet.io/routable": "true"}
+    return [
         {
-            "apiVersion": "tidefleet.io/v1alpha1",
-            "kind": "InferencePool",
-            "metadata": {"namespace": "prod", "name": "chat", "uid": "u"},
-            "spec": {"model": {"name": MODEL}, "serving": template},
-        }
-    )
-    if not isinstance(pool, InferencePool):
-        raise TypeError(f"the pool is {pool}, expected an InferencePool")
-    ranks: list[Any] = []
-    for index, port in enumerate(ports):
-        labels = {POOL_LABEL: "chat", "tidefleet.io/option": "x", "tidefleet.io/routable": "true"}
-        notes = {"tidefleet.io/engine": json.dumps({**engine, "port": port})}
-        name = f"chat-{index}"
-        raw = {
-            "metadata": {"namespace": "prod", "name": name, "uid": name, "labels": labels, "annotations": notes},
+            "metadata": {
+                "namespace": "prod",
+                "name": f"chat-{index}",
+                "uid": f"chat-{index}",
+                "labels": labels,
+                "annotations": {"tidefleet.io/engine": json.dumps({**engine, "port": port})},
+            },
             "spec": {"containers": [{"name": "engine", "image": "engine", "args": ["--model", MODEL]}]},
             "status": {
                 "phase": "Running",
@@ -97,17 +87,14 @@ def fleet_of(ports: Sequence[int]) -> Fleet:
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
         }
-        pod = slim(raw)
-        ranks += ranks_of(pod, "chat", (8000,)) if pod is not None else []
-    served = ServedPool("prod", "chat", pool, (), (), tuple(sorted(ranks, key=lambda one: one.address)))
-    known = [parse(dict(one)) for one in accelerator_manifests()]
-    return Fleet((served,), {one.name: one for one in known if isinstance(one, AcceleratorType)})
+        for index, port in enumerate(ports)
+    ]
 
 
 def route(ports: Sequence[int], told: Path, profile: Path | None) -> None:
     """Be the router until SIGTERM."""
     settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16)
-    process = RouterProcess(settings, fleet=fleet_of(ports), started=write_ports(told))
+    process = RouterProcess(settings, fleet=fleet_of(pods_at(ports), MODEL), started=write_ports(told))
     spare_the_collector()
     if profile is None:
         process.run()

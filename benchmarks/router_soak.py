@@ -46,27 +46,24 @@ from typing import Any  # noqa: E402
 
 import aiohttp  # noqa: E402
 import numpy as np  # noqa: E402
+from benchmarks.router_fleet import PORT, accelerators, fleet_of  # noqa: E402
 
 from localcluster import envoy  # noqa: E402
 from localcluster.addresses import PodRange  # noqa: E402
 from localcluster.ports import free_ports  # noqa: E402
 from localcluster.processes import Processes  # noqa: E402
 from tidefleet import catalogue  # noqa: E402
-from tidefleet.api import AcceleratorType, InferencePool  # noqa: E402
-from tidefleet.api.validation import parse  # noqa: E402
-from tidefleet.catalogue import accelerator_manifests  # noqa: E402
 from tidefleet.cluster.clock import ScaledClock  # noqa: E402
 from tidefleet.emulator import Fleet as Engines  # noqa: E402
 from tidefleet.emulator import Running, SimulatedPod  # noqa: E402
 from tidefleet.planning.from_api import accelerator_of  # noqa: E402
-from tidefleet.router.discovery import Fleet, ServedPool  # noqa: E402
 from tidefleet.router.pool_state import Limits  # noqa: E402
 from tidefleet.router.process import RouterProcess, Settings, write_ports  # noqa: E402
-from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim  # noqa: E402
+from tidefleet.router.serving_pods import POOL_LABEL  # noqa: E402
 from tidefleet.router.supervising import Supervisor  # noqa: E402
 from tidefleet.telemetry import logs  # noqa: E402
 
-MODEL, ENGINES, PORT, EVENTS, REPLAY = "llama-3.1-8b", 10, 8000, 5557, 5558
+MODEL, ENGINES, EVENTS, REPLAY = "llama-3.1-8b", 10, 5557, 5558
 BLOCKS = 4000
 """Of an engine's prefix cache."""
 INDEX_BLOCKS = 100_000
@@ -105,29 +102,6 @@ def pods_at(hosts: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def accelerators() -> dict[str, AcceleratorType]:
-    """The shipped catalogue."""
-    found = [parse(dict(one)) for one in accelerator_manifests()]
-    return {one.name: one for one in found if isinstance(one, AcceleratorType)}
-
-
-def fleet_of(hosts: Sequence[str]) -> Fleet:
-    """What discovery would find of the pods."""
-    template = {"template": {"spec": {"containers": [{"name": "engine", "image": "engine"}]}}}
-    pool = parse(
-        {
-            "apiVersion": "tidefleet.io/v1alpha1",
-            "kind": "InferencePool",
-            "metadata": {"namespace": "prod", "name": "chat", "uid": "u"},
-            "spec": {"model": {"name": MODEL}, "serving": template},
-        }
-    )
-    if not isinstance(pool, InferencePool):
-        raise TypeError(f"the pool is {pool}, expected an InferencePool")
-    ranks = [rank for raw in pods_at(hosts) if (pod := slim(raw)) for rank in ranks_of(pod, "chat", (PORT,))]
-    return Fleet((ServedPool("prod", "chat", pool, (), (), tuple(ranks)),), accelerators())
-
-
 def emulate(hosts: Sequence[str], told: Path) -> None:
     """Be the engines until SIGTERM."""
     known = {name: accelerator_of(one) for name, one in accelerators().items()}
@@ -157,9 +131,9 @@ def route(hosts: Sequence[str], told: Path, workers: int) -> None:
     settings = Settings(port=free_ports(1)[0], http_port=0, secret=b"s" * 16, limits=limits)
     if workers > 1:
         started = write_ports(told)
-        Supervisor(settings, workers, fleet=fleet_of(hosts), started=started, log_level="warning").run()
+        Supervisor(settings, workers, fleet=fleet_of(pods_at(hosts), MODEL), started=started, log_level="warning").run()
     else:
-        RouterProcess(settings, fleet=fleet_of(hosts), started=write_ports(told)).run()
+        RouterProcess(settings, fleet=fleet_of(pods_at(hosts), MODEL), started=write_ports(told)).run()
 
 
 @dataclass(frozen=True, slots=True)
