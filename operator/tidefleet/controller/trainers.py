@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tidefleet.api import WorkloadClass
 from tidefleet.api.demand import TrainerKind
 from tidefleet.cluster.records import Pod
+from tidefleet.planning.from_api import with_demand
 
 _LABELS: Mapping[TrainerKind, str] = {
     TrainerKind.JOB: "batch.kubernetes.io/job-name",
@@ -63,5 +64,4 @@ def with_trainer(wclass: WorkloadClass, trainer: Trainer | None) -> WorkloadClas
     if trainer is None:
         return wclass
     volume = int((wclass.spec.demand.volume_tokens_per_day or 0) * trainer.share)
-    demand = wclass.spec.demand.model_copy(update={"volume_tokens_per_day": volume})
-    return wclass.model_copy(update={"spec": wclass.spec.model_copy(update={"demand": demand})})
+    return with_demand(wclass, volume_tokens_per_day=volume)

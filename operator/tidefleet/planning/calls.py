@@ -9,7 +9,7 @@ from decimal import Decimal
 from graphlib import CycleError, TopologicalSorter
 
 from tidefleet.api import Reason, WorkloadClass
-from tidefleet.planning.from_api import declared_rate, number
+from tidefleet.planning.from_api import declared_rate, number, with_demand
 from tidefleet.planning.observed import called_rates
 
 MOST_REQUESTS_PER_SECOND = 1e12
@@ -92,8 +92,7 @@ def with_called(wclass: WorkloadClass, called: Called | None) -> WorkloadClass:
     if called is None or own is None:
         return wclass
     rate = Decimal(repr(own + called.requests_per_second))
-    demand = wclass.spec.demand.model_copy(update={"requests_per_second": rate})
-    return wclass.model_copy(update={"spec": wclass.spec.model_copy(update={"demand": demand})})
+    return with_demand(wclass, requests_per_second=rate)
 
 
 def _another(name: str, members: Mapping[str, WorkloadClass]) -> str:

@@ -261,6 +261,12 @@ def declared_rate(wclass: WorkloadClass) -> float | None:
     return None if value is None else float(value)
 
 
+def with_demand(wclass: WorkloadClass, **fields: object) -> WorkloadClass:
+    """A class with these fields of its demand in place of its own, as they are."""
+    demand = wclass.spec.demand.model_copy(update=fields)
+    return wclass.model_copy(update={"spec": wclass.spec.model_copy(update={"demand": demand})})
+
+
 def is_deferrable(wclass: WorkloadClass) -> bool:
     """Whether the class is a volume with a deadline."""
     return wclass.spec.demand.volume_tokens_per_day is not None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import web
 
-from tidefleet.router.http import LARGEST_QUESTION, count_of, only_from_here
+from tidefleet.router.http import Handler, Pages, count_of, only_from_here
 from tidefleet.router.merging import best_informed, merged_picks, merged_pools, merged_totals
 from tidefleet.telemetry import PREFIX, Telemetry
 from tidefleet.telemetry.merged import Merged
@@ -92,7 +92,7 @@ class Gathered:
         self.metrics.keep({(one.partition("/")[0], one.partition("/")[2]) for one in known})
 
 
-class Front:
+class Front(Pages):
     """Serves on the running event loop until closed.
 
     Args:
@@ -105,33 +105,28 @@ class Front:
     ) -> None:
         self._workers, self._gathered, self._wrong = workers, gathered, wrong
         self._locks: dict[object, asyncio.Lock] = {}
-        self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
-        self.port = 0
+        super().__init__()
+
+    def routes(self) -> dict[str, Handler]:
+        """As `Pages.routes`."""
+        return {
+            "/metrics": self._metrics,
+            "/healthz": self._alive,
+            "/readyz": self._is_ready,
+            "/debug/pools": self._pools,
+            "/debug/picks": self._picks,
+            "/explain": self._explain,
+        }
 
     async def start(self, host: str, port: int) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        app = web.Application(client_max_size=LARGEST_QUESTION)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", self._alive)
-        app.router.add_get("/readyz", self._is_ready)
-        app.router.add_get("/debug/pools", self._pools)
-        app.router.add_get("/debug/picks", self._picks)
-        app.router.add_post("/explain", self._explain)
+        """As `Pages.start`."""
         self._session = aiohttp.ClientSession(read_bufsize=2**20)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = int(self._runner.addresses[0][1])
+        await super().start(host, port)
 
     async def close(self) -> None:
-        """End."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        """As `Pages.close`."""
+        await super().close()
         if self._session is not None:
             await self._session.close()
 

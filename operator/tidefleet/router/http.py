@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -17,8 +18,41 @@ from tidefleet.telemetry.merged import samples_of
 
 LARGEST_QUESTION = 32 * 2**20
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-class RouterHttp:
+
+class Pages(ABC):
+    """Pages on the running event loop until closed; ``routes`` are asked for when it starts."""
+
+    def __init__(self) -> None:
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    @abstractmethod
+    def routes(self) -> dict[str, Handler]:
+        """What answers at which path: all by GET, ``/explain`` by POST."""
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        app = web.Application(client_max_size=LARGEST_QUESTION)
+        for path, handler in self.routes().items():
+            (app.router.add_post if path == "/explain" else app.router.add_get)(path, handler)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        self.port = int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """End."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+class RouterHttp(Pages):
     """Serves on the running event loop until closed.
 
     ``/debug/*`` and ``/explain`` answer callers on the loopback address alone (``kubectl port-forward`` comes from
@@ -33,33 +67,19 @@ class RouterHttp:
         self, picker: Picker, telemetry: Telemetry, *, before: Callable[[], None], ready: Callable[[], str]
     ) -> None:
         self._picker, self._telemetry, self._before, self._ready = picker, telemetry, before, ready
-        self._runner: web.AppRunner | None = None
-        self.port = 0
+        super().__init__()
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        app = web.Application(client_max_size=LARGEST_QUESTION)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", self._alive)
-        app.router.add_get("/readyz", self._is_ready)
-        app.router.add_get("/debug/pools", self._pools)
-        app.router.add_get("/debug/picks", self._picks)
-        app.router.add_get("/debug/state", self._state)
-        app.router.add_post("/explain", self._explain)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        self.port = int(self._runner.addresses[0][1])
-
-    async def close(self) -> None:
-        """End."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def routes(self) -> dict[str, Handler]:
+        """As `Pages.routes`."""
+        return {
+            "/metrics": self._metrics,
+            "/healthz": self._alive,
+            "/readyz": self._is_ready,
+            "/debug/pools": self._pools,
+            "/debug/picks": self._picks,
+            "/debug/state": self._state,
+            "/explain": self._explain,
+        }
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._before()
