@@ -1,7 +1,7 @@
 """The operating point of a replica: the speeds by which needed accelerator-seconds are counted.
 
-Needed for serving = fresh prompt tokens / prefill rate + output tokens / decode rate, both at the operating point of the
-strictest objective of the pool. Prefill and decode share the chips: with B sequences decoding, r seconds of prefill for
+Needed for serving = fresh prompt tokens / prefill rate + output tokens / decode rate, both at the operating point of
+the strictest objective of the pool. Prefill and decode share the chips: with B sequences decoding, r seconds of prefill for
 each output token and a step of T_d(B) seconds, a token takes
 
     TPOT(B) = T_d(B) + B*r,      output tokens/s = B / TPOT(B)
@@ -25,11 +25,16 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One class in a pool's mix: mean tokens of a request, and how often one comes (any common unit)."""
+    """One class in a pool's mix: how often a request comes (any common unit), and its means.
+
+    Attributes:
+        tokens: of the prompt; output: generated.
+        prefill_seconds: T_p of what no cache holds of it.
+    """
 
     rate: float
     tokens: float
-    fresh: float
+    prefill_seconds: float
     output: float
     tpot_seconds: float | None = None
 
@@ -57,13 +62,9 @@ class OperatingPoint:
         """T_d(B*)/B*, replica-seconds."""
         return self.step_seconds / self.batch
 
-    def prefill_needed(self, fresh: float, cached: float = 0.0) -> float:
-        """Replica-seconds that prefilling ``fresh`` tokens behind ``cached`` ones needs."""
-        return self.rates.prefill_seconds(fresh, cached)
-
     def needed(self, fresh: float, cached: float, output: float) -> float:
         """Replica-seconds that a request needs."""
-        return self.prefill_needed(fresh, cached) + output * self.seconds_per_output_token
+        return self.rates.prefill_seconds(fresh, cached) + output * self.seconds_per_output_token
 
 
 def operating_point(
@@ -85,7 +86,7 @@ def operating_point(
     promises = [one.tpot_seconds for one in mix if one.tpot_seconds is not None]
     limit = tpot_seconds if tpot_seconds is not None else min(promises, default=float("inf"))
     context = sum(one.rate * one.output * (one.tokens + one.output / 2.0) for one in mix) / decoded
-    ratio = sum(one.rate * rates.prefill_seconds(one.fresh, one.tokens - one.fresh) for one in mix) / decoded
+    ratio = sum(one.rate * one.prefill_seconds for one in mix) / decoded
 
     def tpot(batch: float) -> float:
         return rates.tpot_seconds(batch, batch * context) + batch * ratio
