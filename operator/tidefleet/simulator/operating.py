@@ -1,8 +1,8 @@
 """The operating point of a replica: the speeds by which needed accelerator-seconds are counted.
 
 Needed for serving = fresh prompt tokens / prefill rate + output tokens / decode rate, both at the operating point of
-the strictest objective of the pool. Prefill and decode share the chips: with B sequences decoding, r seconds of prefill for
-each output token and a step of T_d(B) seconds, a token takes
+the strictest objective of the pool. Prefill and decode share the chips: with B sequences decoding, r seconds of prefill
+for each output token and a step of T_d(B) seconds, a token takes
 
     TPOT(B) = T_d(B) + B*r,      output tokens/s = B / TPOT(B)
 
