@@ -21,12 +21,14 @@ def drained(queue):
     return found
 
 
-def test_a_higher_priority_goes_first_and_a_better_margin_within_one():
+def test_a_higher_priority_goes_first_and_a_better_margin_per_second_within_one():
     queue = Queue()
     queue.offer(ask(), "low", 0.0, 9.0)
-    queue.offer(ask(priority=1, wclass="poor", margin_usd=0.1), "poor", 0.0, 9.0)
-    queue.offer(ask(priority=1, wclass="rich", margin_usd=0.9), "rich", 0.0, 9.0)
-    assert drained(queue) == ["rich", "poor", "low"]
+    queue.offer(ask(priority=1, wclass="at a loss", margin_usd=-0.1, endpoint_seconds=1.0), "at a loss", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="long", margin_usd=0.9, endpoint_seconds=9.0), "long", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="short", margin_usd=0.2, endpoint_seconds=1.0), "short", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="unpriced"), "unpriced", 0.0, 9.0)
+    assert drained(queue) == ["short", "long", "unpriced", "at a loss", "low"]
 
 
 def test_tenants_take_turns_by_tokens():

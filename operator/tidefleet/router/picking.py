@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tidefleet.router.asking import ask_of
+from tidefleet.router.asking import ask_of, priced
 from tidefleet.router.bodies import BadBody, Body, Format, read
 from tidefleet.router.chooser import Choice, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
@@ -244,7 +244,7 @@ class Picker:
     async def _wait(self, state: PoolState, ask: Ask, request: Request, queued: Queued) -> Choice | Refusal:
         answer: asyncio.Future[Choice | Refusal] = asyncio.get_running_loop().create_future()
         request.answer = answer
-        for gone in state.queue.offer(ask, request, self._now(), queued.deadline):
+        for gone in state.queue.offer(priced(state, ask), request, self._now(), queued.deadline):
             self._let_go(state, gone)
         self._pump_later(state)
         try:

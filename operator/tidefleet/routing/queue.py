@@ -194,8 +194,10 @@ class Queue(Generic[H]):
 
 
 def margin_rate(ask: Ask) -> float:
-    """Margin per token of work, in the order of margin per accelerator-second on one kind; 0 = unpriced."""
-    return (ask.margin_usd or 0.0) / max(1.0, _size(ask))
+    """Margin in USD per second of an endpoint; 0, as of one that earns its cost, for what is not priced."""
+    if ask.margin_usd is None or not ask.endpoint_seconds:
+        return 0.0
+    return ask.margin_usd / ask.endpoint_seconds
 
 
 def _size(ask: Ask) -> float:
