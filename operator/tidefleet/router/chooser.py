@@ -35,6 +35,16 @@ class Choice:
     """What goes to the engine instead of the client's bytes; None leaves them as they are."""
 
 
+WAIT_HEADER, MAY_WAIT, WILL_WAIT = "x-tidefleet-wait", "may", "will"
+"""A gateway that sets it to ``may`` sends a request that is answered with `Hold` once more, with ``will``, on a way
+that has the time; it takes the header off what engines get, and ignores a client's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The request will wait for longer than the gateway waits for a picker of which it hears nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the request goes nowhere: 400 unparsable, 413 too large, 429 shed, 503 no endpoint."""
@@ -46,13 +56,16 @@ class Refusal:
     """For example ``("retry-after", "2")``."""
 
 
+Answer = Choice | Refusal | Hold
+
+
 class Chooser(Protocol):
     """Chooses an endpoint for each request and is told what became of it.
 
     Everything is called on the server's event loop. `now` is that loop's clock in seconds (monotonic).
     """
 
-    def choose(self, head: RequestHead, body: bytes | None) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+    def choose(self, head: RequestHead, body: bytes | None) -> Answer | Awaitable[Answer]:
         """Where the request goes.
 
         Args:

@@ -12,7 +12,7 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from tidefleet.router.chooser import Choice, Refusal
+from tidefleet.router.chooser import WAIT_HEADER, WILL_WAIT, Choice, Refusal
 from tidefleet.router.subset import canonical_all
 
 DESTINATION = "x-gateway-destination-endpoint"
@@ -42,6 +42,12 @@ REQUEST_BODY_AS_IT_IS = _constant(request_body=pb.BodyResponse())
 RESPONSE_BODY_AS_IT_IS = _constant(response_body=pb.BodyResponse())
 REQUEST_TRAILERS_AS_THEY_ARE = _constant(request_trailers=pb.TrailersResponse())
 RESPONSE_TRAILERS_AS_THEY_ARE = _constant(response_trailers=pb.TrailersResponse())
+
+
+def _hold() -> pb.CommonResponse:
+    common = pb.CommonResponse(clear_route_cache=True)
+    _set(common.header_mutation, WAIT_HEADER, WILL_WAIT)
+    return common
 
 
 def request_pieces(body: bytes, *, end: bool) -> list[bytes]:
@@ -121,6 +127,10 @@ def _set(mutation: Any, name: str, value: str) -> None:
     option.header.key = name
     option.header.raw_value = value.encode()
     option.append_action = _OVERWRITE
+
+
+HOLD = _constant(request_headers=pb.HeadersResponse(response=_hold()))
+HOLD_TO_BODY = _constant(request_body=pb.BodyResponse(response=_hold()))
 
 
 def refusal_message(refusal: Refusal) -> bytes:
