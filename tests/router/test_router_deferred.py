@@ -182,24 +182,24 @@ def test_a_gateway_that_has_a_way_for_requests_that_wait_is_told_at_once_and_on_
         full, accelerators = picker.pools["prod/chat"].served, a_fleet([]).accelerators
         body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
 
-        def ask_through(wait: str, wclass: str) -> Any:
-            headers = {"x-tidefleet-wait": wait, **({"x-class": wclass} if wclass else {})}
-            return picker.choose(RequestHead("POST", PATH, headers, None), body)
+        def ask_through(wclass: str, *, may_hold: bool) -> Any:
+            headers = {"x-class": wclass} if wclass else {}
+            return picker.choose(RequestHead("POST", PATH, headers, None, may_hold), body)
 
-        served = ask_through("may", "")
+        served = ask_through("", may_hold=True)
         assert isinstance(served, Choice)
         tasks = []
         for wclass in ("hourly", ""):
             if not wclass:
                 picker.update(Fleet((replace(full, ranks=()),), accelerators))  # asleep
-            assert isinstance(ask_through("may", wclass), Hold)
+            assert isinstance(ask_through(wclass, may_hold=True), Hold)
             state = picker.pools["prod/chat"]
             assert not len(state.queue)
-            tasks.append(waiting(ask_through("will", wclass)))
+            tasks.append(waiting(ask_through(wclass, may_hold=False)))
             await soon()
             assert not tasks[-1].done()
         assert (len(state.queue), len(state.deferred)) == (1, 1)
-        assert isinstance(ask_through("may", "daily"), Hold), "behind work that waits"
+        assert isinstance(ask_through("daily", may_hold=True), Hold), "behind work that waits"
         picker.update(Fleet((full,), accelerators))
         await soon()
         assert isinstance(tasks[1].result(), Choice)

@@ -161,6 +161,19 @@ def test_a_request_that_will_wait_goes_back_whole_with_a_header_that_says_so_and
     assert chooser.told == []
 
 
+def test_only_a_gateways_metadata_say_that_a_request_may_be_held_and_only_until_it_waits() -> None:
+    for told, header, expected in ((True, "", True), (False, "", False), (True, "will", False), (None, "may", False)):
+        message = request()
+        if told is not None:
+            message.metadata_context.filter_metadata["tidefleet"].update({"wait": told})
+        if header:
+            one = message.request_headers.headers.headers.add()
+            one.key, one.raw_value = "x-tidefleet-wait", header.encode()
+        chooser = Recorder()
+        talk(chooser, message, piece(BODY, end=True), answers=2)
+        assert chooser.asked[0][0].may_hold is expected
+
+
 def test_an_address_outside_the_subset_is_never_sent_whatever_the_chooser_says() -> None:
     message = request(end=True)
     hint = {"x-gateway-destination-endpoint-subset": ["10.0.0.2:8000", "[FD00:0::1]:80"]}

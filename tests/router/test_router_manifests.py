@@ -31,11 +31,7 @@ def manager(configuration: str, listener: str = "inference") -> dict[str, Any]:
 @pytest.mark.parametrize("configuration", ["full-duplex", "headers-only"])
 def test_every_destination_header_of_a_client_is_removed_before_routing(configuration: str) -> None:
     (early,) = manager(configuration)["early_header_mutation_extensions"]
-    mutations = early["typed_config"]["mutations"]
-    assert {one["remove"] for one in mutations if "remove" in one} == HEADERS
-    (said,) = [one["append"] for one in mutations if "append" in one]
-    assert said["header"] == {"key": "x-tidefleet-wait", "value": "may"}
-    assert said["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD", "whatever a client says"
+    assert {one["remove"] for one in early["typed_config"]["mutations"]} == {*HEADERS, "x-tidefleet-wait"}
 
 
 def test_envoy_gateway_removes_the_same_headers_before_routing() -> None:

@@ -70,7 +70,7 @@ def test_a_request_that_waits_long_is_served_once_an_endpoint_comes_and_gets_503
 
     with ThreadPoolExecutor(8) as threads:
         waiting: list[Future[httpx.Response]] = [threads.submit(ask) for _ in range(3)]
-        waiting.append(threads.submit(ask, **{"x-tidefleet-wait": "a client's own"}))
+        waiting.append(threads.submit(ask, **{"x-tidefleet-wait": "will"}))
         in_vain = threads.submit(ask, "nobody-serves-it")
         eventually(lambda: sum(one["queueRequests"] for one in way.http.get("/debug/pools").json()) == 5)
         time.sleep(silent_seconds() + 0.5)

@@ -20,6 +20,8 @@ class RequestHead:
     """By lower-case name, pseudo-headers included; values of a repeated name are joined by ``, ``."""
     subset: tuple[str, ...] | None
     """Where it may go (``ip:port``, ``[ip]:port``, or ``ip`` for any port); None: anywhere."""
+    may_hold: bool = False
+    """The gateway has a way for requests that wait, and this one is not on it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,16 @@ class Choice:
     """What goes to the engine instead of the client's bytes; None leaves them as they are."""
 
 
-WAIT_HEADER, MAY_WAIT, WILL_WAIT = "x-tidefleet-wait", "may", "will"
-"""A gateway that sets it to ``may`` sends a request that is answered with `Hold` once more, with ``will``, on a way
-that has the time; it takes the header off what engines get, and ignores a client's own."""
+WAIT_HEADER, WILL_WAIT = "x-tidefleet-wait", "will"
+"""With what a request that waits comes again, on a way of the gateway's that has the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The request will wait for longer than the gateway waits for a picker of which it hears nothing."""
+    """The request will wait for longer than the gateway waits for a picker of which it hears nothing.
+
+    Only where the request's head says ``may_hold``: other gateways would send it on without a choice.
+    """
 
 
 @dataclass(frozen=True, slots=True)

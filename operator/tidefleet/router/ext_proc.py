@@ -118,6 +118,7 @@ class Session:
             path=fields.get(":path", ""),
             headers=fields,
             subset=messages.subset_of(request),
+            may_hold=messages.may_hold(request, fields),
         )
         if head.end_of_stream:
             self._request_ended = True

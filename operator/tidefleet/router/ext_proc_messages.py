@@ -19,6 +19,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
 METADATA, SUBSET_METADATA = "envoy.lb", "envoy.lb.subset_hint"
+OWN_METADATA, WAIT = "tidefleet", "wait"
 
 PIECE_BYTES = 62_000
 """The largest piece of a body that is sent back; Envoy takes no gRPC message of 64 KiB or more of it."""
@@ -180,6 +181,15 @@ def subset_of(request: Any) -> tuple[str, ...] | None:
             return canonical_all((value.string_value,))
         case _:
             return ()
+
+
+def may_hold(request: Any, fields: dict[str, str]) -> bool:
+    """Whether the gateway has a way for requests that wait, and this one did not come by it."""
+    metadata = request.metadata_context.filter_metadata
+    if OWN_METADATA not in metadata:
+        return False
+    told = metadata[OWN_METADATA].fields
+    return WAIT in told and told[WAIT].bool_value and fields.get(WAIT_HEADER) != WILL_WAIT
 
 
 def served_of(request: Any) -> str | None:

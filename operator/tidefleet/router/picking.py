@@ -15,7 +15,7 @@ import numpy as np
 
 from tidefleet.router.asking import ask_of, priced
 from tidefleet.router.bodies import BadBody, Body, Format, read
-from tidefleet.router.chooser import MAY_WAIT, WAIT_HEADER, Answer, Choice, Hold, Refusal, RequestHead
+from tidefleet.router.chooser import Answer, Choice, Hold, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.pool_state import Ended, Limits, PoolState, Request
 from tidefleet.router.subset import host_of
@@ -206,13 +206,12 @@ class Picker:
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
         told = state.by_priority and body is not None and body.format in TAKE_A_PRIORITY
         request = Request(body, head.subset, began, raw=raw if told else None)
-        may_hold = head.headers.get(WAIT_HEADER) == MAY_WAIT
         if ask.is_deferrable and len(state.deferred):
-            return Hold() if may_hold else self._defer(state, ask, request)
+            return Hold() if head.may_hold else self._defer(state, ask, request)
         found = self._try(state, ask, request)
         if not isinstance(found, Queued):
             return found
-        if may_hold and found.deadline - began > HOLD_SECONDS:
+        if head.may_hold and found.deadline - began > HOLD_SECONDS:
             return Hold()
         if ask.is_deferrable and len(state.table):
             return self._defer(state, ask, request)
