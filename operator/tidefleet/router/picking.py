@@ -391,6 +391,7 @@ class Picker:
                 now,
                 output_tokens=float(usage.output) if flight.first_at is not None else 0.0,
                 cached_tokens=None if usage.cached_tokens is None else float(usage.cached_tokens),
+                tool_call=flight.reader.ends_in_tool_call if flight.reader.started else None,
             )
         if usage.input_tokens and not ask.token_exact and flight.body is not None and not flight.body.images:
             state.learn_length(flight.body.size, usage.input_tokens)
