@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -13,7 +14,9 @@ from router_ground import MODEL, a_fleet, a_pool_object, a_served_pod
 
 from tidefleet.router.asking import ask_of
 from tidefleet.router.bodies import Body, read
+from tidefleet.router.chooser import Choice, RequestHead
 from tidefleet.router.hearing import Ear
+from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits, PoolState
 from tidefleet.routing.hashing import Keys
 from tidefleet.routing.pick import Pick, pick
@@ -282,3 +285,24 @@ def test_how_many_tokens_a_text_has_is_learned_by_its_bytes_in_any_script() -> N
         ground.state.learn_length(body.size, body.characters)  # a token for each character
     ask = ask_of(ground.state, body, {}, tokens=None, secret=b"s", now=0.0)
     assert abs(ask.tokens - body.characters) < 0.05 * body.characters
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "stop"])
+def test_an_answer_tells_whether_its_turn_ended_in_a_tool_call(finish: str) -> None:
+    async def whole() -> bool:
+        loop = asyncio.get_running_loop()
+        picker = Picker(secret=b"s" * 16, now=loop.time)
+        picker.update(fleet_of())
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
+        head = RequestHead("POST", "/v1/chat/completions", {"x-session-id": "one"}, None)
+        choice = picker.choose(head, body)
+        assert isinstance(choice, Choice)
+        answer = {"choices": [{"finish_reason": finish}], "usage": {"prompt_tokens": 9, "completion_tokens": 5}}
+        picker.served(choice.ticket, choice.addresses[0], 200, loop.time())
+        picker.body(choice.ticket, json.dumps(answer).encode(), True, loop.time())
+        picker.closed(choice.ticket, loop.time())
+        homes = picker.pools["prod/chat"].table.sessions
+        (found,) = homes.at(choice.addresses[0])
+        return found[1].tool_call
+
+    assert asyncio.run(whole()) is (finish == "tool_calls")
