@@ -20,9 +20,10 @@ from localcluster.processes import Processes
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.catalogue import accelerator_manifests
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.process import RouterProcess, Settings
-from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim
+from tidefleet.router.serving_pods import ranks_of, slim
 
 MODEL = "llama-3.1-8b"
 ENGINE = {"model": MODEL, "accelerator": "h100-sxm", "tensorParallel": 1, "weights": "Bf16", "kv": "Bf16"}

@@ -61,6 +61,12 @@ def test_a_tenant_takes_no_more_than_its_share():
     assert queue.offer(ask(tenant=2), "other", 0.0, 9.0) == []
 
 
+def test_requests_that_name_no_tenant_use_the_whole_queue():
+    queue = Queue(most=10, tenant_share=0.5)
+    assert [queue.offer(ask(), number, 0.0, 9.0) for number in range(10)] == [[]] * 10
+    assert "the queue is full" in queue.offer(ask(), 10, 0.0, 9.0)[0].reason
+
+
 def test_a_full_queue_lets_the_newest_of_a_lower_priority_go():
     queue = Queue(most=2, tenant_share=1.0)
     for handle in "ab":

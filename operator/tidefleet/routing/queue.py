@@ -63,7 +63,7 @@ class Queue(Generic[H]):
     Args:
         most: requests at a time.
         most_tokens: prompt and expected output tokens at a time.
-        tenant_share: share of ``most`` that one tenant may take, 0..1.
+        tenant_share: share of ``most`` that one tenant may take, 0..1; requests of no tenant may take all of it.
     """
 
     def __init__(self, *, most: int = 1024, most_tokens: float = 20e6, tenant_share: float = 0.5) -> None:
@@ -85,7 +85,7 @@ class Queue(Generic[H]):
         """
         entry = Entry(ask, handle, now, deadline)
         size, tenant = _size(ask), _tenant(ask)
-        if self._of_tenant.get(tenant, 0) >= self.most_per_tenant:
+        if ask.tenant is not None and self._of_tenant.get(tenant, 0) >= self.most_per_tenant:
             return [Removed(entry, 429, f"the tenant has {self.most_per_tenant} requests in the queue, its share")]
         if size > self.most_tokens:
             return [Removed(entry, 429, f"{size:.0f} tokens are more than the queue holds ({self.most_tokens:.0f})")]
