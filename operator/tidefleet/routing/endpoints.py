@@ -8,7 +8,7 @@ requests too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
+from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
-from tidefleet.routing.reuse import Reuse
+from tidefleet.routing.reuse import Retention, Reuse, retention
 from tidefleet.routing.shed import Promises
 
 __all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
@@ -101,6 +102,7 @@ class Endpoints:
     usd: Floats
     bandwidth: Floats
     latency: Floats
+    tier_tokens: Floats
     until: Floats
     owed: Floats
     pending: Floats
@@ -206,20 +208,6 @@ class Endpoints:
         self._live = np.delete(self._live, at, axis=1)
         self._at = {row.endpoint.address: place for place, row in enumerate(self._rows)}
         self._reload()
-
-    def set_draining(self, address: str, draining: bool = True) -> None:
-        """It leaves (or stays after all). Homes are moved by ``handover.hand_over``."""
-        at = self._at.get(address)
-        if at is not None and self._rows[at].endpoint.draining != draining:
-            self._rows[at].endpoint = replace(self._rows[at].endpoint, draining=draining)
-            self._reload()
-
-    def reset(self, address: str) -> None:
-        """The engine restarted: it holds nothing."""
-        at = self._at.get(address)
-        if at is not None:
-            self._rows[at].resident.clear()
-            self.resident[at] = self.evict[at] = 0.0
 
     # -- which of them may be picked -------------------------------------------------------------------------------
 
@@ -341,13 +329,20 @@ class Endpoints:
             self._eject(at)
 
     def end(
-        self, ticket: Ticket, now: float, *, output_tokens: float = 0.0, cached_tokens: float | None = None
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        output_tokens: float = 0.0,
+        cached_tokens: float | None = None,
+        tool_call: bool | None = None,
     ) -> None:
         """It is over, whatever happened; a second call does nothing.
 
         Args:
             output_tokens: tokens generated; 0 = it failed or was cancelled.
             cached_tokens: cached prompt tokens as the engine reports them; ``None`` = it did not.
+            tool_call: whether the answer ends in a tool call; ``None`` = as likely as the request says.
         """
         if ticket.ended:
             return
@@ -368,11 +363,26 @@ class Endpoints:
             pace = (now - ticket.first_at) / (output_tokens - 1.0)
             expected = ticket.tpot_seconds * float(self.step_factor[at])
             self.step_factor[at] = _corrected(float(self.step_factor[at]), pace / expected)
-        self._remember(
-            at, ticket, now, output_tokens, ticket.work.cached_tokens if cached_tokens is None else cached_tokens
+        cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
+        tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
+        self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
+
+    def retention(self, at: int, ask: Ask, tokens: float, *, tool_call: bool) -> Retention:
+        """Where the KV of a session lies best, at the endpoint of a row, until its next turn."""
+        endpoint = self._rows[at].endpoint
+        return retention(
+            endpoint.rates,
+            tokens=tokens,
+            gap_seconds=self.reuse.expected_gap_seconds(ask.wclass, tool_call=tool_call),
+            capacity_tokens=endpoint.kv_capacity_tokens,
+            kv_usage=min(1.0, float(self.context[at] + self.resident[at]) / endpoint.kv_capacity_tokens),
+            hinted_seconds=ask.cache_ttl_seconds or 0.0,
+            tier_tokens=endpoint.tier_tokens,
         )
 
-    def _remember(self, at: int, ticket: Ticket, now: float, output_tokens: float, cached_tokens: float) -> None:
+    def _remember(
+        self, at: int, ticket: Ticket, now: float, output_tokens: float, cached_tokens: float, *, tool_call: bool
+    ) -> None:
         """The KV of a request that ended stays behind: where its session lives, and what evicting costs."""
         ask, kept = ticket.ask, self._rows[at].resident
         tokens = ask.tokens + output_tokens
@@ -386,18 +396,21 @@ class Endpoints:
             added=tokens - cached_tokens,
             now=now,
             wclass=ask.wclass,
-            tool_call=ask.ends_in_tool_call,
+            tool_call=tool_call,
             hinted_seconds=ask.cache_ttl_seconds or 0.0,
+            tier=self.retention(at, ask, tokens, tool_call=True).tier if tool_call else DEVICE,
         )
         kept.shrink(float(self.context[at]))
         self.resident[at] = kept.tokens
         per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
-        fetches = self.kappa[at] / self.bandwidth[:, at][self.bandwidth[:, at] > 0.0]
-        lost = min(per_token, *map(float, fetches)) if len(fetches) else per_token
-        self.evict[at] = lost * kept.reuse_of_oldest(self.reuse, now)
+        kappa, rooms = float(self.kappa[at]), self.tier_tokens[:, at].tolist()
+        below = [
+            (room, kappa / speed) for room, speed in zip(rooms, self.bandwidth[:, at].tolist(), strict=True) if room
+        ]
+        self.evict[at] = kept.loss_of_oldest(self.reuse, now, again_seconds=per_token, below=below)
         if ask.session is not None:
             self.sessions.served(
-                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=ask.ends_in_tool_call
+                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=tool_call
             )
 
     def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
@@ -482,6 +495,7 @@ class Endpoints:
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
         self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.tier_tokens = np.array([one.room_of_tiers for one in ends]).reshape(len(ends), 3).T.reshape(shape)
         self.draining = np.array([one.draining for one in ends], dtype=bool)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)
         for place, name in enumerate(_LIVE):
