@@ -204,7 +204,7 @@ def _change(raw: dict[str, Any], text: str) -> tuple[str | int, ...]:
         if last:
             here[key] = new
         else:
-            if isinstance(here, dict) and not isinstance(here.get(str(key)), dict | list):
+            if isinstance(here, dict) and here.get(str(key)) is None:
                 here[key] = {}
             here = here[key]
     return tuple(place)

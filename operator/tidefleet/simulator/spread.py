@@ -138,7 +138,7 @@ def on_dask(address: str) -> Spread:
                 ): one
                 for index, one in enumerate(tasks)
             }
-            for done, future in enumerate(as_completed(list(running)), 1):
+            for done, future in enumerate(as_completed(list(running), loop=client.loop), 1):
                 task = running[future]
                 try:
                     answer = future.result()

@@ -27,7 +27,7 @@ DEFAULTS = {
 }
 
 LENGTHS = (2048, 8192, 32768, 131072)
-_SWEEP: tuple[float, ...] = tuple(np.unique(np.geomspace(256, 1 << 20, 400).round()).tolist())
+_SWEEP: tuple[float, ...] = tuple(np.unique(np.geomspace(256, 1 << 20, 160).round()).tolist())
 
 
 def again_seconds(replica: Replica, tokens: float, new: float) -> float:
