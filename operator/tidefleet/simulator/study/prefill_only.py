@@ -1,7 +1,7 @@
 """From which price a prefill-only accelerator wins: its prefill in front of another type's decode, against that type.
 
-Without it: the cheapest configuration of the decoding type alone, aggregated or as a pair. With it: the cheapest pair of
-its prefill and that decode. The cost of the pair is linear in the price of the prefill chip, so the price at which both
+Without it: the cheapest configuration of the decoding type alone, aggregated or as a pair. With it: the cheapest pair
+of its prefill and that decode. The cost of the pair is linear in the price of the prefill chip, so the price at which both
 cost the same follows in closed form, p* = (usd - usd_decode) / (chip-hours of prefill), all per request.
 """
 
@@ -18,6 +18,7 @@ from tidefleet.simulator.scenario import Scenario
 from tidefleet.simulator.study.finding import BadSetting, Finding, chip_of, pool_of, price_of, settings_of
 
 DEFAULTS = {
+    "peakShare": 1.0,  # of the prefill chip's published peaks that is taken: 0.5 if they count sparsity
     "bf16ShareOfFp4": 0.25,  # of the prefill chip's FP4 peak, where its 16-bit peak is not published: as on a B200
     "networkBytesPerSecond": 50e9,  # of a prefill chip, where it is not published
     "ttftSeconds": 10.0,
@@ -44,6 +45,7 @@ def study(scenario: Scenario) -> Finding:
         )
     chip = chip_of(before.accelerator)
     assumed = []
+    chip = replace(chip, flops={name: values["peakShare"] * peak for name, peak in chip.flops.items()})
     if "Bf16" not in chip.flops:
         peak = values["bf16ShareOfFp4"] * chip.flops.get("Fp4", 0.0)
         chip = replace(chip, flops={**chip.flops, "Bf16": peak})
@@ -55,9 +57,9 @@ def study(scenario: Scenario) -> Finding:
     model = catalogue.models()[after.model]
     figures: dict[str, float] = {"decode_usd_per_chip_hour": usd}
     words = [
-        f"{after.model} ({after.weights} weights, {after.kv} KV): {before.accelerator} prefills, {after.accelerator} at "
-        f"${usd:g} a chip-hour decodes, against {after.accelerator} alone; TTFT p95 within {values['ttftSeconds']:g} s, "
-        f"TPOT within {1e3 * values['tpotSeconds']:g} ms, {values['outputTokens']:g} output tokens"
+        f"{after.model} ({after.weights} weights, {after.kv} KV): {before.accelerator} prefills, {after.accelerator} "
+        f"at ${usd:g} a chip-hour decodes, against {after.accelerator} alone; TTFT p95 within "
+        f"{values['ttftSeconds']:g} s, TPOT within {1e3 * values['tpotSeconds']:g} ms, {values['outputTokens']:g} output tokens"
     ]
     if assumed:
         words.append(f"{before.accelerator}: assumed {' and '.join(assumed)}; they are not published")
