@@ -62,6 +62,8 @@ class Runner(Protocol):
 
 
 RUNNERS: Mapping[str, str] = {
+    "fleet": "tidefleet.simulator.runners:fleet",
+    "replay": "tidefleet.simulator.runners:replay",
     "study": "tidefleet.simulator.study:run",
 }
 """Who simulates scenarios of a kind, ``module:function``; imported when one is run."""

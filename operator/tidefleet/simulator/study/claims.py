@@ -162,8 +162,8 @@ def _software(values: dict[str, float]) -> Told:
     yield "kernels_could_gain_at_most_ratio", kernels
     yield (
         f"the same B200: FP4 weights, experts over 64 chips, prefill apart and drafting give {best[0]:.1f}x over a "
-        f"plain node at {best[1]:g} tokens/s a user; faster kernels alone could give {kernels:.2f}x (a dense decode step at "
-        "the full bandwidth of its memory)"
+        f"plain node at {best[1]:g} tokens/s a user; faster kernels alone could give {kernels:.2f}x (a dense decode "
+        "step at the full bandwidth of its memory)"
     )
 
 

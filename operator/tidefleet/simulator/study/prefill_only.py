@@ -1,8 +1,8 @@
 """From which price a prefill-only accelerator wins: its prefill in front of another type's decode, against that type.
 
 Without it: the cheapest configuration of the decoding type alone, aggregated or as a pair. With it: the cheapest pair
-of its prefill and that decode. The cost of the pair is linear in the price of the prefill chip, so the price at which both
-cost the same follows in closed form, p* = (usd - usd_decode) / (chip-hours of prefill), all per request.
+of its prefill and that decode. The cost of the pair is linear in the price of the prefill chip, so the price at which
+both cost the same follows in closed form, p* = (usd - usd_decode) / (chip-hours of prefill), all per request.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def study(scenario: Scenario) -> Finding:
     words = [
         f"{after.model} ({after.weights} weights, {after.kv} KV): {before.accelerator} prefills, {after.accelerator} "
         f"at ${usd:g} a chip-hour decodes, against {after.accelerator} alone; TTFT p95 within "
-        f"{values['ttftSeconds']:g} s, TPOT within {1e3 * values['tpotSeconds']:g} ms, {values['outputTokens']:g} output tokens"
+        f"{values['ttftSeconds']:g} s, TPOT within {1e3 * values['tpotSeconds']:g} ms, "
+        f"{values['outputTokens']:g} output tokens"
     ]
     if assumed:
         words.append(f"{before.accelerator}: assumed {' and '.join(assumed)}; they are not published")
