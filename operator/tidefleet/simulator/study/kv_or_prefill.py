@@ -142,7 +142,7 @@ def _tier(
         figures[f"ttft_ratio_{name}_{tokens}"] = ratio(float(tokens))
         floor = break_even_bytes_per_second(replica, tokens, new, tier.latency_seconds)
         if math.isfinite(floor):
-            figures[f"break_even_bytes_per_second_{name}_{tokens}"] = floor
+            figures[f"break_even_gigabytes_per_second_{name}_{tokens}"] = floor / 1e9
     reached = first_reached(claimed, ratio, most)
     if reached is not None:
         figures[f"ttft_claim_from_tokens_{name}"] = reached
