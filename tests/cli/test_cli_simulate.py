@@ -104,7 +104,7 @@ def test_the_table_goes_to_a_file_too(tmp_path: Path) -> None:
         (("jevons", "--set", "settings.load=7"), "settings.load is 7; expected at most 1"),
         (("jevons", "--set", "settings.load=-1"), "settings.load is -1; expected a number from 0"),
         (("jevons", "--set", "pools=[]"), "pools has 0 of the 1 that jevons is about"),
-        (("jevons", "--compare", "static"), "--compare static: a study has no baselines"),
+        (("jevons", "--compare", "static"), "--compare static: is no baseline of a scenario of kind study"),
         (("rack-or-node", "--set", "pools.0.model=llama-3.3-70b"), "expected a mixture of experts"),
         (("rack-or-node", "--set", "settings.groupChips=4"), "1 < nodeChips < groupChips <= 72"),
         (("kv-or-prefill", "--set", "pools.0.tiers=[]"), "tiers is empty; expected tiers to fetch from"),

@@ -45,6 +45,7 @@ def a_runner(calls: list[tuple[str | None, int]], *, stop_at: int = -1) -> run.R
 
 def with_runner(monkeypatch: pytest.MonkeyPatch, runner: run.Runner) -> None:
     monkeypatch.setattr(run, "runner_of", lambda kind: runner)
+    monkeypatch.setattr(run, "baselines_of", lambda kind: None)
 
 
 def test_the_top_level_is_the_median_of_ours_with_seeds_and_baselines_below(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,10 @@ def test_damaged_parts_are_made_again(tmp_path: Path) -> None:
         (Request(a_study(), None, (1,), (), True), "--full there is False, asked is True"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path, other: Request, words: str) -> None:
+def test_a_checkpoint_of_something_else_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: Request, words: str
+) -> None:
+    with_runner(monkeypatch, a_runner([]))
     path = tmp_path / "run"
     Checkpoint.open(path, identity_of(a_request()))
     with pytest.raises(CheckpointError, match=f"--resume .*run: .*{words}"):
@@ -195,7 +199,7 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_baseline_of_a_study_is_refused() -> None:
-    with pytest.raises(CannotRun, match="--compare static: a study has no baselines"):
+    with pytest.raises(CannotRun, match="--compare static: is no baseline of a scenario of kind study; expected none"):
         simulate(a_request(policies=("static",)), spread=here)
 
 
@@ -298,8 +302,9 @@ def test_a_dask_cluster_of_two_workers_comes_to_the_same_bytes(cluster: str, tmp
 
 
 def test_what_fails_on_a_worker_is_told_as_it_is_here(cluster: str) -> None:
-    with pytest.raises(CannotRun, match="static, seed 1: --compare static: a study has no baselines"):
-        simulate(a_request(policies=("static",)), spread=on_dask(cluster))
+    request = Request(a_study(settings={"newTokens": 1.0, "colour": 2.0}), None, (1,))
+    with pytest.raises(CannotRun, match=r"ours, seed 1: scenario tiers: settings\.colour is no setting"):
+        simulate(request, spread=on_dask(cluster))
 
 
 def test_traces_that_a_worker_does_not_have_are_told(cluster: str, tmp_path: Path) -> None:
