@@ -97,8 +97,8 @@ def _too_much(scenario: Scenario, traces: Path | None) -> Iterator[str]:
     if mean + waiting > 1.0:
         yield (
             f"demand is {mean + waiting:.0%} of the fleet: {mean:.0%} that people wait for, on average (its busiest "
-            f"hour is {scenario.peak_share:.0%}), and {waiting:.0%} that may wait; expected at most 100 %, e.g. volumeShare "
-            f"of the classes with a deadline at most {max(0.0, 1.0 - mean):.2f} together"
+            f"hour is {scenario.peak_share:.0%}), and {waiting:.0%} that may wait; expected at most 100 %, e.g. "
+            f"volumeShare of the classes with a deadline at most {max(0.0, 1.0 - mean):.2f} together"
         )
 
 
