@@ -141,9 +141,9 @@ def _area(state: str, base: Sequence[float], top: Sequence[float], first: int, x
 # --- bars ------------------------------------------------------------------------------------------------------------
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
-    """A bar for each row: name, value, and the value in words."""
-    most = max((one for _, one, _ in rows), default=0.0) or 1.0
+def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float = 0.0) -> str:
+    """A bar for each row: name, value, and the value in words. A full bar is ``most``, or the largest value."""
+    most = most or max((one for _, one, _ in rows), default=0.0) or 1.0
     words = f"{title}: " + ", ".join(f"{name} {told}" for name, _, told in rows)
     parts = list(_bars([(name, one / most, told, "bar") for name, one, told in rows]))
     return _svg(len(rows) * _ROW + 8, words, parts)
@@ -226,7 +226,7 @@ def balance(columns: Sequence[Column]) -> str:
     found = ""
     known = [(name, value, share(value)) for name, value in hits if value is not None]
     if known:
-        found += "<h3>Prompt tokens found in a cache</h3>" + bars("Hit rate", known)
+        found += "<h3>Prompt tokens found in a cache</h3>" + bars("Hit rate", known, 1.0)
     known = [(name, value, plain(value)) for name, value in loads if value is not None]
     if known:
         found += "<h3>Load of the busiest replica over the mean (1 is even)</h3>" + bars("Balance", known)
