@@ -108,7 +108,10 @@ def test_the_table_goes_to_a_file_too(tmp_path: Path) -> None:
         (("rack-or-node", "--set", "pools.0.model=llama-3.3-70b"), "expected a mixture of experts"),
         (("rack-or-node", "--set", "settings.groupChips=4"), "1 < nodeChips < groupChips <= 72"),
         (("kv-or-prefill", "--set", "pools.0.tiers=[]"), "tiers is empty; expected tiers to fetch from"),
-        (("kv-or-prefill", "--set", "pools.0.model=llama-3.1-405b"), "does not fit 2 chips of h200-sxm"),
+        (("kv-or-prefill", "--set", "pools.0.model=llama-3.1-405b"), "llama-3.1-405b in Fp8 needs "),
+        (("kv-or-prefill", "--set", "pools.0.weights=Int4"), "pools[0].weights is 'Int4'; expected one of Bf16"),
+        (("kv-or-prefill", "--set", "pools.0.accelerator=rubin-cpx"), "no 16-bit compute figure of rubin-cpx"),
+        (("prefill-only", "--set", "settings.peakShare=0"), "settings.peakShare is 0; expected a number from 1e-09"),
         (("prefill-only", "--set", "pools.decode.accelerator=gb300-nvl72"), "usdPerChipHour is missing"),
         (("claims", "--set", "settings.acceptLength=9"), "expected from 1 to 4"),
         (("claims", "--set", "study=claim"), "study is 'claim'; expected one of "),
@@ -210,6 +213,14 @@ def test_the_page_shows_days_waterfall_percentiles_prices_hit_rate_and_balance()
     assert "1.10 s of 800 ms" in found.text
     late = [attrs for tag, attrs in found.seen if tag == "rect" and attrs.get("class") == "bad"]
     assert len(late) == 3  # two causes of loss, and TTFT at p99
+
+
+def test_a_run_that_begins_at_noon_is_drawn_from_noon() -> None:
+    hours = {"begin": 43200.0, "seconds": 3600.0, "serving": [4.0] * 24, "needed": [3.0] * 24}
+    found = read(page(Report(load_scenario("jevons"), {1: Outcome(ribbon=hours)})))
+    paths = [str(attrs["d"]) for tag, attrs in found.seen if tag == "path" and attrs.get("class") == "need"]
+    assert [float(one[1:].partition(",")[0]) for one in paths] == [170 + 450, 170]
+    assert "Day 2" in found.text
 
 
 def test_every_part_of_the_page_is_reached_from_the_keyboard() -> None:

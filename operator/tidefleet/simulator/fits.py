@@ -31,7 +31,7 @@ def problems(scenario: Scenario, traces: Path | None) -> list[str]:
     found: list[str] = []
     for index, pool in enumerate(scenario.pools):
         replica = _replica(pool)
-        missing = _cannot_start(replica)
+        missing = cannot_start(replica)
         if missing:
             found.append(f"pools[{index}] ({pool.name}): {missing}")
             continue
@@ -49,7 +49,8 @@ def _replica(pool: Pool) -> Replica:
     return Replica(catalogue.models()[pool.model], chip, pool.chips_per_replica, pool.weights, pool.kv)
 
 
-def _cannot_start(replica: Replica) -> str:
+def cannot_start(replica: Replica) -> str:
+    """Why a replica cannot run at all: a figure of its chip is unknown, or its model does not fit; empty if it can."""
     chip = replica.accelerator
     if "Bf16" not in chip.flops or chip.compute_precision(replica.weights) is None:
         return f"no 16-bit compute figure of {chip.name} is known; expected a type that is profiled, e.g. h200-sxm"

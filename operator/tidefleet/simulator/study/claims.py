@@ -43,7 +43,7 @@ def study(scenario: Scenario) -> Finding:
     Raises:
         BadSetting: a setting is not usable.
     """
-    values = settings_of(scenario, DEFAULTS)
+    values = settings_of(scenario, DEFAULTS, positive=("bf16ShareOfFp8", "claimedTokensPerWattRatio"))
     if not 1.0 <= values["acceptLength"] <= MTP.tokens:
         raise BadSetting(
             f"scenario {scenario.name}: settings.acceptLength is {values['acceptLength']:g}; expected from 1 to "

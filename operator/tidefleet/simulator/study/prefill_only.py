@@ -35,7 +35,7 @@ def study(scenario: Scenario) -> Finding:
     Raises:
         BadSetting: a pool or the decoding type's price is missing, or nothing can serve.
     """
-    values = settings_of(scenario, DEFAULTS)
+    values = settings_of(scenario, DEFAULTS, positive=("peakShare", "bf16ShareOfFp4", "networkBytesPerSecond"))
     before, after = pool_of(scenario), pool_of(scenario, 1)
     usd = price_of(after)
     if usd is None:
