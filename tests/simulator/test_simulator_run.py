@@ -245,6 +245,24 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads(whole.stdout)["seeds"][15]["seed"] == 16
 
 
+def test_ctrl_c_ends_processes_with_one_line_that_says_how_to_go_on(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run"
+    asked = command(tmp_path, "--seeds", "200", "--jobs", "2", "--resume", str(checkpoint))
+    process = subprocess.Popen(
+        asked, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists() and '"figures"' in checkpoint.read_text():
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    output, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not output
+    assert told.decode().strip() == f"tidefleet: stopped; what is done is in {checkpoint}; the same command goes on"
+
+
 # --- Dask ------------------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +283,13 @@ def _start(*words: str, cwd: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def workers() -> list[subprocess.Popen[bytes]]:
+    """The processes of the cluster's two workers, once it is there."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, workers: list[subprocess.Popen[bytes]]) -> Iterator[str]:
     """A scheduler and two workers as processes; its address."""
     pytest.importorskip("distributed")
     where = tmp_path_factory.mktemp("dask")
@@ -283,6 +307,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(where),
     )
     started += [_start("dask_worker", address, *options, cwd=where) for _ in range(2)]
+    workers += started[1:]
     try:
         from distributed import Client
 
@@ -298,6 +323,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_dask_cluster_of_two_workers_comes_to_the_same_bytes(cluster: str, tmp_path: Path) -> None:
     request = a_request(seeds=(1, 2, 3, 4))
     found = simulate(request, spread=on_dask(cluster), resume=tmp_path / "run")
+    assert bytes_of(found) == bytes_of(simulate(request, spread=here))
+
+
+def test_what_a_worker_that_goes_away_had_is_done_by_the_other(
+    cluster: str, workers: list[subprocess.Popen[bytes]]
+) -> None:
+    request = a_request(seeds=tuple(range(1, 13)))
+
+    def lose_one(share: float, words: str) -> None:
+        if all(one.poll() is None for one in workers):
+            workers[0].kill()
+
+    found = simulate(request, spread=on_dask(cluster), progress=lose_one)
+    assert workers[0].wait(10) == -signal.SIGKILL
     assert bytes_of(found) == bytes_of(simulate(request, spread=here))
 
 
