@@ -18,7 +18,12 @@ from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step
 from tidefleet.economics.shape import KvTier, TierHit, TokenShape
 from tidefleet.simulator.scenario import Scenario
-from tidefleet.simulator.study.deepseek import day
+from tidefleet.simulator.study.deepseek import (
+    DECODE_SPEED,
+    DECODE_TOKENS_PER_NODE,
+    day,
+    decode_tokens_per_second_per_node,
+)
 from tidefleet.simulator.study.finding import BadSetting, Finding, chip_of, list_price, settings_of
 from tidefleet.simulator.study.generations import MTP, Case, Offer, best_offer
 
@@ -231,9 +236,15 @@ def _year(values: dict[str, float]) -> Told:
 
 
 def _day(values: dict[str, float]) -> Told:
-    """DeepSeek's published day, and what following demand saves."""
+    """DeepSeek's published day, and what following demand saves; its decode rate as the cost model has it."""
     found = day()
     yield from ((f"deepseek_day_{name}", value) for name, value in found.items())
+    rate = decode_tokens_per_second_per_node()
+    yield "deepseek_decode_tokens_per_second_per_node_predicted", rate
+    yield (
+        f"the cost model's own decode rate for it, no communication hidden: {rate:,.0f} tokens/s a node, at "
+        f"{DECODE_SPEED:g} tokens/s a user; published are {DECODE_TOKENS_PER_NODE:,.0f}"
+    )
     yield (
         f"DeepSeek's day: {found['mean_nodes']:.2f} nodes on average, ${found['usd_per_day']:,.0f}, margin "
         f"{found['margin_share']:.1%}; {found['saved_share']:.1%} of node-hours saved against the peak all day; were "

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
+
+from tidefleet import catalogue
 from tidefleet.economics.external import PerToken, TokenVector, margin, token_usd
+from tidefleet.economics.replica import Replica
+from tidefleet.economics.roofline import decode_step
+from tidefleet.simulator.study.finding import chip_of
 
 NODES: tuple[tuple[float, int], ...] = (
     (0.0, 218),
@@ -31,6 +37,28 @@ USD_PER_CHIP_HOUR = 2.0
 TOKENS = TokenVector(uncached_input=266e9, cached_input=342e9, output=168e9)
 PRICES = PerToken(input=0.55, cached_input=0.14, output=2.19)
 """USD per million tokens of its API for R1."""
+
+DECODE_GROUP, DECODE_SPEED, DECODE_CONTEXT, DECODE_TOKENS_PER_NODE = 144, 21.0, 4989.0, 14_800.0
+"""Chips that the experts of its decode are spread over; tokens/s a user (20 to 22), mean KV tokens and output tokens/s
+a node that it states."""
+
+
+def decode_tokens_per_second_per_node() -> float:
+    """What the cost model expects of a decode node at that speed: output tokens/s, no communication hidden."""
+    chip = chip_of("h800-sxm")
+    replica = Replica(
+        catalogue.models()["deepseek-r1"],
+        chip,
+        DECODE_GROUP,
+        "Fp8",
+        "Bf16",
+        tensor_parallel=1,
+        expert_parallel=DECODE_GROUP,
+    )
+    batch = DECODE_GROUP * np.arange(1.0, 1000.0)
+    seconds = decode_step(replica, batch, DECODE_CONTEXT).seconds
+    largest = int(np.searchsorted(seconds, 1.0 / DECODE_SPEED)) - 1
+    return float(batch[largest] / seconds[largest]) / DECODE_GROUP * CHIPS_PER_NODE
 
 
 def mean_nodes() -> float:
