@@ -62,7 +62,7 @@ class Limits:
     defer_seconds: float = 240.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
 class Ended:
     """One request that is over.
 
