@@ -392,8 +392,10 @@ class Endpoints:
         kept.shrink(float(self.context[at]))
         self.resident[at] = kept.tokens
         per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
-        fetches = self.kappa[at] / self.bandwidth[:, at][self.bandwidth[:, at] > 0.0]
-        lost = min(per_token, *map(float, fetches)) if len(fetches) else per_token
+        lost = per_token
+        if any(self.has_tier):
+            fetches = self.kappa[at] / self.bandwidth[:, at][self.bandwidth[:, at] > 0.0]
+            lost = min([per_token, *fetches.tolist()])
         self.evict[at] = lost * kept.reuse_of_oldest(self.reuse, now)
         if ask.session is not None:
             self.sessions.served(
