@@ -156,7 +156,7 @@ def test_what_an_endpoint_evicts_from_its_device_stays_in_the_store_until_the_st
 
 def test_text_that_an_endpoint_was_sent_is_in_the_store_too() -> None:
     ground = Ground()
-    keys = ground.state.text_state(b"a prompt of some length " * 100, None, 0.0).keys
+    keys = ground.state.text_keys(b"a prompt of some length " * 100, None, 0.0)
     ground.state.placed(ground.address(0), keys)
     ground.see(without=(0,))
     hits = ground.state.match(keys, exact=False)
@@ -214,7 +214,7 @@ def test_a_store_that_a_pool_no_longer_has_is_forgotten() -> None:
 
 def test_a_pod_whose_container_was_restarted_is_credited_with_nothing() -> None:
     ground = Ground(rate=None)
-    keys = ground.state.text_state(b"a prompt of some length " * 100, None, 0.0).keys
+    keys = ground.state.text_keys(b"a prompt of some length " * 100, None, 0.0)
     slots = [ground.state.slot(ground.address(which)) for which in range(2)]
     for which in range(2):
         ground.state.placed(ground.address(which), keys)

@@ -80,3 +80,12 @@ def test_identities_are_told_apart_by_the_secret_and_never_zero():
     assert hashed("\ud800", b"a") > 0
     with pytest.raises(ValueError, match="at most 64"):
         hashed("s", b"x" * 65)
+
+
+def test_the_keys_of_a_few_blocks_are_those_that_many_begin_with():
+    text = bytes(range(256)) * 40
+    many = text_keys(text, 256, salt=5)
+    for count in (1, 2, 15, 16, 17, 39):
+        assert text_keys(text[: count * 256], 256, salt=5).tolist() == many[:count].tolist()
+        rest = text_keys(text[count * 256 :], 256, salt=5, parent=int(many[count - 1]), start=count)
+        assert rest.tolist() == many[count:].tolist()

@@ -86,7 +86,7 @@ def ask_of(
         keys, count, exact = pool.token_state(tokens, session, now, adapter=adapter).keys, len(tokens), True
     elif body is not None and body.pieces:
         text = "".join(body.pieces).encode("utf-8", "surrogatepass")
-        keys = pool.text_state(text, session, now, adapter=adapter).keys
+        keys = pool.text_keys(text, session, now, adapter=adapter)
         count, block = pool.tokens_of(len(text)), pool.chunk_tokens
     if body is not None and body.cache_salt:
         keys = apart(keys, [[body.cache_salt]])

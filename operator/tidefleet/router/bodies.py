@@ -49,7 +49,7 @@ def format_of(path: str) -> Format | None:
     return next((one for suffix, one in _SUFFIXES.items() if plain.endswith(suffix)), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
 class Body:
     """What a pick looks at.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,13 @@ class Session:
 
     def message(self, raw: bytes) -> None:
         """Act on one ProcessingRequest."""
+        if self._started and (piece := messages.body_of(raw)) is not None:
+            of_request, body, end = piece
+            if of_request:
+                self._on_request_body(body, end)
+            else:
+                self._on_response_body(body, end)
+            return
         try:
             request = pb.ProcessingRequest.FromString(raw)
         except DecodeError:
@@ -75,9 +82,9 @@ class Session:
             return  # nothing that is sent would be read
         match kind:
             case "response_body":
-                self._on_response_body(request.response_body)
+                self._on_response_body(request.response_body.body, request.response_body.end_of_stream)
             case "request_body":
-                self._on_request_body(request.request_body)
+                self._on_request_body(request.request_body.body, request.request_body.end_of_stream)
             case "request_headers":
                 self._on_request_headers(request)
             case "response_headers":
@@ -128,14 +135,13 @@ class Session:
         elif self._request_mode != _FULL_DUPLEX:
             self._ask(None)
 
-    def _on_request_body(self, body: Any) -> None:
+    def _on_request_body(self, piece: bytes, end: bool) -> None:
         if self._head is None or self._request_ended:
             raise GrpcError(INVALID_ARGUMENT, "a request body out of turn")
-        self._request_ended = body.end_of_stream or self._request_mode == _BUFFERED  # buffered bodies come in one piece
+        self._request_ended = end or self._request_mode == _BUFFERED  # buffered bodies come in one piece
         if self._request_mode not in (_FULL_DUPLEX, _BUFFERED):
             self._call.send_framed(messages.REQUEST_BODY_AS_IT_IS)
             return
-        piece = body.body
         size = self._held + len(piece)
         if size > self._options.body_bytes:
             self._refuse(Refusal(413, f"the body is larger than {self._options.body_bytes} bytes"))
@@ -196,7 +202,9 @@ class Session:
             return
         assert self._head is not None  # noqa: S101 - for the type checker
         self._choice = answer
-        allowed = [address for address in answer.addresses if allows(self._head.subset, address)]
+        allowed: Sequence[str] = answer.addresses
+        if self._head.subset is not None:
+            allowed = [address for address in allowed if allows(self._head.subset, address)]
         if not allowed:
             self._refuse(Refusal(503, "no endpoint is ready where this request may go", (("retry-after", "1"),)))
             return
@@ -237,13 +245,16 @@ class Session:
         self._call.send_framed(messages.RESPONSE_HEADERS_AS_THEY_ARE)
         if self._choice is None:
             return
-        status = next((_number(one) for one in head.headers.headers if one.key == ":status"), None)
+        status = None
+        for one in head.headers.headers:
+            if one.key == ":status":
+                status = _number(one)
+                break
         self._tell(self._chooser.served, self._choice.ticket, messages.served_of(request), status, self._clock())
         if head.end_of_stream:
             self._passed(b"", True)
 
-    def _on_response_body(self, body: Any) -> None:
-        piece, end = body.body, body.end_of_stream
+    def _on_response_body(self, piece: bytes, end: bool) -> None:
         if self._response_mode == _FULL_DUPLEX:
             pieces = messages.response_pieces(piece, end=end)
             if pieces:

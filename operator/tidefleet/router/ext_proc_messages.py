@@ -1,12 +1,14 @@
 """The ext_proc messages that are sent, as bytes with their gRPC prefix, and what is read from those received.
 
-Response headers and trailers are answered by constants. Body pieces are coded here, four nested length-delimited
-fields, because they are most of the bytes; `envoy.service.ext_proc.v3` from `xds-protos` codes everything else.
+Response headers and trailers are answered by constants. Pieces of bodies, and the answer to most requests, are coded
+here, nested length-delimited fields all of them, because they are most of the messages and of the bytes;
+`envoy.service.ext_proc.v3` from `xds-protos` codes everything else.
 """
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -26,6 +28,10 @@ PIECE_BYTES = 62_000
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _REQUEST_BODY, _RESPONSE_BODY = b"\x1a", b"\x22"  # fields 3 and 4 of ProcessingResponse
+_BODY_TAGS, _METADATA_CONTEXT = (0x22, 0x2A), 0x42  # fields 4 and 5, and field 8, of ProcessingRequest
+_DESTINATION_KEY = b"\x0a" + bytes((len(DESTINATION),)) + DESTINATION.encode()
+_METADATA_KEY = b"\x0a" + bytes((len(METADATA),)) + METADATA.encode()
+_APPEND_ACTION = b"\x18" + bytes((_OVERWRITE,))
 
 
 def framed(message: bytes) -> bytes:
@@ -71,20 +77,23 @@ def _pieces(field: bytes, body: bytes, end: bool) -> list[bytes]:
 
 
 def _piece(field: bytes, body: bytes, end: bool) -> bytes:
+    head = _piece_head(field, len(body), end)
+    return b"".join((head, body, b"\x10\x01")) if end else head + body
+
+
+@lru_cache(maxsize=4096)
+def _piece_head(field: bytes, body_bytes: int, end: bool) -> bytes:
+    """What comes before the bytes of a piece: it depends on their number alone."""
     # ProcessingResponse.{request,response}_body -> BodyResponse.response = 1 -> CommonResponse.body_mutation = 3
     # -> BodyMutation.streamed_response = 3 -> StreamedBodyResponse.body = 1, end_of_stream = 2
-    tail = b"\x10\x01" if end else b""
-    inner = (b"\x0a" + _varint(len(body))) if body else b""
-    size = len(inner) + len(body) + len(tail)
-    streamed = b"\x1a" + _varint(size)
-    size += len(streamed)
-    mutation = b"\x1a" + _varint(size)
-    size += len(mutation)
-    response = b"\x0a" + _varint(size)
-    size += len(response)
-    outer = field + _varint(size)
-    size += len(outer)
-    return b"".join((b"\0", size.to_bytes(4, "big"), outer, response, mutation, streamed, inner, body, tail))
+    inner = (b"\x0a" + _varint(body_bytes)) if body_bytes else b""
+    size = len(inner) + body_bytes + (2 if end else 0)
+    heads = [inner]
+    for tag in (b"\x1a", b"\x1a", b"\x0a", field):
+        heads.append(tag + _varint(size))
+        size += len(heads[-1])
+    heads.append(b"\0" + size.to_bytes(4, "big"))
+    return b"".join(reversed(heads))
 
 
 def _varint(value: int) -> bytes:
@@ -104,6 +113,8 @@ def choice_message(choice: Choice, addresses: str, *, to_body: bool = False, len
         to_body: Whether it answers a buffered body instead of the headers.
         length: The new content-length, if the body is replaced.
     """
+    if not (to_body or length is not None or choice.set_headers or choice.remove_headers):
+        return _plain_choice(addresses.encode())
     message = pb.ProcessingResponse()
     answer = message.request_body if to_body else message.request_headers
     common = answer.response
@@ -121,6 +132,27 @@ def choice_message(choice: Choice, addresses: str, *, to_body: bool = False, len
     fields = message.dynamic_metadata.fields[METADATA].struct_value.fields
     fields[DESTINATION].string_value = addresses
     return framed(message.SerializeToString())
+
+
+def _plain_choice(value: bytes) -> bytes:
+    """The same, coded by hand, where a destination is all that is said."""
+    # ProcessingResponse.request_headers = 1 -> HeadersResponse.response = 1 -> CommonResponse.header_mutation = 2,
+    # clear_route_cache = 5 -> HeaderMutation.set_headers = 1 -> HeaderValueOption.header = 1, append_action = 3
+    # -> HeaderValue.key = 1, raw_value = 3
+    option = _DESTINATION_KEY + b"\x1a" + _varint(len(value)) + value
+    option = b"\x0a" + _varint(len(option)) + option + _APPEND_ACTION
+    option = b"\x0a" + _varint(len(option)) + option
+    common = b"\x12" + _varint(len(option)) + option + b"\x28\x01"
+    common = b"\x0a" + _varint(len(common)) + common
+    # dynamic_metadata = 8: Struct.fields = 1, an entry with key = 1 and value = 2 -> Value.struct_value = 5, the same
+    # again -> Value.string_value = 3
+    text = b"\x1a" + _varint(len(value)) + value
+    field = _DESTINATION_KEY + b"\x12" + _varint(len(text)) + text
+    field = b"\x0a" + _varint(len(field)) + field
+    field = b"\x2a" + _varint(len(field)) + field
+    field = _METADATA_KEY + b"\x12" + _varint(len(field)) + field
+    field = b"\x0a" + _varint(len(field)) + field
+    return framed(b"".join((b"\x0a", _varint(len(common)), common, b"\x42", _varint(len(field)), field)))
 
 
 def _set(mutation: Any, name: str, value: str) -> None:
@@ -150,14 +182,72 @@ def refusal_message(refusal: Refusal) -> bytes:
     return framed(message.SerializeToString())
 
 
+def body_of(raw: bytes) -> tuple[bool, bytes, bool] | None:
+    """A ProcessingRequest that is a piece of a body, read by hand, since most are.
+
+    Returns:
+        Whether it is of the request, the piece, and whether the body ends; ``None`` for any other message, or one that
+        is coded in an unusual way. A metadata_context behind the piece is passed over.
+    """
+    try:
+        tag, at = raw[0], 2
+        if tag not in _BODY_TAGS:
+            return None
+        size = raw[1]
+        if size > 0x7F:
+            size, at = _long(raw, 1)
+        stop, whole = at + size, len(raw)
+        if stop != whole:
+            if raw[stop] != _METADATA_CONTEXT:
+                return None
+            more, after = _long(raw, stop + 1)
+            if after + more != whole:
+                return None
+        body = b""
+        if size and raw[at] == 0x0A:  # HttpBody.body = 1, end_of_stream = 2
+            count, at = _long(raw, at + 1)
+            if at + count > stop:
+                return None
+            body = raw[at : at + count]
+            at += count
+        if at == stop:
+            return tag == _BODY_TAGS[0], body, False
+        if stop - at == 2 and raw[at] == 0x10 and raw[at + 1] == 1:
+            return tag == _BODY_TAGS[0], body, True
+    except IndexError:
+        pass
+    return None
+
+
+def _long(raw: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and where it ends.
+
+    Raises:
+        IndexError: the bytes end in it, or it has more than five.
+    """
+    value = raw[at]
+    at += 1
+    if value > 0x7F:
+        value &= 0x7F
+        for shift in (7, 14, 21, 28):
+            byte = raw[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+        raise IndexError
+    return value, at
+
+
 def headers_of(message: Any) -> dict[str, str]:
     """The fields of an HttpHeaders by lower-case name; repeated ones are joined as RFC 9110, 5.3 says."""
     fields: dict[str, str] = {}
     for header in message.headers.headers:
         name = header.key.lower()
         value = header.raw_value.decode("utf-8", "replace") or header.value
-        known = fields.get(name)
-        fields[name] = value if known is None else known + ("; " if name == "cookie" else ", ") + value
+        if name in fields:
+            value = fields[name] + ("; " if name == "cookie" else ", ") + value
+        fields[name] = value
     return fields
 
 
@@ -168,7 +258,7 @@ def subset_of(request: Any) -> tuple[str, ...] | None:
     value as an empty one: a hint that cannot be read allows nothing rather than everything.
     """
     metadata = request.metadata_context.filter_metadata
-    if SUBSET_METADATA not in metadata:
+    if not metadata or SUBSET_METADATA not in metadata:
         return None
     fields = metadata[SUBSET_METADATA].fields
     if SUBSET not in fields:

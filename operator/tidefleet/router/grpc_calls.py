@@ -6,13 +6,16 @@ one is refused.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from tidefleet.router.frames import Header, Receiver, literal_headers
-from tidefleet.router.http2 import Stream
+from tidefleet.router.streams import Stream
 
 OK, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 5, 8, 12, 13
+
+_LENGTH = struct.Struct(">I").unpack_from
 
 _HEADERS = literal_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _TRAILERS_OK = literal_headers([(b"grpc-status", b"0")])
@@ -50,6 +53,13 @@ class Messages:
         self.held_bytes = 0
         """Bytes of a message that is not whole yet."""
         self._needed = 5
+
+    def is_whole(self, chunk: bytes) -> bool:
+        """Whether a chunk is one message from its first byte to its last, where none is begun: then feeding it is
+        needless, and its message is what follows its first five bytes.
+        """
+        size = len(chunk) - 5
+        return 0 <= size <= self._limit and not chunk[0] and _LENGTH(chunk, 1) == (size,) and not self._parts
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The messages that are whole with this chunk, in order.
@@ -148,6 +158,9 @@ class Call:
         if self.over or self.method is None:
             return
         try:
+            if not end and not self._held and self._messages.is_whole(chunk):
+                self.method.message(chunk[5:])
+                return
             for message in self._messages.feed(chunk) if chunk else ():
                 self.method.message(message)
                 if self.over:

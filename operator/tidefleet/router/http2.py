@@ -13,70 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import cast
 
 from tidefleet.router import frames
 from tidefleet.router.frames import FRAME_HEADER, H2Error, Header, HeaderBlocks, Limits, Receiver, unpadded
-
-
-class Stream:
-    """One request and its answer."""
-
-    __slots__ = ("answered", "connection", "credit", "id", "peer_ended", "receiver", "unsent", "unsent_bytes", "window")
-
-    def __init__(self, connection: Connection, number: int, window: int) -> None:
-        self.connection = connection
-        self.id = number
-        self.window = window
-        self.credit = 0
-        """Bytes received and not given back to the peer's window yet."""
-        self.peer_ended = False
-        self.answered = False
-        self.receiver: Receiver | None = None
-        self.unsent: deque[tuple[int, memoryview | bytes, bool]] | None = None
-        self.unsent_bytes = 0
-
-    def send_headers(self, block: bytes, *, end: bool = False) -> None:
-        """Send a header block (`literal_headers`) of at most 16,384 bytes; with `end` it closes our side."""
-        self.answered = True
-        if self.id not in self.connection.streams:
-            return
-        if self.unsent is not None:
-            self.unsent.append((frames.HEADERS, block, end))
-        else:
-            self.connection.write_frame(
-                frames.HEADERS, frames.END_HEADERS | (frames.END_STREAM if end else 0), self.id, block
-            )
-            if end:
-                self.connection.finished(self)
-
-    def send_data(self, data: bytes) -> None:
-        """Send body bytes, as far as the peer's windows allow; the rest follows when they open."""
-        self.answered = True
-        if self.id not in self.connection.streams:
-            return
-        if self.unsent is not None:
-            self.unsent.append((frames.DATA, data, False))
-            self._held(len(data))
-        else:
-            rest = self.connection.write_data(self, memoryview(data))
-            if rest:
-                self.unsent = deque(((frames.DATA, rest, False),))
-                self._held(len(rest))
-                self.connection.blocked[self.id] = self
-
-    def reset(self, code: int = frames.CANCEL) -> None:
-        """End the stream at once, in both directions."""
-        if self.id in self.connection.streams:
-            self.connection.write_frame(frames.RST_STREAM, 0, self.id, code.to_bytes(4, "big"))
-            self.connection.drop(self)
-
-    def _held(self, count: int) -> None:
-        self.unsent_bytes += count
-        self.connection.hold(count)
-
+from tidefleet.router.streams import Stream
 
 Accept = Callable[[Stream, list[Header]], Receiver]
 """Called for each request; it may answer at once. Data follow unless `Stream.peer_ended`."""
@@ -173,6 +115,19 @@ class Connection(asyncio.Protocol):
         if not self._flush_planned:
             self._flush_planned = True
             self._loop.call_soon(self.flush)
+
+    def write_small(self, stream: Stream, data: bytes) -> bool:
+        """Queue data as one frame; whether it and both windows are of a size for that."""
+        size = len(data)
+        if self._paused or not 0 < size <= min(self._window, stream.window, self._peer_frame):
+            return False
+        self._window -= size
+        stream.window -= size
+        self._out += (FRAME_HEADER.pack(size << 8, 0, stream.id), data)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self.flush)
+        return True
 
     def write_data(self, stream: Stream, data: memoryview) -> memoryview | None:
         """Write as many DATA frames as both windows allow; what is left, or None."""
@@ -316,7 +271,10 @@ class Connection(asyncio.Protocol):
                 break
             payload = data[at + 9 : end]
             at = end
-            self._frame(kind, flags, number & frames.LARGEST_WINDOW, payload)
+            if not kind and self._block is None:  # DATA, which most are
+                self._on_data(flags, number & frames.LARGEST_WINDOW, payload)
+            else:
+                self._frame(kind, flags, number & frames.LARGEST_WINDOW, payload)
         if at < size:
             self._pending += data[at:]
 
@@ -361,9 +319,9 @@ class Connection(asyncio.Protocol):
             raise H2Error(frames.PROTOCOL_ERROR, f"DATA on stream {number}, which is idle")
         if size:
             self._credit += size
-            if self._credit > self._limits.connection_window_bytes:
-                raise H2Error(frames.FLOW_CONTROL_ERROR, "more data than the connection's window")
             if self._credit * 2 > self._limits.connection_window_bytes:
+                if self._credit > self._limits.connection_window_bytes:
+                    raise H2Error(frames.FLOW_CONTROL_ERROR, "more data than the connection's window")
                 self.write_frame(frames.WINDOW_UPDATE, 0, 0, self._credit.to_bytes(4, "big"))
                 self._credit = 0
         elif not flags & frames.END_STREAM:
@@ -375,12 +333,13 @@ class Connection(asyncio.Protocol):
             raise H2Error(frames.STREAM_CLOSED, f"DATA on stream {number} after its end")
         if flags & frames.PADDED:
             payload = unpadded(payload)
-        stream.credit += size
-        if stream.credit > self._limits.stream_window_bytes:
-            raise H2Error(frames.FLOW_CONTROL_ERROR, f"more data than the window of stream {number}")
         end = bool(flags & frames.END_STREAM)
         stream.peer_ended = end
-        self._give_credit(stream)
+        stream.credit += size
+        if stream.credit * 2 > self._limits.stream_window_bytes:
+            if stream.credit > self._limits.stream_window_bytes:
+                raise H2Error(frames.FLOW_CONTROL_ERROR, f"more data than the window of stream {number}")
+            self._give_credit(stream)
         if stream.receiver is not None:
             stream.receiver.data(payload, end)
 

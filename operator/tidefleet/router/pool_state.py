@@ -21,7 +21,7 @@ from tidefleet.router.tokens import PromptTokens
 from tidefleet.routing.defer import Deferred
 from tidefleet.routing.endpoints import Endpoints
 from tidefleet.routing.handover import hand_over, stay
-from tidefleet.routing.hashing import Keys, hashed
+from tidefleet.routing.hashing import Keys, hashed, text_keys
 from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.routing.placements import Placements
 from tidefleet.routing.queue import Queue
@@ -64,7 +64,7 @@ class Limits:
     defer_seconds: float = 240.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
 class Ended:
     """One request that is over.
 
@@ -380,13 +380,13 @@ class PoolState:
             self.states.put(session, state, now)
         return state
 
-    def text_state(self, text: bytes, session: int | None, now: float, *, adapter: str | None = None) -> SessionState:
-        """Keys of a prompt as text."""
-        before = self.states.get(session, now) if session is not None else None
-        state = SessionState.of_text(text, CHUNK_BYTES, salt=self.salt(adapter), before=before)
-        if session is not None:
-            self.states.put(session, state, now)
-        return state
+    def text_keys(self, text: bytes, session: int | None, now: float, *, adapter: str | None = None) -> Keys:
+        """Keys of a prompt as text; a session's earlier state is used and replaced."""
+        if session is None:
+            return text_keys(text, CHUNK_BYTES, salt=self.salt(adapter))
+        state = SessionState.of_text(text, CHUNK_BYTES, salt=self.salt(adapter), before=self.states.get(session, now))
+        self.states.put(session, state, now)
+        return state.keys
 
     def tokens_of(self, size: int) -> int:
         """How many tokens so many bytes of text likely are."""

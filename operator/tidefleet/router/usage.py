@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
+_USAGE = b'"usage"'
 HEAD_BYTES, TAIL_BYTES = 8192, 16384
 """What is kept of a response; a usage object has a few hundred bytes."""
 MOST_TOKENS = 100_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens of a request as its engine counted them; None where it did not say.
 
@@ -80,8 +81,11 @@ class UsageReader:
 
     def usage(self) -> Usage:
         """What is known so far."""
-        first, last = _usage(self._head, first=True), _usage(self._tail)
-        merged = {**first, **{name: value for name, value in last.items() if value}}
+        if self._size == len(self._head) == len(self._tail) and self._head.count(_USAGE) == 1:
+            merged = _usage(self._tail)
+        else:
+            first, last = _usage(self._head, first=True), _usage(self._tail)
+            merged = {**first, **{name: value for name, value in last.items() if value}}
         prompt, cached = _prompt(merged)
         output = _count(merged.get("completion_tokens", merged.get("output_tokens")))
         return Usage(prompt, cached, output, self._counted)
@@ -121,7 +125,7 @@ def _usage(text: bytes, *, first: bool = False) -> dict[str, Any]:
     """The first or the last whole usage object in a text; empty without one."""
     at = -1 if first else len(text)
     for _ in range(8):
-        at = text.find(b'"usage"', at + 1) if first else text.rfind(b'"usage"', 0, at)
+        at = text.find(_USAGE, at + 1) if first else text.rfind(_USAGE, 0, at)
         if at < 0:
             return {}
         start = text.find(b"{", at, at + 16)
@@ -133,18 +137,16 @@ def _usage(text: bytes, *, first: bool = False) -> dict[str, Any]:
 
 def _object(text: bytes, start: int) -> dict[str, Any]:
     """The JSON object that begins at a place; usage objects hold no texts with braces."""
-    depth = 0
-    for at in range(start, min(len(text), start + 4096)):
-        if text[at] == 0x7B:
-            depth += 1
-        elif text[at] == 0x7D:
-            depth -= 1
-            if depth == 0:
-                try:
-                    found = msgspec.json.decode(text[start : at + 1])
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    return {}
-                return found if isinstance(found, dict) else {}
+    depth, at, limit = 1, start + 1, min(len(text), start + 4096)
+    while (closes := text.find(b"}", at, limit)) >= 0:
+        depth += text.count(b"{", at, closes) - 1
+        at = closes + 1
+        if depth == 0:
+            try:
+                found = msgspec.json.decode(text[start:at])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return {}
+            return found if isinstance(found, dict) else {}
     return {}
 
 

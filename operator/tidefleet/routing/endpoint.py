@@ -71,7 +71,7 @@ class Endpoint:
         return host, disk, shared
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
 class Work:
     """What a request is expected to be for one endpoint.
 

@@ -403,10 +403,10 @@ class Endpoints:
         kept.shrink(float(self.context[at]))
         self.resident[at] = kept.tokens
         per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
-        kappa, rooms = float(self.kappa[at]), self.tier_tokens[:, at].tolist()
-        below = [
-            (room, kappa / speed) for room, speed in zip(rooms, self.bandwidth[:, at].tolist(), strict=True) if room
-        ]
+        below: list[tuple[float, float]] = []
+        if any(self.has_tier):
+            kappa, rooms, speeds = float(self.kappa[at]), self.tier_tokens[:, at], self.bandwidth[:, at]
+            below = [(room, kappa / speed) for room, speed in zip(rooms.tolist(), speeds.tolist(), strict=True) if room]
         self.evict[at] = kept.loss_of_oldest(self.reuse, now, again_seconds=per_token, below=below)
         if ask.session is not None:
             self.sessions.served(

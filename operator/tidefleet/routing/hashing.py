@@ -21,9 +21,9 @@ from xxhash import xxh3_64_intdigest
 Keys = NDArray[np.uint64]
 """Shape (blocks,): element i identifies all content up to and with block i. 0 never occurs."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+_GOLDEN_NUMBER, _FIRST_NUMBER, _SECOND_NUMBER = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_GOLDEN, _FIRST, _SECOND = np.uint64(_GOLDEN_NUMBER), np.uint64(_FIRST_NUMBER), np.uint64(_SECOND_NUMBER)
+_FEW = 16
 _30, _27, _31, _32 = (np.uint64(bits) for bits in (30, 27, 31, 32))
 _WORD = (1 << 64) - 1
 _LANE_BYTES = 8
@@ -58,6 +58,8 @@ def _chained(lanes: Keys, salt: int, parent: int, start: int) -> Keys:
     lanes *= _GOLDEN
     lanes ^= lanes >> _32
     found = lanes @ multipliers
+    if len(lanes) <= _FEW:
+        return _few_chained(found.tolist(), parent or origin, start)
     found += np.arange(start + 1, start + 1 + len(lanes), dtype=np.uint64) * _GOLDEN
     mix(found)
     found[0] = (int(found[0]) + (parent or origin)) & _WORD
@@ -65,6 +67,18 @@ def _chained(lanes: Keys, salt: int, parent: int, start: int) -> Keys:
     if not found.all():
         found[found == 0] = 1
     return found
+
+
+def _few_chained(sums: list[int], key: int, start: int) -> Keys:
+    """The same from the sums of few blocks on, in plain numbers, which are faster than a dozen array operations."""
+    keys = []
+    for place, one in enumerate(sums, start + 1):
+        mixed = (one + place * _GOLDEN_NUMBER) & _WORD
+        mixed = (mixed ^ mixed >> 30) * _FIRST_NUMBER & _WORD
+        mixed = (mixed ^ mixed >> 27) * _SECOND_NUMBER & _WORD
+        key = (key + (mixed ^ mixed >> 31)) & _WORD
+        keys.append(key or 1)
+    return np.array(keys, np.uint64)
 
 
 def token_keys(

@@ -24,6 +24,8 @@ _STEPS = 96
 """Pieces of a chain that are walked before the rest is looked up all at once."""
 _RESTART = 8
 """Pieces that a walk gone wrong counts for."""
+_FEW = 24
+"""Blocks up to which a prompt is walked block by block."""
 _LONGEST = 65_535
 """Rows that a row's length can tell."""
 _TOUCHED, _PINNED = 1, 2
@@ -60,9 +62,11 @@ class HolderTable:
         "_onwards",
         "_refs",
         "_rows",
+        "_set_of",
         "_sets",
         "_table",
         "_touched",
+        "_touches",
         "_void",
         "capacity",
         "evicted",
@@ -82,6 +86,7 @@ class HolderTable:
         self._length = np.zeros(self._rows + _STRIDE, np.uint16)  # rows from this one on that were stored together
         self._onward = np.zeros(self._rows + _STRIDE, np.uint32)  # after the last of these: a guess
         self._lengths, self._onwards = memoryview(self._length.data), memoryview(self._onward.data)
+        self._set_of, self._touches = memoryview(self._sets.data), memoryview(self._touched.data)
         self._table = Buckets(self._keys, self._rows)
         self._hand = 1
         self._derive = derive
@@ -217,7 +222,7 @@ class HolderTable:
         Returns:
             End of each run (blocks from the start, exclusive), and what its set was derived to; a set may be empty.
         """
-        return self._read(self._walk(keys))
+        return self._read(self._walk(keys)) if len(keys) > _FEW else self._few_runs(keys.tolist())
 
     def presence(self, keys: Keys) -> tuple[list[int], list[int]]:
         """All of the blocks as runs of one holder set, whether they have rows or not: as ``runs``, without its stop."""
@@ -229,6 +234,31 @@ class HolderTable:
         ends, sets = _runs(self._sets.take(rows))
         derived = self._derived
         return ends, [derived[one] for one in sets]
+
+    def _few_runs(self, keys: list[int]) -> tuple[list[int], list[int]]:
+        """The same for few blocks, one after the other, as an array operation takes as long as several of them."""
+        arena, lengths, onwards, sets, touched = self._arena, self._lengths, self._onwards, self._set_of, self._touches
+        ends: list[int] = []
+        found: list[int] = []
+        last, before = 0, -1
+        for end, key in enumerate(keys, 1):
+            is_inner = lengths[last] > 1
+            row = last + 1 if is_inner else onwards[last] or last + 1
+            if arena[row] != key:
+                row = self._table.row(key)
+                if not row:
+                    break
+                if last and not is_inner:
+                    onwards[last] = row
+            touched[row] = _TOUCHED
+            one = sets[row]
+            if one == before:
+                ends[-1] = end
+            else:
+                ends.append(end)
+                found.append(self._derived[one])
+            last, before = row, one
+        return ends, found
 
     def _walk(self, keys: Keys) -> Rows:
         """Rows of the leading blocks that have one: from piece to piece by the first of each, then all compared."""

@@ -57,7 +57,7 @@ class Alternative:
     excluded: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for every request, where freezing takes thrice the time: not to be changed
 class Pick:
     """A decision, with all that it was taken on.
 

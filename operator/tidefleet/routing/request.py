@@ -11,7 +11,7 @@ NO_KEYS: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
 """Keys of a prompt of which no whole block is known."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for every request, where freezing takes thrice the time: not to be changed
 class Ask:
     """One request.
 

@@ -18,7 +18,7 @@ _OVERHEAD_BYTES = 640
 _TOKEN_BYTES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
 class SessionState:
     """What a prompt left behind for the session's next one.
 

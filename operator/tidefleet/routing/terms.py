@@ -57,7 +57,7 @@ class Hits(Protocol):
         """Leading blocks held, shape (tiers, slots): in that tier or a faster one."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # one for every request, where freezing takes thrice the time: not to be changed
 class Terms:
     """Arrays with one element per endpoint of ``addresses``.
 
