@@ -45,15 +45,6 @@ class Endpoint:
     store: str = ""
     draining: bool = False
 
-    @property
-    def room_of_tiers(self) -> tuple[float, float, float]:
-        """Tokens of KV that each tier below the device holds; 0 where there is none."""
-        host, disk, shared = (
-            room if speed > 0.0 else 0.0
-            for room, speed in zip(self.tier_tokens, self.rates.tier_bytes_per_second, strict=True)
-        )
-        return host, disk, shared
-
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise ValueError(f"Endpoint {self.address}: role is {self.role!r}; expected one of {', '.join(ROLES)}")
@@ -62,6 +53,15 @@ class Endpoint:
                 f"Endpoint {self.address}: kv_capacity_tokens is {self.kv_capacity_tokens}; "
                 "expected a positive number, e.g. 500000"
             )
+
+    @property
+    def room_of_tiers(self) -> tuple[float, float, float]:
+        """Tokens of KV that each tier below the device holds; 0 where there is none."""
+        host, disk, shared = (
+            room if speed > 0.0 else 0.0
+            for room, speed in zip(self.tier_tokens, self.rates.tier_bytes_per_second, strict=True)
+        )
+        return host, disk, shared
 
 
 @dataclass(frozen=True, slots=True)
