@@ -54,6 +54,13 @@ class Endpoint:
                 "expected a positive number, e.g. 500000"
             )
 
+    def is_in(self, subset: frozenset[str]) -> bool:
+        """Whether a subset names it, with its port or (an entry without one) by its host."""
+        if self.address in subset:
+            return True
+        host = self.address.rpartition(":")[0]
+        return host in subset or host.strip("[]") in subset
+
     @property
     def room_of_tiers(self) -> tuple[float, float, float]:
         """Tokens of KV that each tier below the device holds; 0 where there is none."""

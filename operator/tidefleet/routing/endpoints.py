@@ -25,6 +25,7 @@ from tidefleet.routing.shed import Promises
 __all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 STALE_SECONDS = 5.0
 """An observation older than this corrects nothing."""
@@ -117,6 +118,9 @@ class Endpoints:
     others_running: Floats
     seen_pinned: Floats
     served: Floats
+    draining: Mask
+    ejected: Mask
+    healthy: Mask
 
     def __init__(
         self,
@@ -143,7 +147,8 @@ class Endpoints:
         self._rate = 0.0
         self._usual_seconds = 0.0
         self._anonymous = 0
-        self._masks: dict[object, NDArray[np.bool_]] = {}
+        self._masks: dict[object, Mask] = {}
+        self._eligible: dict[int, tuple[Mask, Mask, tuple[int, ...]]] = {}
         self._live = np.zeros((len(_LIVE), 0))
         self._reload()
 
@@ -206,7 +211,7 @@ class Endpoints:
 
     # -- which of them may be picked -------------------------------------------------------------------------------
 
-    def serving(self, *roles: str, lora: str | None, subset: frozenset[str] | None) -> NDArray[np.bool_]:
+    def serving(self, *roles: str, lora: str | None, subset: frozenset[str] | None) -> Mask:
         """Rows in the subset, of one of the roles, that have the adapter or can load it; whatever their health."""
         key = (roles, lora, subset)
         mask = self._masks.get(key)
@@ -214,13 +219,26 @@ class Endpoints:
             if len(self._masks) >= MOST_MASKS:
                 self._masks.clear()
             ends = [row.endpoint for row in self._rows]
-            mask = np.array(
-                [one.role in roles and (subset is None or _is_in(one.address, subset)) for one in ends], bool
-            )
+            mask = np.array([one.role in roles and (subset is None or one.is_in(subset)) for one in ends], bool)
             if lora is not None:
                 mask &= np.array([lora in one.loras or one.lora_load_seconds is not None for one in ends], dtype=bool)
             self._masks[key] = mask
         return mask
+
+    def eligible(self, serving: Mask) -> tuple[Mask, tuple[int, ...]] | None:
+        """Of a mask that ``serving`` gave, healthy rows; else draining ones; else ejected ones, one of which may be
+        back; ``None`` without a row. As a mask and as numbers.
+        """
+        kept = self._eligible.get(id(serving))
+        if kept is None or kept[0] is not serving:
+            fits = (self.healthy, ~self.ejected, ~self.draining, np.ones(len(self._rows), bool))
+            mask = next((found for fit in fits if (found := serving & fit).any()), None)
+            if mask is None:
+                return None
+            kept = self._eligible[id(serving)] = (serving, mask, tuple(mask.nonzero()[0].tolist()))
+            if len(self._eligible) > MOST_MASKS:
+                self._eligible.clear()
+        return kept[1:]
 
     def lora_seconds(self, lora: str) -> Floats:
         """Time to load an adapter, by row: 0 where it is loaded."""
@@ -255,9 +273,15 @@ class Endpoints:
             self._rows[at].health.failed(now)
 
     def _eject(self, at: int) -> None:
+        self.ejected = self.ejected.copy()  # a pick keeps the one that it saw
         self.ejected[at] = self._rows[at].health.ejected
-        self.healthy[at] = not (self.draining[at] or self.ejected[at])
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Who is healthy has changed."""
+        self.healthy = ~self.draining & ~self.ejected
         self._fit = int(self.healthy.sum())
+        self._eligible.clear()
 
     # -- what they are doing ---------------------------------------------------------------------------------------
 
@@ -414,6 +438,11 @@ class Endpoints:
         rate = self._rate * math.exp(-max(0.0, now - self._counted) / RATE_SECONDS) / max(1, self._fit)
         return rate / (1.0 - min(MOST_BUSY, rate * self._usual_seconds))
 
+    def live(self) -> list[list[float]]:
+        """What every endpoint is doing, by row, in the order of ``_LIVE``."""
+        rows: list[list[float]] = self._live.T.tolist()
+        return rows
+
     def load_shares(self) -> Floats:
         """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
 
@@ -460,6 +489,8 @@ class Endpoints:
         self.capacity = np.array([one.kv_capacity_tokens for one in ends])
         self.usd = np.array([one.usd_per_second for one in ends])
         self.mean_usd = float(self.usd.mean()) if ends else 0.0
+        columns = (self.p1, self.p2, self.floor, self.s0, self.s1, self.s2, self.capacity, self.usd)
+        self.facts: list[tuple[float, ...]] = list(zip(*(one.tolist() for one in columns), strict=True))
         shape = (3, len(ends))
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
@@ -470,20 +501,11 @@ class Endpoints:
         for place, name in enumerate(_LIVE):
             setattr(self, name, self._live[place])
         self._is_split = any(one.role == PREFILL for one in ends)
-        self.healthy = ~self.draining & ~self.ejected
-        self._fit = int(self.healthy.sum())
         self._masks.clear()
+        self._weigh()
 
 
 def _corrected(factor: float, ratio: float) -> float:
     """A correction after one more measured time, as a share of what was expected with it."""
     step = min(2.0, max(0.5, ratio))
     return min(_WIDEST_CORRECTION, max(1.0 / _WIDEST_CORRECTION, factor * float(step**_LEARNED)))
-
-
-def _is_in(address: str, subset: frozenset[str]) -> bool:
-    """Whether a subset names an address, with its port or (an entry without one) by its host."""
-    if address in subset:
-        return True
-    host = address.rpartition(":")[0]
-    return host in subset or host.strip("[]") in subset

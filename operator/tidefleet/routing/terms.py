@@ -94,6 +94,14 @@ class Terms:
         """Expected seconds to the first token."""
         return self.wait + self.fetch + self.prefill
 
+    def ttft_at(self, row: int) -> float:
+        """The same at one endpoint."""
+        return float(self.wait[row] + self.fetch[row] + self.prefill[row])
+
+    def held_at(self, row: int) -> tuple[int, ...]:
+        """Prompt tokens held there, by tier."""
+        return tuple(int(one) for one in self.held[:, row])
+
 
 def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     """Leading prompt tokens that each endpoint holds by tier, shape (tiers, endpoints), each tier with the faster ones.
