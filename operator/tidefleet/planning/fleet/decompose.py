@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tidefleet.planning.fleet import bound as bounds
+from tidefleet.planning.fleet.around import improved
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
 from tidefleet.planning.fleet.local import search
@@ -59,6 +60,9 @@ TURN_SHARE = 0.25
 
 SEARCH_SHARE = 0.25
 """Share of the time for the whole in which replicas are moved one by one before its MILP."""
+
+AROUND_SHARE = 0.7
+"""Share of the time left in which a small fleet's plan is made better a few pools at a time; a large one's is in all."""
 
 PRICES_UNTIL = 0.3
 """Share of the time that is left for the whole when prices are no longer sought."""
@@ -169,8 +173,7 @@ class _Search:
                 return SolverFailed(broken[0].why)
             if any(isinstance(one, NoPoint) for one in answers.values()):
                 return why_infeasible(milp, watch.left, watch.cancelled)
-            parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
-            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices) + sum(parts)))
+            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices), self._parts(answers)))
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
@@ -190,6 +193,8 @@ class _Search:
                 break
         if tight and not self._done(best, lower):
             best = self._better(best, self._chosen(proposals))
+        if tight and best is not None and not self._done(best, lower):
+            best = self._around(best, used, tried, lower)
         unpriced = not tight and best is not None and len(milp.columns.x) > LARGE
         if not self._done(best, lower) and not unpriced:
             outcome = self._repair(used, best, lower)
@@ -239,6 +244,29 @@ class _Search:
                     fitted[owner] = other
             left = np.where(rows, left - matrix.activity(values), left)
         return fitted
+
+    def _parts(self, answers: dict[int, Outcome]) -> Floats:
+        """Each pool's bound."""
+        parts = np.zeros(self.milp.problem.pools)
+        for owner, one in answers.items():
+            parts[owner] = one.bound if isinstance(one, Answer | OutOfTime) else -np.inf
+        return parts
+
+    def _around(self, best: Floats, used: Bools, tried: Tried, lower: float) -> Floats:
+        """The plan made better by few pools at a time, those farthest above their bound at the best prices first."""
+        milp, matrix = self.milp, self.milp.matrix
+        paid = summed(matrix.owner + 1, matrix.priced(tried.best) * best, milp.problem.pools + 1)[1:]
+        slack = np.maximum(paid - tried.best_parts, 0.0)
+        until = (1 - AROUND_SHARE) * self.watch.left() if len(milp.columns.x) <= LARGE else 0.0
+        return improved(
+            milp,
+            best,
+            used | bounds.handy(milp.problem, HANDY),
+            slack,
+            enough=lambda plan: self._done(plan, lower),
+            seconds=lambda: self.watch.left() - until,
+            cancelled=self.watch.cancelled,
+        )
 
     def _chosen(self, proposals: Proposals) -> Floats | None:
         """The best of all proposals that fit together."""

@@ -1,0 +1,114 @@
+"""A plan of the whole made better a few pools at a time, the other pools kept as they are.
+
+What the kept pools use of a quota or of a site's power is taken off its limit; a few pools and the shared columns are
+then one MILP over a shortlist of options, begun from the plan. A pool alone finds what is left to it; two together
+can swap a scarce type, which neither of them could give up alone. The plan is feasible at every step and never dearer
+than before, so the search can end whenever the time does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import numpy as np
+
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats
+from tidefleet.planning.fleet.milp import FleetMilp
+from tidefleet.planning.fleet.solver import Answer, solve
+
+MOST = 25_000
+"""Shares of one MILP, above which pools are not taken together."""
+
+LEAST_SECONDS = 0.05
+"""Time left below which nothing more is tried."""
+
+TURN = 0.25
+"""The most of the time left that one MILP takes."""
+
+HELPS = 1e-6
+"""Relative saving below which a plan counts as no better."""
+
+
+def improved(
+    milp: FleetMilp,
+    plan: Floats,
+    shortlist: Bools,
+    slack: Floats,
+    *,
+    enough: Callable[[Floats], bool],
+    seconds: Callable[[], float],
+    cancelled: Callable[[], bool],
+) -> Floats:
+    """The plan, or a cheaper one.
+
+    Args:
+        milp: the MILP of the whole.
+        plan: a feasible point of it.
+        shortlist: options that may be used besides those the plan uses.
+        slack: per pool, USD per hour by which its part of the plan may be too dear; those of most are tried first.
+        enough: whether a plan is near enough to the bound.
+        seconds: time left.
+        cancelled: whether to stop.
+    """
+    fruitless: set[tuple[int, ...]] = set()
+    cost = float(milp.matrix.cost @ plan)
+    while True:
+        for pools in _groups(milp, plan, shortlist, slack):
+            if seconds() < LEAST_SECONDS or cancelled() or enough(plan):
+                return plan
+            if pools in fruitless:
+                continue
+            share = max(min(TURN * seconds(), seconds()), LEAST_SECONDS)
+            gain = float(slack[list(pools)].sum())
+            found = _again(milp, plan, pools, shortlist, seconds=share, worth=0.05 * max(gain, 0.0), cancelled=cancelled)
+            saved = cost - float(milp.matrix.cost @ found)
+            if saved > HELPS * abs(cost):
+                plan, cost = found, cost - saved
+                slack = slack.copy()
+                slack[list(pools)] -= saved / len(pools)
+                # What this group freed or took may help any group that shares a limit with it.
+                fruitless = {pools}
+                break
+            fruitless.add(pools)
+        else:
+            return plan
+
+
+def _groups(milp: FleetMilp, plan: Floats, shortlist: Bools, slack: Floats) -> Iterator[tuple[int, ...]]:
+    """Pools alone, then two and three together, those of most slack first."""
+    p = milp.problem
+    allowed = shortlist | (plan[milp.columns.n] > 0.5)
+    size = np.bincount(p.option_pool[p.arc_option[allowed[p.arc_option]]], minlength=p.pools)
+    some = [int(one) for one in np.argsort(-slack, kind="stable") if size[one]]
+    for count in (1, 2, 3):
+        groups = [tuple(sorted(one)) for one in combinations(some, count) if count == 1 or size[list(one)].sum() <= MOST]
+        yield from sorted(groups, key=lambda one: -float(slack[list(one)].sum()))
+
+
+def _again(
+    milp: FleetMilp,
+    plan: Floats,
+    pools: tuple[int, ...],
+    shortlist: Bools,
+    *,
+    seconds: float,
+    worth: float,
+    cancelled: Callable[[], bool],
+) -> Floats:
+    """The plan with some pools solved anew, or as it was."""
+    matrix, p = milp.matrix, milp.problem
+    free = np.isin(matrix.owner, [*pools, SHARED])
+    rows = np.isin(matrix.row_owner, [*pools, SHARED])
+    allowed = shortlist | (plan[milp.columns.n] > 0.5) | (matrix.lower[milp.columns.n] > 0)
+    columns = free.copy()
+    columns[milp.columns.x] &= allowed[p.arc_option]
+    columns[milp.columns.n] &= allowed
+    fixed = matrix.activity(np.where(columns, 0.0, plan))
+    part = matrix.with_rows(matrix.row_lower - fixed, matrix.row_upper - fixed).part(columns, rows)
+    found = solve(part, seconds=seconds, gap=0.0, absolute_gap=max(worth, 1e-6), start=plan[columns], cancelled=cancelled)
+    if not isinstance(found, Answer):
+        return plan
+    better = plan.copy()
+    better[columns] = found.values
+    return better if matrix.violation(better) <= 2e-6 else plan
