@@ -58,6 +58,15 @@ PRICE_TURNS = 30
 TURN_SHARE = 0.25
 """Share of the time left for one turn."""
 
+FIRST_SHARE = 0.45
+"""The same for the first turn of a large fleet, whose other turns are few."""
+
+FITTED_SHARE = 0.1
+"""Share of the time left in which one pool is made to fit what the ones before it left."""
+
+RISES = 0.05
+"""Share of the open gap by which the bound has to rise in a turn, for prices to be sought further."""
+
 SEARCH_SHARE = 0.25
 """Share of the time for the whole in which replicas are moved one by one before its MILP."""
 
@@ -163,11 +172,12 @@ class _Search:
         proposals = Proposals(milp)
         tried = Tried(milp, full)
         began = watch.left()
-        tight = bool(full.any())
+        tight, large = bool(full.any()), len(milp.columns.x) > LARGE
         for turn in range(PRICE_TURNS):
-            before = watch.left()
+            before, known = watch.left(), lower
             prices = tried.next(turn, proposals, watch.left())
-            answers = self._pools(prices, relaxation, proposals, TURN_SHARE if tight else None)
+            share = FIRST_SHARE if large and not proposals.plans else TURN_SHARE
+            answers = self._pools(prices, relaxation, proposals, share if tight else None)
             broken = [one for one in answers.values() if isinstance(one, Broken)]
             if broken and best is None:
                 return SolverFailed(broken[0].why)
@@ -191,12 +201,14 @@ class _Search:
                 break
             if watch.left() < max(1.5 * (before - watch.left()), PRICES_UNTIL * began):
                 break
+            risen = lower - known
+            if turn >= 2 and best is not None and risen < RISES * (self._cost(best) - lower):
+                break
         if tight and not self._done(best, lower):
             best = self._better(best, self._chosen(proposals))
         if tight and best is not None and not self._done(best, lower):
             best = self._around(best, used, tried, lower)
-        unpriced = not tight and best is not None and len(milp.columns.x) > LARGE
-        if not self._done(best, lower) and not unpriced:
+        if not self._done(best, lower) and not (large and best is not None):
             outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
@@ -233,7 +245,7 @@ class _Search:
                 columns = mine & allowed
                 part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
                 part = part.part(columns, rows | (matrix.row_owner == owner))
-                seconds, cancelled = max(0.2 * self.watch.left(), 1.0), self.watch.cancelled
+                seconds, cancelled = max(FITTED_SHARE * self.watch.left(), 0.3), self.watch.cancelled
                 start = rounded_up(part, seconds, cancelled)
                 other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, start=start, cancelled=cancelled)
                 values[mine] = 0.0

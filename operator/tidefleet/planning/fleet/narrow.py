@@ -64,6 +64,12 @@ TRIES = 3
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
 
+SEARCH_SHARE = 0.06
+"""Share of the time for a first plan in which single replicas are moved; the MILP of a few options does better."""
+
+SEARCH_LEAST = 0.25
+"""Seconds that this has at least."""
+
 GRACE = 1.0
 """Seconds in which a pool without any plan still gets one, though its time is over."""
 
@@ -332,7 +338,7 @@ def _plan(
         starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
-    until = min(seconds() - max(0.15 * budget, GRACE), 0.0)
+    until = seconds() - max(min(SEARCH_SHARE * budget, seconds()), SEARCH_LEAST)
     found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
     if found is None:
         return used, None
