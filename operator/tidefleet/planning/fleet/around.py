@@ -8,8 +8,10 @@ than before, so the search can end whenever the time does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +32,24 @@ HELPS = 1e-6
 """Relative saving below which a plan counts as no better."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What one MILP has: how many at once divide what limits leave free, its time, and the gap at which it is done."""
+
+    sharing: int
+    seconds: float
+    worth: float
+    cancelled: Callable[[], bool]
+
+
 def improved(
     milp: FleetMilp,
     plan: Floats,
     shortlist: Bools,
     slack: Floats,
     *,
+    spread: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
+    workers: int,
     enough: Callable[[Floats], bool],
     seconds: Callable[[], float],
     cancelled: Callable[[], bool],
@@ -47,32 +61,40 @@ def improved(
         plan: a feasible point of it.
         shortlist: options that may be used besides those the plan uses.
         slack: per pool, USD per hour by which its part of the plan may be too dear; those of most are tried first.
+        spread, workers: applies a function to each item, so many side by side.
         enough: whether a plan is near enough to the bound.
         seconds: time left.
         cancelled: whether to stop.
     """
     fruitless: set[tuple[int, ...]] = set()
-    cost = float(milp.matrix.cost @ plan)
+    matrix = milp.matrix
+    at_once = 1 if (matrix.owner == SHARED).any() else workers
+    cost = float(matrix.cost @ plan)
     while True:
-        for pools in _groups(milp, plan, shortlist, slack):
-            if seconds() < LEAST_SECONDS or cancelled() or enough(plan):
-                return plan
-            if pools in fruitless:
-                continue
-            share = max(min(TURN * seconds(), seconds()), LEAST_SECONDS)
-            gain = float(slack[list(pools)].sum())
-            found = _again(milp, plan, pools, shortlist, seconds=share, worth=0.05 * max(gain, 0.0), cancelled=cancelled)
-            saved = cost - float(milp.matrix.cost @ found)
+        groups = [one for one in _groups(milp, plan, shortlist, slack) if one not in fruitless]
+        batch: list[tuple[int, ...]] = []
+        for one in groups:
+            if len(batch) < at_once and not any(set(one) & set(other) for other in batch):
+                batch.append(one)
+        if not batch or seconds() < LEAST_SECONDS or cancelled() or enough(plan):
+            return plan
+        share, current = max(TURN * seconds(), LEAST_SECONDS), plan
+
+        def again(pools: tuple[int, ...]) -> Floats:
+            worth = max(0.05 * float(slack[list(pools)].sum()), 1e-6)  # noqa: B023 - called within this turn only
+            limits = _Room(len(batch), share, worth, cancelled)  # noqa: B023
+            return _again(milp, current, pools, shortlist, limits)  # noqa: B023
+
+        for pools, found in zip(batch, spread(again, batch), strict=True):
+            mine = np.isin(matrix.owner, [*pools, SHARED])
+            saved = float(matrix.cost[mine] @ (plan[mine] - found[mine]))
             if saved > HELPS * abs(cost):
-                plan, cost = found, cost - saved
+                plan, cost = np.where(mine, found, plan), cost - saved
                 slack = slack.copy()
                 slack[list(pools)] -= saved / len(pools)
                 # What this group freed or took may help any group that shares a limit with it.
-                fruitless = {pools}
-                break
+                fruitless = {one for one in fruitless if not set(one) & set(pools)} if saved < 1e-3 * cost else set()
             fruitless.add(pools)
-        else:
-            return plan
 
 
 def _groups(milp: FleetMilp, plan: Floats, shortlist: Bools, slack: Floats) -> Iterator[tuple[int, ...]]:
@@ -82,7 +104,9 @@ def _groups(milp: FleetMilp, plan: Floats, shortlist: Bools, slack: Floats) -> I
     size = np.bincount(p.option_pool[p.arc_option[allowed[p.arc_option]]], minlength=p.pools)
     some = [int(one) for one in np.argsort(-slack, kind="stable") if size[one]]
     for count in (1, 2, 3):
-        groups = [tuple(sorted(one)) for one in combinations(some, count) if count == 1 or size[list(one)].sum() <= MOST]
+        groups = [
+            tuple(sorted(one)) for one in combinations(some, count) if count == 1 or size[list(one)].sum() <= MOST
+        ]
         yield from sorted(groups, key=lambda one: -float(slack[list(one)].sum()))
 
 
@@ -91,10 +115,7 @@ def _again(
     plan: Floats,
     pools: tuple[int, ...],
     shortlist: Bools,
-    *,
-    seconds: float,
-    worth: float,
-    cancelled: Callable[[], bool],
+    room: _Room,
 ) -> Floats:
     """The plan with some pools solved anew, or as it was."""
     matrix, p = milp.matrix, milp.problem
@@ -104,9 +125,19 @@ def _again(
     columns = free.copy()
     columns[milp.columns.x] &= allowed[p.arc_option]
     columns[milp.columns.n] &= allowed
-    fixed = matrix.activity(np.where(columns, 0.0, plan))
-    part = matrix.with_rows(matrix.row_lower - fixed, matrix.row_upper - fixed).part(columns, rows)
-    found = solve(part, seconds=seconds, gap=0.0, absolute_gap=max(worth, 1e-6), start=plan[columns], cancelled=cancelled)
+    used, fixed = matrix.activity(plan), matrix.activity(np.where(columns, 0.0, plan))
+    part_of = np.where(matrix.row_owner == SHARED, 1.0 / room.sharing, 1.0)
+    lower = used + part_of * np.minimum(matrix.row_lower - used, 0.0) - fixed
+    upper = used + part_of * np.maximum(matrix.row_upper - used, 0.0) - fixed
+    part = matrix.with_rows(lower, upper).part(columns, rows)
+    found = solve(
+        part,
+        seconds=room.seconds,
+        gap=0.0,
+        absolute_gap=room.worth,
+        start=plan[columns],
+        cancelled=room.cancelled,
+    )
     if not isinstance(found, Answer):
         return plan
     better = plan.copy()

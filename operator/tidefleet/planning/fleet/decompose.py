@@ -71,7 +71,7 @@ SEARCH_SHARE = 0.25
 """Share of the time for the whole in which replicas are moved one by one before its MILP."""
 
 AROUND_SHARE = 0.7
-"""Share of the time left in which a small fleet's plan is made better a few pools at a time; a large one's is in all."""
+"""Share of the time left in which a small fleet's plan is made better a few pools at a time; for a large one, all."""
 
 PRICES_UNTIL = 0.3
 """Share of the time that is left for the whole when prices are no longer sought."""
@@ -275,6 +275,8 @@ class _Search:
             best,
             used | bounds.handy(milp.problem, HANDY),
             slack,
+            spread=self.spread,
+            workers=self.workers,
             enough=lambda plan: self._done(plan, lower),
             seconds=lambda: self.watch.left() - until,
             cancelled=self.watch.cancelled,

@@ -49,7 +49,7 @@ CLOSE = 0.45
 REACH = 0.02
 """The most by which an aim is higher than L then, as a share of it."""
 
-FEW_SHARE = 0.35
+FEW_SHARE = 0.45
 """Share of the time for a plan from a few options, before the bound is raised."""
 
 FEW_GAP = 0.25
@@ -134,6 +134,7 @@ class Narrow:
     Attributes:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
+        fewest_tried: whether the MILP of the fewest options was ever solved.
         few_tried: whether the MILP of a few options was solved since a turn was last in vain.
         stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
@@ -150,7 +151,7 @@ class Narrow:
             self.few |= start[pool.n] > 0.5
         self.used = self.few
         self.gathered = pool
-        self.few_tried = False
+        self.few_tried = self.fewest_tried = False
         self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
@@ -179,13 +180,14 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if not self.few_tried and (self.plan is None or self._arcs(self._limits(self._highest())) > RULED):
+        if not self.few_tried:
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
                 effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
-            self._take(among(self.gathered, self._nearest(), self.plan, effort, seconds=share * seconds()))
-            self.few_tried = True
+            options = self._nearest() if self.fewest_tried else self.few | self.used
+            self._take(among(self.gathered, options, self.plan, effort, seconds=share * seconds()))
+            self.few_tried = self.fewest_tried = True
         if self.plan is None:
             return True
         if self._open(seconds):
