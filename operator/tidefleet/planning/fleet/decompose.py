@@ -37,11 +37,14 @@ FINISH = 2e-6
 EARLY_SHARE = 0.6
 """Share of that time in which all large pools get a first plan and a bound, before any is improved."""
 
-SHORTEST = 1.0
+SHORTEST = 2.5
 """Seconds of a turn in which no large pool gets better."""
 
-IMPROVE_SHARE = 0.7
+IMPROVE_SHARE = 0.85
 """Share of the time left for the pools in which each large one is improved once more."""
+
+MOST_OPEN = 0.1
+"""Share of a pool's bound up to which its open gap counts when time is dealt out: a first plan may be far too dear."""
 
 LEAST = 0.05
 """Share of the pools' time below which none is improved any more."""
@@ -345,7 +348,8 @@ class _Search:
 
     def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
         """One more turn for each large pool that has hope, most of it for those with the widest gaps."""
-        gaps = np.array([one.open_gap for one in searches])
+        gaps = np.array([min(one.open_gap, MOST_OPEN * one.known) for one in searches])
+        wild = np.array([one.open_gap > MOST_OPEN * one.known for one in searches])
         known = float(gaps[np.isfinite(gaps)].sum())
         weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
         hopeful = [i for i, one in enumerate(searches) if one.hopeful]
@@ -353,7 +357,7 @@ class _Search:
         until = now + IMPROVE_SHARE * (end - now)
         weights = weights[hopeful]
         worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
-        worth |= weights >= weights.max()
+        worth |= (weights >= weights.max()) | wild[hopeful]
         stages = [searches[i].improve for i in np.array(hopeful)[worth]]
         self._dealt(until, weights[worth].tolist(), stages, 1.0, last=True)
 

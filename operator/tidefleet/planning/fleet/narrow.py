@@ -70,6 +70,9 @@ SEARCH_SHARE = 0.06
 SEARCH_LEAST = 0.25
 """Seconds that this has at least."""
 
+FAR = 0.15
+"""Share of the strong relaxation's cost by which a first plan may be dearer; moves go on where it is more."""
+
 GRACE = 1.0
 """Seconds in which a pool without any plan still gets one, though its time is over."""
 
@@ -340,8 +343,20 @@ def _plan(
         starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
-    until = seconds() - max(min(SEARCH_SHARE * budget, seconds()), SEARCH_LEAST)
-    found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    found: Answer | None = None
+    for most in (max(SEARCH_SHARE * budget, SEARCH_LEAST), np.inf):
+        until = seconds() - min(most, max(seconds() - max(0.15 * budget, GRACE), SEARCH_LEAST))
+        if found is not None:
+            starts = [found.values[at[pool.n[used]]]]
+        found = search(
+            part,
+            at[pool.n[used]],
+            starts,
+            seconds=lambda until=until: seconds() - until,  # type: ignore[misc]
+            cancelled=effort.cancelled,
+        )
+        if found is None or found.objective - strong.bound <= FAR * abs(strong.bound):
+            break
     if found is None:
         return used, None
     values = np.zeros(len(columns))
