@@ -340,7 +340,8 @@ def _plan(
         replicas = strong.values[pool.n]
         used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
         used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
-        starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
+        up = np.ceil(replicas[used] - 1e-7)
+        starts = [np.rint(replicas[used]), up, np.maximum(up, 1.0)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
     found: Answer | None = None
