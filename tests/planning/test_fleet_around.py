@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -70,6 +71,7 @@ def made_better(
         spread=map,
         workers=workers,
         enough=lambda _: False,
+        clock=time.monotonic,
         seconds=lambda: 20.0,
         cancelled=cancelled,
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.solver import Answer, solve
@@ -28,15 +29,23 @@ LEAST_SECONDS = 0.05
 TURN = 0.25
 """The most of the time left that one MILP takes."""
 
+MOVED = 2_000
+"""Columns of a MILP above which single replicas are moved before it is solved."""
+
+MOVES_SHARE = 0.4
+"""The most of its time that this takes."""
+
 HELPS = 1e-6
 """Relative saving below which a plan counts as no better."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What one MILP has: how many at once divide what limits leave free, its time, and the gap at which it is done."""
+    """What one MILP has: how many at once divide what limits leave free, its time by a
+    clock, and the gap at which it is done."""
 
     sharing: int
+    clock: Callable[[], float]
     seconds: float
     worth: float
     cancelled: Callable[[], bool]
@@ -51,6 +60,7 @@ def improved(
     spread: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
     workers: int,
     enough: Callable[[Floats], bool],
+    clock: Callable[[], float],
     seconds: Callable[[], float],
     cancelled: Callable[[], bool],
 ) -> Floats:
@@ -63,7 +73,8 @@ def improved(
         slack: per pool, USD per hour by which its part of the plan may be too dear; those of most are tried first.
         spread, workers: applies a function to each item, so many side by side.
         enough: whether a plan is near enough to the bound.
-        seconds: time left.
+        clock: seconds since any moment.
+        seconds: time left by it.
         cancelled: whether to stop.
     """
     fruitless: set[tuple[int, ...]] = set()
@@ -82,7 +93,7 @@ def improved(
 
         def again(pools: tuple[int, ...]) -> Floats:
             worth = max(0.05 * float(slack[list(pools)].sum()), 1e-6)  # noqa: B023 - called within this turn only
-            limits = _Room(len(batch), share, worth, cancelled)  # noqa: B023
+            limits = _Room(len(batch), clock, share, worth, cancelled)  # noqa: B023
             return _again(milp, current, pools, shortlist, limits)  # noqa: B023
 
         for pools, found in zip(batch, spread(again, batch), strict=True):
@@ -130,16 +141,19 @@ def _again(
     lower = used + part_of * np.minimum(matrix.row_lower - used, 0.0) - fixed
     upper = used + part_of * np.maximum(matrix.row_upper - used, 0.0) - fixed
     part = matrix.with_rows(lower, upper).part(columns, rows)
-    found = solve(
-        part,
-        seconds=room.seconds,
-        gap=0.0,
-        absolute_gap=room.worth,
-        start=plan[columns],
-        cancelled=room.cancelled,
-    )
-    if not isinstance(found, Answer):
-        return plan
+    start = plan[columns]
+    began = room.clock()
+
+    def left(share: float) -> float:
+        return share * room.seconds - (room.clock() - began)
+
+    if len(part.cost) > MOVED:
+        n = (np.cumsum(columns) - 1)[milp.columns.n[columns[milp.columns.n]]]
+        moved = search(part, n, [start[n]], seconds=lambda: left(MOVES_SHARE), cancelled=room.cancelled)
+        if moved is not None and moved.objective < float(part.cost @ start):
+            start = moved.values
+    found = solve(part, seconds=left(1.0), gap=0.0, absolute_gap=room.worth, start=start, cancelled=room.cancelled)
+    values = found.values if isinstance(found, Answer) else start
     better = plan.copy()
-    better[columns] = found.values
+    better[columns] = values
     return better if matrix.violation(better) <= 2e-6 else plan

@@ -281,6 +281,7 @@ class _Search:
             spread=self.spread,
             workers=self.workers,
             enough=lambda plan: self._done(plan, lower),
+            clock=self.watch.clock,
             seconds=lambda: self.watch.left() - until,
             cancelled=self.watch.cancelled,
         )

@@ -49,6 +49,9 @@ CLOSE = 0.45
 REACH = 0.02
 """The most by which an aim is higher than L then, as a share of it."""
 
+MOVES_SHARE = 0.4
+"""Share of the time in which single replicas of a plan that is far off are moved."""
+
 FEW_SHARE = 0.45
 """Share of the time for a plan from a few options, before the bound is raised."""
 
@@ -183,7 +186,9 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if not self.few_tried:
+        if before > FAR * abs(self.bound) and self.plan is not None:
+            self._take(self._moved(self.plan, seconds))
+        if not self.few_tried and self._open(seconds):
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
@@ -201,6 +206,25 @@ class Narrow:
         else:
             self.stalls = 0
         return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
+
+    def _moved(self, plan: Answer, seconds: Callable[[], float]) -> Answer | None:
+        """A better plan by single replicas of the few options and of those in use, where the plan is far off."""
+        options = self.few | self.used | (plan.values[self.pool.n] > 0.5)
+        part, columns = narrowed(self.pool, options)
+        at = (np.cumsum(columns) - 1)[self.pool.n[options]]
+        until = (1 - MOVES_SHARE) * seconds()
+        found = search(
+            part,
+            at,
+            [plan.values[self.pool.n[options]]],
+            seconds=lambda: seconds() - until,
+            cancelled=self.effort.cancelled,
+        )
+        if found is None:
+            return None
+        values = np.zeros(len(columns))
+        values[columns] = found.values
+        return Answer(values, found.objective, -np.inf, np.zeros(0), False)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
