@@ -27,6 +27,12 @@ NEAREST = 3
 ROUNDS = 4
 """Times that arcs which price out are added to the relaxation."""
 
+FEW_ROUNDS = 2
+"""The same where one solve takes seconds."""
+
+MANY = 300_000
+"""Arcs above which it does."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relaxation:
@@ -82,7 +88,7 @@ def relax(
     every = np.ones(len(matrix.cost), dtype=np.bool_)
     rows = np.ones(len(matrix.row_lower), dtype=np.bool_)
     arcs = nearest(p, unit_cost(p), NEAREST) | (len(p.arc_cell) < 20_000)
-    turn = 0
+    turn, rounds = 0, FEW_ROUNDS if len(p.arc_cell) > MANY else ROUNDS
     while True:
         turn += 1
         columns = every.copy()
@@ -96,7 +102,7 @@ def relax(
         reduced = matrix.priced(answer.row_prices)[milp.columns.x]
         missing = ~arcs & (reduced < -1e-7 * (1.0 + np.abs(unit_cost(p))))
         shared_priced = bool((np.abs(answer.row_prices[matrix.row_owner == SHARED]) > 1e-9).any())
-        if turn >= ROUNDS or not missing.any() or not shared_priced:
+        if turn >= rounds or not missing.any() or not shared_priced:
             values = np.zeros(len(matrix.cost))
             values[columns] = answer.values
             return Relaxation(answer.row_prices, values, answer.objective + least_outside(p, ~arcs, reduced))

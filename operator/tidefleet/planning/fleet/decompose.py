@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tidefleet.planning.fleet import bound as bounds
+from tidefleet.planning.fleet.around import improved
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
 from tidefleet.planning.fleet.local import search
@@ -36,11 +37,14 @@ FINISH = 2e-6
 EARLY_SHARE = 0.6
 """Share of that time in which all large pools get a first plan and a bound, before any is improved."""
 
-SHORTEST = 1.0
+SHORTEST = 2.5
 """Seconds of a turn in which no large pool gets better."""
 
-IMPROVE_SHARE = 0.7
+IMPROVE_SHARE = 0.85
 """Share of the time left for the pools in which each large one is improved once more."""
+
+MOST_OPEN = 0.1
+"""Share of a pool's bound up to which its open gap counts when time is dealt out: a first plan may be far too dear."""
 
 LEAST = 0.05
 """Share of the pools' time below which none is improved any more."""
@@ -57,8 +61,20 @@ PRICE_TURNS = 30
 TURN_SHARE = 0.25
 """Share of the time left for one turn."""
 
+FIRST_SHARE = 0.45
+"""The same for the first turn of a large fleet, whose other turns are few."""
+
+FITTED_SHARE = 0.1
+"""Share of the time left in which one pool is made to fit what the ones before it left."""
+
+RISES = 0.05
+"""Share of the open gap by which the bound has to rise in a turn, for prices to be sought further."""
+
 SEARCH_SHARE = 0.25
 """Share of the time for the whole in which replicas are moved one by one before its MILP."""
+
+AROUND_SHARE = 0.7
+"""Share of the time left in which a small fleet's plan is made better a few pools at a time; for a large one, all."""
 
 PRICES_UNTIL = 0.3
 """Share of the time that is left for the whole when prices are no longer sought."""
@@ -159,18 +175,18 @@ class _Search:
         proposals = Proposals(milp)
         tried = Tried(milp, full)
         began = watch.left()
-        tight = bool(full.any())
+        tight, large = bool(full.any()), len(milp.columns.x) > LARGE
         for turn in range(PRICE_TURNS):
-            before = watch.left()
+            before, known = watch.left(), lower
             prices = tried.next(turn, proposals, watch.left())
-            answers = self._pools(prices, relaxation, proposals, TURN_SHARE if tight else None)
+            share = FIRST_SHARE if large and not proposals.plans else TURN_SHARE
+            answers = self._pools(prices, relaxation, proposals, share if tight else None)
             broken = [one for one in answers.values() if isinstance(one, Broken)]
             if broken and best is None:
                 return SolverFailed(broken[0].why)
             if any(isinstance(one, NoPoint) for one in answers.values()):
                 return why_infeasible(milp, watch.left, watch.cancelled)
-            parts = [one.bound if isinstance(one, Answer | OutOfTime) else -np.inf for one in answers.values()]
-            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices) + sum(parts)))
+            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices), self._parts(answers)))
             for owner, answer in answers.items():
                 if isinstance(answer, Answer):
                     used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
@@ -188,10 +204,14 @@ class _Search:
                 break
             if watch.left() < max(1.5 * (before - watch.left()), PRICES_UNTIL * began):
                 break
+            risen = lower - known
+            if turn >= 2 and best is not None and risen < RISES * (self._cost(best) - lower):
+                break
         if tight and not self._done(best, lower):
             best = self._better(best, self._chosen(proposals))
-        unpriced = not tight and best is not None and len(milp.columns.x) > LARGE
-        if not self._done(best, lower) and not unpriced:
+        if tight and best is not None and not self._done(best, lower):
+            best = self._around(best, used, tried, lower)
+        if not self._done(best, lower) and not (large and best is not None):
             outcome = self._repair(used, best, lower)
             match outcome:
                 case Answer():
@@ -228,7 +248,7 @@ class _Search:
                 columns = mine & allowed
                 part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
                 part = part.part(columns, rows | (matrix.row_owner == owner))
-                seconds, cancelled = max(0.2 * self.watch.left(), 1.0), self.watch.cancelled
+                seconds, cancelled = max(FITTED_SHARE * self.watch.left(), 0.3), self.watch.cancelled
                 start = rounded_up(part, seconds, cancelled)
                 other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, start=start, cancelled=cancelled)
                 values[mine] = 0.0
@@ -239,6 +259,32 @@ class _Search:
                     fitted[owner] = other
             left = np.where(rows, left - matrix.activity(values), left)
         return fitted
+
+    def _parts(self, answers: dict[int, Outcome]) -> Floats:
+        """Each pool's bound."""
+        parts = np.zeros(self.milp.problem.pools)
+        for owner, one in answers.items():
+            parts[owner] = one.bound if isinstance(one, Answer | OutOfTime) else -np.inf
+        return parts
+
+    def _around(self, best: Floats, used: Bools, tried: Tried, lower: float) -> Floats:
+        """The plan made better by few pools at a time, those farthest above their bound at the best prices first."""
+        milp, matrix = self.milp, self.milp.matrix
+        paid = summed(matrix.owner + 1, matrix.priced(tried.best) * best, milp.problem.pools + 1)[1:]
+        slack = np.maximum(paid - tried.best_parts, 0.0)
+        until = (1 - AROUND_SHARE) * self.watch.left() if len(milp.columns.x) <= LARGE else 0.0
+        return improved(
+            milp,
+            best,
+            used | bounds.handy(milp.problem, HANDY),
+            slack,
+            spread=self.spread,
+            workers=self.workers,
+            enough=lambda plan: self._done(plan, lower),
+            clock=self.watch.clock,
+            seconds=lambda: self.watch.left() - until,
+            cancelled=self.watch.cancelled,
+        )
 
     def _chosen(self, proposals: Proposals) -> Floats | None:
         """The best of all proposals that fit together."""
@@ -303,7 +349,8 @@ class _Search:
 
     def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
         """One more turn for each large pool that has hope, most of it for those with the widest gaps."""
-        gaps = np.array([one.open_gap for one in searches])
+        gaps = np.array([min(one.open_gap, MOST_OPEN * one.known) for one in searches])
+        wild = np.array([one.open_gap > MOST_OPEN * one.known for one in searches])
         known = float(gaps[np.isfinite(gaps)].sum())
         weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
         hopeful = [i for i, one in enumerate(searches) if one.hopeful]
@@ -311,7 +358,7 @@ class _Search:
         until = now + IMPROVE_SHARE * (end - now)
         weights = weights[hopeful]
         worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
-        worth |= weights >= weights.max()
+        worth |= (weights >= weights.max()) | wild[hopeful]
         stages = [searches[i].improve for i in np.array(hopeful)[worth]]
         self._dealt(until, weights[worth].tolist(), stages, 1.0, last=True)
 

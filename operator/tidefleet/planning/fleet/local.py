@@ -28,8 +28,8 @@ def search(
     Args:
         matrix: the program.
         n: the columns of the replicas.
-        starts: whole replicas to begin from; the first that can serve everything is taken. Those of the linear
-            relaxation, rounded up, come last.
+        starts: whole replicas to begin from; the cheapest is taken. Those of the linear relaxation, rounded up, stand
+            in where none serves everything.
         seconds: time left.
         cancelled: whether to stop.
     """
@@ -39,17 +39,20 @@ def search(
         return None
     lower, upper = matrix.lower[n], matrix.upper[n]
     flows = _Flows(matrix, n, seconds)
-    best, cost = None, np.inf
+    best: Floats | None = None
+    cost, point, slope = np.inf, np.zeros(0), np.zeros(0)
     for one in [*starts, None]:
         if seconds() <= 0 or cancelled():
-            return None
-        best = np.clip(np.rint(flows.relaxed(lower, upper) if one is None else one), lower, upper)
-        cost = flows.cost(best)
-        if np.isfinite(cost):
             break
-    if best is None or not np.isfinite(cost):
+        if one is None and np.isfinite(cost):
+            break
+        start = np.clip(np.rint(flows.relaxed(lower, upper) if one is None else one), lower, upper)
+        dear = flows.cost(start)
+        if dear < cost:
+            best, cost = start, dear
+            point, slope = flows.point()
+    if best is None:
         return None
-    point, slope = flows.point()
     helped = True
     while helped:
         helped = False

@@ -49,7 +49,10 @@ CLOSE = 0.45
 REACH = 0.02
 """The most by which an aim is higher than L then, as a share of it."""
 
-FEW_SHARE = 0.35
+MOVES_SHARE = 0.4
+"""Share of the time in which single replicas of a plan that is far off are moved."""
+
+FEW_SHARE = 0.45
 """Share of the time for a plan from a few options, before the bound is raised."""
 
 FEW_GAP = 0.25
@@ -63,6 +66,15 @@ TRIES = 3
 
 SLIVER = 0.03
 """Replicas in the strong relaxation up to which an option is left out of the first plan."""
+
+SEARCH_SHARE = 0.06
+"""Share of the time for a first plan in which single replicas are moved; the MILP of a few options does better."""
+
+SEARCH_LEAST = 0.25
+"""Seconds that this has at least."""
+
+FAR = 0.15
+"""Share of the strong relaxation's cost by which a first plan may be dearer; moves go on where it is more."""
 
 GRACE = 1.0
 """Seconds in which a pool without any plan still gets one, though its time is over."""
@@ -128,6 +140,7 @@ class Narrow:
     Attributes:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
+        fewest_tried: whether the MILP of the fewest options was ever solved.
         few_tried: whether the MILP of a few options was solved since a turn was last in vain.
         stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
@@ -144,7 +157,7 @@ class Narrow:
             self.few |= start[pool.n] > 0.5
         self.used = self.few
         self.gathered = pool
-        self.few_tried = False
+        self.few_tried = self.fewest_tried = False
         self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
@@ -173,13 +186,16 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if not self.few_tried and (self.plan is None or self._arcs(self._limits(self._highest())) > RULED):
+        if before > FAR * abs(self.bound) and self.plan is not None:
+            self._take(self._moved(self.plan, seconds))
+        if not self.few_tried and self._open(seconds):
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
                 effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
-            self._take(among(self.gathered, self._nearest(), self.plan, effort, seconds=share * seconds()))
-            self.few_tried = True
+            options = self._nearest() if self.fewest_tried else self.few | self.used
+            self._take(among(self.gathered, options, self.plan, effort, seconds=share * seconds()))
+            self.few_tried = self.fewest_tried = True
         if self.plan is None:
             return True
         if self._open(seconds):
@@ -190,6 +206,25 @@ class Narrow:
         else:
             self.stalls = 0
         return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
+
+    def _moved(self, plan: Answer, seconds: Callable[[], float]) -> Answer | None:
+        """A better plan by single replicas of the few options and of those in use, where the plan is far off."""
+        options = self.few | self.used | (plan.values[self.pool.n] > 0.5)
+        part, columns = narrowed(self.pool, options)
+        at = (np.cumsum(columns) - 1)[self.pool.n[options]]
+        until = (1 - MOVES_SHARE) * seconds()
+        found = search(
+            part,
+            at,
+            [plan.values[self.pool.n[options]]],
+            seconds=lambda: seconds() - until,
+            cancelled=self.effort.cancelled,
+        )
+        if found is None:
+            return None
+        values = np.zeros(len(columns))
+        values[columns] = found.values
+        return Answer(values, found.objective, -np.inf, np.zeros(0), False)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
@@ -329,11 +364,24 @@ def _plan(
         replicas = strong.values[pool.n]
         used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
         used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
-        starts = [np.rint(replicas[used]), np.ceil(replicas[used] - 1e-7)]
+        up = np.ceil(replicas[used] - 1e-7)
+        starts = [np.rint(replicas[used]), up, np.maximum(up, 1.0)]
     part, columns = narrowed(pool, used)
     at = np.cumsum(columns) - 1
-    until = min(seconds() - max(0.15 * budget, GRACE), 0.0)
-    found = search(part, at[pool.n[used]], starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    found: Answer | None = None
+    for most in (max(SEARCH_SHARE * budget, SEARCH_LEAST), np.inf):
+        until = seconds() - min(most, max(seconds() - max(0.15 * budget, GRACE), SEARCH_LEAST))
+        if found is not None:
+            starts = [found.values[at[pool.n[used]]]]
+        found = search(
+            part,
+            at[pool.n[used]],
+            starts,
+            seconds=lambda until=until: seconds() - until,  # type: ignore[misc]
+            cancelled=effort.cancelled,
+        )
+        if found is None or found.objective - strong.bound <= FAR * abs(strong.bound):
+            break
     if found is None:
         return used, None
     values = np.zeros(len(columns))

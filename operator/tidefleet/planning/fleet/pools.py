@@ -62,6 +62,11 @@ class PoolSearch:
         cost, bound = self._narrow.plan.objective, self._narrow.bound
         return 0.0 if cost - bound <= max(self.gap * abs(cost), self.absolute_gap) else cost - bound
 
+    @property
+    def known(self) -> float:
+        """The size of the bound; infinite where there is none."""
+        return float("inf") if self._narrow is None else abs(self._narrow.bound)
+
     def begin(self, seconds: Callable[[], float]) -> None:
         """A first plan with a bound, for a large pool."""
         if self._narrow is not None and seconds() > 0 and not self.cancelled():

@@ -100,7 +100,7 @@ class Tried:
 
     def __init__(self, milp: FleetMilp, full: Floats) -> None:
         self.milp, self.full = milp, full
-        self.best, self.best_bound = full, -np.inf
+        self.best, self.best_bound, self.best_parts = full, -np.inf, np.full(milp.problem.pools, -np.inf)
         matrix, n = milp.matrix, np.zeros(len(milp.matrix.cost), dtype=np.bool_)
         n[milp.columns.n] = True
         entry = np.flatnonzero(n[matrix.column] & (matrix.row_owner[matrix.row] == SHARED))
@@ -118,8 +118,9 @@ class Tried:
         mixed: Floats = 0.5 * shared_prices(self.milp, found) + 0.5 * self.best
         return mixed
 
-    def bound(self, prices: Floats, bound: float) -> float:
-        """Notes the bound that some prices gave, and returns it."""
+    def bound(self, prices: Floats, shared: float, parts: Floats) -> float:
+        """The bound that some prices gave, noted where it is the best: that of the shared part and of each pool."""
+        bound = shared + float(parts.sum())
         if bound > self.best_bound:
-            self.best, self.best_bound = prices, bound
+            self.best, self.best_bound, self.best_parts = prices, bound, parts
         return bound
