@@ -161,6 +161,43 @@ class Cluster:
         self.policy.first(job, at)
         self.policy.ended(job, at)
 
+    def keep(self, number: int, session: Session, at_turn: int) -> list[int]:
+        """A turn was served by a replica, of which the policy was told nothing but what the index says; its keys."""
+        job = self._job(session, at_turn, 0.0)
+        keys = job.keys + job.answer_keys
+        self.replicas[number].blocks.keep(keys, job.block_size)
+        return keys
+
+    def store(self, session: Session, at_turn: int) -> list[int]:
+        """A turn was served long ago: its KV lies in the shared store, if there is one; its keys."""
+        job = self._job(session, at_turn, 0.0)
+        keys = job.keys + job.answer_keys
+        for replica in self._live[:1]:
+            replica.blocks.share(keys, job.block_size)
+        return keys
+
+    def resume(self, session: Session, at_turn: int, now: float, *, came: float, generated: float) -> Job:
+        """A request whose answer is being written since before; where the policy would have sent it."""
+        job = self._job(session, at_turn, came)
+        job.first, job.generated, job.seen, job.finished_prefill = min(came, now), generated, True, True
+        self._at = max(self._at, now)
+        if self._live:
+            match self.policy.place(job, self._live, self._hits(job), now):
+                case Placed(number, _):
+                    job.replica = number
+                    self.policy.first(job, now)
+                    self._give(job, number, now)
+                    return job
+        self._refuse(job, "it would not have begun")
+        return job
+
+    def written(self, job: Job) -> float:
+        """Tokens of a request's answer so far, as of the last ``advance``."""
+        if job.done < math.inf:
+            return float(job.output)
+        replica = self.replicas.get(-1 if job.replica is None else job.replica)
+        return job.generated if replica is None else replica.written(job)
+
     # -- requests and the clock ------------------------------------------------------------------------------------
 
     def submit(self, session: Session, at_turn: int, now: float) -> Job:

@@ -90,40 +90,58 @@ class Turns:
     """Sessions around a window: what was served before, what is being written, and what is to come.
 
     Args:
+        warm: when the simulation begins.
+        recent: from when on all that was served lies in some replica's cache; of what was served earlier, only what a
+            session goes on from matters, which then lies in the shared store, if there is one.
         rates, tpot_seconds: how fast answers before the window are taken to have been.
+
+    Attributes:
+        past: (end, number of the session, session, place of the turn), in order.
+        stored: (session, place of its last turn) of sessions that go on after a long while.
+        writing: (session, place, came, tokens generated) of answers that go on.
     """
 
-    def __init__(self, sessions: Iterable[Session], warm: float, *, rates: Rates, tpot_seconds: float) -> None:
+    def __init__(
+        self, sessions: Iterable[Session], warm: float, *, recent: float, rates: Rates, tpot_seconds: float
+    ) -> None:
         self.past: list[tuple[float, int, Session, int]] = []
+        self.stored: list[tuple[Session, int]] = []
         self.writing: list[tuple[Session, int, float, float]] = []
         self.coming: list[Session] = []
+        self._warm, self._recent, self._rates, self._tpot = warm, recent, rates, tpot_seconds
         for session in sessions:
-            self._add(session, warm, rates, tpot_seconds)
+            self._add(session)
         self.past.sort(key=lambda one: one[:2])
         self.coming.sort(key=lambda one: (one.begins, one.number))
 
-    def _add(self, session: Session, warm: float, rates: Rates, tpot: float) -> None:
-        at, held = session.begins, 0
+    def _add(self, session: Session) -> None:
+        at, held, last, ended = session.begins, 0, -1, -math.inf
+        goes_on = False
         for place, turn in enumerate(session.turns):
             if place:
                 at += turn.pause
-            if at >= warm:
+            if at >= self._warm:
                 left = session.turns[place:]
                 self.coming.append(replace(session, begins=at, turns=(replace(left[0], pause=0.0), *left[1:])))
-                return
-            first = rates.prefill_seconds(max(0, turn.tokens - held), held)
-            takes = first + tpot * turn.output
+                goes_on = True
+                break
+            first = self._rates.prefill_seconds(max(0, turn.tokens - held), held)
+            ends = at + first + self._tpot * turn.output
             held = turn.tokens + turn.output
-            ends = at + takes
-            if ends > warm:
-                generated = max(0.0, (warm - at - first) / tpot)
+            if ends > self._warm:
+                generated = max(0.0, (self._warm - at - first) / self._tpot)
                 self.writing.append((session, place, at, min(generated, turn.output - 1.0)))
+                goes_on = True
                 if session.closed:
-                    return  # the rest comes by itself once this one is answered
+                    break  # the rest comes by itself once this one is answered
             else:
-                self.past.append((ends, session.number, session, place))
+                last, ended = place, ends
+                if ends >= self._recent:
+                    self.past.append((ends, session.number, session, place))
             if session.closed:
                 at = ends
+        if goes_on and last >= 0 and ended < self._recent:
+            self.stored.append((session, last))
 
 
 def simulate(
@@ -134,6 +152,7 @@ def simulate(
     point: OperatingPoint,
     *,
     warm_seconds: float,
+    recent_seconds: float,
     rng: np.random.Generator,
 ) -> Detail:
     """Run one window.
@@ -143,11 +162,12 @@ def simulate(
         sessions: all with turns between the window's history and its tail.
         moves: from ``window.begin - warm_seconds`` on.
         point: by which needed seconds are counted.
+        warm_seconds: simulated before the window; recent_seconds: before these, what was served lies in caches.
     """
     warm, until = window.begin - warm_seconds, window.end + TAIL_SECONDS
     for number in moves.serving:
         cluster.add(number, warm)
-    turns = Turns(sessions, warm, rates=point.rates, tpot_seconds=point.tpot_seconds)
+    turns = Turns(sessions, warm, recent=warm - recent_seconds, rates=point.rates, tpot_seconds=point.tpot_seconds)
     known = _fill(cluster, turns, warm, rng)
     driver = Driver(cluster, turns.coming, now=warm)
     for session, place, came, generated in turns.writing:
@@ -217,9 +237,7 @@ class _Tally:
 
 
 def _tally(cluster: Cluster, jobs: Iterable[Job], now: float) -> _Tally:
-    loads = {
-        number: one.counts.prompt_tokens + one.counts.output_tokens for number, one in cluster.replicas.items()
-    }
+    loads = {number: one.counts.prompt_tokens + one.counts.output_tokens for number, one in cluster.replicas.items()}
     written = {one.number: cluster.written(one) for one in jobs if one.first <= now}
     return _Tally(written, loads, cluster.counts().busy_seconds)
 
@@ -230,6 +248,8 @@ def _fill(cluster: Cluster, turns: Turns, warm: float, rng: np.random.Generator)
     load = dict.fromkeys(numbers, 0.0)
     homes: dict[int, int] = {}
     known: set[int] = set()
+    for session, place in turns.stored:
+        known.update(cluster.store(session, place))
     for _, _, session, place in turns.past:
         number = homes.get(session.number)
         if number is None:
@@ -237,7 +257,7 @@ def _fill(cluster: Cluster, turns: Turns, warm: float, rng: np.random.Generator)
             number = homes[session.number] = min(few, key=lambda one: load[one])
         turn = session.turns[place]
         load[number] += turn.tokens + turn.output
-        known.update(cluster.keep(number, session, place, warm))
+        known.update(cluster.keep(number, session, place))
     return known
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from tidefleet.simulator.cluster import Cluster
-from tidefleet.simulator.engine.job import DONE, REFUSED, Job
+from tidefleet.simulator.engine.job import DONE, LOST, REFUSED, Job
 from tidefleet.simulator.sessions import Session
 
 
@@ -21,6 +21,7 @@ class Driver:
         live: closed sessions at a time, the next one beginning as one ends, whatever their own begins; ``None`` = each
             begins by itself.
         happened: is told every event of the cluster.
+        now: when it begins.
     """
 
     def __init__(
@@ -30,10 +31,13 @@ class Driver:
         *,
         live: int | None = None,
         happened: Callable[[str, Job, float], None] | None = None,
+        now: float = 0.0,
     ) -> None:
         self.cluster = cluster
-        self.now = 0.0
+        self.now = now
         self.jobs: list[Job] = []
+        self.flown = 0
+        """Requests that were sent again, since their replica was gone."""
         self._happened = happened
         self._numbers = itertools.count()
         self._coming: list[tuple[float, int, Session, int]] = []
@@ -43,9 +47,17 @@ class Driver:
         if live is not None:
             self._waiting.extend(self._sessions)
             for place in range(min(live, len(self._waiting))):
-                self._later(place * _APART_SECONDS, self._waiting.popleft(), 0)
+                self._later(now + place * _APART_SECONDS, self._waiting.popleft(), 0)
         else:
             self._fetch()
+
+    def add(self, session: Session, at: int) -> None:
+        """A turn comes now, and those after it in their time."""
+        self._later(self.now, session, at)
+
+    def resume(self, session: Session, at: int, came: float, generated: float) -> None:
+        """A turn's answer is being written since before; of a closed session the rest comes after it."""
+        self.jobs.append(self.cluster.resume(session, at, self.now, came=came, generated=generated))
 
     def run(self, until: float = math.inf) -> None:
         """Let time pass until then, or until nothing more happens."""
@@ -70,6 +82,7 @@ class Driver:
 
     def _told(self, events: list[tuple[str, Job]]) -> None:
         for what, job in events:
+            self.flown += what == LOST
             if self._happened is not None:
                 self._happened(what, job, self.now)
             if what in {DONE, REFUSED} and job.session.closed:

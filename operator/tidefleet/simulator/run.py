@@ -62,6 +62,7 @@ class Runner(Protocol):
 
 
 RUNNERS: Mapping[str, str] = {
+    "fleet": "tidefleet.simulator.week:run_fleet",
     "study": "tidefleet.simulator.study:run",
 }
 """Who simulates scenarios of a kind, ``module:function``; imported when one is run."""

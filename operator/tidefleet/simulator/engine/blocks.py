@@ -199,6 +199,12 @@ class Blocks:
         self.fit()
         self.publish(keys, size)
 
+    def share(self, keys: Sequence[int], size: int) -> None:
+        """Blocks lie in the shared store, and not here."""
+        for store in self.stores:
+            if store.tier == SHARED and keys:
+                self._put(store, [(key, size) for key in keys])
+
     def fit(self) -> None:
         """Let go what does not fit beside what is in use."""
         over = self.pinned_tokens + self.idle_tokens + self.private - self.capacity_tokens

@@ -145,6 +145,11 @@ class Replica:
         """Share of the KV room that requests hold, 0..1."""
         return min(1.0, self.blocks.used_tokens / self.blocks.capacity_tokens)
 
+    def written(self, job: Job) -> float:
+        """Tokens of a request's answer so far, as of the time that was simulated last."""
+        joined = self._joined.get(job.number)
+        return job.generated + (0.0 if joined is None else self._progress - joined)
+
     def fits(self, job: Job) -> bool:
         """Whether it could ever be served here."""
         return job.tokens + job.output <= self.blocks.capacity_tokens * (1.0 - ROOM_SHARE)
