@@ -161,11 +161,15 @@ class Cluster:
         self.policy.first(job, at)
         self.policy.ended(job, at)
 
-    def keep(self, number: int, session: Session, at_turn: int) -> list[int]:
-        """A turn was served by a replica, of which the policy was told nothing but what the index says; its keys."""
+    def keep(self, number: int, session: Session, at_turn: int, *, shared: bool = True) -> list[int]:
+        """A turn was served by a replica, of which the policy was told nothing but what the index says; its keys.
+
+        Args:
+            shared: whether the shared store has it too, if there is one; it is spared where nobody comes back for it.
+        """
         job = self._job(session, at_turn, 0.0)
         keys = job.keys + job.answer_keys
-        self.replicas[number].blocks.keep(keys, job.block_size)
+        self.replicas[number].blocks.keep(keys, job.block_size, shared=shared)
         return keys
 
     def store(self, session: Session, at_turn: int) -> list[int]:

@@ -93,22 +93,33 @@ class Turns:
         warm: when the simulation begins.
         recent: from when on all that was served lies in some replica's cache; of what was served earlier, only what a
             session goes on from matters, which then lies in the shared store, if there is one.
+        kept: what was served earlier is nowhere any more.
         rates, tpot_seconds: how fast answers before the window are taken to have been.
 
     Attributes:
         past: (end, number of the session, session, place of the turn), in order.
         stored: (session, place of its last turn) of sessions that go on after a long while.
+        going_on: numbers of sessions with a past and a future.
         writing: (session, place, came, tokens generated) of answers that go on.
     """
 
     def __init__(
-        self, sessions: Iterable[Session], warm: float, *, recent: float, rates: Rates, tpot_seconds: float
+        self,
+        sessions: Iterable[Session],
+        warm: float,
+        *,
+        recent: float,
+        kept: float,
+        rates: Rates,
+        tpot_seconds: float,
     ) -> None:
         self.past: list[tuple[float, int, Session, int]] = []
         self.stored: list[tuple[Session, int]] = []
         self.writing: list[tuple[Session, int, float, float]] = []
         self.coming: list[Session] = []
-        self._warm, self._recent, self._rates, self._tpot = warm, recent, rates, tpot_seconds
+        self.going_on: set[int] = set()
+        self._warm, self._recent, self._kept = warm, recent, kept
+        self._rates, self._tpot = rates, tpot_seconds
         for session in sessions:
             self._add(session)
         self.past.sort(key=lambda one: one[:2])
@@ -140,8 +151,10 @@ class Turns:
                     self.past.append((ends, session.number, session, place))
             if session.closed:
                 at = ends
-        if goes_on and last >= 0 and ended < self._recent:
-            self.stored.append((session, last))
+        if goes_on and last >= 0:
+            self.going_on.add(session.number)
+            if self._kept <= ended < self._recent:
+                self.stored.append((session, last))
 
 
 def simulate(
@@ -153,6 +166,7 @@ def simulate(
     *,
     warm_seconds: float,
     recent_seconds: float,
+    kept_seconds: float,
     rng: np.random.Generator,
 ) -> Detail:
     """Run one window.
@@ -162,12 +176,20 @@ def simulate(
         sessions: all with turns between the window's history and its tail.
         moves: from ``window.begin - warm_seconds`` on.
         point: by which needed seconds are counted.
-        warm_seconds: simulated before the window; recent_seconds: before these, what was served lies in caches.
+        warm_seconds: simulated before the window; recent_seconds: before these, what was served lies in caches;
+            kept_seconds: likewise, in the shared store.
     """
     warm, until = window.begin - warm_seconds, window.end + TAIL_SECONDS
     for number in moves.serving:
         cluster.add(number, warm)
-    turns = Turns(sessions, warm, recent=warm - recent_seconds, rates=point.rates, tpot_seconds=point.tpot_seconds)
+    turns = Turns(
+        sessions,
+        warm,
+        recent=warm - recent_seconds,
+        kept=warm - kept_seconds,
+        rates=point.rates,
+        tpot_seconds=point.tpot_seconds,
+    )
     known = _fill(cluster, turns, warm, rng)
     driver = Driver(cluster, turns.coming, now=warm)
     for session, place, came, generated in turns.writing:
@@ -257,7 +279,7 @@ def _fill(cluster: Cluster, turns: Turns, warm: float, rng: np.random.Generator)
             number = homes[session.number] = min(few, key=lambda one: load[one])
         turn = session.turns[place]
         load[number] += turn.tokens + turn.output
-        known.update(cluster.keep(number, session, place))
+        known.update(cluster.keep(number, session, place, shared=session.number in turns.going_on))
     return known
 
 

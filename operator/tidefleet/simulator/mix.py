@@ -6,22 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.routing.rates import Rates
-from tidefleet.simulator.fleet.demand import Demand
+from tidefleet.simulator.fleet.demand import BIN_SECONDS, Demand
 from tidefleet.simulator.operating import OperatingPoint, Part, operating_point
 from tidefleet.simulator.scenario import Class, Pool, Scenario
 from tidefleet.simulator.sessions import Session
-from tidefleet.simulator.workload import Workload
 
-DRAWN_REQUESTS = 3000
+DRAWN_REQUESTS = 12_000
 """Requests of each class whose mean stands for all of them."""
+
+MOST_DELAY_BINS = 288
+"""Turns that come later after their session's begin (two days) are counted as coming then."""
 
 ROUNDS = 6
 """Rates and operating point depend on each other; after so many rounds they change by less than a thousandth."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """A request of a class, on average.
 
@@ -29,6 +32,7 @@ class Kind:
         turns: requests of a session.
         tokens: of the prompt; output: generated.
         prefill_seconds: for what no cache holds; ideal_seconds: the same if caches forgot nothing.
+        delays: shape (bins,): share of requests that come so many bins of 600 s after their session's begin.
     """
 
     turns: float
@@ -36,18 +40,23 @@ class Kind:
     output: float
     prefill_seconds: float
     ideal_seconds: float
+    delays: NDArray[np.float64]
 
 
-def kind_of(sessions: Sequence[Session], rates: Rates) -> Kind:
-    """The means of some sessions.
+def kind_of(sessions: Sequence[Session], rates: Rates, *, step_seconds: float) -> Kind:
+    """The means of some sessions, whose answers take ``step_seconds`` a token.
 
     Raises:
         ValueError: there is none.
     """
     known: set[int] = set()
     tokens, outputs, ideal = [], [], []
+    delays = np.zeros(MOST_DELAY_BINS)
     for session in sessions:
+        after = 0.0
         for turn in session.turns:
+            after += turn.pause
+            delays[min(MOST_DELAY_BINS - 1, int(after / BIN_SECONDS))] += 1.0
             keys = turn.keys.tolist()
             count = next((place for place, key in enumerate(keys) if key not in known), len(keys))
             known.update(keys[count:])
@@ -55,10 +64,22 @@ def kind_of(sessions: Sequence[Session], rates: Rates) -> Kind:
             tokens.append(turn.tokens)
             outputs.append(max(1, turn.output))
             ideal.append(rates.prefill_seconds(turn.tokens - held, held))
+            if session.closed:
+                after += ideal[-1] + step_seconds * turn.output
     if not tokens:
         raise ValueError("kind_of: no session; expected at least one")
     prefill = float(np.mean(ideal))
-    return Kind(len(tokens) / len(sessions), float(np.mean(tokens)), float(np.mean(outputs)), prefill, prefill)
+    turns = len(tokens) / len(sessions)
+    return Kind(turns, float(np.mean(tokens)), float(np.mean(outputs)), prefill, prefill, delays / delays.sum())
+
+
+def spread(starts: NDArray[np.float64], delays: NDArray[np.float64]) -> NDArray[np.float64]:
+    """When the turns of sessions come that begin at rates ``starts`` (bins,); before the first bin comes the last."""
+    kernel = np.zeros(len(starts))
+    for place, share in enumerate(delays):
+        kernel[place % len(starts)] += share
+    found = np.fft.irfft(np.fft.rfft(starts) * np.fft.rfft(kernel), n=len(starts))
+    return np.maximum(0.0, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +89,14 @@ class Mix:
     Attributes:
         kinds: by class.
         starts: mean session starts/s, by class.
+        shapes: sessions/s whose turns come in each bin of 600 s, at one session/s, by class.
         point: operating point of the pool's replicas.
         deferrable: classes that may wait.
     """
 
     kinds: Mapping[str, Kind]
     starts: Mapping[str, float]
+    shapes: Mapping[str, NDArray[np.float64]]
     point: OperatingPoint
     deferrable: frozenset[str]
 
@@ -94,7 +117,7 @@ def mix_of(
     scenario: Scenario,
     classes: Sequence[Class],
     kinds: Mapping[str, Kind],
-    shapes: Mapping[str, np.ndarray],
+    shapes: Mapping[str, NDArray[np.float64]],
     *,
     rates: Rates,
     kv_tokens: float,
@@ -103,7 +126,7 @@ def mix_of(
     """Rates at which online classes have their shares of the accelerator time, and the busiest hour its own.
 
     Args:
-        shapes: sessions/s by bin of 600 s at one session/s, by class.
+        shapes: sessions/s whose turns come in each bin of 600 s, at one session/s, by class.
 
     Raises:
         ValueError: the classes have no shares, or an objective cannot be met by a request alone.
@@ -142,16 +165,16 @@ def mix_of(
             mean = float(shapes[one.name].mean())
             starts[one.name] = one.volume_share * pool.replicas / each[one.name] / mean
     assert point is not None  # noqa: S101 -- there is at least one round
-    return Mix(kinds, starts, point, frozenset(one.name for one in deferrable))
+    return Mix(kinds, starts, shapes, point, frozenset(one.name for one in deferrable))
 
 
-def demand_of(mix: Mix, workload: Workload, *, deadline_seconds: float) -> Demand:
+def demand_of(mix: Mix, *, deadline_seconds: float) -> Demand:
     """A pool's demand, in replicas at their operating point."""
     online = deferrable = None
     for name, kind in mix.kinds.items():
         if name not in mix.starts:
             continue
-        requests = workload.rate(name) * kind.turns
+        requests = mix.starts[name] * mix.shapes[name] * kind.turns
         rows = np.stack(
             [requests * kind.prefill_seconds, requests * kind.output * mix.point.seconds_per_output_token], 1
         )

@@ -7,18 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.detail import TAIL_SECONDS, Detail, Moves, simulate
 from tidefleet.simulator.engine.facts import Facts
 from tidefleet.simulator.fleet.timeline import Timeline
-from tidefleet.simulator.mix import DRAWN_REQUESTS, Kind, Mix, demand_of, kind_of
+from tidefleet.simulator.mix import DRAWN_REQUESTS, Kind, Mix, demand_of, kind_of, spread
 from tidefleet.simulator.scenario import Class, Pool, Scenario, Windows
 from tidefleet.simulator.sessions import Session
 from tidefleet.simulator.windows import Window
 from tidefleet.simulator.workload import Workload
 
 BIN_SECONDS = 600.0
+QUEUED = 1.2
+"""Deferrable work at hand, over what is planned to be done of it."""
+
+PIECES = 64
+"""Stretches from which average requests are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class PoolRun:
         for one in self.classes:
             if one.name in self.mix.deferrable or one.name not in self.mix.starts:
                 continue
-            back = terms.kept_seconds if self.mix.kinds[one.name].turns > 1.0 else terms.history_seconds
-            sessions += workload.standing(one.name, warm, back)
+            back = terms.history_seconds
+            sessions += workload.standing(one.name, warm, back, before=1)
             sessions += workload.sessions(one.name, warm - back, until)
         sessions += self._filler(workload, warm, until, filler)
         cluster = Cluster(self.pool, self.classes, policy=self.policy, seed=self.seed, facts=self.facts)
@@ -83,17 +89,22 @@ class PoolRun:
             self.mix.point,
             warm_seconds=terms.warm_seconds,
             recent_seconds=terms.history_seconds,
+            kept_seconds=terms.kept_seconds,
             rng=rng,
         )
 
     def _filler(self, workload: Workload, begin: float, end: float, replicas: float) -> list[Session]:
-        """Deferrable work as the plan lets it in: it came in the hours before, and is spread evenly now."""
+        """Deferrable work as the plan lets it in: it came in the hours before, and is spread evenly now.
+
+        A little more comes than is planned, since over the day before a queue has built up from which to take.
+        """
         found: list[Session] = []
         names = sorted(self.mix.deferrable)
-        total = sum(self.mix.starts[name] * self.mix.kinds[name].turns * self.mix.needed(name) for name in names)
+        each = {name: self.mix.kinds[name].turns * self.mix.needed(name) for name in names}
+        total = sum(self.mix.starts[name] * each[name] for name in names)
         for name in names:
-            share = self.mix.starts[name] * self.mix.kinds[name].turns * self.mix.needed(name) / total
-            count = round((end - begin) * replicas * share / (self.mix.kinds[name].turns * self.mix.needed(name)))
+            share = self.mix.starts[name] * each[name] / total
+            count = round(QUEUED * (end - begin) * replicas * share / each[name])
             drawn: list[Session] = []
             back = begin
             while len(drawn) < count and back > begin - 30 * 86_400.0:
@@ -105,26 +116,28 @@ class PoolRun:
 
 
 def kinds_of(scenario: Scenario, classes: Sequence[Class], workload: Workload, facts: Facts) -> dict[str, Kind]:
-    """Each class's average request, from sessions spread over the scenario."""
+    """Each class's average request, from sessions spread over the scenario as they come."""
     found = {}
+    pieces = min(PIECES, max(1, int(scenario.seconds / BIN_SECONDS)))
     for one in classes:
-        drawn: list[Session] = []
         trial = workload.scale(one.name, 1.0)
-        turns, at, step = 0, 0.0, scenario.seconds / 16.0
-        for _ in range(64):
-            fresh = trial.sessions(one.name, at, at + BIN_SECONDS / 4.0)[:200]
-            drawn += fresh
-            turns += sum(len(each.turns) for each in fresh)
-            at = (at + step + BIN_SECONDS) % max(BIN_SECONDS, scenario.seconds - BIN_SECONDS)
-            if turns >= DRAWN_REQUESTS:
-                break
-        found[one.name] = kind_of(drawn, facts.rates)
+        first = trial.sessions(one.name, 0.0, min(scenario.seconds, BIN_SECONDS))
+        turns = max(1.0, sum(len(each.turns) for each in first)) / max(1, len(first))
+        mean = float(trial.rate(one.name).mean()) * turns
+        length = min(scenario.seconds / pieces, DRAWN_REQUESTS / pieces / max(mean, 1e-9))
+        drawn: list[Session] = []
+        for piece in range(pieces):
+            begin = (piece + 0.5) * scenario.seconds / pieces
+            drawn += trial.sessions(one.name, begin, begin + length)
+        found[one.name] = kind_of(drawn or first, facts.rates, step_seconds=2.0 * facts.rates.step_seconds)
     return found
 
 
-def shapes_of(classes: Sequence[Class], workload: Workload) -> dict[str, np.ndarray]:
-    """Sessions/s by bin at one session/s."""
-    return {one.name: workload.scale(one.name, 1.0).rate(one.name) for one in classes}
+def shapes_of(
+    classes: Sequence[Class], kinds: Mapping[str, Kind], workload: Workload
+) -> dict[str, NDArray[np.float64]]:
+    """Sessions/s whose turns come in each bin, at one session/s."""
+    return {one.name: spread(workload.scale(one.name, 1.0).rate(one.name), kinds[one.name].delays) for one in classes}
 
 
 def scaled(workload: Workload, mix: Mix) -> Workload:
@@ -134,9 +147,9 @@ def scaled(workload: Workload, mix: Mix) -> Workload:
     return workload
 
 
-def busiest(mix: Mix, workload: Workload) -> float:
+def busiest(mix: Mix) -> float:
     """Where the busiest hour of online demand begins, seconds of the scenario."""
-    needed = demand_of(mix, workload, deadline_seconds=86_400.0).needed
+    needed = demand_of(mix, deadline_seconds=86_400.0).needed
     width = min(6, len(needed))
     return float(np.argmax(np.convolve(needed, np.full(width, 1.0 / width), mode="valid")) * BIN_SECONDS)
 

@@ -13,17 +13,13 @@ from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.pools import PoolRun, Sampled
 from tidefleet.simulator.result import PERCENTILES, Outcome
-from tidefleet.simulator.scenario import Scenario
 from tidefleet.simulator.windows import estimate
-from tidefleet.simulator.workload import Workload
 
 RECOMPUTED, NOT_TAKEN = "recomputed prefixes", "filler not taken"
 
 
 def outcome_of(
-    scenario: Scenario,
     pools: Sequence[PoolRun],
-    workload: Workload,
     timeline: Timeline,
     windows: Mapping[str, Sequence[Sampled]],
     *,
@@ -44,7 +40,7 @@ def outcome_of(
             utilization -= mean * serving
             variance += 0.0 if full else (error * serving) ** 2
     attained, attainment_se = _attainment(pools, windows)
-    tokens, by_class, joules = _tokens(scenario, pools, workload)
+    tokens, by_class, joules = _tokens(pools)
     usd = timeline.usd
     trained = timeline.seconds_in(State.TRAINING) / paid if paid else 0.0
     serving_usd = usd * (1.0 - trained)
@@ -81,6 +77,7 @@ def outcome_of(
             **timeline.figures,
             "requests_flown": float(sum(one.flown for one in every)),
             "short_replica_seconds": float(sum(timeline.short_seconds.values())),
+            "needed_seen_over_planned": _seen(pools, timeline, windows),
         },
         ribbon=timeline.ribbon(),
     )
@@ -118,6 +115,17 @@ def _not_taken(one: Sampled) -> float:
     return max(0.0, missing) / one.serving_seconds if one.serving_seconds else 0.0
 
 
+def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Sequence[Sampled]]) -> float:
+    """Replica-seconds that online requests of the windows needed over those that the fluid has there: about 1."""
+    seen = planned = 0.0
+    for pool in pools:
+        demand = timeline.demand[pool.pool.name]
+        for one in windows[pool.pool.name]:
+            seen += one.online_seconds
+            planned += sum(demand.at((one.window.begin + one.window.end) / 2.0)) * one.window.seconds
+    return seen / planned if planned else 1.0
+
+
 def _by_time(found: Sequence[Sampled], values: Sequence[float]) -> tuple[float, float]:
     """Mean over serving time, and its standard error."""
     weights = [one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())) for one in found]
@@ -150,9 +158,7 @@ def _attainment(pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled
     return found, variance**0.5 / total if total else 0.0
 
 
-def _tokens(
-    scenario: Scenario, pools: Sequence[PoolRun], workload: Workload
-) -> tuple[float, dict[str, _Class], float | None]:
+def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float | None]:
     """All tokens, by class, and the accelerators' joules at work for each."""
     by_class: dict[str, _Class] = {}
     joules: float | None = 0.0
@@ -169,7 +175,7 @@ def _tokens(
         )
         for name in pool.mix.starts:
             kind = pool.mix.kinds[name]
-            count = float(workload.rate(name).sum()) * 600.0 * kind.turns
+            count = float(pool.mix.shapes[name].sum()) * 600.0 * pool.mix.starts[name] * kind.turns
             tokens = count * (kind.tokens + kind.output)
             needed = count * pool.mix.needed(name) * pool.pool.chips_per_replica
             by_class[name] = _Class(pool.pool.accelerator, tokens, needed)

@@ -20,6 +20,7 @@ import numpy as np
 from tidefleet.simulator.checkpoint import Parts
 from tidefleet.simulator.engine.facts import facts_of
 from tidefleet.simulator.fleet.demand import with_history
+from tidefleet.simulator.fleet.planners import Fixed
 from tidefleet.simulator.fleet.run import PlannerOf, foreseeing, ours, run_fluid
 from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.mix import Kind, Mix, demand_of, mix_of
@@ -47,10 +48,12 @@ PILOT_SECONDS = 45.0
 FULL_WINDOW_SECONDS = 1800.0
 SEED = 0x7EE7
 
-PLANNERS: Mapping[str, PlannerOf] = {"foreseeing": foreseeing}
+PLANNERS: Mapping[str, PlannerOf] = {
+    "foreseeing": foreseeing,
+    "static": lambda pool, demand: Fixed(),
+    "no-loans": lambda pool, demand: Fixed(training=False),
+}
 """Planners beside the operator's own, by the name under which a run is compared with them."""
-
-_KEPT_PLANNING = "no-loans"
 
 
 def run_fleet(
@@ -72,7 +75,7 @@ def run_fleet(
     """
     if traces is None:
         raise CannotRun(f"scenario {scenario.name} needs traces; name their directory, e.g. --traces ./traces")
-    router, planner, scenario = _policy(scenario, policy)
+    router, planner = _policy(scenario, policy)
     progress(0.0, "reading traces")
     workload = load(scenario, traces, seed=seed)
     pools = []
@@ -81,7 +84,7 @@ def run_fleet(
         pools.append(one)
     demand = {}
     for one in pools:
-        mine = demand_of(one.mix, workload, deadline_seconds=_deadline(one))
+        mine = demand_of(one.mix, deadline_seconds=_deadline(one))
         if mine.busiest_hour() > one.pool.replicas:
             raise CannotFit(
                 f"scenario {scenario.name}: the busiest hour keeps {mine.busiest_hour():.1f} replicas of pool "
@@ -91,35 +94,25 @@ def run_fleet(
     progress(0.02, "planning and flips")
     timeline = run_fluid(scenario, demand, seed=seed, planner=planner)
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
-    todo = [
-        (one, window) for one in pools for window in _windows(scenario, one, workload, timeline, seed=seed, full=full)
-    ]
+    todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
         progress(0.05 + 0.95 * done / len(todo), f"{one.pool.name}: {window.begin / 3600.0:.1f} h")
         found[one.pool.name].append(_window(scenario, one, workload, timeline, window, parts=parts))
     without = None
-    if scenario.flips.enabled and policy is None:
-        still = replace_flips(scenario)
-        without = run_fluid(still, demand, seed=seed).utilization().ratio
-    return outcome_of(scenario, pools, workload, timeline, found, without_loans=without, full=full)
-
-
-def replace_flips(scenario: Scenario) -> Scenario:
-    """The scenario with nothing lent."""
-    return scenario.model_copy(update={"flips": scenario.flips.model_copy(update={"enabled": False})})
-
-
-def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf, Scenario]:
-    """The router's policy, the planner, and the scenario as it is then."""
     if policy is None:
-        return scenario.router, ours, scenario
-    if policy == _KEPT_PLANNING:
-        return scenario.router, ours, replace_flips(scenario)
+        without = run_fluid(scenario, demand, seed=seed, planner=PLANNERS["no-loans"]).utilization().ratio
+    return outcome_of(pools, timeline, found, without_loans=without, full=full)
+
+
+def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf]:
+    """The router's policy and the planner."""
+    if policy is None:
+        return scenario.router, ours
     if policy in PLANNERS:
-        return scenario.router, PLANNERS[policy], scenario
+        return scenario.router, PLANNERS[policy]
     if policy in POLICIES:
-        return policy, ours, scenario
-    known = sorted([*POLICIES, *PLANNERS, _KEPT_PLANNING])
+        return policy, ours
+    known = sorted([*POLICIES, *PLANNERS])
     raise CannotRun(f"scenario {scenario.name}: no baseline {policy!r}; expected one of {', '.join(known)}")
 
 
@@ -134,7 +127,7 @@ def _prepared(
     classes = tuple(one for one in scenario.classes if one.pool == pool.name)
     facts = facts_of(pool)
     kinds = kinds_of(scenario, classes, workload, facts)
-    shapes = shapes_of(classes, workload)
+    shapes = shapes_of(classes, kinds, workload)
 
     def at(now: Mapping[str, Kind]) -> Mix:
         return mix_of(scenario, classes, now, shapes, rates=facts.rates, kv_tokens=facts.kv_tokens, pool=pool)
@@ -144,7 +137,7 @@ def _prepared(
     name = f"pilot {pool.name}"
     factors = parts.get(name)
     if factors is None:
-        begin = busiest(one.mix, trial) + BIN_SECONDS
+        begin = busiest(one.mix) + BIN_SECONDS
         window = Window(begin, begin + PILOT_SECONDS, 0, False, 1.0)
         moves = one.everything()
         detail = one.run(trial, window, moves, terms=scenario.windows, filler=0.0)
@@ -160,13 +153,11 @@ def _prepared(
     return replace(one, mix=mix), scaled(workload, mix)
 
 
-def _windows(
-    scenario: Scenario, one: PoolRun, workload: Workload, timeline: Timeline, *, seed: int, full: bool
-) -> Iterator[Window]:
+def _windows(scenario: Scenario, one: PoolRun, timeline: Timeline, *, seed: int, full: bool) -> Iterator[Window]:
     rates = np.zeros(math.ceil(scenario.seconds / BIN_SECONDS))
     for name in one.mix.starts:
         if name not in one.mix.deferrable:
-            rates += workload.rate(name) * one.mix.kinds[name].turns
+            rates += one.mix.starts[name] * one.mix.shapes[name] * one.mix.kinds[name].turns
     upto = np.concatenate([[0.0], np.cumsum(rates * BIN_SECONDS)])
     edges = np.arange(len(upto)) * BIN_SECONDS
 

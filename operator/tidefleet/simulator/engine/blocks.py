@@ -165,15 +165,16 @@ class Blocks:
         if not self.pinned_tokens and self.private < 1e-3:
             self.private = 0.0
 
-    def publish(self, keys: Sequence[int], size: int, *, parent: int = 0) -> None:
+    def publish(self, keys: Sequence[int], size: int, *, parent: int = 0, shared: bool = True) -> None:
         """These blocks were computed here: the index learns of those that are still kept, the shared store of all.
 
         Args:
             parent: key of the block before the first; 0 = none.
+            shared: whether the shared store gets them.
         """
         if not keys:
             return
-        for store in self.stores:
+        for store in self.stores if shared else ():
             if store.tier == SHARED:
                 self._put(store, [(key, size) for key in keys])
         if self.index is not None:
@@ -181,7 +182,7 @@ class Blocks:
             kept = [key for key in keys if key in self.users]
             self.index.store(self.slot, np.array(kept, dtype=np.uint64), parent=parent)
 
-    def keep(self, keys: Sequence[int], size: int) -> None:
+    def keep(self, keys: Sequence[int], size: int, *, shared: bool = True) -> None:
         """Blocks are here without any request, as if one had just ended."""
         users, idle = self.users, self.idle
         fresh = 0
@@ -197,7 +198,7 @@ class Blocks:
             idle[key] = size
         self.idle_tokens += fresh * size
         self.fit()
-        self.publish(keys, size)
+        self.publish(keys, size, shared=shared)
 
     def share(self, keys: Sequence[int], size: int) -> None:
         """Blocks lie in the shared store, and not here."""

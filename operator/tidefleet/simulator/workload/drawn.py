@@ -107,10 +107,11 @@ class Workload:
             found += [self._session(stream, drawn, at, 0) for at in range(int(first), int(last))]
         return found
 
-    def standing(self, wclass: str, at: float, history: float) -> list[Session]:
+    def standing(self, wclass: str, at: float, history: float, *, before: int = 0) -> list[Session]:
         """Sessions that began before ``at - history`` and are about to go on after it, sorted by their first turn kept.
 
-        Each is cut to its turns from ``at - history`` on, if answers take as long as they were recorded to; together
+        Each is cut to its turns from ``at - history`` on (and so many ``before`` these), if answers take as long as
+        they were recorded to; together
         with ``sessions(wclass, at - history, end)`` they are all that arrives from ``at - history`` to ``end``.
         """
         stream, since = self.stream(wclass), at - history
@@ -123,6 +124,7 @@ class Workload:
                 comes = drawn.begins[place] + drawn.bodies.nominal(place)
                 cut = int(np.searchsorted(comes, since))
                 if cut < len(comes):
+                    cut = max(0, cut - before)
                     whole = self._session(stream, drawn, place, cut)
                     found.append(replace(whole, begins=float(comes[cut])))
         return sorted(found, key=lambda one: (one.begins, one.number))
