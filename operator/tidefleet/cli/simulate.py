@@ -107,7 +107,7 @@ def _known() -> list[dict[str, Any]]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
+    return tuple(dict.fromkeys(one.strip().replace("-", "_") for one in text.split(",") if one.strip()))
 
 
 def _spread(jobs: int, dask: str, request: Request) -> Spread:

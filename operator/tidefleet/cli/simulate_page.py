@@ -26,6 +26,7 @@ th, td { text-align: left; vertical-align: top; }
 .n { text-align: right; white-space: nowrap; }
 td:first-child, th[scope=row] { overflow-wrap: anywhere; }
 nav a { margin-right: 1rem; }
+@media print { .n { white-space: normal; } th, td { padding: .2rem .25rem; } nav { display: none; } }
 """
     + PICTURE_STYLE
 )

@@ -75,10 +75,11 @@ def ribbon(outcome: Outcome) -> str:
     need = [float(one) for one in found.get("needed", ())]
     most = max([1.0, *need, *(sum(one[i] for one in counts.values() if i < len(one)) for i in range(columns))])
     per_day = max(1, round(DAY / step))
+    before = round(begin % DAY / step)  # columns of the first day that are before the scenario's beginning
     key = "".join(f'<i style="background:var(--{one})"></i>{_WORDS[one]}' for one in STATES if any(counts[one]))
     days = [
         _day(counts, need, most, first, min(columns, first + per_day), step, begin)
-        for first in range(0, min(columns, per_day * MOST_DAYS), per_day)
+        for first in range(-before, min(columns, per_day * MOST_DAYS), per_day)
     ]
     left_out = "" if columns <= per_day * MOST_DAYS else f" The first {MOST_DAYS} days."
     return (
@@ -96,26 +97,27 @@ def _day(
     def y(nodes: float) -> float:
         return 8.0 + (1.0 - nodes / most) * (_HEIGHT - 40.0)
 
-    number = int((begin + first * step) // DAY) + 1
-    mean = {state: sum(each[first:last]) / max(1, last - first) for state, each in counts.items()}
+    start = max(0, first)
+    number = int((begin + start * step) // DAY) + 1
+    mean = {state: sum(each[start:last]) / max(1, last - start) for state, each in counts.items()}
     words = f"Day {number}: on average " + ", ".join(
         f"{plain(one)} {_WORDS[name]}" for name, one in mean.items() if one
     )
-    if need[first:last]:
-        words += f"; needed from {plain(min(need[first:last]))} to {plain(max(need[first:last]))} nodes"
+    if need[start:last]:
+        words += f"; needed from {plain(min(need[start:last]))} to {plain(max(need[start:last]))} nodes"
     parts = [f'<g class="day" tabindex="0" role="img" aria-label="{escape(words, quote=True)}">']
     parts += [f"<title>{escape(words)}</title>"]
-    base = [0.0] * (last - first)
+    base = [0.0] * (last - start)
     for state in STATES:
-        each = counts[state][first:last]
+        each = counts[state][start:last]
         if not any(each):
             continue
         top = [low + more for low, more in zip(base, [*each, *[0.0] * (len(base) - len(each))], strict=True)]
-        parts.append(_area(state, base, top, first, x, y))
+        parts.append(_area(state, base, top, start, x, y))
         base = top
     line = "".join(
-        f"{'M' if i == 0 else 'L'}{x(first + i):.1f},{y(one):.1f}H{x(first + i + 1):.1f}"
-        for i, one in enumerate(need[first:last])
+        f"{'M' if i == 0 else 'L'}{x(start + i):.1f},{y(one):.1f}H{x(start + i + 1):.1f}"
+        for i, one in enumerate(need[start:last])
     )
     if line:
         parts.append(f'<path class="need" d="{line}"/>')
@@ -141,9 +143,9 @@ def _area(state: str, base: Sequence[float], top: Sequence[float], first: int, x
 # --- bars ------------------------------------------------------------------------------------------------------------
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
-    """A bar for each row: name, value, and the value in words."""
-    most = max((one for _, one, _ in rows), default=0.0) or 1.0
+def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float = 0.0) -> str:
+    """A bar for each row: name, value, and the value in words. A full bar is ``most``, or the largest value."""
+    most = most or max((one for _, one, _ in rows), default=0.0) or 1.0
     words = f"{title}: " + ", ".join(f"{name} {told}" for name, _, told in rows)
     parts = list(_bars([(name, one / most, told, "bar") for name, one, told in rows]))
     return _svg(len(rows) * _ROW + 8, words, parts)
@@ -226,7 +228,7 @@ def balance(columns: Sequence[Column]) -> str:
     found = ""
     known = [(name, value, share(value)) for name, value in hits if value is not None]
     if known:
-        found += "<h3>Prompt tokens found in a cache</h3>" + bars("Hit rate", known)
+        found += "<h3>Prompt tokens found in a cache</h3>" + bars("Hit rate", known, 1.0)
     known = [(name, value, plain(value)) for name, value in loads if value is not None]
     if known:
         found += "<h3>Load of the busiest replica over the mean (1 is even)</h3>" + bars("Balance", known)

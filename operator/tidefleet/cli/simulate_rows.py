@@ -31,8 +31,8 @@ def usd(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Milliseconds below a second."""
-    return f"{1e3 * value:.1f} ms" if value < 1.0 else f"{value:.2f} s"
+    """Milliseconds below a second, with three figures."""
+    return f"{1e3 * value:.3g} ms" if value < 0.9995 else f"{value:.2f} s"
 
 
 Words = Callable[[float], str]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
 from tidefleet import catalogue
+from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.simulator.scenario import Scenario
 
 SHIPPED = Path(__file__).parent / "scenarios"
@@ -204,7 +205,7 @@ def _change(raw: dict[str, Any], text: str) -> tuple[str | int, ...]:
         if last:
             here[key] = new
         else:
-            if isinstance(here, dict) and not isinstance(here.get(str(key)), dict | list):
+            if isinstance(here, dict) and here.get(str(key)) is None:
                 here[key] = {}
             here = here[key]
     return tuple(place)
@@ -344,6 +345,10 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
             if name in names[:index]:
                 found.append(((field, index, "name"), f"{field}[{index}].name is {name!r} a second time"))
     for index, pool in enumerate(scenario.pools):
+        for name, precision in (("weights", pool.weights), ("kv", pool.kv)):
+            if precision not in BYTES_PER_VALUE:
+                words = f"pools[{index}].{name} is {precision!r}; expected one of {', '.join(BYTES_PER_VALUE)}"
+                found.append((("pools", index, name), f"{words}, e.g. {name}: Fp8"))
         for name, value, known in (("model", pool.model, models), ("accelerator", pool.accelerator, kinds)):
             if value not in known:
                 near = difflib.get_close_matches(value, list(known), n=3, cutoff=0.4) or sorted(known)[:3]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from tidefleet import __version__
+from tidefleet.simulator import fits
 from tidefleet.simulator.checkpoint import Checkpoint, Parts, identity_of
 from tidefleet.simulator.result import Outcome, median_of
 from tidefleet.simulator.scenario import Scenario
@@ -62,10 +63,19 @@ class Runner(Protocol):
 
 
 RUNNERS: Mapping[str, str] = {
-    "fleet": "tidefleet.simulator.week:run_fleet",
+    "fleet": "tidefleet.simulator.runners:fleet",
+    "replay": "tidefleet.simulator.runners:replay",
     "study": "tidefleet.simulator.study:run",
 }
 """Who simulates scenarios of a kind, ``module:function``; imported when one is run."""
+
+
+BASELINES: Mapping[str, str] = {
+    "study": "tidefleet.simulator.study:BASELINES",
+    "fleet": "tidefleet.simulator.week:BASELINES",
+    "replay": "tidefleet.simulator.policies:POLICIES",
+}
+"""The names of the baselines of a kind, ``module:collection``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +292,13 @@ def _check(request: Request) -> None:
     """What is known to be wrong before anything runs."""
     scenario = request.scenario
     runner_of(scenario.kind)
+    known = baselines_of(scenario.kind) if request.policies else None
+    for policy in request.policies if known is not None else ():
+        if policy not in (known or ()):
+            raise CannotRun(
+                f"--compare {policy[:80]}: is no baseline of a scenario of kind {scenario.kind}; expected "
+                f"{'one of ' if known else ''}{', '.join(known or ()) or 'none: a study has no baselines'}"
+            )
     named = [one for one in scenario.classes if one.shape is not None or not is_own_file(one.source)]
     if scenario.kind != "study" and named and request.traces is None:
         one = named[0]
@@ -290,6 +307,18 @@ def _check(request: Request) -> None:
             f"scenario {scenario.name}: --traces is missing; class {one.name} has {what}, which is read from the "
             "directory of traces; expected e.g. --traces ./traces (docs/how-to/simulate.md says which files)"
         )
+
+    found = fits.problems(scenario, request.traces) if scenario.kind != "study" else []
+    if found:
+        raise CannotFit("\n".join(f"scenario {scenario.name}: {one}" for one in found))
+
+
+def baselines_of(kind: str) -> tuple[str, ...] | None:
+    """The baselines that scenarios of a kind have; ``None`` where its runner alone knows them."""
+    module, _, name = BASELINES[kind].partition(":")
+    with missing_libraries():
+        found = getattr(importlib.import_module(module), name, None)
+    return None if found is None else tuple(found)
 
 
 def is_own_file(source: str) -> bool:

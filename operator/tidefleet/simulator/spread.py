@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import queue
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,6 +29,7 @@ _told: Any = None
 def _listen(channel: Any) -> None:
     global _told  # noqa: PLW0603 - a worker process has one queue, given when it starts
     _told = channel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends its workers
 
 
 def _work(request: Request, task: Task, parts_directory: Path | None) -> dict[str, Any]:
@@ -73,8 +75,7 @@ def in_processes(jobs: int) -> Spread:
                     if words:
                         progress(sum(shares.values()) / len(shares), words)
             except BaseException:
-                for one in running:
-                    one.cancel()
+                # Not cancelled: the pool marks what its ended processes leave, and cannot mark what is cancelled.
                 for process in list(getattr(pool, "_processes", {}).values()):
                     process.terminate()
                 raise
@@ -138,7 +139,7 @@ def on_dask(address: str) -> Spread:
                 ): one
                 for index, one in enumerate(tasks)
             }
-            for done, future in enumerate(as_completed(list(running)), 1):
+            for done, future in enumerate(as_completed(list(running), loop=client.loop), 1):
                 task = running[future]
                 try:
                     answer = future.result()

@@ -55,6 +55,9 @@ PLANNERS: Mapping[str, PlannerOf] = {
 }
 """Planners beside the operator's own, by the name under which a run is compared with them."""
 
+BASELINES = (*(one for one in POLICIES if one != "pick"), *PLANNERS)
+"""What a run can be compared with: routers' policies, and planners."""
+
 
 def run_fleet(
     scenario: Scenario,

@@ -24,6 +24,9 @@ STUDIES: Mapping[str, str] = {
 }
 """The module of each study; its function ``study(scenario)`` gives a ``Finding``."""
 
+BASELINES: tuple[str, ...] = ()
+"""A study compares within itself."""
+
 
 def run(
     scenario: Scenario,
@@ -45,7 +48,7 @@ def run(
     if name not in STUDIES:
         raise BadSetting(f"study is {name!r}; expected one of {', '.join(STUDIES)}")
     if policy is not None:
-        raise BadSetting(f"--compare {policy}: a study has no baselines; expected none")
+        raise BadSetting(f"policy is {policy}; a study has no baselines")
     progress(0.0, name)
     found: Finding = importlib.import_module(STUDIES[name]).study(scenario)
     return Outcome(figures=found.figures, words=found.words)

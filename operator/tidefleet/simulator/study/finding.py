@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -28,11 +27,18 @@ class Finding:
     words: tuple[str, ...]
 
 
-def settings_of(scenario: Scenario, defaults: Mapping[str, float]) -> dict[str, float]:
+MOST = 1e15
+LEAST = 1e-9
+
+
+def settings_of(scenario: Scenario, defaults: Mapping[str, float], *, positive: Sequence[str] = ()) -> dict[str, float]:
     """The study's settings: its defaults, and what the scenario sets.
 
+    Args:
+        positive: settings that may not be 0.
+
     Raises:
-        BadSetting: a name is no setting of the study, or a value is negative or not finite.
+        BadSetting: a name is no setting of the study, or a value is negative, above 1e15 or not finite.
     """
     found = dict(defaults)
     for name, value in scenario.settings.items():
@@ -43,10 +49,11 @@ def settings_of(scenario: Scenario, defaults: Mapping[str, float]) -> dict[str, 
                 f"scenario {scenario.name}: settings.{name} is no setting of {scenario.study}; "
                 f"expected one of {', '.join(defaults)}{hint}"
             )
-        if not (math.isfinite(value) and value >= 0.0):
+        least = LEAST if name in positive else 0.0
+        if not least <= value <= MOST:
             raise BadSetting(
-                f"scenario {scenario.name}: settings.{name} is {value:g}; expected a number from 0, "
-                f"e.g. {name}: {defaults[name]:g}"
+                f"scenario {scenario.name}: settings.{name} is {value:g}; expected a number from {least:g} to "
+                f"{MOST:g}, e.g. {name}: {defaults[name]:g}"
             )
         found[name] = float(value)
     return found

@@ -16,6 +16,7 @@ from tidefleet.economics.energy import prefill_joules
 from tidefleet.economics.memory import kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import prefill
+from tidefleet.simulator import fits
 from tidefleet.simulator.scenario import Scenario, Tier
 from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, replica_of, settings_of
 
@@ -27,7 +28,7 @@ DEFAULTS = {
 }
 
 LENGTHS = (2048, 8192, 32768, 131072)
-_SWEEP: tuple[float, ...] = tuple(np.unique(np.geomspace(256, 1 << 20, 400).round()).tolist())
+_SWEEP: tuple[float, ...] = tuple(np.unique(np.geomspace(256, 1 << 20, 160).round()).tolist())
 
 
 def again_seconds(replica: Replica, tokens: float, new: float) -> float:
@@ -84,12 +85,13 @@ def study(scenario: Scenario) -> Finding:
             "e.g. tiers: [{medium: host, tokens: 2000000, bytesPerSecond: 5e10}]"
         )
     replica, new = replica_of(pool), values["newTokens"]
-    room = replica_memory(replica)
-    most = min(float(room.max_context_tokens), float(replica.model.context_tokens or math.inf))
-    if not room.fits or most < LENGTHS[0]:
+    if cannot := fits.cannot_start(replica):
+        raise BadSetting(f"scenario {scenario.name}: pools[0] ({pool.name}): {cannot}")
+    most = min(float(replica_memory(replica).max_context_tokens), float(replica.model.context_tokens or math.inf))
+    if most < LENGTHS[0]:
         raise BadSetting(
-            f"scenario {scenario.name}: {pool.model} in {pool.weights} does not fit {pool.chips_per_replica} chips of "
-            f"{pool.accelerator} with room for {LENGTHS[0]} tokens; expected more, e.g. pools.0.chipsPerReplica=4"
+            f"scenario {scenario.name}: {pool.model} in {pool.weights} on {pool.chips_per_replica} chips of "
+            f"{pool.accelerator} has no room for {LENGTHS[0]} tokens; expected more, e.g. pools.0.chipsPerReplica=4"
         )
     joules_per_byte = 8e-12 * values["picojoulesPerBit"]
     figures: dict[str, float] = {
@@ -142,7 +144,7 @@ def _tier(
         figures[f"ttft_ratio_{name}_{tokens}"] = ratio(float(tokens))
         floor = break_even_bytes_per_second(replica, tokens, new, tier.latency_seconds)
         if math.isfinite(floor):
-            figures[f"break_even_bytes_per_second_{name}_{tokens}"] = floor
+            figures[f"break_even_gigabytes_per_second_{name}_{tokens}"] = floor / 1e9
     reached = first_reached(claimed, ratio, most)
     if reached is not None:
         figures[f"ttft_claim_from_tokens_{name}"] = reached
