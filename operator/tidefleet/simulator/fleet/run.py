@@ -1,0 +1,328 @@
+"""A fleet from event to event: ``run_fluid`` gives the timeline of one scenario under one planner."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tidefleet.planning.slots import SLOT_SECONDS, Array, slot_of
+from tidefleet.simulator.fleet.demand import Demand
+from tidefleet.simulator.fleet.filler import Filler
+from tidefleet.simulator.fleet.losses import Losses
+from tidefleet.simulator.fleet.node import Node, State, a_node, lent
+from tidefleet.simulator.fleet.planners import Decided, Ours, Planner, Situation
+from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, fleet_of
+from tidefleet.simulator.fleet.timeline import Flip, Span, Timeline
+from tidefleet.simulator.fleet.training import Arrival, Trainers
+from tidefleet.simulator.scenario import Scenario
+
+ORIGIN = 1_704_067_200.0
+"""Unix seconds of a scenario's begin: Monday, 2024-01-01 00:00 UTC."""
+
+Progress = Callable[[float], None]
+"""Called with the share of the scenario that is done."""
+
+PlannerOf = Callable[[PoolSpec, Demand], Planner]
+
+
+def ours(pool: PoolSpec, demand: Demand) -> Planner:
+    """The operator's planner."""
+    return Ours()
+
+
+def foreseeing(pool: PoolSpec, demand: Demand) -> Planner:
+    """The operator's planner with the true demand in place of a forecast: what forecasting costs is the difference."""
+    return Ours(name="foreseeing", foresight=demand.by_slot(SLOT_SECONDS), first_slot=slot_of(ORIGIN))
+
+
+def run_fluid(
+    scenario: Scenario | FleetSpec,
+    demand: Demand | Mapping[str, Demand],
+    *,
+    seed: int,
+    planner: PlannerOf = ours,
+    backlog: Iterable[Arrival] = (),
+    progress: Progress | None = None,
+) -> Timeline:
+    """Every plan and every flip of a scenario, with demand as a fluid.
+
+    Args:
+        scenario: or the fleet it describes, where more is known of it than the scenario says.
+        demand: of its pool, or by pool.
+        seed: of what goes wrong.
+        planner: makes the planner of each pool.
+        backlog: training jobs in order of arrival (of the whole fleet); an endless backlog needs none.
+
+    Raises:
+        ValueError: a pool has no demand, or there is demand for none of the pools.
+    """
+    spec = scenario if isinstance(scenario, FleetSpec) else fleet_of(scenario)
+    given = {spec.pools[0].name: demand} if isinstance(demand, Demand) else dict(demand)
+    names = [one.name for one in spec.pools]
+    if sorted(names) != sorted(given):
+        raise ValueError(f"demand is of pools {sorted(given)}; expected one for each of {sorted(names)}")
+    return _Fleet(spec, given, seed=seed, planner=planner, backlog=backlog).run(progress)
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """One pool under way."""
+
+    spec: PoolSpec
+    demand: Demand
+    planner: Planner
+    nodes: list[Node]
+    losses: Losses
+    filler: Filler
+    ready: int = 0
+    decided: Decided = field(default_factory=lambda: Decided({}, 0, 0))
+    measured_at: float = 0.0
+    capacity: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
+    planned: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
+
+
+class _Fleet:
+    """All pools, what trains on them, and the events to come. Times are Unix seconds."""
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        demand: Mapping[str, Demand],
+        *,
+        seed: int,
+        planner: PlannerOf,
+        backlog: Iterable[Arrival],
+    ) -> None:
+        self.spec, self.now, self.end = spec, ORIGIN, ORIGIN + spec.seconds
+        self.seed = seed
+        self.trainers = Trainers.of(spec.training, spec.flips.checkpoint_seconds, backlog)
+        self.pools = [self._pool(one, demand[one.name], planner) for one in spec.pools]
+        self.nodes = [node for pool in self.pools for node in pool.nodes]
+        self.pool_of = {one.spec.name: one for one in self.pools}
+        self.events: list[tuple[float, int, str, object]] = []
+        self.numbers: Iterator[int] = itertools.count()
+        self.states = {node.name: State.SERVING for node in self.nodes}
+        self.since = dict.fromkeys(self.states, ORIGIN)
+        self.spans: dict[str, list[Span]] = {node.name: [] for node in self.nodes}
+        self.counted = dict.fromkeys(self.states, 0)
+        self.flips: list[Flip] = []
+
+    def _pool(self, spec: PoolSpec, demand: Demand, planner: PlannerOf) -> _Pool:
+        flips, width = self.spec.flips, len(str(spec.nodes - 1))
+        nodes = [
+            a_node(f"{spec.name}-{number:0{width}d}", spec, flips, self.spec.terms, spot=number < spec.spot)
+            for number in range(spec.nodes)
+        ]
+        made = planner(spec, demand)
+        losses = Losses(self.spec, spec, demand, lends=made.lends)
+        pool = _Pool(spec, demand, made, nodes, losses, Filler(demand.deadline_seconds), measured_at=ORIGIN)
+        if demand.history is not None:
+            begin = ORIGIN - len(demand.history) * demand.seconds_per_bin
+            for number, (prefill, decode) in enumerate(demand.history.tolist()):
+                made.measured(begin + (number + 1) * demand.seconds_per_bin, demand.seconds_per_bin, prefill, decode)
+        return pool
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Progress | None) -> Timeline:
+        """From begin to end."""
+        for pool in self.pools:
+            for node in pool.planner.set_aside(pool.nodes, self.spec, pool.spec, pool.demand.busiest_hour()):
+                lent(node, self.now)
+                self.trainers.offer(node.name, node.spec.chips, 0.0)
+            self._at(self.now, "bin", pool)
+            self._at(self.now, "pass", (pool, 0))
+        for node in self.nodes:
+            self._note(node)
+        self.begin_faults()
+        told = 0
+        while self.events and self.events[0][0] < self.end:
+            at = self.events[0][0]
+            self._to(at)
+            while self.events and self.events[0][0] <= at:
+                _, _, what, about = heapq.heappop(self.events)
+                self._happen(what, about)
+            if progress is not None and int(100.0 * (at - ORIGIN) / self.spec.seconds) > told:
+                told = int(100.0 * (at - ORIGIN) / self.spec.seconds)
+                progress(told / 100.0)
+        self._to(self.end)
+        return self._timeline()
+
+    def _at(self, when: float, what: str, about: object) -> None:
+        if when < self.end:
+            heapq.heappush(self.events, (when, next(self.numbers), what, about))
+
+    def _happen(self, what: str, about: object) -> None:
+        match what, about:
+            case "bin", _Pool() as pool:  # nothing changes but the demand, which time is counted by
+                self._at(self.now + pool.demand.seconds_per_bin, "bin", pool)
+            case "pass", (_Pool() as pool, int(turn)):
+                self._pass(pool)
+                turns = pool.planner.passes
+                slot = slot_of(self.now) + (turn + 1 == len(turns))
+                self._at(slot * SLOT_SECONDS + turns[(turn + 1) % len(turns)], "pass", (pool, (turn + 1) % len(turns)))
+            case "node", Node() as node:
+                self._settle(node)
+            case "training", _:
+                self.trainers.advance(self.now - ORIGIN)
+                self._at_next_end()
+            case "refill", _:
+                self.trainers.fill(self.now - ORIGIN)
+                self._at_next_end()
+
+    def begin_faults(self) -> None:
+        """What goes wrong is drawn before anything happens."""
+
+    def _to(self, when: float) -> None:
+        """Count the time until then: nothing changes before."""
+        if when <= self.now:
+            return
+        for pool in self.pools:
+            pool.losses.count(self.now - ORIGIN, when - ORIGIN, pool.ready, pool.decided, pool.filler)
+        self.now = when
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def _pass(self, pool: _Pool) -> None:
+        """One look of a planner at its pool, and what follows at once."""
+        at = self.now - ORIGIN
+        if self.now > pool.measured_at:
+            rates = pool.demand.mean(pool.measured_at - ORIGIN, at)
+            pool.planner.measured(self.now, self.now - pool.measured_at, *rates)
+            pool.measured_at = self.now
+        prefill, decode = pool.demand.at(at)
+        pool.decided = pool.planner.decide(
+            Situation(
+                now=self.now,
+                spec=self.spec,
+                pool=pool.spec,
+                nodes=pool.nodes,
+                prefill=prefill,
+                decode=decode,
+                ready=pool.ready,
+                observe=lambda node: node.observe(self.now, capacity_kept=self._kept(node)),
+                order=lambda nodes, back: self.trainers.order(
+                    [(one.name, one.spec.chips) for one in nodes], back, self.now - ORIGIN
+                ),
+                most_loans=pool.spec.nodes,
+                waiting=lambda replicas, point: self._waiting(pool, replicas, point),
+            )
+        )
+        _step(pool.planned, at, pool.decided.replicas)
+        for node in pool.nodes:
+            node.wish = pool.decided.wishes.get(node.name, node.wish)
+        for node in pool.nodes:
+            self._settle(node)
+
+    def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
+        most = pool.spec.nodes * pool.spec.replicas_per_node
+        return pool.filler.plan(replicas, point, now=self.now, top=self.spec.filler_top, most=most)
+
+    def _kept(self, node: Node) -> bool:
+        """Whether the replicas that are wanted are ready without those on a node."""
+        pool = self.pool_of[node.pool]
+        return pool.ready - self.counted[node.name] >= pool.decided.replicas
+
+    def _settle(self, node: Node) -> None:
+        """Everything that is due on a node now."""
+        for one in node.moves(self.now, capacity_kept=self._kept, leave=self._leave, changed=self._note):
+            if one.result:
+                self.flips.append(Flip(self.now - ORIGIN, node.name, one.direction, one.result, one.words))
+        self._note(node)
+        self._at(node.next_event(self.now), "node", node)
+
+    def _leave(self, node: Node, urgent: bool) -> float:
+        """Training is asked to leave a node: when it will be gone."""
+        at = self.now - ORIGIN
+        grace = (node.terms.surge_grace if urgent else node.terms.grace) + node.terms.evict
+        seconds = self.spec.flips.checkpoint_seconds
+        well = node.present and not node.unhealthy
+        saved = well and seconds <= grace
+        cause = "recall" if well else "fault" if node.present else "reclaim"
+        had = self.trainers.withdraw(node.name, at, saved=saved, cause=cause)
+        self._at(self.now + seconds if saved else self.now, "refill", None)
+        return self.now + min(seconds, grace) if had and well else self.now
+
+    # --- what is counted ---------------------------------------------------------------------------------------------
+
+    def _note(self, node: Node) -> None:
+        """A node may have changed its state."""
+        now, pool = self.now, self.pool_of[node.pool]
+        replicas, state = node.replicas(now), node.state(now)
+        if replicas != self.counted[node.name]:
+            pool.ready += replicas - self.counted[node.name]
+            self.counted[node.name] = replicas
+            _step(pool.capacity, now - ORIGIN, pool.ready)
+        before = self.states[node.name]
+        if state is before:
+            return
+        self._close(node.name, now)
+        self.states[node.name] = state
+        if state is State.TRAINING:
+            self.trainers.offer(node.name, node.spec.chips, now - ORIGIN)
+            self._at_next_end()
+
+    def _close(self, name: str, now: float) -> None:
+        begin = self.since[name] - ORIGIN
+        if now - ORIGIN > begin:
+            self.spans[name].append(Span(begin, now - ORIGIN, self.states[name]))
+            self.since[name] = now
+
+    def _at_next_end(self) -> None:
+        self._at(ORIGIN + self.trainers.next_end(), "training", None)
+
+    def _timeline(self) -> Timeline:
+        self.trainers.close(self.now - ORIGIN)
+        for name in self.spans:
+            self._close(name, self.now)
+        chips = {one.spec.name: one.spec.chips / one.spec.replicas_per_node for one in self.pools}
+        idle: dict[str, float] = {}
+        for pool in self.pools:
+            for cause, seconds in pool.losses.idle.items():
+                idle[cause] = idle.get(cause, 0.0) + seconds * chips[pool.spec.name]
+        training = sum(
+            (span.end - span.begin) * node.spec.chips
+            for node in self.nodes
+            for span in self.spans[node.name]
+            if span.state is State.TRAINING
+        )
+        worked = self.trainers.kept + sum(self.trainers.lost.values())
+        return Timeline(
+            spec=self.spec,
+            planner=self.pools[0].planner.name,
+            demand={one.spec.name: one.demand for one in self.pools},
+            nodes=tuple(node.name for node in self.nodes),
+            pool_of=tuple(node.pool for node in self.nodes),
+            spans=tuple(tuple(self.spans[node.name]) for node in self.nodes),
+            capacity={one.spec.name: one.capacity for one in self.pools},
+            planned={one.spec.name: one.planned for one in self.pools},
+            flips=tuple(self.flips),
+            needed=sum(one.losses.needed * chips[one.spec.name] for one in self.pools),
+            filler=sum(one.filler.done * chips[one.spec.name] for one in self.pools),
+            kept=self.trainers.kept,
+            idle=idle,
+            training_lost=dict(self.trainers.lost),
+            training_idle=training - worked,
+            filler_rate={one.spec.name: one.losses.filler_rate for one in self.pools},
+            filler_late=sum(one.filler.late for one in self.pools),
+            filler_left=sum(one.filler.left for one in self.pools),
+            short_seconds={one.spec.name: one.losses.short for one in self.pools},
+            busy_seconds=sum(one.losses.busy * chips[one.spec.name] for one in self.pools) + worked,
+            figures={
+                "jobs_finished": float(self.trainers.finished),
+                "jobs_stopped": float(self.trainers.stopped),
+                "filler_units": float(max(one.filler.most_units for one in self.pools)),
+            },
+        )
+
+
+def _step(steps: tuple[list[float], list[int]], at: float, value: int) -> None:
+    """Note a value from a time on."""
+    times, values = steps
+    if times and times[-1] == at:
+        values[-1] = value
+    elif not values or values[-1] != value:
+        times.append(at)
+        values.append(value)
