@@ -7,9 +7,9 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.simulator.engine.blocks import TIER_NUMBERS, Blocks, Store
 from tidefleet.simulator.engine.facts import Facts, facts_of
+from tidefleet.simulator.engine.holders import Held, Holders
 from tidefleet.simulator.engine.job import DONE, FIRST, LOST, REFUSED, Job
 from tidefleet.simulator.engine.replica import PREFILLED, Counts, Replica
 from tidefleet.simulator.engine.timing import StraightLines, Timing
@@ -20,9 +20,6 @@ from tidefleet.simulator.sessions import Session, Turn
 DEFERRABLE_PRIORITY = -1_000_000
 ASKED_AGAIN_SECONDS = 0.25
 """How often work that waits for slack is offered again."""
-
-LEAST_BLOCK = 256
-"""Tokens of a block that the index is sized for."""
 
 
 class Cluster:
@@ -66,11 +63,10 @@ class Cluster:
         self._shared = [
             Store(TIER_NUMBERS[one.medium], one.tokens * pool.replicas) for one in pool.tiers if one.medium == "shared"
         ]
-        room = self.facts.kv_tokens + sum(one.tokens for one in pool.tiers)
-        self.index: PrefixIndex | None = None
+        self.index: Holders | None = None
         if policy.reads_index:
-            blocks = int(2 * pool.replicas * room / LEAST_BLOCK)
-            self.index = PrefixIndex(capacity_blocks=max(100_000, blocks), endpoints=pool.replicas)
+            tiers = 1 + max((TIER_NUMBERS[one.medium] for one in pool.tiers), default=0)
+            self.index = Holders(tiers=tiers, shared=self._shared[0].held if self._shared else None)
         self._events: list[tuple[float, int, int]] = []
         self._stamps: dict[int, int] = {}
         self._numbers = itertools.count(1)
@@ -95,7 +91,7 @@ class Cluster:
         stores.sort(key=lambda one: one.tier)
         slot = -1
         if self.index is not None:
-            slot = self.index.add_endpoint(store="shared" if self._shared else None)
+            slot = self.index.add()
         blocks = Blocks(self.facts.kv_tokens, stores=[*stores, *self._shared], index=self.index, slot=slot)
         replica = Replica(
             number,
@@ -137,7 +133,7 @@ class Cluster:
         self._fold(replica.counts)
         self.policy.removed(number, now)
         if self.index is not None:
-            self.index.drop_endpoint(replica.blocks.slot)
+            self.index.drop(replica.blocks.slot)
         for job in jobs:
             self._happened.append((LOST, job))
             self._lost(job, now)
@@ -269,8 +265,8 @@ class Cluster:
             job.answer_keys = _answer_keys(job, session.turns[at_turn + 1])
         return job
 
-    def _hits(self, job: Job) -> Hits | None:
-        return None if self.index is None else self.index.match(job.turn.keys)
+    def _hits(self, job: Job) -> Held | None:
+        return None if self.index is None else self.index.match(job.keys)
 
     def _route(self, job: Job, now: float) -> None:
         if job.tokens + job.output > 0.99 * self.facts.kv_tokens:

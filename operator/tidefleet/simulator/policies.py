@@ -15,10 +15,10 @@ import numpy as np
 
 from tidefleet.routing.endpoints import Endpoint, Endpoints, Ticket
 from tidefleet.routing.handover import hand_over
-from tidefleet.routing.index import Hits
 from tidefleet.routing.pick import Pick, Queued, pick
 from tidefleet.routing.request import Ask
 from tidefleet.simulator.engine.facts import Facts
+from tidefleet.simulator.engine.holders import Held
 from tidefleet.simulator.engine.job import Job
 from tidefleet.simulator.engine.replica import Replica
 from tidefleet.simulator.scenario import Class
@@ -82,7 +82,7 @@ class Policy:
     def removed(self, number: int, now: float) -> None:
         """A replica is gone."""
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         """Where it goes, of replicas that take requests (at least one)."""
         raise NotImplementedError
 
@@ -107,7 +107,7 @@ class RoundRobin(Policy):
 
     name = "round_robin"
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         return Placed(among[next(self._turn) % len(among)].number)
 
 
@@ -116,7 +116,7 @@ class LeastRequest(Policy):
 
     name = "least_request"
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         return Placed(self._least(among).number)
 
 
@@ -129,7 +129,7 @@ class Random(Policy):
         super().__init__(facts, classes, seed=seed, refuses=refuses)
         self._rng = np.random.default_rng([seed, 0x7A0D])
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         return Placed(among[int(self._rng.integers(len(among)))].number)
 
 
@@ -142,7 +142,7 @@ class Sticky(Policy):
         super().__init__(facts, classes, seed=seed, refuses=refuses)
         self._homes: dict[int, int] = {}
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         home = self._homes.get(job.session.number)
         if home is None or all(one.number != home for one in among):
             home = self._homes[job.session.number] = self._least(among).number
@@ -155,7 +155,7 @@ class Greedy(Policy):
     name = "greedy"
     reads_index = True
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         held = _held(among, hits)
         most = max(held)
         return Placed(self._least([one for one, blocks in zip(among, held, strict=True) if blocks == most]).number)
@@ -225,7 +225,7 @@ class Ours(Policy):
             ends_in_tool_call=job.at > 0 and job.session.turns[job.at - 1].tool_call,
         )
 
-    def place(self, job: Job, among: Sequence[Replica], hits: Hits | None, now: float) -> Choice:
+    def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
         ask = self.ask(job, now)
         found = pick(ask, self.table, hits, now)
         if isinstance(found, Queued):
@@ -269,7 +269,7 @@ class Ours(Policy):
             self._outputs[job.session.wclass] = (keep * total + job.output, keep * count + 1.0)
 
 
-def _held(among: Sequence[Replica], hits: Hits | None) -> list[int]:
+def _held(among: Sequence[Replica], hits: Held | None) -> list[int]:
     """Leading blocks on each replica's device."""
     if hits is None:
         return [0] * len(among)

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from tidefleet.routing.index import PrefixIndex
 from tidefleet.routing.rates import DEVICE, DISK, HOST, SHARED
+from tidefleet.simulator.engine.holders import Holders
 
 TIER_NUMBERS = {"host": HOST, "disk": DISK, "shared": SHARED}
 
@@ -64,7 +62,7 @@ class Blocks:
     Args:
         capacity_tokens: of the device.
         stores: tiers below it, fastest first; the shared one may be other replicas' too.
-        index, slot: a router's index to which it reports what it holds, as engines do by KV events; ``None`` = nobody
+        index, slot: where it reports what it holds, as engines do to a router's index by KV events; ``None`` = nobody
             listens.
     """
 
@@ -87,7 +85,7 @@ class Blocks:
         capacity_tokens: float,
         *,
         stores: Sequence[Store] = (),
-        index: PrefixIndex | None = None,
+        index: Holders | None = None,
         slot: int = -1,
     ) -> None:
         self.capacity_tokens = capacity_tokens
@@ -165,11 +163,10 @@ class Blocks:
         if not self.pinned_tokens and self.private < 1e-3:
             self.private = 0.0
 
-    def publish(self, keys: Sequence[int], size: int, *, parent: int = 0, shared: bool = True) -> None:
+    def publish(self, keys: Sequence[int], size: int, *, shared: bool = True) -> None:
         """These blocks were computed here: the index learns of those that are still kept, the shared store of all.
 
         Args:
-            parent: key of the block before the first; 0 = none.
             shared: whether the shared store gets them.
         """
         if not keys:
@@ -180,7 +177,7 @@ class Blocks:
         if self.index is not None:
             self.flush()
             kept = [key for key in keys if key in self.users]
-            self.index.store(self.slot, np.array(kept, dtype=np.uint64), parent=parent)
+            self.index.store(self.slot, kept)
 
     def keep(self, keys: Sequence[int], size: int, *, shared: bool = True) -> None:
         """Blocks are here without any request, as if one had just ended."""
@@ -232,22 +229,24 @@ class Blocks:
         if self._gone and self.index is not None:
             gone = [key for key in self._gone if key not in self.users]
             if gone:
-                self.index.remove(self.slot, np.array(gone, dtype=np.uint64))
+                self.index.remove(self.slot, gone)
         self._gone.clear()
 
     def clear(self) -> None:
         """All that only this replica held is gone."""
+        if self.index is not None:
+            self.index.remove(self.slot, [*self.users, *self._gone])
         self.users.clear()
         self.idle.clear()
         self._gone.clear()
         for store in self.stores:
             if store.tier != SHARED:
+                if self.index is not None:
+                    self.index.remove(self.slot, store.held, tier=store.tier)
                 store.held.clear()
                 store.used = 0.0
         self.pinned_tokens = self.idle_tokens = 0
         self.private = 0.0
-        if self.index is not None:
-            self.index.clear(self.slot)
 
     def _down(self, blocks: list[tuple[int, int]]) -> None:
         for store in self.stores:
@@ -260,7 +259,7 @@ class Blocks:
         gone = store.put(blocks)
         if self.index is not None:
             if blocks:
-                self.index.store(self.slot, np.array([key for key, _ in blocks], np.uint64), tier=store.tier)
+                self.index.store(self.slot, [key for key, _ in blocks], tier=store.tier)
             if gone:
-                self.index.remove(self.slot, np.array([key for key, _ in gone], np.uint64), tier=store.tier)
+                self.index.remove(self.slot, [key for key, _ in gone], tier=store.tier)
         return gone

@@ -262,7 +262,7 @@ class Replica:
 
     def _prefilled(self, job: Job) -> None:
         hit = int(job.cached // job.block_size)
-        self.blocks.publish(job.keys[hit:], job.block_size, parent=job.keys[hit - 1] if hit else 0)
+        self.blocks.publish(job.keys[hit:], job.block_size)
         if self.role == "prefill":
             self._leave(job)
             self._came.append((PREFILLED, job))
@@ -316,9 +316,7 @@ class Replica:
             self.blocks.pin(fresh, job.block_size, -self._private.pop(job.number))
             self._private[job.number] = 0.0
             job.keys = job.keys + fresh
-            self.blocks.publish(
-                fresh, job.block_size, parent=job.keys[-len(fresh) - 1] if len(job.keys) > len(fresh) else 0
-            )
+            self.blocks.publish(fresh, job.block_size)
         self._leave(job)
         self._came.append((DONE, job))
 
