@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -191,7 +191,7 @@ class Ours(Policy):
         )
 
     def draining(self, number: int, now: float) -> None:
-        self.table.set_draining(_address(number))
+        self.table.add(replace(self.table.endpoint(_address(number)), draining=True))
         hand_over(self.table, _address(number), now)
 
     def removed(self, number: int, now: float) -> None:
