@@ -191,8 +191,13 @@ class Cluster:
         self._refuse(job, "it would not have begun")
         return job
 
+    def settle(self, now: float) -> None:
+        """Count what replicas did up to ``now``, to which ``advance`` was called, also where nothing happened since."""
+        for number, replica in self.replicas.items():
+            self._take(number, replica.advance(now), now)
+
     def written(self, job: Job) -> float:
-        """Tokens of a request's answer so far, as of the last ``advance``."""
+        """Tokens of a request's answer so far, as of the last ``settle``."""
         if job.done < math.inf:
             return float(job.output)
         replica = self.replicas.get(-1 if job.replica is None else job.replica)

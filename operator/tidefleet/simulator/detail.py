@@ -222,6 +222,7 @@ def simulate(
             elif what == "kill" and number in cluster.replicas:
                 cluster.kill(number, mark)
                 serving.discard(number)
+    cluster.settle(until)
     loads = tuple(ended.loads.get(one, 0.0) - begun.loads.get(one, 0.0) for one in sorted(serving))
     seen = {name: Seen() for name in cluster.classes}
     online = filler = 0.0
