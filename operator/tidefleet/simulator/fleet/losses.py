@@ -70,6 +70,11 @@ class Losses:
             if level >= ready:
                 break
 
+    def broken(self, seconds: float, replicas: int) -> None:
+        """Count replicas that start again on nodes that serve with others."""
+        if replicas:
+            self.idle["down"] = self.idle.get("down", 0.0) + replicas * seconds
+
     def _layers(self, begin: float, need: float, ready: int, decided: Decided) -> tuple[tuple[str, float], ...]:
         slot_end = (math.floor(begin / SLOT_SECONDS + NEARLY) + 1) * SLOT_SECONDS
         last = slot_end + self.spec.lead_slots * SLOT_SECONDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,7 +18,7 @@ from tidefleet.flipping.lending import (
     ends_of,
     flights,
 )
-from tidefleet.flipping.observation import Observation, Stay, Wish
+from tidefleet.flipping.observation import Wish
 from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import needed_replicas, nodes_for
 from tidefleet.flipping.staircase import Staircase, Terms, schedule
@@ -45,7 +44,6 @@ class Situation:
     Attributes:
         prefill, decode: replicas that online demand keeps busy now.
         ready: replicas that take requests now.
-        observe: what the state machine would be told of a node.
         order: the order in which so many of these nodes come home, by what training loses.
         most_loans: nodes that power lets train.
         waiting: replicas to have beyond these (by slot) for work that may wait, when so many of them are busy.
@@ -58,7 +56,6 @@ class Situation:
     prefill: float
     decode: float
     ready: int
-    observe: Callable[[Node], Observation]
     order: Callable[[Sequence[Node], int], Sequence[tuple[str, str]]]
     most_loans: int
     waiting: Callable[[Array, Array], Array]
@@ -141,7 +138,7 @@ class Ours:
         closed = "" if known >= HISTORY_DAYS else f"{known:.1f} days of demand are known"
         out, _ = flights(seen.nodes, now, SLOT_SECONDS)
         step = max(1, int(STEP_SHARE * len(seen.nodes)))
-        observed = {one.name: seen.observe(one) for one in seen.nodes}
+        observed = {one.name: one.brief for one in seen.nodes}
         decision = Round[Node](
             accelerator=seen.pool.accelerator,
             units=seen.nodes,
@@ -268,30 +265,3 @@ class Ours:
         )
         words = f"serving needs {made.needed[0]} of {total} nodes until the next could be back"
         return LoanPlan(made.loans[0], ends_of(made.loans, start, SLOT_SECONDS), words)
-
-
-@dataclass(slots=True)
-class Fixed:
-    """A fleet that is split once and for all: ``training`` sets aside what the busiest hour leaves, else nothing."""
-
-    name: str = "static split"
-    lends: bool = False
-    passes: tuple[float, ...] = (0.0,)
-    training: bool = True
-
-    def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
-        """Nothing is learned."""
-
-    def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
-        """The nodes above what the busiest hour needs, the fill and the spare included."""
-        if not self.training:
-            return ()
-        replicas = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
-        keep = nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips)
-        return tuple(nodes[keep:])
-
-    def decide(self, seen: Situation) -> Decided:
-        """All that serve go on serving."""
-        replicas = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
-        need = min(replicas, math.ceil(seen.needed / seen.spec.flips.fill - 1e-9))
-        return Decided({one.name: Stay() for one in seen.nodes}, need, 0)

@@ -7,8 +7,10 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tidefleet.flipping.phase import Phase
 from tidefleet.planning.slots import SLOT_SECONDS, Array, slot_of
 from tidefleet.simulator.fleet.demand import Demand
+from tidefleet.simulator.fleet.faults import Fault, Kind, drawn
 from tidefleet.simulator.fleet.filler import Filler
 from tidefleet.simulator.fleet.losses import Losses
 from tidefleet.simulator.fleet.node import Node, State, a_node, lent
@@ -108,6 +110,8 @@ class _Fleet:
         self.spans: dict[str, list[Span]] = {node.name: [] for node in self.nodes}
         self.counted = dict.fromkeys(self.states, 0)
         self.flips: list[Flip] = []
+        self.due = dict.fromkeys(self.states, 0.0)
+        self.crashes: list[tuple[float, int, float]] = []
 
     def _pool(self, spec: PoolSpec, demand: Demand, planner: PlannerOf) -> _Pool:
         flips, width = self.spec.flips, len(str(spec.nodes - 1))
@@ -136,7 +140,7 @@ class _Fleet:
             self._at(self.now, "pass", (pool, 0))
         for node in self.nodes:
             self._note(node)
-        self.begin_faults()
+        self._draw_faults()
         told = 0
         while self.events and self.events[0][0] < self.end:
             at = self.events[0][0]
@@ -164,16 +168,53 @@ class _Fleet:
                 slot = slot_of(self.now) + (turn + 1 == len(turns))
                 self._at(slot * SLOT_SECONDS + turns[(turn + 1) % len(turns)], "pass", (pool, (turn + 1) % len(turns)))
             case "node", Node() as node:
-                self._settle(node)
+                if self.due[node.name] <= self.now:
+                    self._settle(node)
             case "training", _:
                 self.trainers.advance(self.now - ORIGIN)
                 self._at_next_end()
+            case "fault", Fault() as fault:
+                self._break(fault)
+            case "mend", Fault() as fault:
+                self._mend(fault)
             case "refill", _:
                 self.trainers.fill(self.now - ORIGIN)
                 self._at_next_end()
 
-    def begin_faults(self) -> None:
-        """What goes wrong is drawn before anything happens."""
+    def _draw_faults(self) -> None:
+        spot, counts = [one.spot for one in self.nodes], [one.spec.replicas_per_node for one in self.nodes]
+        for fault in drawn(self.spec, spot, counts, seed=self.seed):
+            self._at(ORIGIN + fault.at, "fault", fault)
+
+    def _break(self, fault: Fault) -> None:
+        """A fault begins; one of a node that has the like already is no second one."""
+        node = self.nodes[fault.node]
+        match fault.kind:
+            case Kind.FAILURE if not node.unhealthy:
+                node.unhealthy = "its devices have failed"
+            case Kind.RECLAIM if node.present:
+                node.present = False
+            case Kind.CRASH if node.replicas(self.now):
+                node.broken += 1
+                self.crashes.append((fault.at, fault.node, fault.until))
+            case _:
+                return
+        self._settle(node)
+        self._at(ORIGIN + fault.until, "mend", fault)
+
+    def _mend(self, fault: Fault) -> None:
+        """A fault ends: the node begins again with nothing on it."""
+        node = self.nodes[fault.node]
+        match fault.kind:
+            case Kind.FAILURE:
+                node.unhealthy = ""
+            case Kind.RECLAIM:
+                node.present = True
+            case Kind.CRASH:
+                node.broken = max(0, node.broken - 1)
+        if fault.kind is not Kind.CRASH and node.journal.phase in (Phase.SERVING, Phase.PLANNED):
+            node.fresh(self.now)
+        self._settle(node)
 
     def _to(self, when: float) -> None:
         """Count the time until then: nothing changes before."""
@@ -181,6 +222,7 @@ class _Fleet:
             return
         for pool in self.pools:
             pool.losses.count(self.now - ORIGIN, when - ORIGIN, pool.ready, pool.decided, pool.filler)
+            pool.losses.broken(when - self.now, sum(one.broken for one in pool.nodes if one.replicas(self.now)))
         self.now = when
 
     # --- decisions ---------------------------------------------------------------------------------------------------
@@ -202,7 +244,6 @@ class _Fleet:
                 prefill=prefill,
                 decode=decode,
                 ready=pool.ready,
-                observe=lambda node: node.observe(self.now, capacity_kept=self._kept(node)),
                 order=lambda nodes, back: self.trainers.order(
                     [(one.name, one.spec.chips) for one in nodes], back, self.now - ORIGIN
                 ),
@@ -213,8 +254,11 @@ class _Fleet:
         _step(pool.planned, at, pool.decided.replicas)
         for node in pool.nodes:
             node.wish = pool.decided.wishes.get(node.name, node.wish)
+        if pool.decided.nodes is not None:
+            self._have(pool, pool.decided.nodes)
         for node in pool.nodes:
-            self._settle(node)
+            if node.is_due(self.now):
+                self._settle(node)
 
     def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
         most = pool.spec.nodes * pool.spec.replicas_per_node
@@ -231,7 +275,21 @@ class _Fleet:
             if one.result:
                 self.flips.append(Flip(self.now - ORIGIN, node.name, one.direction, one.result, one.words))
         self._note(node)
-        self._at(node.next_event(self.now), "node", node)
+        due = node.next_event(self.now)
+        if due != self.due[node.name]:
+            self.due[node.name] = due
+            self._at(due, "node", node)
+
+    def _have(self, pool: _Pool, count: int) -> None:
+        """Have replicas on so many nodes that serve, the first ones; those that get some start them."""
+        there = [one for one in pool.nodes if one.present and not one.unhealthy and one.journal.phase is Phase.SERVING]
+        for place, node in enumerate(there):
+            wanted = place < count
+            if wanted != node.wanted:
+                node.wanted = wanted
+                if wanted:
+                    node.fresh(self.now)
+                self._settle(node)
 
     def _leave(self, node: Node, urgent: bool) -> float:
         """Training is asked to leave a node: when it will be gone."""
@@ -309,6 +367,7 @@ class _Fleet:
             filler_late=sum(one.filler.late for one in self.pools),
             filler_left=sum(one.filler.left for one in self.pools),
             short_seconds={one.spec.name: one.losses.short for one in self.pools},
+            crashes=tuple(self.crashes),
             busy_seconds=sum(one.losses.busy * chips[one.spec.name] for one in self.pools) + worked,
             figures={
                 "jobs_finished": float(self.trainers.finished),
