@@ -42,8 +42,8 @@ from benchmarks.router_fleet import fleet_of  # noqa: E402
 from localcluster import envoy  # noqa: E402
 from localcluster.ports import free_ports  # noqa: E402
 from localcluster.processes import Processes  # noqa: E402
+from tidefleet.cluster.labels import POOL_LABEL  # noqa: E402
 from tidefleet.router.process import RouterProcess, Settings, spare_the_collector, write_ports  # noqa: E402
-from tidefleet.router.serving_pods import POOL_LABEL  # noqa: E402
 
 MODEL, ENDPOINTS, CONNECTIONS, OPEN_RATE, OPEN_CONNECTIONS = "llama-3.1-8b", 10, 16, 500.0, 64
 _HTTP = str(Path(__file__).with_name("router_envoy_http.py"))

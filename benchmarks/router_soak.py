@@ -54,12 +54,12 @@ from localcluster.ports import free_ports  # noqa: E402
 from localcluster.processes import Processes  # noqa: E402
 from tidefleet import catalogue  # noqa: E402
 from tidefleet.cluster.clock import ScaledClock  # noqa: E402
+from tidefleet.cluster.labels import POOL_LABEL  # noqa: E402
 from tidefleet.emulator import Fleet as Engines  # noqa: E402
 from tidefleet.emulator import Running, SimulatedPod  # noqa: E402
 from tidefleet.planning.from_api import accelerator_of  # noqa: E402
 from tidefleet.router.pool_state import Limits  # noqa: E402
 from tidefleet.router.process import RouterProcess, Settings, write_ports  # noqa: E402
-from tidefleet.router.serving_pods import POOL_LABEL  # noqa: E402
 from tidefleet.router.supervising import Supervisor  # noqa: E402
 from tidefleet.telemetry import logs  # noqa: E402
 

@@ -302,8 +302,9 @@ def _cli() -> Iterator[str]:
     yield from _text("""
     # The command line
 
-    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `validate` and `crds`
-    need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as kubectl does.
+    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`,
+    `validate` and `crds` need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as
+    kubectl does.
 
     Status 0 means done, and nothing wrong; 1 that something is wrong with what was looked at (an invalid manifest, a
     pool that nothing can serve, a file that drifted, lost leadership); 2 that the command was called wrongly.

@@ -15,8 +15,9 @@ from kubernetes.client import ApiClient
 from localcluster.api import ApiError
 from localcluster.cluster import Cluster
 from tidefleet.cluster.connection import connect
-from tidefleet.cluster.inventory import POOL_LABEL, Inventory
+from tidefleet.cluster.inventory import Inventory
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, NODE, POD, path
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.lease import NoFence
 from tidefleet.cluster.objects import Objects
 from tidefleet.cluster.records import Pod

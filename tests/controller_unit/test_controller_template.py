@@ -94,6 +94,7 @@ def _bare(template: dict[str, Any]) -> InferencePool:
         (["--quantization=fp8"], ("Fp8", "Bf16")),
         (["-q", "awq", "--kv-cache-dtype", "fp8_e4m3"], ("Fp4", "Fp8")),
         (["--kv-cache-dtype=auto"], ("Bf16", "Bf16")),
+        (["--quantization=awq", "--quantization=fp8"], ("Fp8", "Bf16")),
         (["--quantization"], ("Bf16", "Bf16")),
         (["--quantization=unheard-of"], ("Bf16", "Bf16")),
     ],

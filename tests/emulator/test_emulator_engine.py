@@ -6,7 +6,7 @@ import math
 
 import pytest
 from emulator_builders import a_replica, an_engine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.serving import Estimate, estimate
@@ -45,6 +45,8 @@ steps = st.tuples(
 
 
 @settings(max_examples=150, deadline=None)
+@example([(5e-324, 1.0, CHAT, "slow"), (1.0, 0.0, CHAT, "")])
+@example([(1.0, 0.0, CHAT, "slow"), (5e-324, 1.0, CHAT, "")])
 @given(st.lists(steps, min_size=1, max_size=25))
 def test_every_arrival_is_finished_running_waiting_or_abandoned(history: list[tuple[float, float, Shape, str]]) -> None:
     engine, now, sent, streams = an_engine(), 0.0, 0.0, []

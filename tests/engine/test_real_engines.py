@@ -17,9 +17,9 @@ from router_ground import Way, a_fleet, a_pool_object, a_way, eventually
 
 from localcluster.processes import Processes
 from realengine import engine, environment, model
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.router.bodies import read
 from tidefleet.router.discovery import Fleet
-from tidefleet.router.serving_pods import POOL_LABEL
 from tidefleet.router.tokens import PromptTokens
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]

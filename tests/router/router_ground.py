@@ -20,9 +20,10 @@ from localcluster.processes import Processes
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.catalogue import accelerator_manifests
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.process import RouterProcess, Settings
-from tidefleet.router.serving_pods import POOL_LABEL, ranks_of, slim
+from tidefleet.router.serving_pods import ranks_of, slim
 
 MODEL = "llama-3.1-8b"
 ENGINE = {"model": MODEL, "accelerator": "h100-sxm", "tensorParallel": 1, "weights": "Bf16", "kv": "Bf16"}
@@ -139,8 +140,10 @@ class Way:
 
 
 @contextlib.contextmanager
-def a_way(fleet: Fleet, addresses: Sequence[tuple[str, int]], **settings: Any) -> Iterator[Way]:
-    """Start router and Envoy for a fleet; both end with the block."""
+def a_way(
+    fleet: Fleet, addresses: Sequence[tuple[str, int]], *, configuration: str = "full-duplex", **settings: Any
+) -> Iterator[Way]:
+    """Start router and Envoy, with one of the shipped configurations, for a fleet; both end with the block."""
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="tidefleet-way-"))
         processes = Processes(directory)
@@ -159,7 +162,7 @@ def a_way(fleet: Fleet, addresses: Sequence[tuple[str, int]], **settings: Any) -
         thread.start()
         stack.callback(lambda: (router.end(), thread.join(20)))
         assert ready.wait(20)
-        gateway = envoy.start(processes, "full-duplex", picker=("127.0.0.1", port), endpoints=addresses)
+        gateway = envoy.start(processes, configuration, picker=("127.0.0.1", port), endpoints=addresses)
         http = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{opened[0]}", timeout=30))
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{gateway.port}", timeout=60))
         way = Way(client, http, router)

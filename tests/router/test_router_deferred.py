@@ -10,7 +10,7 @@ from typing import Any
 
 from router_ground import MODEL, a_class_object, a_fleet, a_served_pod
 
-from tidefleet.router.chooser import Choice, Refusal, RequestHead
+from tidefleet.router.chooser import Choice, Hold, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet
 from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits
@@ -172,6 +172,39 @@ def test_work_that_waited_for_a_pool_to_wake_up_lets_people_go_first() -> None:
             await soon()
             assert isinstance(task.result(), Choice)
         await picker.close()
+
+    run(whole)
+
+
+def test_a_gateway_that_has_a_way_for_requests_that_wait_is_told_at_once_and_on_that_way_they_wait() -> None:
+    async def whole() -> None:
+        picker = a_picker()
+        full, accelerators = picker.pools["prod/chat"].served, a_fleet([]).accelerators
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
+
+        def ask_through(wclass: str, *, may_hold: bool) -> Any:
+            headers = {"x-class": wclass} if wclass else {}
+            return picker.choose(RequestHead("POST", PATH, headers, None, may_hold), body)
+
+        served = ask_through("", may_hold=True)
+        assert isinstance(served, Choice)
+        tasks = []
+        for wclass in ("hourly", ""):
+            if not wclass:
+                picker.update(Fleet((replace(full, ranks=()),), accelerators))  # asleep
+            assert isinstance(ask_through(wclass, may_hold=True), Hold)
+            state = picker.pools["prod/chat"]
+            assert not len(state.queue)
+            tasks.append(waiting(ask_through(wclass, may_hold=False)))
+            await soon()
+            assert not tasks[-1].done()
+        assert (len(state.queue), len(state.deferred)) == (1, 1)
+        assert isinstance(ask_through("daily", may_hold=True), Hold), "behind work that waits"
+        picker.update(Fleet((full,), accelerators))
+        await soon()
+        assert isinstance(tasks[1].result(), Choice)
+        await picker.close()
+        await asyncio.gather(*tasks)
 
     run(whole)
 

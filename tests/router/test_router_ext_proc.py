@@ -10,7 +10,7 @@ import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from wire_client import Client, Recorder, connected, eventually, piece, request, serving
 
-from tidefleet.router import Choice, Health, Limits, Refusal, RequestHead, serve
+from tidefleet.router import Choice, Health, Hold, Limits, Refusal, RequestHead, serve
 from tidefleet.router.ext_proc import Options
 from tidefleet.router.ext_proc_messages import request_pieces, response_pieces
 from tidefleet.router.frames import DATA, END_STREAM, HEADERS
@@ -144,6 +144,34 @@ def test_a_message_over_the_limit_is_a_grpc_error_before_it_is_held() -> None:
             assert server.budget.held_bytes == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4], ids=["headers only", "buffered", "full duplex"])
+def test_a_request_that_will_wait_goes_back_whole_with_a_header_that_says_so_and_no_destination(mode: int) -> None:
+    chooser = Recorder(lambda head, body: Hold())
+    body = [piece(BODY, end=True)] if mode else []
+    found = talk(chooser, request(mode=mode), *body, answers=1 + len(body))
+    said = found[1].request_body if mode == 2 else found[0].request_headers
+    (told,) = said.response.header_mutation.set_headers
+    assert (told.header.key, told.header.raw_value) == ("x-tidefleet-wait", b"will")
+    assert said.response.clear_route_cache
+    assert not found[0].HasField("dynamic_metadata")
+    if mode == 4:
+        assert found[1].request_body.response.body_mutation.streamed_response.body == BODY
+    assert chooser.told == []
+
+
+def test_only_a_gateways_metadata_say_that_a_request_may_be_held_and_only_until_it_waits() -> None:
+    for told, header, expected in ((True, "", True), (False, "", False), (True, "will", False), (None, "may", False)):
+        message = request()
+        if told is not None:
+            message.metadata_context.filter_metadata["tidefleet"].update({"wait": told})
+        if header:
+            one = message.request_headers.headers.headers.add()
+            one.key, one.raw_value = "x-tidefleet-wait", header.encode()
+        chooser = Recorder()
+        talk(chooser, message, piece(BODY, end=True), answers=2)
+        assert chooser.asked[0][0].may_hold is expected
 
 
 def test_an_address_outside_the_subset_is_never_sent_whatever_the_chooser_says() -> None:

@@ -27,7 +27,7 @@ def endpoint(pool=None, *, args=None, labels=None, **facts):
 def test_a_known_replica_has_the_cost_models_speed_room_and_price():
     one, wide = endpoint(), endpoint(tensorParallel=4)
     assert one.address == "10.0.0.7:8000"
-    assert 1e4 < one.rates.prefill_tokens_per_second < 1e6
+    assert 1e-6 < one.rates.prefill_seconds_per_token < 1e-4
     assert 200_000 < one.kv_capacity_tokens < 1e6
     assert wide.usd_per_second == pytest.approx(4 * one.usd_per_second)
     assert wide.kv_capacity_tokens > one.kv_capacity_tokens
@@ -40,6 +40,8 @@ def test_tiers_of_the_pool_are_tiers_of_its_endpoints_and_a_shared_one_has_a_nam
     assert found.rates.tier_bytes_per_second == (0.0, 0.0, 1e10)
     assert found.rates.tier_latency_seconds[2] == pytest.approx(0.0005)
     assert found.store
+    assert found.tier_tokens == (0.0, 0.0, pytest.approx(10**12 / found.rates.kv_bytes_per_token))
+    assert found.room_of_tiers == found.tier_tokens
     unknown = endpoint(a_pool_object(kvCache={"tiers": [tier]}), accelerator="nobody-knows")
     assert unknown.rates.tier_bytes_per_second == (0.0, 0.0, 1e10)
     assert unknown.rates.kv_bytes_per_token == pytest.approx(found.rates.kv_bytes_per_token)

@@ -31,7 +31,7 @@ def manager(configuration: str, listener: str = "inference") -> dict[str, Any]:
 @pytest.mark.parametrize("configuration", ["full-duplex", "headers-only"])
 def test_every_destination_header_of_a_client_is_removed_before_routing(configuration: str) -> None:
     (early,) = manager(configuration)["early_header_mutation_extensions"]
-    assert {one["remove"] for one in early["typed_config"]["mutations"]} == HEADERS
+    assert {one["remove"] for one in early["typed_config"]["mutations"]} == {*HEADERS, "x-tidefleet-wait"}
 
 
 def test_envoy_gateway_removes_the_same_headers_before_routing() -> None:
@@ -70,6 +70,7 @@ def test_a_configuration_that_is_not_there_is_named() -> None:
 
 def test_envoy_alone_has_no_picker_and_the_addresses_of_the_run() -> None:
     document = envoy.bootstrap("full-duplex", listen=("127.0.0.1", 5), admin=("127.0.0.1", 6), picker=None, endpoints=[("127.0.0.2", 7)])  # fmt: skip  # noqa: E501
-    assert "ext_proc" not in str([one["filter_chains"] for one in document["static_resources"]["listeners"]])
+    managers = [one["filter_chains"][0]["filters"][0] for one in document["static_resources"]["listeners"]]
+    assert "ExternalProcessor" not in str([one["typed_config"]["http_filters"] for one in managers])
     assert document["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] == 5
     assert "127.0.0.2" in str(document["static_resources"]["clusters"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,9 @@ from router_ground import MODEL, a_fleet, a_pool_object, a_served_pod
 
 from tidefleet.router.asking import ask_of
 from tidefleet.router.bodies import Body, read
+from tidefleet.router.chooser import Choice, RequestHead
 from tidefleet.router.hearing import Ear
+from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits, PoolState
 from tidefleet.routing.hashing import Keys
 from tidefleet.routing.pick import Pick, pick
@@ -20,13 +24,14 @@ from tidefleet.routing.request import Ask
 
 ADDRESSES = [("10.0.0.1", 8000), ("10.0.0.2", 8000), ("10.0.0.3", 8000)]
 FAST, SLOW = 50_000_000_000, 50_000_000
+ROOM = 2**40
 BLOCKS = 1000
 PROMPT = np.random.default_rng(4).integers(0, 100_000, BLOCKS * 16, dtype=np.uint32)
 
 
 def fleet_of(*leaving: int, rate: int | None = FAST, without: tuple[int, ...] = ()) -> Any:
     """Three pods of a pool; ``rate``: bytes per second of its shared store, None: it has none."""
-    tier = {"medium": "Shared", "maxBytesPerReplica": 2**40, "bytesPerSecond": rate}
+    tier = {"medium": "Shared", "maxBytesPerReplica": ROOM, "bytesPerSecond": rate}
     spec: dict[str, Any] = {} if rate is None else {"kvCache": {"tiers": [tier]}}
     pods = [
         a_served_pod(address, f"engine-{at}", **({"tidefleet.io/routable": "false"} if at in leaving else {}))
@@ -160,6 +165,53 @@ def test_text_that_an_endpoint_was_sent_is_in_the_store_too() -> None:
     assert hits.blocks[:, slot].tolist() == [0, 0, 0, len(keys)]
 
 
+def test_a_store_is_credited_with_what_fits_into_the_room_of_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 400 blocks of 16 tokens at each of three replicas: 1,200 together; a prompt has 1,000."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOM", 400 * 16 * 131_072)
+    ground = Ground()
+    ground.stores(0)
+    assert ground.held(1, 3) == BLOCKS
+    slot = ground.state.slot(ground.address(1))
+    assert slot is not None
+    other = [BLOCKS + one for one in range(1, BLOCKS + 1)]
+    Ear(ground.state, ground.address(1), slot).batch(
+        [["BlockStored", other, None, (PROMPT + 1).tolist(), 16, None, "GPU", None]], None
+    )
+    assert ground.held(2, 3) == 0, "the later prompt took its place"
+    assert ground.held(0, 3) == BLOCKS, "it is on the device still"
+
+
+def test_text_that_left_a_device_is_credited_to_its_host_tier_as_far_as_that_has_room() -> None:
+    tier = {"medium": "Host", "bytesPerSecond": FAST}
+    held = {}
+    for gib in (1, 400):
+        pool = a_pool_object(kvCache={"tiers": [{**tier, "maxBytesPerReplica": gib * 2**30}]})
+        fleet = a_fleet([a_served_pod(ADDRESSES[0], "engine-0")], pool=pool)
+        state = PoolState(fleet.pools[0], Limits(index_blocks=50_000))
+        state.update(fleet.pools[0], fleet.accelerators, 0.0)
+        state.kv_tokens[Ground.address(0)] = 64_000.0
+        state.refresh(Ground.address(0))
+        prompts = [state.text_state(f"{number} prompt ".encode() * 12_000, None, 0.0).keys for number in range(8)]
+        for keys in prompts:
+            state.placed(Ground.address(0), keys)
+        hits, slot = state.match(prompts[0], exact=False), state.slot(Ground.address(0))
+        assert hits is not None
+        assert slot is not None
+        held[gib] = [int(one) for one in hits.blocks[:2, slot]]
+    assert held == {1: [0, 0], 400: [0, len(prompts[0])]}
+
+
+def test_a_store_that_a_pool_no_longer_has_is_forgotten() -> None:
+    ground = Ground()
+    ground.stores(0)
+    ground.rate = None
+    ground.see()
+    assert ground.state.blocks.blocks == 0
+    ground.rate = FAST
+    ground.see()
+    assert ground.held(1, 3) == 0
+
+
 def test_a_pod_whose_container_was_restarted_is_credited_with_nothing() -> None:
     ground = Ground(rate=None)
     keys = ground.state.text_state(b"a prompt of some length " * 100, None, 0.0).keys
@@ -233,3 +285,24 @@ def test_how_many_tokens_a_text_has_is_learned_by_its_bytes_in_any_script() -> N
         ground.state.learn_length(body.size, body.characters)  # a token for each character
     ask = ask_of(ground.state, body, {}, tokens=None, secret=b"s", now=0.0)
     assert abs(ask.tokens - body.characters) < 0.05 * body.characters
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "stop"])
+def test_an_answer_tells_whether_its_turn_ended_in_a_tool_call(finish: str) -> None:
+    async def whole() -> bool:
+        loop = asyncio.get_running_loop()
+        picker = Picker(secret=b"s" * 16, now=loop.time)
+        picker.update(fleet_of())
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
+        head = RequestHead("POST", "/v1/chat/completions", {"x-session-id": "one"}, None)
+        choice = picker.choose(head, body)
+        assert isinstance(choice, Choice)
+        answer = {"choices": [{"finish_reason": finish}], "usage": {"prompt_tokens": 9, "completion_tokens": 5}}
+        picker.served(choice.ticket, choice.addresses[0], 200, loop.time())
+        picker.body(choice.ticket, json.dumps(answer).encode(), True, loop.time())
+        picker.closed(choice.ticket, loop.time())
+        homes = picker.pools["prod/chat"].table.sessions
+        (found,) = homes.at(choice.addresses[0])
+        return found[1].tool_call
+
+    assert asyncio.run(whole()) is (finish == "tool_calls")

@@ -9,7 +9,7 @@ import hpack
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from tidefleet.router import Choice, Health, Limits, Refusal, RequestHead, Server, serve
+from tidefleet.router import Answer, Choice, Health, Limits, RequestHead, Server, serve
 from tidefleet.router.ext_proc import PATH, Options
 from tidefleet.router.frames import (
     ACK,
@@ -39,17 +39,17 @@ Frame = tuple[int, int, int, bytes]
 class Recorder:
     """Answers as told and remembers everything."""
 
-    def __init__(self, answer: Callable[[RequestHead, bytes | None], Choice | Refusal] | None = None) -> None:
+    def __init__(self, answer: Callable[[RequestHead, bytes | None], Answer] | None = None) -> None:
         self._answer = answer or (lambda head, body: Choice(("10.0.0.1:8000", "10.0.0.2:8000"), ticket=head.path))
         self.asked: list[tuple[RequestHead, bytes | None]] = []
         self.told: list[tuple[object, ...]] = []
         self.gate: asyncio.Event | None = None
 
-    def choose(self, head: RequestHead, body: bytes | None) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+    def choose(self, head: RequestHead, body: bytes | None) -> Answer | Awaitable[Answer]:
         self.asked.append((head, body))
         return self._answer(head, body) if self.gate is None else self._later(head, body)
 
-    async def _later(self, head: RequestHead, body: bytes | None) -> Choice | Refusal:
+    async def _later(self, head: RequestHead, body: bytes | None) -> Answer:
         assert self.gate is not None
         await self.gate.wait()
         return self._answer(head, body)

@@ -63,3 +63,12 @@ class PlainIndex:
         ):
             count -= 1
         return count
+
+    def blocks(self) -> int:
+        """Distinct blocks that somebody holds, counted once for each kind of layers."""
+        full: set[int] = set().union(*self.stores.values(), *(held for own in self.own.values() for held in own))
+        windows: dict[int, set[int]] = {}
+        for own in self.windows.values():
+            for window, places in own.items():
+                windows.setdefault(window, set()).update(*places)
+        return len(full) + sum(len(one) for one in windows.values())

@@ -119,13 +119,6 @@ def test_an_engine_slower_than_modelled_is_learned_within_bounds(table):
     assert table.prefill_factor[1] == 1.0
 
 
-def test_a_restarted_engine_holds_nothing(table):
-    table.end(table.begin(Ask("p", "m", 100), A, 0.0), 1.0, output_tokens=10.0)
-    assert table.resident[0] > 0.0
-    table.reset(A)
-    assert table.resident[0] == 0.0
-
-
 def test_work_counts_for_more_the_busier_a_pool_is(table):
     seen = []
     for now in range(0, 300):

@@ -9,6 +9,7 @@ from xxhash import xxh3_64_intdigest
 from tidefleet.routing.events import MOST_AT_ONCE, MOST_BLOCKS, EngineEvents
 from tidefleet.routing.hashing import token_keys
 from tidefleet.routing.index import PrefixIndex
+from tidefleet.routing.rooms import Store
 
 BLOCK = 4
 SALTS = {None: 11, "poet": 12, "coder": 13}
@@ -40,9 +41,15 @@ class Heard:
 
     def __init__(self, **more):
         self.index = PrefixIndex(capacity_blocks=20_000)
-        self.slot = self.index.add_endpoint(store=more.pop("store", None))
+        store, through = more.pop("store", None), more.pop("through", False)
+        self.slot, self.store = self.index.add_endpoint(store=store), Store(self.index) if through else None
         self.events = EngineEvents(
-            self.index, self.slot, block_tokens=BLOCK, salt_of=lambda adapter: SALTS.get(adapter, 99), **more
+            self.index,
+            self.slot,
+            block_tokens=BLOCK,
+            salt_of=lambda adapter: SALTS.get(adapter, 99),
+            store=self.store,
+            **more,
         )
 
     def apply(self, *events):
@@ -318,9 +325,19 @@ def test_offloaded_blocks_may_come_without_their_tokens():
 
 def test_what_is_written_through_stays_in_the_store_for_all_that_read_it():
     content = tokens(1, 3)
-    heard = Heard(store="s", write_through=True)
+    heard = Heard(store="s", through=True)
     reader, stranger = heard.index.add_endpoint(store="s"), heard.index.add_endpoint()
     heard.apply(stored([1, 2, 3], content), removed([2, 3]), {"type": "AllBlocksCleared"})
     heard.index.drop_endpoint(heard.slot)
     assert [heard.depth(content, tier=tier, slot=reader) for tier in range(4)] == [0, 0, 0, 3]
     assert heard.depth(content, tier=3, slot=stranger) == 0
+
+
+def test_a_store_that_is_written_through_is_credited_with_what_fits():
+    heard = Heard(store="s", through=True)
+    heard.store.room = 4
+    first, second = tokens(1, 3), tokens(2, 3)
+    heard.apply(stored([1, 2, 3], first), stored([4, 5, 6], second))
+    assert [heard.depth(one, tier=0) for one in (first, second)] == [3, 3]
+    heard.apply(removed([1, 2, 3]), removed([4, 5, 6]))
+    assert [heard.depth(one, tier=3) for one in (first, second)] == [0, 3]

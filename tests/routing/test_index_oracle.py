@@ -35,11 +35,12 @@ def agree(index: PrefixIndex, plain: PlainIndex) -> None:
             for tier in range(TIERS):
                 wanted[tier, slot] = plain.leading(slot, keys, tier)
         np.testing.assert_array_equal(hits, wanted)
+    assert index.blocks == plain.blocks()
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, max_size=40), st.sampled_from([0, 1, 3, 70]))
-def test_hits_are_those_of_plain_sets(done: list[tuple], endpoints: int) -> None:
+def test_hits_and_the_count_of_blocks_are_those_of_plain_sets(done: list[tuple], endpoints: int) -> None:
     index, plain = PrefixIndex(capacity_blocks=400, endpoints=endpoints), PlainIndex()
     slots: list[int] = []
     first = [("add", None)] * (endpoints if endpoints > 64 else 1)

@@ -99,7 +99,7 @@ def test_a_pick_is_the_least_of_the_healthy_ones_in_the_subset(rows, tokens):
     table = table_of(len(rows))
     subset = set()
     for address, (allowed, draining, ejected, _) in zip(table.addresses, rows, strict=True):
-        table.set_draining(address, draining)
+        table.add(dataclasses.replace(table.endpoint(address), draining=draining))
         if ejected:
             table.failed(address, 0.0)
         if allowed:
@@ -174,7 +174,7 @@ def test_a_session_whose_home_drains_goes_where_it_was_moved_once():
     ticket = table.begin(ask, "10.0.0.0:8000", 0.0)
     table.first_token(ticket, 1.0)
     table.end(ticket, 2.0, output_tokens=10)
-    table.set_draining("10.0.0.0:8000")
+    table.add(dataclasses.replace(table.endpoint("10.0.0.0:8000"), draining=True))
     (move,) = hand_over(table, "10.0.0.0:8000", 3.0)
     assert move.target != "10.0.0.0:8000"
     assert hand_over(table, "10.0.0.0:8000", 3.0) == []
@@ -209,7 +209,7 @@ def test_much_uncached_work_is_prefilled_apart_and_little_is_not():
 def test_all_alternatives_are_told_with_why_they_were_left():
     table = table_of(4)
     table.failed("10.0.0.1:8000", 0.0)
-    table.set_draining("10.0.0.2:8000")
+    table.add(dataclasses.replace(table.endpoint("10.0.0.2:8000"), draining=True))
     found = pick(ask_of(), table, None, 0.0, subset=["10.0.0.0", "10.0.0.1", "10.0.0.2"])
     assert [one.excluded for one in sorted(found.others, key=lambda one: one.address)] == [
         "ejected",

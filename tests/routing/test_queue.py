@@ -21,12 +21,14 @@ def drained(queue):
     return found
 
 
-def test_a_higher_priority_goes_first_and_a_better_margin_within_one():
+def test_a_higher_priority_goes_first_and_a_better_margin_per_second_within_one():
     queue = Queue()
     queue.offer(ask(), "low", 0.0, 9.0)
-    queue.offer(ask(priority=1, wclass="poor", margin_usd=0.1), "poor", 0.0, 9.0)
-    queue.offer(ask(priority=1, wclass="rich", margin_usd=0.9), "rich", 0.0, 9.0)
-    assert drained(queue) == ["rich", "poor", "low"]
+    queue.offer(ask(priority=1, wclass="at a loss", margin_usd=-0.1, endpoint_seconds=1.0), "at a loss", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="long", margin_usd=0.9, endpoint_seconds=9.0), "long", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="short", margin_usd=0.2, endpoint_seconds=1.0), "short", 0.0, 9.0)
+    queue.offer(ask(priority=1, wclass="unpriced"), "unpriced", 0.0, 9.0)
+    assert drained(queue) == ["short", "long", "unpriced", "at a loss", "low"]
 
 
 def test_tenants_take_turns_by_tokens():
@@ -57,6 +59,12 @@ def test_a_tenant_takes_no_more_than_its_share():
     assert [len(one) for one in gone] == [0] * 5 + [1] * 2
     assert gone[-1][0].status == 429
     assert queue.offer(ask(tenant=2), "other", 0.0, 9.0) == []
+
+
+def test_requests_that_name_no_tenant_use_the_whole_queue():
+    queue = Queue(most=10, tenant_share=0.5)
+    assert [queue.offer(ask(), number, 0.0, 9.0) for number in range(10)] == [[]] * 10
+    assert "the queue is full" in queue.offer(ask(), 10, 0.0, 9.0)[0].reason
 
 
 def test_a_full_queue_lets_the_newest_of_a_lower_priority_go():

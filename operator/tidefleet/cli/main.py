@@ -21,6 +21,7 @@ from tidefleet.cli import (
     plan,
     route,
     router,
+    simulate,
     validate,
 )
 
@@ -46,6 +47,7 @@ app.command("pause")(pause.pause)
 app.command("cost")(cost.cost)
 app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
+app.command("simulate")(simulate.simulate)
 
 
 def _print_version(wanted: bool) -> None:

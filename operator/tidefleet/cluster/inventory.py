@@ -17,12 +17,12 @@ from kubernetes.client import ApiClient
 
 from tidefleet.cluster import records
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, NODE, POD, STATEFUL_SET, Kind
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.records import Node, Pod, Record, Workload, same_but_version
 from tidefleet.cluster.reflector import Pace, Reflector
 
 log = logging.getLogger(__name__)
 
-POOL_LABEL = "tidefleet.io/pool"
 WORKLOAD_KINDS = (DEPLOYMENT, STATEFUL_SET, LEADER_WORKER_SET)
 _KINDS = {(one.group_version, one.kind): one for one in (POD, NODE, *WORKLOAD_KINDS)}
 _NUMERIC = re.compile(r"[1-9][0-9]*")

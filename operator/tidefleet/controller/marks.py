@@ -6,22 +6,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tidefleet.cluster import labels
 from tidefleet.cluster.lease import MAX_EPOCH
 from tidefleet.planning.options import Option
 
-POOL_LABEL = "tidefleet.io/pool"
-OPTION_LABEL = "tidefleet.io/option"
-ROUTABLE_LABEL = "tidefleet.io/routable"
+POOL_LABEL = labels.POOL_LABEL
+OPTION_LABEL = labels.OPTION_LABEL
+ROUTABLE_LABEL = labels.ROUTABLE_LABEL
+WORKER_INDEX_LABEL = labels.WORKER_INDEX_LABEL
+ENGINE_ANNOTATION = labels.ENGINE_ANNOTATION
 OPTION_ANNOTATION = "tidefleet.io/option"
 TEMPLATE_ANNOTATION = "tidefleet.io/template"
 EPOCH_ANNOTATION = "tidefleet.io/epoch"
 DECISION_ANNOTATION = "tidefleet.io/decision-id"
-ENGINE_ANNOTATION = "tidefleet.io/engine"
 ADOPTED_ANNOTATION = "tidefleet.io/adopted"
 RESET_CALIBRATION_ANNOTATION = "tidefleet.io/reset-calibration"
 """On a pool: with each change of its value, all that was learned from the pool's engines is forgotten."""
-WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
-"""Written by the LeaderWorkerSet controller: "0" on the leader of a group."""
 
 HISTORY_ANNOTATION = "tidefleet.io/demand-history"
 FLIP_ANNOTATION = "tidefleet.io/flip"

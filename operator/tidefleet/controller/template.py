@@ -10,6 +10,7 @@ from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason
 from tidefleet.api.inference_pool import EngineType
+from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, texts_of, value_of
 from tidefleet.controller import marks
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import Option
@@ -113,12 +114,10 @@ def engine_container(pool: InferencePool, template: Mapping[str, Any]) -> Mappin
     Raises:
         UnusableTemplate: there is no such container.
     """
-    spec = template.get("spec")
-    containers = spec.get("containers") if isinstance(spec, Mapping) else None
-    listed = [one for one in containers if isinstance(one, Mapping)] if isinstance(containers, list) else []
+    listed = containers_of(template.get("spec"))
     if len(listed) == 1:
         return listed[0]
-    named = [one for one in listed if one.get("name") == "engine"]
+    named = [one for one in listed if one.get("name") == ENGINE_CONTAINER]
     if len(named) == 1:
         return named[0]
     names = ", ".join(str(one.get("name", "?"))[:40] for one in listed[:5]) or "none"
@@ -136,9 +135,9 @@ def template_precisions(pool: InferencePool, native_weights: str) -> tuple[str, 
         container = engine_container(pool, pool.spec.serving.template or {})
     except UnusableTemplate:
         return weights, kv
-    arguments = _arguments(container)
-    weights = _PRECISION_OF_VALUE.get(_value(arguments, "--quantization", "-q"), "") or weights
-    kv = _PRECISION_OF_VALUE.get(_value(arguments, "--kv-cache-dtype"), "") or kv
+    arguments = arguments_of(container)
+    weights = _PRECISION_OF_VALUE.get(value_of(arguments, "--quantization", "-q"), "") or weights
+    kv = _PRECISION_OF_VALUE.get(value_of(arguments, "--kv-cache-dtype"), "") or kv
     return weights, kv
 
 
@@ -155,30 +154,6 @@ def can_ask(pool: InferencePool, native_weights: str, weights: str, kv: str) -> 
         return False
     weights_ok = weights in (own_weights, native_weights) or (weights == "Fp8" and native_weights == "Bf16")
     return weights_ok and kv in (own_kv, "Bf16", "Fp8")
-
-
-def _arguments(container: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for field in ("command", "args"):
-        value = container.get(field)
-        if isinstance(value, list):
-            found += _texts(value)
-    return found
-
-
-def _texts(arguments: Sequence[Any]) -> list[str]:
-    """Arguments as texts: an unquoted number, e.g. ``- 8192``, is meant as one."""
-    return [str(one) for one in arguments if isinstance(one, str | int | float)]
-
-
-def _value(arguments: Sequence[str], *names: str) -> str:
-    for position, argument in enumerate(arguments):
-        for name in names:
-            if argument == name and position + 1 < len(arguments):
-                return arguments[position + 1]
-            if argument.startswith(f"{name}="):
-                return argument.removeprefix(f"{name}=")
-    return ""
 
 
 def with_argument(arguments: Sequence[str], value: str, *names: str) -> list[str]:
@@ -208,7 +183,7 @@ def _engine_arguments(
         if engine is EngineType.VLLM
         else ("--tp", "--tp-size", "--tensor-parallel-size")
     )
-    if option.tensor_parallel > 1 or _value(every, *width):
+    if option.tensor_parallel > 1 or value_of(every, *width):
         arguments = with_argument(arguments, str(option.tensor_parallel), *width)
     if option.weights != defaults[0] and option.weights == "Fp8":
         arguments = with_argument(arguments, "fp8", "--quantization", "-q")
@@ -279,9 +254,9 @@ def deployment_for(
         }
         field = "args" if "args" in container or "command" not in container else "command"
         given = container.get(field)
-        arguments = _texts(given) if isinstance(given, list) else []
+        arguments = texts_of(given)
         if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
-            every = _arguments(container)
+            every = arguments_of(container)
             engine[field] = _engine_arguments(pool, option, arguments, every=every, native=native_weights)
         containers.append(engine)
     spec["containers"] = containers

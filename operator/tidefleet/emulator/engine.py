@@ -20,6 +20,8 @@ from tidefleet.emulator.pods import EngineFacts
 from tidefleet.emulator.prefix import PrefixCache, Prompt
 
 _GOLDEN = 0.6180339887498949
+LEAST_SECONDS = 1e-9
+"""A shorter time is none: what it served would be no number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,7 +146,7 @@ class Engine:
             self._ledger += arrivals
         streams = self._in_batch
         self.now = max(now, self.now)
-        if self.sleep_level is not None or seconds == 0.0:
+        if self.sleep_level is not None or seconds < LEAST_SECONDS:
             self._requests += arrivals
             self._progress(seconds if self.sleep_level is None else 0.0, paused=seconds)
             return

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tidefleet.cluster.clock import Clock
+from tidefleet.cluster.labels import ENGINE_ANNOTATION, POOL_LABEL, ROUTABLE_LABEL
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.emulator.capacity import DoesNotFit, Shape
@@ -21,9 +22,6 @@ from tidefleet.emulator.engine import Engine
 from tidefleet.emulator.faults import UNROUTABLE, Fault, FaultBook, FaultKind
 from tidefleet.emulator.load import Load, level
 from tidefleet.emulator.pods import (
-    ENGINE_ANNOTATION,
-    POOL_LABEL,
-    ROUTABLE_LABEL,
     EngineFacts,
     KvEvents,
     Pod,

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tidefleet.cluster.labels import ENGINE_ANNOTATION
 from tidefleet.economics.accelerator import BYTES_PER_VALUE, Accelerator
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.replica import Replica
-
-ENGINE_ANNOTATION = "tidefleet.io/engine"
-POOL_LABEL = "tidefleet.io/pool"
-ROUTABLE_LABEL = "tidefleet.io/routable"
 
 _EXAMPLE = (
     '{"model": "llama-3.3-70b", "accelerator": "h200-sxm", "tensorParallel": 2, '

@@ -6,9 +6,9 @@ listens and asks a `Chooser` for each request. May import ``tidefleet.cluster``,
 ``routing``, ``economics`` and ``api``; never the controller.
 """
 
-from tidefleet.router.chooser import Choice, Chooser, Refusal, RequestHead
+from tidefleet.router.chooser import Answer, Choice, Chooser, Hold, Refusal, RequestHead
 from tidefleet.router.frames import Limits
 from tidefleet.router.health import Health
 from tidefleet.router.server import Server, serve
 
-__all__ = ["Choice", "Chooser", "Health", "Limits", "Refusal", "RequestHead", "Server", "serve"]
+__all__ = ["Answer", "Choice", "Chooser", "Health", "Hold", "Limits", "Refusal", "RequestHead", "Server", "serve"]

@@ -10,7 +10,9 @@ from tidefleet.router.bodies import Body
 from tidefleet.router.pool_state import PoolState
 from tidefleet.router.tokens import Tokens
 from tidefleet.routing.hashing import apart, hashed
+from tidefleet.routing.margin import with_margin
 from tidefleet.routing.request import NO_KEYS, Ask
+from tidefleet.routing.terms import held_tokens
 
 AGENT_SESSION_HEADERS = (
     "x-claude-code-session-id",  # Claude Code
@@ -114,7 +116,6 @@ def ask_of(
         token_exact=exact,
         cache_ttl_seconds=body.cache_seconds if body is not None else None,
         ends_in_tool_call=body.after_tool if body is not None else False,
-        margin_usd=_revenue(wclass, count, output),
     )
 
 
@@ -135,10 +136,40 @@ def _output(wclass: WorkloadClass | None) -> float:
     return float(mean) if mean else DEFAULT_OUTPUT_TOKENS
 
 
-def _revenue(wclass: WorkloadClass | None, tokens: int, output: float) -> float | None:
-    """What the request earns in USD; None where nothing says so."""
-    usage = wclass.spec.revenue.usage if wclass is not None and wclass.spec.revenue is not None else None
-    if usage is None:
+def revenue_usd(wclass: WorkloadClass | None, ask: Ask, *, cached_tokens: float = 0.0) -> float | None:
+    """What a request earns in USD; None where nothing says so.
+
+    A seat pays by the month: a request earns its tokens' part of that.
+    """
+    told = wclass.spec.revenue if wclass is not None else None
+    if told is None:
         return None
-    price_in, price_out = float(usage.usd_per_million_input_tokens), float(usage.usd_per_million_output_tokens)
-    return (tokens * price_in + output * price_out) / 1e6
+    total = ask.tokens + ask.output_tokens
+    if told.free is not None:
+        return 0.0
+    if told.internal is not None:
+        return total * float(told.internal.usd_per_million_tokens) / 1e6
+    if told.seat is not None:
+        uses = told.seat.tokens_per_seat_month
+        return total * float(told.seat.usd_per_month) / uses.mean if uses is not None and uses.mean else None
+    if told.usage is None:
+        return None
+    usage, plain = told.usage, float(told.usage.usd_per_million_input_tokens)
+    cached, written = usage.usd_per_million_cached_input_tokens, usage.usd_per_million_cache_write_tokens
+    fresh = plain if written is None or ask.cache_ttl_seconds is None else float(written)
+    held = min(float(ask.tokens), cached_tokens)
+    earned = (
+        held * (plain if cached is None else float(cached))
+        + (ask.tokens - held) * fresh
+        + ask.output_tokens * float(usage.usd_per_million_output_tokens)
+    ) / 1e6
+    discount = float(usage.batch_discount) if usage.batch_discount is not None and ask.is_deferrable else 0.0
+    return earned * (1.0 - discount)
+
+
+def priced(pool: PoolState, ask: Ask) -> Ask:
+    """A request with its margin, counted with what the endpoint that holds most of its prompt need not prefill."""
+    held = held_tokens(ask, pool.table, pool.match(ask.keys, exact=ask.token_exact))[0]
+    cached = float(held.max()) if len(held) else 0.0
+    earned = revenue_usd(pool.class_named(ask.wclass), ask, cached_tokens=cached)
+    return with_margin(ask, pool.table, earned, cached_tokens=cached)

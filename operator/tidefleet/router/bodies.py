@@ -132,10 +132,10 @@ def read(path: str, raw: bytes) -> Body:
     return Body(
         format=kind,
         model=_model(wire.model),
-        pieces=found.pieces,
-        messages=found.messages,
+        pieces=tuple(found.parts),
+        messages=tuple(found.turns),
         tools=tuple(one for one in _list(wire.tools) if isinstance(one, dict)),
-        token_ids=found.token_ids,
+        token_ids=found.ids,
         stream=wire.stream is True,
         output_cap=_cap(wire, kind),
         session=_session(wire),
@@ -221,18 +221,6 @@ class _Found:
     cache_seconds: float | None = None
     after_tool: bool = False
     images: int = 0
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return tuple(self.parts)
-
-    @property
-    def messages(self) -> tuple[dict[str, Any], ...]:
-        return tuple(self.turns)
-
-    @property
-    def token_ids(self) -> tuple[int, ...] | None:
-        return self.ids
 
     def keep(self, hint: object) -> None:
         """Take a cache hint: the longest one counts."""

@@ -20,6 +20,8 @@ class RequestHead:
     """By lower-case name, pseudo-headers included; values of a repeated name are joined by ``, ``."""
     subset: tuple[str, ...] | None
     """Where it may go (``ip:port``, ``[ip]:port``, or ``ip`` for any port); None: anywhere."""
+    may_hold: bool = False
+    """The gateway has a way for requests that wait, and this one is not on it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,18 @@ class Choice:
     """What goes to the engine instead of the client's bytes; None leaves them as they are."""
 
 
+WAIT_HEADER, WILL_WAIT = "x-tidefleet-wait", "will"
+"""With what a request that waits comes again, on a way of the gateway's that has the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The request will wait for longer than the gateway waits for a picker of which it hears nothing.
+
+    Only where the request's head says ``may_hold``: other gateways would send it on without a choice.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the request goes nowhere: 400 unparsable, 413 too large, 429 shed, 503 no endpoint."""
@@ -46,13 +60,16 @@ class Refusal:
     """For example ``("retry-after", "2")``."""
 
 
+Answer = Choice | Refusal | Hold
+
+
 class Chooser(Protocol):
     """Chooses an endpoint for each request and is told what became of it.
 
     Everything is called on the server's event loop. `now` is that loop's clock in seconds (monotonic).
     """
 
-    def choose(self, head: RequestHead, body: bytes | None) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+    def choose(self, head: RequestHead, body: bytes | None) -> Answer | Awaitable[Answer]:
         """Where the request goes.
 
         Args:

@@ -24,8 +24,9 @@ from tidefleet.cluster.kinds import (
     WORKLOAD_CLASS,
     Kind,
 )
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.reflector import Pace, Reflector
-from tidefleet.router.serving_pods import POOL_LABEL, Rank, SlimPod, ranks_of, slim
+from tidefleet.router.serving_pods import Rank, SlimPod, ranks_of, slim
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from tidefleet.router.metrics import balance
 from tidefleet.router.pool_state import PoolState
 from tidefleet.routing.pick import Alternative, Pick
 from tidefleet.routing.rates import TIERS
-from tidefleet.routing.reuse import retention
 
 
 def explained(found: Pick, state: PoolState | None) -> dict[str, Any]:
@@ -43,15 +42,8 @@ def _afterwards(found: Pick, state: PoolState | None) -> dict[str, Any] | None:
     row = state.table.position(found.address) if state is not None else None
     if state is None or row is None:
         return None
-    table, endpoint = state.table, state.table.endpoint(found.address)
-    best = retention(
-        endpoint.rates,
-        tokens=ask.tokens + ask.output_tokens,
-        gap_seconds=table.reuse.expected_gap_seconds(ask.wclass, tool_call=ask.ends_in_tool_call),
-        capacity_tokens=endpoint.kv_capacity_tokens,
-        kv_usage=min(1.0, float(table.context[row] + table.resident[row]) / endpoint.kv_capacity_tokens),
-        hinted_seconds=ask.cache_ttl_seconds or 0.0,
-    )
+    tokens = ask.tokens + ask.output_tokens
+    best = state.table.retention(row, ask, tokens, tool_call=ask.ends_in_tool_call)
     return {"tier": TIERS[best.tier], "seconds": round(best.seconds, 1), "reason": best.reason}
 
 

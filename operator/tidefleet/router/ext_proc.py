@@ -20,7 +20,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf.message import DecodeError
 
 from tidefleet.router import ext_proc_messages as messages
-from tidefleet.router.chooser import Choice, Chooser, Refusal, RequestHead
+from tidefleet.router.chooser import Answer, Choice, Chooser, Hold, Refusal, RequestHead
 from tidefleet.router.grpc_calls import INVALID_ARGUMENT, Budget, Call, GrpcError, Open
 from tidefleet.router.subset import allows
 
@@ -54,7 +54,7 @@ class Session:
         self._request_ended = False
         self._trailers = False
         self._choice: Choice | None = None
-        self._task: asyncio.Future[Choice | Refusal] | None = None
+        self._task: asyncio.Future[Answer] | None = None
         self._peer_done = self._closed = False
 
     # grpc_calls.Method
@@ -118,6 +118,7 @@ class Session:
             path=fields.get(":path", ""),
             headers=fields,
             subset=messages.subset_of(request),
+            may_hold=messages.may_hold(request, fields),
         )
         if head.end_of_stream:
             self._request_ended = True
@@ -163,15 +164,13 @@ class Session:
         except Exception:
             self._decided(_failed(), body)
             return
-        if isinstance(answer, Choice | Refusal):
+        if isinstance(answer, Answer):
             self._decided(answer, body)
             return
         self._task = asyncio.ensure_future(_awaited(answer))
         self._task.add_done_callback(lambda task: self._task_done(task, body, answer))
 
-    def _task_done(
-        self, task: asyncio.Future[Choice | Refusal], body: bytes | None, awaited: Awaitable[Choice | Refusal]
-    ) -> None:
+    def _task_done(self, task: asyncio.Future[Answer], body: bytes | None, awaited: Awaitable[Answer]) -> None:
         self._task = None
         if task.cancelled():
             if inspect.iscoroutine(awaited):
@@ -185,9 +184,15 @@ class Session:
         elif isinstance(answer, Choice):
             self._chooser.closed(answer.ticket, self._clock())
 
-    def _decided(self, answer: Choice | Refusal, body: bytes | None) -> None:
+    def _decided(self, answer: Answer, body: bytes | None) -> None:
         if isinstance(answer, Refusal):
             self._refuse(answer)
+            return
+        if isinstance(answer, Hold):
+            if body is not None and self._request_mode == _BUFFERED:
+                self._back(messages.HOLD_TO_BODY, None)
+            else:
+                self._back(messages.HOLD, body)
             return
         assert self._head is not None  # noqa: S101 - for the type checker
         self._choice = answer
@@ -202,10 +207,14 @@ class Session:
             self._call.send_framed(messages.choice_message(answer, addresses, to_body=True, length=length))
             self._release()
             return
-        out = [messages.choice_message(answer, addresses, length=length)]
+        self._back(messages.choice_message(answer, addresses, length=length), body if replaced is None else replaced)
+
+    def _back(self, headers: bytes, body: bytes | None) -> None:
+        """Answer the headers, and send the body back behind them."""
+        out = [headers]
         if body is not None:
             end = not self._trailers
-            out += messages.request_pieces(body if replaced is None else replaced, end=end)
+            out += messages.request_pieces(body, end=end)
             if self._trailers:
                 out.append(messages.REQUEST_TRAILERS_AS_THEY_ARE)
         self._release()
@@ -255,7 +264,7 @@ class Session:
             _log.exception("the chooser failed on a response")
 
 
-async def _awaited(answer: Awaitable[Choice | Refusal]) -> Choice | Refusal:
+async def _awaited(answer: Awaitable[Answer]) -> Answer:
     try:
         return await answer
     except Exception:

@@ -12,13 +12,14 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from tidefleet.router.chooser import Choice, Refusal
+from tidefleet.router.chooser import WAIT_HEADER, WILL_WAIT, Choice, Refusal
 from tidefleet.router.subset import canonical_all
 
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
 METADATA, SUBSET_METADATA = "envoy.lb", "envoy.lb.subset_hint"
+OWN_METADATA, WAIT = "tidefleet", "wait"
 
 PIECE_BYTES = 62_000
 """The largest piece of a body that is sent back; Envoy takes no gRPC message of 64 KiB or more of it."""
@@ -42,6 +43,12 @@ REQUEST_BODY_AS_IT_IS = _constant(request_body=pb.BodyResponse())
 RESPONSE_BODY_AS_IT_IS = _constant(response_body=pb.BodyResponse())
 REQUEST_TRAILERS_AS_THEY_ARE = _constant(request_trailers=pb.TrailersResponse())
 RESPONSE_TRAILERS_AS_THEY_ARE = _constant(response_trailers=pb.TrailersResponse())
+
+
+def _hold() -> pb.CommonResponse:
+    common = pb.CommonResponse(clear_route_cache=True)
+    _set(common.header_mutation, WAIT_HEADER, WILL_WAIT)
+    return common
 
 
 def request_pieces(body: bytes, *, end: bool) -> list[bytes]:
@@ -123,6 +130,10 @@ def _set(mutation: Any, name: str, value: str) -> None:
     option.append_action = _OVERWRITE
 
 
+HOLD = _constant(request_headers=pb.HeadersResponse(response=_hold()))
+HOLD_TO_BODY = _constant(request_body=pb.BodyResponse(response=_hold()))
+
+
 def refusal_message(refusal: Refusal) -> bytes:
     """An ImmediateResponse with the status and a JSON body in the form of the OpenAI API's errors."""
     message = pb.ProcessingResponse()
@@ -170,6 +181,15 @@ def subset_of(request: Any) -> tuple[str, ...] | None:
             return canonical_all((value.string_value,))
         case _:
             return ()
+
+
+def may_hold(request: Any, fields: dict[str, str]) -> bool:
+    """Whether the gateway has a way for requests that wait, and this one did not come by it."""
+    metadata = request.metadata_context.filter_metadata
+    if OWN_METADATA not in metadata:
+        return False
+    told = metadata[OWN_METADATA].fields
+    return WAIT in told and told[WAIT].bool_value and fields.get(WAIT_HEADER) != WILL_WAIT
 
 
 def served_of(request: Any) -> str | None:

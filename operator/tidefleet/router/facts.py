@@ -46,14 +46,16 @@ def endpoint_of(
     role = rank.role.lower()
     spec = pool.spec
     adapters = {one.name for one in spec.spec.model.adapters} if spec is not None else set()
+    rates = _rates(replica, _tiers(spec)) if replica is not None else _unknown_rates(rank, spec)
     return Endpoint(
         address=rank.address,
-        rates=_rates(replica, _tiers(spec)) if replica is not None else _unknown_rates(rank, spec),
+        rates=rates,
         slot=slot,
         accelerator=rank.accelerator,
         role=role if role in ROLES else AGGREGATED,
         block_size=rank.block_tokens or DEFAULT_BLOCK_TOKENS,
         kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
+        tier_tokens=_tier_tokens(spec, rates.kv_bytes_per_token),
         loras=frozenset({*rank.adapters, *adapters}),
         usd_per_second=_usd_per_second(rank, spec, kind),
         store=store_of(pool),
@@ -78,6 +80,14 @@ def _tiers(spec: InferencePool | None) -> Tiers:
         bandwidth[at] = float(tier.bytes_per_second)
         latency[at] = tier.latency_microseconds / 1e6
     return (bandwidth[0], bandwidth[1], bandwidth[2]), (latency[0], latency[1], latency[2])
+
+
+def _tier_tokens(spec: InferencePool | None, bytes_per_token: float) -> tuple[float, float, float]:
+    """Tokens of KV that host, disk and shared store hold for one replica."""
+    room = [0.0, 0.0, 0.0]
+    for tier in spec.spec.kv_cache.tiers if spec is not None else ():
+        room[_MEDIA.index(tier.medium)] = float(tier.max_bytes_per_replica) / bytes_per_token
+    return room[0], room[1], room[2]
 
 
 @lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ class Ear:
             slot,
             block_tokens=self.block_tokens,
             salt_of=state.salt,
-            write_through=self.write_through,
+            store=state.block_store if self.write_through else None,
         )
 
     def fits(self, state: PoolState) -> bool:

@@ -8,14 +8,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from tidefleet.router.asking import ask_of
+from tidefleet.router.asking import ask_of, priced
 from tidefleet.router.bodies import BadBody, Body, Format, read
-from tidefleet.router.chooser import Choice, Refusal, RequestHead
+from tidefleet.router.chooser import Answer, Choice, Hold, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.pool_state import Ended, Limits, PoolState, Request
 from tidefleet.router.subset import host_of
@@ -42,6 +42,9 @@ PREFILL_HEADER = "x-prefiller-host-port"
 
 DEFERRED_RETRY_SECONDS = 30
 """After what time a client had better come again with work that may wait."""
+
+HOLD_SECONDS = 2.0
+"""A request that may wait for longer waits on the gateway's way for that, where there is one."""
 
 TAKE_A_PRIORITY = frozenset({Format.CHAT, Format.COMPLETIONS, Format.RESPONSES})
 """Whose bodies have a field ``priority`` in vLLM (``--scheduling-policy priority``); the lowest number goes first."""
@@ -142,7 +145,7 @@ class Picker:
 
     # --- Chooser -----------------------------------------------------------------------------------------------------
 
-    def choose(self, head: RequestHead, body: bytes | None) -> Choice | Refusal | Awaitable[Choice | Refusal]:
+    def choose(self, head: RequestHead, body: bytes | None) -> Answer | Awaitable[Answer]:
         """Where a request goes, or why nowhere."""
         began = self._now()
         parsed: Body | None = None
@@ -164,11 +167,11 @@ class Picker:
 
     async def _later(
         self, state: PoolState, head: RequestHead, body: Body, encoder: PromptTokens, began: float, *, raw: bytes | None
-    ) -> Choice | Refusal:
+    ) -> Answer:
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._threads, _encoded, encoder, body)
         found = self._decide(state, head, body, tokens, began, raw=raw)
-        return found if isinstance(found, Choice | Refusal) else await found
+        return found if isinstance(found, Answer) else await found
 
     def _pool(self, head: RequestHead, body: Body | None) -> PoolState | Refusal:
         """The pool that a request belongs to: by the gateway's header, by its subset, then by its model."""
@@ -199,15 +202,17 @@ class Picker:
     def _decide(
         self, state: PoolState, head: RequestHead, body: Body | None, tokens: Tokens | None, began: float,
         *, raw: bytes | None,
-    ) -> Choice | Refusal | Awaitable[Choice | Refusal]:  # fmt: skip
+    ) -> Answer | Awaitable[Answer]:  # fmt: skip
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
         told = state.by_priority and body is not None and body.format in TAKE_A_PRIORITY
         request = Request(body, head.subset, began, raw=raw if told else None)
         if ask.is_deferrable and len(state.deferred):
-            return self._defer(state, ask, request)
+            return Hold() if head.may_hold else self._defer(state, ask, request)
         found = self._try(state, ask, request)
         if not isinstance(found, Queued):
             return found
+        if head.may_hold and found.deadline - began > HOLD_SECONDS:
+            return Hold()
         if ask.is_deferrable and len(state.table):
             return self._defer(state, ask, request)
         return self._wait(state, ask, request, found)
@@ -244,7 +249,7 @@ class Picker:
     async def _wait(self, state: PoolState, ask: Ask, request: Request, queued: Queued) -> Choice | Refusal:
         answer: asyncio.Future[Choice | Refusal] = asyncio.get_running_loop().create_future()
         request.answer = answer
-        for gone in state.queue.offer(ask, request, self._now(), queued.deadline):
+        for gone in state.queue.offer(priced(state, ask), request, self._now(), queued.deadline):
             self._let_go(state, gone)
         self._pump_later(state)
         try:
@@ -306,6 +311,9 @@ class Picker:
         """Let in whoever may go now; who has waited long enough leaves."""
         now = self._now()
         for gone in state.queue.expire(now):
+            if not len(state.table):
+                words = f"pool {state.served.key} is at zero and did not wake up within {now - gone.entry.since:.0f} s"
+                gone = replace(gone, status=503, reason=words)  # noqa: PLW2901 - the same one, with its true cause
             self._let_go(state, gone)
         while (entry := state.queue.take()) is not None:
             waiting = entry.handle
@@ -383,6 +391,7 @@ class Picker:
                 now,
                 output_tokens=float(usage.output) if flight.first_at is not None else 0.0,
                 cached_tokens=None if usage.cached_tokens is None else float(usage.cached_tokens),
+                tool_call=flight.reader.ends_in_tool_call if flight.reader.started else None,
             )
         if usage.input_tokens and not ask.token_exact and flight.body is not None and not flight.body.images:
             state.learn_length(flight.body.size, usage.input_tokens)

@@ -25,6 +25,8 @@ from tidefleet.routing.hashing import Keys, hashed
 from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.routing.placements import Placements
 from tidefleet.routing.queue import Queue
+from tidefleet.routing.rates import SHARED
+from tidefleet.routing.rooms import Store
 from tidefleet.routing.sessions import SessionState, SessionStore
 
 log = logging.getLogger(__name__)
@@ -174,7 +176,9 @@ class PoolState:
         )
         self.blocks = PrefixIndex(capacity_blocks=limits.index_blocks)
         self.chunks = PrefixIndex(capacity_blocks=limits.index_blocks)
-        self.placements = Placements(self.chunks)
+        self.block_store, self._chunk_store = Store(self.blocks), Store(self.chunks)
+        self.placements = Placements(self.chunks, self._chunk_store)
+        self._most_blocks = limits.index_blocks
         self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
         self.deferred: Deferred[Request] = Deferred(most=limits.deferred_requests, most_tokens=limits.deferred_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
@@ -209,9 +213,10 @@ class PoolState:
         for address in [one for one in self.ranks if one not in ready]:
             self._forget(address)
         if store_of(served) != self._store:  # who reads what is another question now
-            self._store = store_of(served)
             for address in list(self._slots):
                 self._free_slot(address)
+            self._drop_store()
+            self._store = store_of(served)
         for address, found in ready.items():
             rank = found
             before = self.ranks.get(address)
@@ -234,6 +239,7 @@ class PoolState:
                     log.info("%s: %s leaves; %d sessions were given another home", served.key, address, len(moved))
             elif before is not None and before.leaving and not rank.leaving:
                 stay(self.table, address)
+        self._measure_store()
         self.by_priority = bool(self.ranks) and all(one.by_priority for one in self.ranks.values())
         self.adapters = frozenset(
             {*(one.name for one in named), *(name for rank in self.ranks.values() for name in rank.adapters)}
@@ -253,8 +259,21 @@ class PoolState:
         if rank.block_tokens != tokens:
             self.ranks[address] = replace(rank, block_tokens=tokens)
             self.block_tokens = _usual_block(self.ranks.values())
+            self._measure_store()
             self._say_what_is_odd(self.ranks[address])
             self.refresh(address)
+
+    def _drop_store(self) -> None:
+        """The shared store is another one now, or there is none."""
+        for index, store in ((self.blocks, self.block_store), (self.chunks, self._chunk_store)):
+            index.drop_store(self._store)
+            store.clear()
+
+    def _measure_store(self) -> None:
+        """The shared store's room: that of its replicas, together."""
+        tokens = float(self.table.tier_tokens[SHARED - 1].sum())
+        for store, size in ((self.block_store, self.block_tokens), (self._chunk_store, self.chunk_tokens)):
+            store.room = max(1, int(tokens / size)) if tokens / size < self._most_blocks else None
 
     def _new_slot(self) -> int:
         """One number for an endpoint in both indexes."""
@@ -310,8 +329,16 @@ class PoolState:
         """An endpoint answered a request that was compared as text; it held so many chunks of it when it was picked."""
         slot = self._slots.get(address)
         if slot is not None and address in self.table:
-            room = int(self.table.endpoint(address).kv_capacity_tokens / self.chunk_tokens)
-            self.placements.placed(slot, keys, room=room, write_through=self.shares_store, known=known)
+            facts, size = self.table.endpoint(address), self.chunk_tokens
+            host, disk, _ = (int(min(one / size, self._most_blocks)) for one in facts.room_of_tiers)
+            self.placements.placed(
+                slot,
+                keys,
+                room=int(facts.kv_capacity_tokens / size),
+                below=(host, disk),
+                write_through=self.shares_store,
+                known=known,
+            )
 
     def held(self, address: str) -> int:
         """Blocks or chunks that an endpoint is known to hold on its device."""
@@ -393,6 +420,10 @@ class PoolState:
             if all(headers.get(header.name.lower()) == header.value for header in match.headers):
                 return one
         return None
+
+    def class_named(self, name: str) -> WorkloadClass | None:
+        """A class of the pool, by its name."""
+        return next((one for one in self._classes if one.name == name), None)
 
 
 def _usual_block(ranks: Iterable[Rank]) -> int:

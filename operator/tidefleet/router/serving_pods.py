@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidefleet.cluster import records
+from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, many_of, value_of
+from tidefleet.cluster.labels import ENGINE_ANNOTATION, OPTION_LABEL, ROUTABLE_LABEL, WORKER_INDEX_LABEL
 from tidefleet.router.subscribing import Source
 
-POOL_LABEL = "tidefleet.io/pool"
-OPTION_LABEL = "tidefleet.io/option"
-ROUTABLE_LABEL = "tidefleet.io/routable"
-ENGINE_ANNOTATION = "tidefleet.io/engine"
 PORTS_ANNOTATION = "tidefleet.io/engine-ports"
 """Ports of data-parallel ranks that answer by themselves, e.g. ``8000,8001``; each is an endpoint of its own."""
-WORKER_INDEX_LABEL = "leaderworkerset.sigs.k8s.io/worker-index"
 
 MOST_RANKS = 64
 
@@ -79,7 +76,9 @@ def slim(raw: Mapping[str, Any]) -> SlimPod | None:
     record = records.pod(raw)
     if not record.pod_ip or record.phase in ("Succeeded", "Failed"):
         return None
-    return SlimPod(record, tuple(_arguments(raw)))
+    listed = containers_of(raw.get("spec"))
+    chosen = next((one for one in listed if one.get("name") == ENGINE_CONTAINER), listed[0] if listed else {})
+    return SlimPod(record, tuple(arguments_of(chosen)))
 
 
 def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
@@ -122,7 +121,7 @@ def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
             config=facts["config"] if isinstance(facts.get("config"), dict) else None,
             model=_word(facts.get("model")),
             restarts=own.restarts,
-            by_priority=_values(arguments, "--scheduling-policy") == ["priority"],
+            by_priority=value_of(arguments, "--scheduling-policy") == "priority",
             odd=tuple(odd),
         )
         for index, port in enumerate(named)
@@ -142,57 +141,17 @@ def _facts(text: str | None, odd: list[str]) -> Mapping[str, Any]:
     return found
 
 
-def _arguments(raw: Mapping[str, Any]) -> list[str]:
-    """Command and arguments of the engine's container: the one named ``engine``, else the first."""
-    spec = raw.get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    listed = [one for one in containers if isinstance(one, dict)] if isinstance(containers, list) else []
-    chosen = next((one for one in listed if one.get("name") == "engine"), listed[0] if listed else {})
-    lists = [found for field in ("command", "args") if isinstance(found := chosen.get(field), list)]
-    return [one for found in lists for one in found if isinstance(one, str)]
-
-
-def _values(arguments: Sequence[str], *names: str) -> list[str]:
-    """All values of an option, ``--name value`` and ``--name=value`` alike; the last one is what engines take."""
-    found = []
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name not in names:
-            continue
-        if equals:
-            found.append(value)
-        elif index + 1 < len(arguments):
-            found.append(arguments[index + 1])
-    return found
-
-
-def _many(arguments: Sequence[str], name: str) -> list[str]:
-    """Values of an option that takes several: all up to the next option."""
-    found: list[str] = []
-    for index, argument in enumerate(arguments):
-        if argument.startswith(f"{name}="):
-            found.append(argument.partition("=")[2])
-        elif argument == name:
-            for one in arguments[index + 1 :]:
-                if one.startswith("-"):
-                    break
-                found.append(one)
-    return found
-
-
 def _block_tokens(arguments: Sequence[str]) -> int:
-    given = _values(arguments, "--block-size", "--page-size")
-    if given and given[-1].isdecimal() and 0 < int(given[-1]) <= 4096:
-        return int(given[-1])
-    return 0
+    given = value_of(arguments, "--block-size", "--page-size")
+    return int(given) if given.isdecimal() and 0 < int(given[:5]) <= 4096 and len(given) < 6 else 0
 
 
 def _events(arguments: Sequence[str], ip: str, odd: list[str]) -> Source | None:
-    given = _values(arguments, "--kv-events-config")
+    given = value_of(arguments, "--kv-events-config")
     if not given:
         return None
     try:
-        config = json.loads(given[-1])
+        config = json.loads(given)
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
@@ -239,7 +198,7 @@ def _ports(text: str | None, odd: list[str]) -> tuple[int, ...]:
 
 
 def _names(arguments: Sequence[str], facts: Mapping[str, Any]) -> tuple[str, ...]:
-    given = _many(arguments, "--served-model-name")
+    given = many_of(arguments, "--served-model-name")
     word = _word(facts.get("servedModelName"))
     return tuple(dict.fromkeys([*given, *([word] if word else [])]))
 
@@ -247,7 +206,7 @@ def _names(arguments: Sequence[str], facts: Mapping[str, Any]) -> tuple[str, ...
 def _adapters(arguments: Sequence[str]) -> set[str]:
     """Names of LoRA adapters: ``--lora-modules name=path ...``, or JSON objects with a name (vLLM)."""
     found = set()
-    for one in _many(arguments, "--lora-modules"):
+    for one in many_of(arguments, "--lora-modules"):
         name = one.partition("=")[0]
         if one.startswith("{"):
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tidefleet.routing.rates import Rates
@@ -22,6 +23,7 @@ class Endpoint:
         role: ``aggregated``, ``prefill`` or ``decode``.
         block_size: tokens of one KV block of the engine.
         kv_capacity_tokens: tokens of KV that its device holds.
+        tier_tokens: tokens of KV that host, disk and its part of the shared store hold; infinite = not told.
         loras: adapters that it has loaded.
         lora_load_seconds: time in which it loads another one on demand; ``None`` = it cannot.
         usd_per_second: price of the endpoint.
@@ -36,6 +38,7 @@ class Endpoint:
     role: str = AGGREGATED
     block_size: int = 16
     kv_capacity_tokens: float = 500_000.0
+    tier_tokens: tuple[float, float, float] = (math.inf, math.inf, math.inf)
     loras: frozenset[str] = frozenset()
     lora_load_seconds: float | None = None
     usd_per_second: float = 0.0
@@ -50,6 +53,22 @@ class Endpoint:
                 f"Endpoint {self.address}: kv_capacity_tokens is {self.kv_capacity_tokens}; "
                 "expected a positive number, e.g. 500000"
             )
+
+    def is_in(self, subset: frozenset[str]) -> bool:
+        """Whether a subset names it, with its port or (an entry without one) by its host."""
+        if self.address in subset:
+            return True
+        host = self.address.rpartition(":")[0]
+        return host in subset or host.strip("[]") in subset
+
+    @property
+    def room_of_tiers(self) -> tuple[float, float, float]:
+        """Tokens of KV that each tier below the device holds; 0 where there is none."""
+        host, disk, shared = (
+            room if speed > 0.0 else 0.0
+            for room, speed in zip(self.tier_tokens, self.rates.tier_bytes_per_second, strict=True)
+        )
+        return host, disk, shared
 
 
 @dataclass(frozen=True, slots=True)

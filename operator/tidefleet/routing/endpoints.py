@@ -8,7 +8,7 @@ requests too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
+from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
-from tidefleet.routing.reuse import Reuse
+from tidefleet.routing.reuse import Retention, Reuse, retention
 from tidefleet.routing.shed import Promises
 
 __all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 STALE_SECONDS = 5.0
 """An observation older than this corrects nothing."""
@@ -100,6 +102,7 @@ class Endpoints:
     usd: Floats
     bandwidth: Floats
     latency: Floats
+    tier_tokens: Floats
     until: Floats
     owed: Floats
     pending: Floats
@@ -115,6 +118,9 @@ class Endpoints:
     others_running: Floats
     seen_pinned: Floats
     served: Floats
+    draining: Mask
+    ejected: Mask
+    healthy: Mask
 
     def __init__(
         self,
@@ -141,7 +147,8 @@ class Endpoints:
         self._rate = 0.0
         self._usual_seconds = 0.0
         self._anonymous = 0
-        self._masks: dict[object, NDArray[np.bool_]] = {}
+        self._masks: dict[object, Mask] = {}
+        self._eligible: dict[int, tuple[Mask, Mask, tuple[int, ...]]] = {}
         self._live = np.zeros((len(_LIVE), 0))
         self._reload()
 
@@ -202,23 +209,9 @@ class Endpoints:
         self._at = {row.endpoint.address: place for place, row in enumerate(self._rows)}
         self._reload()
 
-    def set_draining(self, address: str, draining: bool = True) -> None:
-        """It leaves (or stays after all). Homes are moved by ``handover.hand_over``."""
-        at = self._at.get(address)
-        if at is not None and self._rows[at].endpoint.draining != draining:
-            self._rows[at].endpoint = replace(self._rows[at].endpoint, draining=draining)
-            self._reload()
-
-    def reset(self, address: str) -> None:
-        """The engine restarted: it holds nothing."""
-        at = self._at.get(address)
-        if at is not None:
-            self._rows[at].resident.clear()
-            self.resident[at] = self.evict[at] = 0.0
-
     # -- which of them may be picked -------------------------------------------------------------------------------
 
-    def serving(self, *roles: str, lora: str | None, subset: frozenset[str] | None) -> NDArray[np.bool_]:
+    def serving(self, *roles: str, lora: str | None, subset: frozenset[str] | None) -> Mask:
         """Rows in the subset, of one of the roles, that have the adapter or can load it; whatever their health."""
         key = (roles, lora, subset)
         mask = self._masks.get(key)
@@ -226,13 +219,26 @@ class Endpoints:
             if len(self._masks) >= MOST_MASKS:
                 self._masks.clear()
             ends = [row.endpoint for row in self._rows]
-            mask = np.array(
-                [one.role in roles and (subset is None or _is_in(one.address, subset)) for one in ends], bool
-            )
+            mask = np.array([one.role in roles and (subset is None or one.is_in(subset)) for one in ends], bool)
             if lora is not None:
                 mask &= np.array([lora in one.loras or one.lora_load_seconds is not None for one in ends], dtype=bool)
             self._masks[key] = mask
         return mask
+
+    def eligible(self, serving: Mask) -> tuple[Mask, tuple[int, ...]] | None:
+        """Of a mask that ``serving`` gave, healthy rows; else draining ones; else ejected ones, one of which may be
+        back; ``None`` without a row. As a mask and as numbers.
+        """
+        kept = self._eligible.get(id(serving))
+        if kept is None or kept[0] is not serving:
+            fits = (self.healthy, ~self.ejected, ~self.draining, np.ones(len(self._rows), bool))
+            mask = next((found for fit in fits if (found := serving & fit).any()), None)
+            if mask is None:
+                return None
+            kept = self._eligible[id(serving)] = (serving, mask, tuple(mask.nonzero()[0].tolist()))
+            if len(self._eligible) > MOST_MASKS:
+                self._eligible.clear()
+        return kept[1:]
 
     def lora_seconds(self, lora: str) -> Floats:
         """Time to load an adapter, by row: 0 where it is loaded."""
@@ -267,9 +273,15 @@ class Endpoints:
             self._rows[at].health.failed(now)
 
     def _eject(self, at: int) -> None:
+        self.ejected = self.ejected.copy()  # a pick keeps the one that it saw
         self.ejected[at] = self._rows[at].health.ejected
-        self.healthy[at] = not (self.draining[at] or self.ejected[at])
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Who is healthy has changed."""
+        self.healthy = ~self.draining & ~self.ejected
         self._fit = int(self.healthy.sum())
+        self._eligible.clear()
 
     # -- what they are doing ---------------------------------------------------------------------------------------
 
@@ -317,13 +329,20 @@ class Endpoints:
             self._eject(at)
 
     def end(
-        self, ticket: Ticket, now: float, *, output_tokens: float = 0.0, cached_tokens: float | None = None
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        output_tokens: float = 0.0,
+        cached_tokens: float | None = None,
+        tool_call: bool | None = None,
     ) -> None:
         """It is over, whatever happened; a second call does nothing.
 
         Args:
             output_tokens: tokens generated; 0 = it failed or was cancelled.
             cached_tokens: cached prompt tokens as the engine reports them; ``None`` = it did not.
+            tool_call: whether the answer ends in a tool call; ``None`` = as likely as the request says.
         """
         if ticket.ended:
             return
@@ -344,11 +363,26 @@ class Endpoints:
             pace = (now - ticket.first_at) / (output_tokens - 1.0)
             expected = ticket.tpot_seconds * float(self.step_factor[at])
             self.step_factor[at] = _corrected(float(self.step_factor[at]), pace / expected)
-        self._remember(
-            at, ticket, now, output_tokens, ticket.work.cached_tokens if cached_tokens is None else cached_tokens
+        cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
+        tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
+        self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
+
+    def retention(self, at: int, ask: Ask, tokens: float, *, tool_call: bool) -> Retention:
+        """Where the KV of a session lies best, at the endpoint of a row, until its next turn."""
+        endpoint = self._rows[at].endpoint
+        return retention(
+            endpoint.rates,
+            tokens=tokens,
+            gap_seconds=self.reuse.expected_gap_seconds(ask.wclass, tool_call=tool_call),
+            capacity_tokens=endpoint.kv_capacity_tokens,
+            kv_usage=min(1.0, float(self.context[at] + self.resident[at]) / endpoint.kv_capacity_tokens),
+            hinted_seconds=ask.cache_ttl_seconds or 0.0,
+            tier_tokens=endpoint.tier_tokens,
         )
 
-    def _remember(self, at: int, ticket: Ticket, now: float, output_tokens: float, cached_tokens: float) -> None:
+    def _remember(
+        self, at: int, ticket: Ticket, now: float, output_tokens: float, cached_tokens: float, *, tool_call: bool
+    ) -> None:
         """The KV of a request that ended stays behind: where its session lives, and what evicting costs."""
         ask, kept = ticket.ask, self._rows[at].resident
         tokens = ask.tokens + output_tokens
@@ -362,18 +396,21 @@ class Endpoints:
             added=tokens - cached_tokens,
             now=now,
             wclass=ask.wclass,
-            tool_call=ask.ends_in_tool_call,
+            tool_call=tool_call,
             hinted_seconds=ask.cache_ttl_seconds or 0.0,
+            tier=self.retention(at, ask, tokens, tool_call=True).tier if tool_call else DEVICE,
         )
         kept.shrink(float(self.context[at]))
         self.resident[at] = kept.tokens
         per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
-        fetches = self.kappa[at] / self.bandwidth[:, at][self.bandwidth[:, at] > 0.0]
-        lost = min(per_token, *map(float, fetches)) if len(fetches) else per_token
-        self.evict[at] = lost * kept.reuse_of_oldest(self.reuse, now)
+        kappa, rooms = float(self.kappa[at]), self.tier_tokens[:, at].tolist()
+        below = [
+            (room, kappa / speed) for room, speed in zip(rooms, self.bandwidth[:, at].tolist(), strict=True) if room
+        ]
+        self.evict[at] = kept.loss_of_oldest(self.reuse, now, again_seconds=per_token, below=below)
         if ask.session is not None:
             self.sessions.served(
-                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=ask.ends_in_tool_call
+                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=tool_call
             )
 
     def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
@@ -400,6 +437,11 @@ class Endpoints:
         """Requests that an endpoint waits for in a second, over its idle share: who comes behind a second of work."""
         rate = self._rate * math.exp(-max(0.0, now - self._counted) / RATE_SECONDS) / max(1, self._fit)
         return rate / (1.0 - min(MOST_BUSY, rate * self._usual_seconds))
+
+    def live(self) -> list[list[float]]:
+        """What every endpoint is doing, by row, in the order of ``_LIVE``."""
+        rows: list[list[float]] = self._live.T.tolist()
+        return rows
 
     def load_shares(self) -> Floats:
         """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
@@ -447,29 +489,23 @@ class Endpoints:
         self.capacity = np.array([one.kv_capacity_tokens for one in ends])
         self.usd = np.array([one.usd_per_second for one in ends])
         self.mean_usd = float(self.usd.mean()) if ends else 0.0
+        columns = (self.p1, self.p2, self.floor, self.s0, self.s1, self.s2, self.capacity, self.usd)
+        self.facts: list[tuple[float, ...]] = list(zip(*(one.tolist() for one in columns), strict=True))
         shape = (3, len(ends))
         self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
         self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
         self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
+        self.tier_tokens = np.array([one.room_of_tiers for one in ends]).reshape(len(ends), 3).T.reshape(shape)
         self.draining = np.array([one.draining for one in ends], dtype=bool)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)
         for place, name in enumerate(_LIVE):
             setattr(self, name, self._live[place])
         self._is_split = any(one.role == PREFILL for one in ends)
-        self.healthy = ~self.draining & ~self.ejected
-        self._fit = int(self.healthy.sum())
         self._masks.clear()
+        self._weigh()
 
 
 def _corrected(factor: float, ratio: float) -> float:
     """A correction after one more measured time, as a share of what was expected with it."""
     step = min(2.0, max(0.5, ratio))
     return min(_WIDEST_CORRECTION, max(1.0 / _WIDEST_CORRECTION, factor * float(step**_LEARNED)))
-
-
-def _is_in(address: str, subset: frozenset[str]) -> bool:
-    """Whether a subset names an address, with its port or (an entry without one) by its host."""
-    if address in subset:
-        return True
-    host = address.rpartition(":")[0]
-    return host in subset or host.strip("[]") in subset

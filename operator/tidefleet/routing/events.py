@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 from tidefleet.routing.hashing import Keys, apart, token_keys
 from tidefleet.routing.index import MOST_WINDOWS, STORE, TIERS, PrefixIndex
 from tidefleet.routing.names import Entries, NameTable, names_of
+from tidefleet.routing.rooms import Store
 
 MEDIA = {"GPU": 0, "CPU": 1, "CPU_PINNED": 1, "HOST": 1, "DISK": 2, "SSD": 2, "NVME": 2, "STORAGE": 3, "SHARED": 3}
 """Tier of a medium, as engines name them; without a name it is the accelerator, and an unknown one the host."""
@@ -39,7 +40,7 @@ class EngineEvents:
         slot: of its endpoint in the index.
         block_tokens: tokens of a block, as the keys of requests have it.
         salt_of: the salt of keys under an adapter's name (None: the base model), as requests have it.
-        write_through: what it stores is also in the shared store that its endpoint reads, and stays there.
+        store: that its endpoint writes through to and reads: what it stores is there too, as far as there is room.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class EngineEvents:
         block_tokens: int,
         most_blocks: int = MOST_BLOCKS,
         salt_of: Callable[[str | None], int] = lambda adapter: _digest(adapter or ""),
-        write_through: bool = False,
+        store: Store | None = None,
     ) -> None:
         self._index, self._slot = index, slot
         self._block_tokens, self._most = block_tokens, most_blocks
-        self._salt_of, self._write_through = salt_of, write_through
+        self._salt_of, self._store = salt_of, store
         self._names = NameTable(most_blocks)
         self._groups: dict[int, int] = {}  # number of a group of layers -> blocks of its window, 0, or LEFT_OUT
         self._windows: list[int] = [0]  # of the places that a name's bits mean
@@ -133,8 +134,10 @@ class EngineEvents:
             if len(gone.rows):
                 faults[fault] += len(gone.rows)
                 self._drop(gone)
-        for one in {tier, STORE} if self._write_through else {tier}:
-            self._index.store(self._slot, keys[kept], tier=one, window=window, parent=key)
+        if tier != STORE or self._store is None:
+            self._index.store(self._slot, keys[kept], tier=tier, window=window, parent=key)
+        if self._store is not None:
+            self._store.written(self._slot, keys[kept], window=window, parent=key)
 
     def _copied(self, names: Keys, fields: dict[str, Any], faults: Counter[str]) -> None:
         """Blocks came to another tier; offloading names them without their tokens."""
@@ -165,7 +168,7 @@ class EngineEvents:
         for place in range(TIERS * len(self._windows)):
             held = gone.held & np.uint32(1 << place) != 0
             tier, window = place % TIERS, self._windows[place // TIERS]
-            if held.any() and not (tier == STORE and self._write_through):
+            if held.any() and not (tier == STORE and self._store is not None):
                 self._index.remove(self._slot, gone.keys[held], tier=tier, window=window)
 
     def _window(self, fields: dict[str, Any]) -> int:

@@ -42,7 +42,8 @@ class Move:
 def hand_over(table: Endpoints, address: str, now: float) -> list[Move]:
     """Give every session of a leaving endpoint its next home, those used last first.
 
-    A session goes where its KV is fetched (both endpoints use one shared store) or prefilled again in the least time,
+    A session goes where its KV is fetched (both endpoints use one shared store, and the leaving one's part of it holds
+    the session beside those used after it) or prefilled again in the least time,
     counted with the wait there, with what moved there already weighted by P(reuse), and with what it would evict.
     Priced like a pick, by the target's price over the pool's mean.
     """
@@ -59,13 +60,15 @@ def hand_over(table: Endpoints, address: str, now: float) -> list[Move]:
         per_token = np.where(
             shares & (table.bandwidth[SHARED - 1] > 0.0), table.kappa / table.bandwidth[SHARED - 1], np.inf
         )
-    given = np.zeros(len(table))
+    given, nowhere = np.zeros(len(table)), np.full(len(table), np.inf)
     room = table.capacity - table.context - table.resident
     price = table.usd / table.mean_usd if table.mean_usd > 0.0 else np.ones(len(table))
     moves = []
+    stored, store_room = 0.0, float(table.tier_tokens[SHARED - 1, origin])
     for session, home in table.sessions.at(address):
+        stored += home.tokens
         again = np.maximum(table.floor, home.tokens * (table.p1 + table.p2 * home.tokens / 2.0)) * table.prefill_factor
-        fetch = table.latency[SHARED - 1] + home.tokens * per_token
+        fetch = table.latency[SHARED - 1] + home.tokens * per_token if stored <= store_room else nowhere
         takes = np.minimum(again, fetch)
         evicts = np.maximum(home.tokens - np.maximum(room, 0.0), 0.0) * table.evict
         total = np.maximum(table.until - now, 0.0) + given + (takes + evicts) * price

@@ -107,6 +107,11 @@ class HolderTable:
         """Distinct sets of holders in use."""
         return len(self._masks) - len(self._free_sets)
 
+    @property
+    def count(self) -> int:
+        """Blocks that somebody holds."""
+        return self.live - self._dead
+
     def held(self) -> dict[int, int]:
         """Blocks of each set of holders in use, by the set's bits."""
         found: dict[int, int] = {}

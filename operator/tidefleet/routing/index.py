@@ -189,8 +189,8 @@ class PrefixIndex:
 
     @property
     def blocks(self) -> int:
-        """Distinct blocks kept, of all kinds of layers."""
-        return self._table.live + sum(window.table.live for window in self._windows.values())
+        """Distinct blocks that somebody holds, of all kinds of layers."""
+        return self._table.count + sum(window.table.count for window in self._windows.values())
 
     @property
     def evicted(self) -> int:

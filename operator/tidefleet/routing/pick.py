@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tidefleet.routing.defer import LOWEST_PRIORITY, engine_priority, has_slack, latest_start
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, Work
 from tidefleet.routing.endpoints import Endpoints
-from tidefleet.routing.prefill_decode import Split, split
+from tidefleet.routing.few import Few, few_terms
+from tidefleet.routing.prefill_decode import Split, Splits, split
 from tidefleet.routing.queue import Queue
 from tidefleet.routing.rates import TIERS
 from tidefleet.routing.request import Ask
@@ -30,6 +31,7 @@ HELD_SHARE = 0.5
 """With a queue of ours, engines hold this share of the longest wait: what they hold, nobody overtakes."""
 
 Mask = NDArray[np.bool_]
+Column = NDArray[np.float64] | Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Pick:
     prefill_address: str | None
     engine_priority: int
     ask: Ask
-    terms: Terms
+    terms: Terms | Few
     row: int
     eligible: Mask
     serving: Mask
@@ -96,14 +98,14 @@ class Pick:
     @property
     def hit_tokens(self) -> tuple[int, ...]:
         """Prompt tokens that it holds, by tier."""
-        return tuple(int(one) for one in self.terms.held[:, self.row])
+        return self.terms.held_at(self.row)
 
     @property
     def expected_ttft_seconds(self) -> float:
         """Wait, fetch and prefill."""
         if self.split is not None:
             return self.split.ttft_seconds
-        return float(self.terms.ttft[self.row])
+        return self.terms.ttft_at(self.row)
 
     @property
     def reason(self) -> str:
@@ -155,7 +157,7 @@ class Pick:
             late_seconds=float(terms.late[row]),
             usd=float(terms.usd[row]),
             total_seconds=float(terms.total[row]),
-            hit_tokens=tuple(int(one) for one in terms.held[:, row]),
+            hit_tokens=terms.held_at(row),
             excluded=excluded,
         )
 
@@ -206,23 +208,28 @@ def pick(
     table.paces.asked(ask.priority, ask.tpot_objective_seconds, now)
     allowed = None if subset is None else frozenset(subset)
     serving = table.serving(AGGREGATED, DECODE, lora=ask.lora, subset=allowed)
-    eligible = _eligible(table, serving)
-    if eligible is None:
+    fit = table.eligible(serving)
+    if fit is None:
         return _nobody(ask, table, allowed, now)
-    terms = terms_of(ask, table, hits, now)
-    total, remote = terms.total, None
-    if table.is_split:
-        prefilling = _eligible(table, table.serving(PREFILL, lora=ask.lora, subset=allowed))
-        if prefilling is not None:
-            remote = split(ask, table, terms, prefilling)
-            total = np.minimum(total, remote.total)
-    if ask.is_deferrable:
-        slack = eligible & has_slack(ask, table, terms, now)
-        if slack.any():
-            eligible = slack
-        elif now < (start := latest_start(ask, terms, eligible)):
-            return Queued("no endpoint has slack for deferrable work", start)
-    row, order = _least(table, terms, total, eligible)
+    eligible, rows = fit
+    remote: Splits | None = None
+    few = None if table.is_split or ask.is_deferrable else few_terms(ask, table, hits, now)
+    terms = few or terms_of(ask, table, hits, now)
+    total = terms.total
+    if not isinstance(terms, Few):
+        if table.is_split:
+            prefilling = table.eligible(table.serving(PREFILL, lora=ask.lora, subset=allowed))
+            if prefilling is not None:
+                remote = split(ask, table, terms, prefilling[0])
+                total = np.minimum(terms.total, remote.total)
+        if ask.is_deferrable:
+            slack = eligible & has_slack(ask, table, terms, now)
+            if slack.any():
+                eligible = slack
+                rows = tuple(slack.nonzero()[0].tolist())
+            elif now < (start := latest_start(ask, terms, eligible)):
+                return Queued("no endpoint has slack for deferrable work", start)
+    row, order = _least(table, terms, total, eligible, rows)
     home = table.sessions.home(ask.session)
     moved_from = ""
     if home is not None and home.planned:
@@ -237,15 +244,15 @@ def pick(
             ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
             held = limit if queue is None else HELD_SHARE * limit
             if wait > held or ahead > 0.0:
-                free = eligible & (terms.wait <= held)
+                free = eligible & (np.asarray(terms.wait) <= held)
                 if ahead <= 0.0 and free.any():
-                    row, order = _least(table, terms, total, free)
+                    row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
                 elif queue is not None and wait + ahead <= limit:
                     return Queued(f"engines are full for {wait:.2f} s", now + limit)
                 else:
                     return _shed(ask, wait + ahead, limit)
     chosen = remote.at(row) if remote is not None and remote.total[row] < terms.total[row] else None
-    fallbacks = tuple(terms.addresses[one] for one in order if one != row and eligible[one])[:MOST_FALLBACKS]
+    fallbacks = tuple([terms.addresses[one] for one in order if one != row][:MOST_FALLBACKS])
     return Pick(
         address=terms.addresses[row],
         fallbacks=fallbacks,
@@ -257,23 +264,11 @@ def pick(
         eligible=eligible,
         serving=serving,
         draining=table.draining,
-        ejected=table.ejected.copy(),
+        ejected=table.ejected,
         moved_from=moved_from,
         lives_here=home is not None and home.address == terms.addresses[row],
         split=chosen,
     )
-
-
-def _eligible(table: Endpoints, serving: Mask) -> Mask | None:
-    """Healthy rows; else draining ones; else ejected ones, one of which may be back; ``None`` without a row."""
-    mask: Mask = serving & table.healthy
-    if mask.any():
-        return mask
-    for fit in (~table.ejected, ~table.draining):
-        mask = serving & fit
-        if mask.any():
-            return mask
-    return serving if serving.any() else None
 
 
 def _nobody(ask: Ask, table: Endpoints, subset: frozenset[str] | None, now: float) -> Queued | Refused:
@@ -288,26 +283,37 @@ def _nobody(ask: Ask, table: Endpoints, subset: frozenset[str] | None, now: floa
     return Refused(503, f"pool {ask.pool} has no endpoint that decodes")
 
 
-def _least(table: Endpoints, terms: Terms, total: NDArray[np.float64], eligible: Mask) -> tuple[int, NDArray[np.intp]]:
-    """The row with the least total, of those that tie the one with the least load, and rows by total."""
-    masked = np.where(eligible, total, np.inf)
-    count = len(masked)
-    if count > SORTED_WHOLE:
-        few = np.argpartition(masked, MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
-        order = few[np.argsort(masked[few])]
+def _least(
+    table: Endpoints, terms: Terms | Few, total: Column, eligible: Mask, rows: Sequence[int]
+) -> tuple[int, list[int]]:
+    """The row with the least total, of those that tie the one with the least load; and the first few rows by total.
+
+    Args:
+        eligible, rows: which may be picked, as a mask and as numbers.
+    """
+    if isinstance(total, np.ndarray):
+        masked = np.where(eligible, total, np.inf)
+        if len(masked) > SORTED_WHOLE:
+            first = np.argpartition(masked, MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
+            first = first[np.argsort(masked[first])]
+        else:
+            first = np.argsort(masked)
+        order = first[: min(MOST_FALLBACKS + 2, len(rows))].tolist()
+        near = (masked <= masked[order[0]] * (1.0 + TIE_SHARE) + TIE_SECONDS).nonzero()[0].tolist()
     else:
-        order = np.argsort(masked)
-    least = masked[order[0]]
-    near = (masked <= least * (1.0 + TIE_SHARE) + TIE_SECONDS).nonzero()[0]
+        order = sorted(rows, key=total.__getitem__)
+        bound = total[order[0]] * (1.0 + TIE_SHARE) + TIE_SECONDS
+        near = [one for one in rows if total[one] <= bound]
     if len(near) <= 1:
-        return int(order[0]), order
-    load = terms.load[near]
-    near = near[load == load.min()]
+        return order[0], order
+    load = [terms.load[one] for one in near]
+    least = min(load)
+    near = [one for one, its in zip(near, load, strict=True) if its == least]
     table.turn += 1
-    return int(near[table.turn % len(near)]), order
+    return near[table.turn % len(near)], order
 
 
-def _keeps(terms: Terms, planned: int, best: int) -> bool:
+def _keeps(terms: Terms | Few, planned: int, best: int) -> bool:
     """Whether a moved session goes where it was moved, which it does unless that became late meanwhile."""
     return float(terms.late[planned]) <= float(terms.late[best])
 

@@ -12,7 +12,8 @@ from itertools import islice
 import numpy as np
 
 from tidefleet.routing.hashing import Keys
-from tidefleet.routing.index import STORE, PrefixIndex
+from tidefleet.routing.index import DISK, HOST, PrefixIndex
+from tidefleet.routing.rooms import Room, Store
 
 
 class Placements:
@@ -20,27 +21,45 @@ class Placements:
 
     Args:
         index: of chunks of text; endpoints are its slots.
+        store: that endpoints write through to; ``None`` = there is none.
     """
 
-    def __init__(self, index: PrefixIndex) -> None:
-        self._index = index
+    def __init__(self, index: PrefixIndex, store: Store | None = None) -> None:
+        self._index, self._store = index, store
         self._held: dict[int, OrderedDict[int, None]] = {}
+        self._below: dict[tuple[int, int], Room] = {}
 
-    def placed(self, slot: int, keys: Keys, *, room: int, write_through: bool = False, known: int = 0) -> None:
+    def placed(
+        self,
+        slot: int,
+        keys: Keys,
+        *,
+        room: int,
+        below: tuple[int, int] = (0, 0),
+        write_through: bool = False,
+        known: int = 0,
+    ) -> None:
         """An endpoint served a prompt.
 
         Args:
             slot: of the endpoint in the index.
             keys: of the prompt's chunks, shape (chunks,).
             room: chunks that the endpoint's KV room holds; a longer prompt leaves its head.
-            write_through: all of the prompt is also in the shared store that the endpoint reads, and stays there.
+            below: chunks that its host and its disk tier hold, which have all that it serves; 0 = there is none.
+            write_through: the prompt is also in the shared store, as far as that has room.
             known: chunks, the first ones, that the index had there when the endpoint was picked.
 
         Raises:
             KeyError: the index has no endpoint with this slot.
         """
-        if write_through:
-            self._index.store(slot, keys, tier=STORE)
+        if write_through and self._store is not None:
+            self._store.written(slot, keys)
+        for tier, holds in zip((HOST, DISK), below, strict=True):
+            if holds > 0 and len(keys):
+                self._index.store(slot, keys[:holds], tier=tier)
+                left = self._below.setdefault((slot, tier), Room()).used(keys[:holds], holds)
+                if len(left):
+                    self._index.remove(slot, left, tier=tier)
         if room < 1 or not len(keys):
             return
         kept = keys[:room]
@@ -60,6 +79,8 @@ class Placements:
     def forget(self, slot: int) -> None:
         """An endpoint is gone, or holds nothing any more; the index is told by its owner."""
         self._held.pop(slot, None)
+        for tier in (HOST, DISK):
+            self._below.pop((slot, tier), None)
 
     def held(self, slot: int) -> int:
         """Chunks that an endpoint is thought to hold."""

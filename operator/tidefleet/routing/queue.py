@@ -63,7 +63,7 @@ class Queue(Generic[H]):
     Args:
         most: requests at a time.
         most_tokens: prompt and expected output tokens at a time.
-        tenant_share: share of ``most`` that one tenant may take, 0..1.
+        tenant_share: share of ``most`` that one tenant may take, 0..1; requests of no tenant may take all of it.
     """
 
     def __init__(self, *, most: int = 1024, most_tokens: float = 20e6, tenant_share: float = 0.5) -> None:
@@ -85,7 +85,7 @@ class Queue(Generic[H]):
         """
         entry = Entry(ask, handle, now, deadline)
         size, tenant = _size(ask), _tenant(ask)
-        if self._of_tenant.get(tenant, 0) >= self.most_per_tenant:
+        if ask.tenant is not None and self._of_tenant.get(tenant, 0) >= self.most_per_tenant:
             return [Removed(entry, 429, f"the tenant has {self.most_per_tenant} requests in the queue, its share")]
         if size > self.most_tokens:
             return [Removed(entry, 429, f"{size:.0f} tokens are more than the queue holds ({self.most_tokens:.0f})")]
@@ -194,8 +194,10 @@ class Queue(Generic[H]):
 
 
 def margin_rate(ask: Ask) -> float:
-    """Margin per token of work, in the order of margin per accelerator-second on one kind; 0 = unpriced."""
-    return (ask.margin_usd or 0.0) / max(1.0, _size(ask))
+    """Margin in USD per second of an endpoint; 0, as of one that earns its cost, for what is not priced."""
+    if ask.margin_usd is None or not ask.endpoint_seconds:
+        return 0.0
+    return ask.margin_usd / ask.endpoint_seconds
 
 
 def _size(ask: Ask) -> float:

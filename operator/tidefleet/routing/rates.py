@@ -61,11 +61,6 @@ class Rates:
                 f"{self.step_seconds} must be positive, e.g. 0.0001 and 0.01"
             )
 
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Uncached prompt tokens in a second, short prompts."""
-        return 1.0 / self.prefill_seconds_per_token
-
     def prefill_seconds(self, uncached: float, cached: float = 0.0) -> float:
         """T_p; 0 for no token."""
         if uncached <= 0.0:

@@ -32,6 +32,7 @@ class Ask:
         cache_ttl_seconds: lifetime that the client asked for its cached prefix; ``None`` = no hint.
         ends_in_tool_call: the session's answer before this one ended in a tool call, so this turn likely will.
         margin_usd: revenue less cost of serving it; ``None`` = not priced.
+        endpoint_seconds: seconds of an endpoint that it takes, where it is priced (see ``margin``).
     """
 
     pool: str
@@ -52,6 +53,7 @@ class Ask:
     cache_ttl_seconds: float | None = None
     ends_in_tool_call: bool = False
     margin_usd: float | None = None
+    endpoint_seconds: float | None = None
 
     @property
     def is_deferrable(self) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.reuse import Reuse
 
 MOST_ENTRIES = 4096
@@ -21,6 +23,7 @@ class _Kept:
     wclass: str
     tool_call: bool
     hinted_seconds: float
+    tier: int
 
 
 class Resident:
@@ -50,16 +53,18 @@ class Resident:
         wclass: str = "",
         tool_call: bool = False,
         hinted_seconds: float = 0.0,
+        tier: int = DEVICE,
     ) -> None:
         """A request was served: ``added`` of its ``tokens`` tokens were not there before.
 
         Args:
             key: the session, or a number of its own for a request without one.
+            tier: where its KV lies best until the next turn, as ``reuse.retention`` says.
         """
         old = self._kept.pop(key, None)
         held = min(tokens, (old.tokens if old else 0.0) + added)
         self.tokens += held - (old.tokens if old else 0.0)
-        self._kept[key] = _Kept(held, now, wclass, tool_call, hinted_seconds)
+        self._kept[key] = _Kept(held, now, wclass, tool_call, hinted_seconds, tier)
         self.shrink(0.0)
 
     def shrink(self, pinned_tokens: float) -> None:
@@ -70,25 +75,29 @@ class Resident:
         if not self._kept:
             self.tokens = 0.0
 
-    def clear(self) -> None:
-        """The engine lost its cache."""
-        self._kept.clear()
-        self.tokens = 0.0
+    def loss_of_oldest(
+        self, reuse: Reuse, now: float, *, again_seconds: float, below: Iterable[tuple[float, float]] = ()
+    ) -> float:
+        """Seconds that a token of the oldest few entries costs once it is evicted: P(reuse) * time to get it again.
 
-    def forget(self, key: int) -> float:
-        """Leave a session out, because it moved; the tokens that it held."""
-        gone = self._kept.pop(key, None)
-        if gone is None:
-            return 0.0
-        self.tokens -= gone.tokens
-        return gone.tokens
+        An entry is fetched from a tier below as long as that holds it, beside all that was used after it, and is
+        prefilled again otherwise. One that lies best in the tier below costs nothing: its fetch was foreseen, whether
+        this request evicts it or a later one.
 
-    def reuse_of_oldest(self, reuse: Reuse, now: float) -> float:
-        """Mean P(reuse) over the tokens of the oldest few entries, 0..1."""
+        Args:
+            again_seconds: to prefill a token.
+            below: tokens that a tier holds, and seconds to fetch a token from it.
+        """
         weight = value = 0.0
+        since = self.tokens
+        tiers = tuple(below)
         for kept, _ in zip(self._kept.values(), range(_TAIL), strict=False):
             weight += kept.tokens
-            value += kept.tokens * reuse.probability(
-                kept.wclass, now - kept.at, tool_call=kept.tool_call, hinted_seconds=kept.hinted_seconds
-            )
+            fetches = [seconds for room, seconds in tiers if since <= room]
+            if kept.tier == DEVICE or not fetches:
+                chance = reuse.probability(
+                    kept.wclass, now - kept.at, tool_call=kept.tool_call, hinted_seconds=kept.hinted_seconds
+                )
+                value += kept.tokens * chance * min([again_seconds, *fetches])
+            since -= kept.tokens
         return value / weight if weight > 0.0 else 0.0

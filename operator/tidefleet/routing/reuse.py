@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.routing.rates import DEVICE, DISK, HOST, SHARED, TIERS, Rates
@@ -121,17 +122,22 @@ def retention(
     capacity_tokens: float,
     kv_usage: float,
     hinted_seconds: float = 0.0,
+    tier_tokens: Sequence[float] = (math.inf, math.inf, math.inf),
 ) -> Retention:
     """Whether a session's KV stays on the device until its next turn, or goes down to the fastest tier that there is.
 
     While it stays it takes ``tokens / capacity`` of the replica's KV room for the gap, which costs others something in
     proportion to how full the room is; going down costs one fetch. Both are seconds of the same replica, so its price
     cancels: the break-even gap is ``fetch seconds * capacity / (tokens * usage)``.
+
+    Args:
+        tier_tokens: that host, disk and shared store hold; a tier that is smaller than the session is none.
     """
-    tier = next((one for one in (HOST, DISK, SHARED) if math.isfinite(rates.fetch_seconds(tokens, one))), None)
+    tiers = [one for one in (HOST, DISK, SHARED) if math.isfinite(rates.fetch_seconds(tokens, one))]
+    tier = next((one for one in tiers if tokens <= tier_tokens[one - 1]), None)
     keep = max(gap_seconds, hinted_seconds)
     if tier is None:
-        return Retention(DEVICE, keep, "there is no lower tier")
+        return Retention(DEVICE, keep, "no lower tier has room for it" if tiers else "there is no lower tier")
     fetch = rates.fetch_seconds(tokens, tier)
     if fetch >= rates.prefill_seconds(tokens):
         return Retention(DEVICE, keep, f"a fetch from {TIERS[tier]} takes longer than prefilling again")

@@ -7,7 +7,7 @@ For endpoint e and a request of n tokens, S of which are cached nowhere that is 
     prefill(e) = T_p(S) behind what is cached
     decode(e)  = weight * O * T_d of the batch that it joins
     harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
-                 + crowd + balance
+                 (nothing for one that a turn's end has left to the tier below, see ``resident``) + crowd + balance
     crowd(e)   = requests that come before its work there is done, each of which waits that work longer
                = (fetch + prefill + evict) * min(20, 4 * (wait + (fetch + prefill) / 2) * rate / (1 - utilisation))
     balance(e) = further turns * what such a turn occupies * load of e in the last hour over the mean
@@ -93,6 +93,14 @@ class Terms:
     def ttft(self) -> Floats:
         """Expected seconds to the first token."""
         return self.wait + self.fetch + self.prefill
+
+    def ttft_at(self, row: int) -> float:
+        """The same at one endpoint."""
+        return float(self.wait[row] + self.fetch[row] + self.prefill[row])
+
+    def held_at(self, row: int) -> tuple[int, ...]:
+        """Prompt tokens held there, by tier."""
+        return tuple(int(one) for one in self.held[:, row])
 
 
 def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:

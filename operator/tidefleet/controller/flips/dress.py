@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.cluster.records import Node, Taint
 from tidefleet.controller import marks
 from tidefleet.flipping.journal import Before, Journal, write
 from tidefleet.flipping.phase import Phase
 
-DUTY_LABEL = "tidefleet.io/duty"
 FLIP_TAINT = "tidefleet.io/flip"
 DUTY_TAINT = "tidefleet.io/duty"
 SKIP_UPGRADE_LABEL = "nvidia.com/gpu-driver-upgrade.skip"

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.cluster.kinds import COHORT, NODE, Kind
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.cluster.objects import ApiFailed, Objects
 from tidefleet.cluster.records import Node
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Delete
 from tidefleet.controller import marks
 from tidefleet.controller.act import Actor
-from tidefleet.controller.flips.dress import DUTY_LABEL, DUTY_TAINT, FLIP_TAINT
+from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.training.kueue import abandoned
 

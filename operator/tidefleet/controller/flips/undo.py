@@ -9,12 +9,13 @@ from typing import Any
 
 from tidefleet.cluster import records
 from tidefleet.cluster.kinds import NODE, POD
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.records import Node, Pod
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Conflict, Gone, MergePatch, Writer, Written
 from tidefleet.controller import marks
-from tidefleet.controller.flips.dress import DUTY_LABEL, DUTY_TAINT, FLIP_TAINT, undressed
+from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT, undressed
 from tidefleet.controller.flips.pods import pod_change
 from tidefleet.controller.flips.units import FINISHED
 from tidefleet.flipping.journal import Journal, read

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tidefleet.cluster.inventory import POOL_LABEL
 from tidefleet.cluster.kinds import (
     ADMISSION_CHECK,
     CLUSTER_QUEUE,
@@ -23,6 +22,7 @@ from tidefleet.cluster.kinds import (
     RESOURCE_FLAVOR,
     Kind,
 )
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.records import Pod
 from tidefleet.cluster.transport import Unreachable

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidefleet.cluster import records
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.controller.training import checkpoint
 from tidefleet.controller.training.lending import Fault, FaultReason, Lending, LoanType
-from tidefleet.controller.training.room import DUTY_LABEL, DUTY_TRAINING, PodShape
+from tidefleet.controller.training.room import DUTY_TRAINING, PodShape
 
 CHECK = "tidefleet-loan"
 CHECK_CONTROLLER = "tidefleet.io/loan"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tidefleet.cluster.inventory import POOL_LABEL
 from tidefleet.cluster.kinds import POD
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.records import Pod
 from tidefleet.cluster.writes import Evict, Write
 from tidefleet.controller.training import checkpoint

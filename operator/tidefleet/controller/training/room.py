@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.cluster.records import Pod
 from tidefleet.controller.training.lending import LoanedNode
 
-DUTY_LABEL = "tidefleet.io/duty"
 DUTY_TRAINING = "training"
 _OVER = frozenset({"Succeeded", "Failed"})
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from tidefleet.api.flipping import LabelSelector, SelectorOperator
 from tidefleet.cluster import records
-from tidefleet.cluster.inventory import POOL_LABEL
 from tidefleet.cluster.kinds import JOB, PRIORITY_CLASS, Kind
+from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.records import Pod
 from tidefleet.cluster.transport import Unreachable

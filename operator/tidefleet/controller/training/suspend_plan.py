@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tidefleet.cluster.labels import DUTY_LABEL
 from tidefleet.cluster.records import Pod
 from tidefleet.controller.training import checkpoint
 from tidefleet.controller.training.lending import Lending, Stop, TrainingJob
-from tidefleet.controller.training.room import DUTY_LABEL, DUTY_TRAINING, NoRoom, PodShape, Room, room_on
+from tidefleet.controller.training.room import DUTY_TRAINING, NoRoom, PodShape, Room, room_on
 
 MARK = "tidefleet.io/suspended-by"
 """On a job that is ours to start: we suspended it, or its owner created it suspended for us."""
