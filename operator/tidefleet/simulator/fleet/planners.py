@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,13 +19,14 @@ from tidefleet.flipping.lending import (
     ends_of,
     flights,
 )
-from tidefleet.flipping.observation import Wish
+from tidefleet.flipping.observation import Stay, Wish
 from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import needed_replicas, nodes_for
 from tidefleet.flipping.staircase import Staircase, Terms, schedule
 from tidefleet.flipping.value import flip_cost, loan_quantile
 from tidefleet.planning.forecast import HORIZON_SLOTS, Forecast, forecast
 from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, Array, SlotHistory, SlotSeries, slot_of
+from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
 
@@ -95,6 +97,10 @@ class Planner(Protocol):
 
     def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
         """Nodes that train from the beginning on, for ever; ``peak`` is the busiest hour's need."""
+
+
+PlannerOf = Callable[[PoolSpec, Demand], Planner]
+"""Makes the planner of one pool."""
 
 
 @dataclass(slots=True)
@@ -265,3 +271,29 @@ class Ours:
         )
         words = f"serving needs {made.needed[0]} of {total} nodes until the next could be back"
         return LoanPlan(made.loans[0], ends_of(made.loans, start, SLOT_SECONDS), words)
+
+
+@dataclass(slots=True)
+class Fixed:
+    """A fleet that never changes: with ``training`` the nodes beyond what the busiest hour needs train for ever."""
+
+    name: str = "static split"
+    training: bool = True
+    lends: bool = False
+    passes: tuple[float, ...] = (0.0,)
+
+    def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
+        """Nothing is learned."""
+
+    def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
+        """The nodes above what the busiest hour needs, the fill and the spare included."""
+        if not self.training:
+            return ()
+        replicas = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
+        return tuple(nodes[nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips) :])
+
+    def decide(self, seen: Situation) -> Decided:
+        """All that serve go on serving."""
+        serving = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
+        need = min(serving, math.ceil(seen.needed / seen.spec.flips.fill - 1e-9))
+        return Decided({one.name: Stay() for one in seen.nodes}, need, 0)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.flipping.observation import Stay
-from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import nodes_for
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
-from tidefleet.simulator.fleet.planners import Decided, Planner, Situation
+from tidefleet.simulator.fleet.planners import Decided, Fixed, Planner, PlannerOf, Situation
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
 
 SYNC_SECONDS = 15.0
@@ -22,30 +21,6 @@ TOLERANCE = 0.1
 
 QUEUE_TARGET = 1.0
 """Requests that may wait per replica: the autoscaler's target."""
-
-
-@dataclass(slots=True)
-class Fixed:
-    """A fleet that never changes: with ``training`` the nodes beyond what the busiest hour needs train for ever."""
-
-    name: str
-    training: bool
-    lends: bool = False
-    passes: tuple[float, ...] = (0.0,)
-
-    def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
-        """Nothing is learned."""
-
-    def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
-        """The nodes above what the busiest hour needs, the fill and the spare included."""
-        if not self.training:
-            return ()
-        replicas = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
-        return tuple(nodes[nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips) :])
-
-    def decide(self, seen: Situation) -> Decided:
-        """All that serve go on serving."""
-        return Decided({one.name: Stay() for one in seen.nodes}, _needed(seen.needed, seen), 0)
 
 
 @dataclass(slots=True)
@@ -148,6 +123,10 @@ def slices(pool: PoolSpec, demand: Demand) -> Planner:
     return Slices()
 
 
-def _needed(need: float, seen: Situation) -> int:
-    serving = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
-    return min(serving, math.ceil(need / seen.spec.flips.fill - 1e-9))
+RIVALS: Mapping[str, PlannerOf] = {
+    "no-loans": no_loans,
+    "static-split": static_split,
+    "queue-autoscaler": queue_autoscaler,
+    "slices": slices,
+}
+"""Planners that a run is compared with, by name."""
