@@ -26,7 +26,8 @@ class Losses:
     lent`` where nobody lends). Deferrable work fills them from below; what it fills is needed.
 
     Attributes:
-        needed: by online demand, at most what serves; short: beyond that; busy: in which anything ran.
+        needed: by online demand, at most what serves; short: beyond that; busy: in which anything ran;
+            load: share of what serves that was used in the last stretch.
         filler_rate: replicas that deferrable work keeps busy, by bin.
     """
 
@@ -37,6 +38,7 @@ class Losses:
     needed: float = 0.0
     short: float = 0.0
     busy: float = 0.0
+    load: float = 0.0
     idle: dict[str, float] = field(default_factory=dict)
     filler_rate: Array = field(init=False)
     _needs: list[float] = field(init=False)
@@ -58,6 +60,7 @@ class Losses:
         did = filler.advance(begin, end, rate=rate, slack=slack) if rate or filler.arrived else 0.0
         self.filler_rate[place] += did / self.demand.seconds_per_bin
         used = served + did / seconds
+        self.load = used / ready if ready else 0.0
         self.busy += (ready if used > NEARLY else 0) * seconds
         if ready <= used:
             return
@@ -70,20 +73,27 @@ class Losses:
             if level >= ready:
                 break
 
+    def broken(self, seconds: float, replicas: int) -> None:
+        """Count replicas that start again on nodes that serve with others."""
+        if replicas:
+            self.idle["down"] = self.idle.get("down", 0.0) + replicas * seconds
+
     def _layers(self, begin: float, need: float, ready: int, decided: Decided) -> tuple[tuple[str, float], ...]:
         slot_end = (math.floor(begin / SLOT_SECONDS + NEARLY) + 1) * SLOT_SECONDS
         last = slot_end + self.spec.lead_slots * SLOT_SECONDS
         width = self.demand.seconds_per_bin
         first = min(len(self._needs) - 1, int(begin / width + NEARLY))
         ahead = max(self._needs[first : max(first + 1, math.ceil(last / width - NEARLY))])
-        lead = ("lead", self._whole(ahead)) if self.lends else ("lead", 0.0)
+        if not self.lends:
+            whole = ("node rounding", self._whole(need))
+            return (("thin batches", need / self.spec.flips.fill), whole, ("not lent", float(ready)))
         return (
             ("thin batches", need / self.spec.flips.fill),
             ("node rounding", self._whole(need)),
-            lead,
+            ("lead", self._whole(ahead)),
             ("forecast margin", float(decided.replicas - decided.spare)),
             ("spare", float(decided.replicas)),
-            ("held" if self.lends else "not lent", float(ready)),
+            ("held", float(ready)),
         )
 
     def _whole(self, need: float) -> float:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from tidefleet.flipping.journal import Journal
 from tidefleet.flipping.lending import Labelled
 from tidefleet.flipping.machine import Step, step
-from tidefleet.flipping.observation import Canary, Observation, Stay, Terms, Wish
+from tidefleet.flipping.observation import Canary, Lend, Observation, Recall, Stay, Terms, Wish
 from tidefleet.flipping.phase import Phase
 from tidefleet.simulator.fleet.spec import PoolSpec
 from tidefleet.simulator.scenario import Flips
@@ -61,6 +61,7 @@ class Node:
     trains_from: float = math.inf
     quiet_at: float = -math.inf
     wish: Wish = field(default_factory=Stay)
+    _brief: Observation | None = None
 
     # --- as a unit of a round --------------------------------------------------------------------------------------
 
@@ -109,6 +110,24 @@ class Node:
     def replicas(self, now: float) -> int:
         """Replicas on it that take requests."""
         return self.spec.replicas_per_node - self.broken if self.state(now) is State.SERVING else 0
+
+    @property
+    def brief(self) -> Observation:
+        """What a round looks at before it wishes for anything: health and terms."""
+        if self._brief is None or self._brief.unhealthy != self.unhealthy:
+            self._brief = Observation(terms=self.terms, unhealthy=self.unhealthy, present=self.present)
+        return self._brief
+
+    def is_due(self, now: float) -> bool:
+        """Whether its wish, or the time, may change its phase now."""
+        match self.journal.phase:
+            case Phase.SERVING:
+                return isinstance(self.wish, Lend)
+            case Phase.TRAINING:
+                longer = isinstance(self.wish, Lend) and self.wish.until > (self.journal.until or 0.0)
+                return longer or isinstance(self.wish, Recall) or bool(self.unhealthy) or not self.present
+            case _:
+                return True
 
     def observe(self, now: float, *, capacity_kept: bool) -> Observation:
         """What the state machine is told of it."""
@@ -174,6 +193,7 @@ class Node:
             case Phase.RECLAIMING | Phase.QUARANTINED:
                 self.quiet_at = min(self.quiet_at, now)
             case Phase.WARMING:
+                self.broken = 0
                 self.ready_at = now + self.flips.load_seconds + self.flips.warm_seconds
 
     def next_event(self, now: float) -> float:

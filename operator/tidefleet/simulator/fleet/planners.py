@@ -19,13 +19,14 @@ from tidefleet.flipping.lending import (
     ends_of,
     flights,
 )
-from tidefleet.flipping.observation import Observation, Stay, Wish
+from tidefleet.flipping.observation import Stay, Wish
 from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import needed_replicas, nodes_for
 from tidefleet.flipping.staircase import Staircase, Terms, schedule
 from tidefleet.flipping.value import flip_cost, loan_quantile
 from tidefleet.planning.forecast import HORIZON_SLOTS, Forecast, forecast
 from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, Array, SlotHistory, SlotSeries, slot_of
+from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
 
@@ -45,7 +46,6 @@ class Situation:
     Attributes:
         prefill, decode: replicas that online demand keeps busy now.
         ready: replicas that take requests now.
-        observe: what the state machine would be told of a node.
         order: the order in which so many of these nodes come home, by what training loses.
         most_loans: nodes that power lets train.
         waiting: replicas to have beyond these (by slot) for work that may wait, when so many of them are busy.
@@ -58,7 +58,6 @@ class Situation:
     prefill: float
     decode: float
     ready: int
-    observe: Callable[[Node], Observation]
     order: Callable[[Sequence[Node], int], Sequence[tuple[str, str]]]
     most_loans: int
     waiting: Callable[[Array, Array], Array]
@@ -98,6 +97,10 @@ class Planner(Protocol):
 
     def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
         """Nodes that train from the beginning on, for ever; ``peak`` is the busiest hour's need."""
+
+
+PlannerOf = Callable[[PoolSpec, Demand], Planner]
+"""Makes the planner of one pool."""
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class Ours:
         closed = "" if known >= HISTORY_DAYS else f"{known:.1f} days of demand are known"
         out, _ = flights(seen.nodes, now, SLOT_SECONDS)
         step = max(1, int(STEP_SHARE * len(seen.nodes)))
-        observed = {one.name: seen.observe(one) for one in seen.nodes}
+        observed = {one.name: one.brief for one in seen.nodes}
         decision = Round[Node](
             accelerator=seen.pool.accelerator,
             units=seen.nodes,
@@ -272,12 +275,12 @@ class Ours:
 
 @dataclass(slots=True)
 class Fixed:
-    """A fleet that is split once and for all: ``training`` sets aside what the busiest hour leaves, else nothing."""
+    """A fleet that never changes: with ``training`` the nodes beyond what the busiest hour needs train for ever."""
 
     name: str = "static split"
+    training: bool = True
     lends: bool = False
     passes: tuple[float, ...] = (0.0,)
-    training: bool = True
 
     def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
         """Nothing is learned."""
@@ -287,11 +290,10 @@ class Fixed:
         if not self.training:
             return ()
         replicas = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
-        keep = nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips)
-        return tuple(nodes[keep:])
+        return tuple(nodes[nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips) :])
 
     def decide(self, seen: Situation) -> Decided:
         """All that serve go on serving."""
-        replicas = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
-        need = min(replicas, math.ceil(seen.needed / seen.spec.flips.fill - 1e-9))
+        serving = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
+        need = min(serving, math.ceil(seen.needed / seen.spec.flips.fill - 1e-9))
         return Decided({one.name: Stay() for one in seen.nodes}, need, 0)

@@ -7,24 +7,26 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tidefleet.flipping.phase import Phase
 from tidefleet.planning.slots import SLOT_SECONDS, Array, slot_of
 from tidefleet.simulator.fleet.demand import Demand
+from tidefleet.simulator.fleet.faults import Fault, Kind, drawn
 from tidefleet.simulator.fleet.filler import Filler
 from tidefleet.simulator.fleet.losses import Losses
 from tidefleet.simulator.fleet.node import Node, State, a_node, lent
-from tidefleet.simulator.fleet.planners import Decided, Ours, Planner, Situation
-from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, fleet_of
+from tidefleet.simulator.fleet.planners import Decided, Ours, Planner, PlannerOf, Situation
+from tidefleet.simulator.fleet.power import draw, node_watts, room
+from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, Watts, fleet_of
 from tidefleet.simulator.fleet.timeline import Flip, Span, Timeline
 from tidefleet.simulator.fleet.training import Arrival, Trainers
 from tidefleet.simulator.scenario import Scenario
+from tidefleet.simulator.study.finding import price_of
 
 ORIGIN = 1_704_067_200.0
 """Unix seconds of a scenario's begin: Monday, 2024-01-01 00:00 UTC."""
 
 Progress = Callable[[float], None]
 """Called with the share of the scenario that is done."""
-
-PlannerOf = Callable[[PoolSpec, Demand], Planner]
 
 
 def ours(pool: PoolSpec, demand: Demand) -> Planner:
@@ -35,6 +37,23 @@ def ours(pool: PoolSpec, demand: Demand) -> Planner:
 def foreseeing(pool: PoolSpec, demand: Demand) -> Planner:
     """The operator's planner with the true demand in place of a forecast: what forecasting costs is the difference."""
     return Ours(name="foreseeing", foresight=demand.by_slot(SLOT_SECONDS), first_slot=slot_of(ORIGIN))
+
+
+def described(scenario: Scenario) -> FleetSpec:
+    """The fleet of a scenario, with the power and the list prices of the shipped catalogue.
+
+    Raises:
+        ValueError: it has no pool, an accelerator is unknown, or a pool's replicas do not fill whole nodes.
+    """
+    watts, prices = dict[str, Watts](), dict[str, float]()
+    for one in scenario.pools:
+        found = node_watts(one.accelerator, one.replicas_per_node * one.chips_per_replica)
+        price = price_of(one)
+        if found is not None:
+            watts[one.name] = found
+        if price is not None:
+            prices[one.accelerator] = price
+    return fleet_of(scenario, watts=watts, usd_per_chip_hour=prices)
 
 
 def run_fluid(
@@ -58,7 +77,7 @@ def run_fluid(
     Raises:
         ValueError: a pool has no demand, or there is demand for none of the pools.
     """
-    spec = scenario if isinstance(scenario, FleetSpec) else fleet_of(scenario)
+    spec = scenario if isinstance(scenario, FleetSpec) else described(scenario)
     given = {spec.pools[0].name: demand} if isinstance(demand, Demand) else dict(demand)
     names = [one.name for one in spec.pools]
     if sorted(names) != sorted(given):
@@ -79,6 +98,8 @@ class _Pool:
     ready: int = 0
     decided: Decided = field(default_factory=lambda: Decided({}, 0, 0))
     measured_at: float = 0.0
+    joules: float = 0.0
+    counts: dict[State, int] = field(default_factory=dict)
     capacity: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
     planned: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
 
@@ -108,6 +129,9 @@ class _Fleet:
         self.spans: dict[str, list[Span]] = {node.name: [] for node in self.nodes}
         self.counted = dict.fromkeys(self.states, 0)
         self.flips: list[Flip] = []
+        self.due = dict.fromkeys(self.states, 0.0)
+        self.most_watts = self.over_seconds = 0.0
+        self.crashes: list[tuple[float, int, float]] = []
 
     def _pool(self, spec: PoolSpec, demand: Demand, planner: PlannerOf) -> _Pool:
         flips, width = self.spec.flips, len(str(spec.nodes - 1))
@@ -118,6 +142,7 @@ class _Fleet:
         made = planner(spec, demand)
         losses = Losses(self.spec, spec, demand, lends=made.lends)
         pool = _Pool(spec, demand, made, nodes, losses, Filler(demand.deadline_seconds), measured_at=ORIGIN)
+        pool.counts[State.SERVING] = len(nodes)
         if demand.history is not None:
             begin = ORIGIN - len(demand.history) * demand.seconds_per_bin
             for number, (prefill, decode) in enumerate(demand.history.tolist()):
@@ -136,7 +161,7 @@ class _Fleet:
             self._at(self.now, "pass", (pool, 0))
         for node in self.nodes:
             self._note(node)
-        self.begin_faults()
+        self._draw_faults()
         told = 0
         while self.events and self.events[0][0] < self.end:
             at = self.events[0][0]
@@ -164,16 +189,53 @@ class _Fleet:
                 slot = slot_of(self.now) + (turn + 1 == len(turns))
                 self._at(slot * SLOT_SECONDS + turns[(turn + 1) % len(turns)], "pass", (pool, (turn + 1) % len(turns)))
             case "node", Node() as node:
-                self._settle(node)
+                if self.due[node.name] <= self.now:
+                    self._settle(node)
             case "training", _:
                 self.trainers.advance(self.now - ORIGIN)
                 self._at_next_end()
+            case "fault", Fault() as fault:
+                self._break(fault)
+            case "mend", Fault() as fault:
+                self._mend(fault)
             case "refill", _:
                 self.trainers.fill(self.now - ORIGIN)
                 self._at_next_end()
 
-    def begin_faults(self) -> None:
-        """What goes wrong is drawn before anything happens."""
+    def _draw_faults(self) -> None:
+        spot, counts = [one.spot for one in self.nodes], [one.spec.replicas_per_node for one in self.nodes]
+        for fault in drawn(self.spec, spot, counts, seed=self.seed):
+            self._at(ORIGIN + fault.at, "fault", fault)
+
+    def _break(self, fault: Fault) -> None:
+        """A fault begins; one of a node that has the like already is no second one."""
+        node = self.nodes[fault.node]
+        match fault.kind:
+            case Kind.FAILURE if not node.unhealthy:
+                node.unhealthy = "its devices have failed"
+            case Kind.RECLAIM if node.present:
+                node.present = False
+            case Kind.CRASH if node.replicas(self.now):
+                node.broken += 1
+                self.crashes.append((fault.at, fault.node, fault.until))
+            case _:
+                return
+        self._settle(node)
+        self._at(ORIGIN + fault.until, "mend", fault)
+
+    def _mend(self, fault: Fault) -> None:
+        """A fault ends: the node begins again with nothing on it."""
+        node = self.nodes[fault.node]
+        match fault.kind:
+            case Kind.FAILURE:
+                node.unhealthy = ""
+            case Kind.RECLAIM:
+                node.present = True
+            case Kind.CRASH:
+                node.broken = max(0, node.broken - 1)
+        if fault.kind is not Kind.CRASH and node.journal.phase in (Phase.SERVING, Phase.PLANNED):
+            node.fresh(self.now)
+        self._settle(node)
 
     def _to(self, when: float) -> None:
         """Count the time until then: nothing changes before."""
@@ -181,7 +243,21 @@ class _Fleet:
             return
         for pool in self.pools:
             pool.losses.count(self.now - ORIGIN, when - ORIGIN, pool.ready, pool.decided, pool.filler)
+            pool.losses.broken(when - self.now, sum(one.broken for one in pool.nodes if one.replicas(self.now)))
+        self._draw(when - self.now)
         self.now = when
+
+    def _draw(self, seconds: float) -> None:
+        """Count what all nodes draw."""
+        total = 0.0
+        for pool in self.pools:
+            if pool.spec.watts is not None:
+                watts = draw(pool.spec.watts, pool.counts, pool.losses.load)
+                pool.joules += watts * seconds
+                total += watts
+        self.most_watts = max(self.most_watts, total)
+        if total > self.spec.watts * (1.0 + 1e-9):
+            self.over_seconds += seconds
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -193,6 +269,7 @@ class _Fleet:
             pool.planner.measured(self.now, self.now - pool.measured_at, *rates)
             pool.measured_at = self.now
         prefill, decode = pool.demand.at(at)
+        allowed = room(self.spec, pool.spec, needed=-(-pool.decided.replicas // pool.spec.replicas_per_node))
         pool.decided = pool.planner.decide(
             Situation(
                 now=self.now,
@@ -202,19 +279,23 @@ class _Fleet:
                 prefill=prefill,
                 decode=decode,
                 ready=pool.ready,
-                observe=lambda node: node.observe(self.now, capacity_kept=self._kept(node)),
                 order=lambda nodes, back: self.trainers.order(
                     [(one.name, one.spec.chips) for one in nodes], back, self.now - ORIGIN
                 ),
-                most_loans=pool.spec.nodes,
+                most_loans=allowed.training,
                 waiting=lambda replicas, point: self._waiting(pool, replicas, point),
             )
         )
         _step(pool.planned, at, pool.decided.replicas)
         for node in pool.nodes:
             node.wish = pool.decided.wishes.get(node.name, node.wish)
+        away = sum(one.journal.phase is not Phase.SERVING for one in pool.nodes)
+        on = min(pool.spec.nodes if pool.decided.nodes is None else pool.decided.nodes, allowed.on - away)
+        if on < pool.spec.nodes - away or not all(one.wanted for one in pool.nodes):
+            self._have(pool, max(0, on))
         for node in pool.nodes:
-            self._settle(node)
+            if node.is_due(self.now):
+                self._settle(node)
 
     def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
         most = pool.spec.nodes * pool.spec.replicas_per_node
@@ -231,7 +312,21 @@ class _Fleet:
             if one.result:
                 self.flips.append(Flip(self.now - ORIGIN, node.name, one.direction, one.result, one.words))
         self._note(node)
-        self._at(node.next_event(self.now), "node", node)
+        due = node.next_event(self.now)
+        if due != self.due[node.name]:
+            self.due[node.name] = due
+            self._at(due, "node", node)
+
+    def _have(self, pool: _Pool, count: int) -> None:
+        """Have replicas on so many nodes that serve, the first ones; those that get some start them."""
+        there = [one for one in pool.nodes if one.present and not one.unhealthy and one.journal.phase is Phase.SERVING]
+        for place, node in enumerate(there):
+            wanted = place < count
+            if wanted != node.wanted:
+                node.wanted = wanted
+                if wanted:
+                    node.fresh(self.now)
+                self._settle(node)
 
     def _leave(self, node: Node, urgent: bool) -> float:
         """Training is asked to leave a node: when it will be gone."""
@@ -260,6 +355,8 @@ class _Fleet:
             return
         self._close(node.name, now)
         self.states[node.name] = state
+        pool.counts[before] -= 1
+        pool.counts[state] = pool.counts.get(state, 0) + 1
         if state is State.TRAINING:
             self.trainers.offer(node.name, node.spec.chips, now - ORIGIN)
             self._at_next_end()
@@ -309,10 +406,14 @@ class _Fleet:
             filler_late=sum(one.filler.late for one in self.pools),
             filler_left=sum(one.filler.left for one in self.pools),
             short_seconds={one.spec.name: one.losses.short for one in self.pools},
+            joules=sum(one.joules for one in self.pools),
+            crashes=tuple(self.crashes),
             busy_seconds=sum(one.losses.busy * chips[one.spec.name] for one in self.pools) + worked,
             figures={
                 "jobs_finished": float(self.trainers.finished),
                 "jobs_stopped": float(self.trainers.stopped),
+                "most_kilowatts": self.most_watts / 1000.0,
+                "over_power_seconds": self.over_seconds,
                 "filler_units": float(max(one.filler.most_units for one in self.pools)),
             },
         )

@@ -29,8 +29,8 @@ CAUSES = (
 )
 """Where paid seconds go that are not needed, in the order in which they are told apart.
 
-``held``: the schedule keeps nodes that serving does not need, since a step, a dwell, a pause after a surge or the
-shortest loan that pays holds them back. ``not lent``: nobody may lend them, or nothing wants them.
+``held``: nodes stay that serving does not need, since a step, a dwell, a pause after a surge, the shortest loan that
+pays or the site's power holds them back. ``not lent``: nobody may lend them, or they are off for want of power.
 """
 
 
