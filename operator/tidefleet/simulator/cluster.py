@@ -13,7 +13,8 @@ from tidefleet.simulator.engine.holders import Held, Holders
 from tidefleet.simulator.engine.job import DONE, FIRST, LOST, REFUSED, Job
 from tidefleet.simulator.engine.replica import PREFILLED, Counts, Replica
 from tidefleet.simulator.engine.timing import StraightLines, Timing
-from tidefleet.simulator.policies import POLICIES, Later, Placed, Policy, Turned
+from tidefleet.simulator.policies import POLICIES
+from tidefleet.simulator.policy import Later, Placed, Policy, Turned
 from tidefleet.simulator.scenario import Class, Pool
 from tidefleet.simulator.sessions import Session, Turn
 
