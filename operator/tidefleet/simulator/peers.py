@@ -141,12 +141,13 @@ class LlmdPrecise(Llmd):
 class LlmdApproximate(LlmdPrecise):
     """llm-d's approximate prefix scorer: what it sent where, without knowing what engines still hold.
 
-    It looks at the first 4,096 tokens (256 chunks of about 16) and takes an endpoint to keep 500,000 (31,250: the
+    Its weights are 3 for the prefix, 2 for queue and for KV usage. It looks at the first 4,096 tokens (256 chunks of about 16) and takes an endpoint to keep 500,000 (31,250: the
     inference extension's defaults), whatever its KV room is.
     """
 
     name = "llmd_approximate"
     reads_index = False
+    prefix_weight = 1.5
     looked_at_tokens: ClassVar[int] = 4096
     kept_tokens: ClassVar[int] = 500_000
 

@@ -215,7 +215,7 @@ class Ours(Policy):
             job.tokens,
             keys=job.turn.keys,
             block_size=job.block_size,
-            session=job.session.number,
+            session=job.session.number if job.session.number >= 0 else None,
             wclass=job.session.wclass,
             priority=wclass.priority if wclass is not None else 0,
             output_tokens=total / count,

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.driving import Driver
+from tidefleet.simulator.engine.facts import Facts, facts_of
 from tidefleet.simulator.engine.job import DONE, REFUSED, Job
 from tidefleet.simulator.result import Outcome, percentiles
 from tidefleet.simulator.scenario import Class, Scenario
@@ -36,7 +37,8 @@ def run_replay(
     """Replay the traces of a scenario's classes on its one pool.
 
     Settings of the scenario: ``sessions``, how many of each trace at most; ``answersKept``, 0 where the KV of an answer
-    does not serve the session's next turn (1 unless set).
+    does not serve the session's next turn (1 unless set); ``prefillFactor`` and ``stepFactor``, an engine's measured
+    times over modelled ones (1 unless set), which the router has learned too.
 
     Raises:
         ValueError: the scenario has not exactly one pool, or a class whose source cannot be replayed.
@@ -51,6 +53,7 @@ def run_replay(
         scenario.classes,
         policy=policy or scenario.router,
         seed=seed,
+        facts=_facts(scenario),
         answers_kept=scenario.settings.get("answersKept", 1.0) > 0.0,
     )
     for number in range(pool.replicas):
@@ -143,6 +146,27 @@ def attainment(jobs: Iterable[Job], classes: dict[str, Class]) -> dict[str, floa
         every = [one for values in kept.values() for one in values]
         found["overall"] = sum(every) / len(every)
     return found
+
+
+def _facts(scenario: Scenario) -> Facts:
+    """Of the pool, with what its engine's times are over the modelled ones."""
+    found = facts_of(scenario.pools[0])
+    prompt, step = (scenario.settings.get(name, 1.0) for name in ("prefillFactor", "stepFactor"))
+    if not prompt > 0.0 or not step > 0.0:
+        raise ValueError(
+            f"{scenario.name}: settings prefillFactor {prompt} and stepFactor {step}; expected positive, e.g. 1.2"
+        )
+    rates = found.rates
+    rates = replace(
+        rates,
+        prefill_seconds_per_token=prompt * rates.prefill_seconds_per_token,
+        prefill_seconds_per_pair=prompt * rates.prefill_seconds_per_pair,
+        prefill_floor_seconds=prompt * rates.prefill_floor_seconds,
+        step_seconds=step * rates.step_seconds,
+        step_seconds_per_sequence=step * rates.step_seconds_per_sequence,
+        step_seconds_per_kv_token=step * rates.step_seconds_per_kv_token,
+    )
+    return replace(found, rates=rates)
 
 
 def _groups(scenario: Scenario, workload: Workload, seed: int) -> list[list[Session]]:

@@ -86,7 +86,7 @@ def stages(one: Profile, wclass: str, *, seed: int) -> list[list[Session]]:
             if not order:
                 order = rng.permutation(len(keys)).tolist()
             turn = Turn(0.0, one.system_tokens + one.question_tokens, one.output_tokens, keys[order.pop()])
-            stage.append(Session(number, begin + float(moment), wclass, BLOCK, (turn,)))
+            stage.append(Session(-1 - number, begin + float(moment), wclass, BLOCK, (turn,)))
             number += 1
         found.append(stage)
         begin += seconds
