@@ -141,8 +141,9 @@ class LlmdPrecise(Llmd):
 class LlmdApproximate(LlmdPrecise):
     """llm-d's approximate prefix scorer: what it sent where, without knowing what engines still hold.
 
-    Its weights are 3 for the prefix, 2 for queue and for KV usage. It looks at the first 4,096 tokens (256 chunks of about 16) and takes an endpoint to keep 500,000 (31,250: the
-    inference extension's defaults), whatever its KV room is.
+    Its weights are 3 for the prefix, 2 for queue and for KV usage. It looks at the first 4,096 tokens (256 chunks of
+    about 16) and takes an endpoint to keep 500,000 (31,250 chunks), whatever its KV room is: the inference extension's
+    defaults.
     """
 
     name = "llmd_approximate"

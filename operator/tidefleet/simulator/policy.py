@@ -7,6 +7,7 @@ knows what a router could know: its own placements and what engines report of th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,7 +16,7 @@ import numpy as np
 
 from tidefleet.routing.endpoints import Endpoint, Endpoints, Ticket
 from tidefleet.routing.handover import hand_over
-from tidefleet.routing.pick import Pick, Queued, pick
+from tidefleet.routing.pick import Queued, Refused, pick
 from tidefleet.routing.request import Ask
 from tidefleet.simulator.engine.facts import Facts
 from tidefleet.simulator.engine.holders import Held
@@ -26,6 +27,9 @@ from tidefleet.simulator.scenario import Class
 MODEL = "model"
 UNPROMISED_SECONDS = 1e6
 """Where nothing is refused, a promise that every wait keeps."""
+
+SCRAPED_SECONDS = 1.0
+"""How often the router reads what engines report of themselves."""
 
 MOST_SESSIONS = 1_000_000
 
@@ -174,6 +178,7 @@ class Ours(Policy):
         self._prefills: dict[int, Ticket] = {}
         self._numbers: dict[str, int] = {}
         self._outputs: dict[str, tuple[float, float]] = {}
+        self._scraped = -math.inf
 
     def added(self, replica: Replica, now: float) -> None:
         address = _address(replica.number)
@@ -226,17 +231,21 @@ class Ours(Policy):
         )
 
     def place(self, job: Job, among: Sequence[Replica], hits: Held | None, now: float) -> Choice:
+        if now >= self._scraped + SCRAPED_SECONDS:
+            self._scraped = now
+            for one in among:
+                self.table.observe(
+                    _address(one.number), running=one.running, waiting=one.waiting, kv_usage=one.kv_usage, now=now
+                )
         ask = self.ask(job, now)
         found = pick(ask, self.table, hits, now)
+        if isinstance(found, Refused) and not self.refuses and not ask.is_deferrable:
+            ask = replace(ask, ttft_objective_seconds=UNPROMISED_SECONDS)
+            found = pick(ask, self.table, hits, now)
         if isinstance(found, Queued):
             return Later(found.deadline)
-        if not isinstance(found, Pick):
-            if self.refuses:
-                return Turned(found.reason)
-            waits = np.where(self.table.healthy, self.table.until - now, np.inf)
-            address = self.table.addresses[int(np.argmin(waits))]
-            self._tickets[job.number] = self.table.begin(ask, address, now)
-            return Placed(self._numbers[address])
+        if isinstance(found, Refused):
+            return Turned(found.reason)
         self._tickets[job.number] = self.table.begin(ask, found.address, now, work=found.work_at(found.address))
         prefill = None
         if found.prefill_address is not None:

@@ -22,6 +22,9 @@ from tidefleet.simulator.workload import Workload
 from tidefleet.simulator.workload.bodies import Templates
 from tidefleet.simulator.workload.shared_prefix import Staged, stages
 
+BROKEN = 3.0
+"""The time to the first token is broken where its 90th percentile is so many times that of the fewest live sessions."""
+
 TOLD_EVERY = 200
 """Requests between two words on progress."""
 
@@ -38,13 +41,45 @@ def run_replay(
 
     Settings of the scenario: ``sessions``, how many of each trace at most; ``answersKept``, 0 where the KV of an answer
     does not serve the session's next turn (1 unless set); ``prefillFactor`` and ``stepFactor``, an engine's measured
-    times over modelled ones (1 unless set), which the router has learned too.
+    times over modelled ones (1 unless set), which the router has learned too; ``sweepTo``, with which live sessions are
+    doubled from ``liveSessions`` up to so many, to find where the time to the first token breaks.
 
     Raises:
         ValueError: the scenario has not exactly one pool, or a class whose source cannot be replayed.
     """
     if len(scenario.pools) != 1:
         raise ValueError(f"{scenario.name}: a replay has {len(scenario.pools)} pools; expected exactly 1")
+    most = scenario.settings.get("sweepTo")
+    if most is None:
+        return _once(scenario, workload, seed=seed, policy=policy, progress=progress)
+    if scenario.live_sessions is None:
+        raise ValueError(
+            f"{scenario.name}: settings.sweepTo is set without liveSessions; expected where to begin, e.g. 4"
+        )
+    figures: dict[str, float] = {}
+    live, found = scenario.live_sessions, []
+    while live <= most:
+        step = scenario.model_copy(update={"live_sessions": live})
+        found.append(_once(step, workload, seed=seed, policy=policy, progress=progress))
+        live *= 2
+    least = found[0].figures["ttft_p90_seconds"]
+    for one in found:
+        ratio, ttft = one.figures["live_kv_over_device_kv"], one.figures["ttft_p90_seconds"]
+        figures[f"ttft_p90_seconds_at_{ratio:.2f}"] = ttft
+        if ttft > BROKEN * least:
+            figures.setdefault("ttft_breaks_at_ratio", ratio)
+    return replace(found[-1], figures={**found[-1].figures, **figures})
+
+
+def _once(
+    scenario: Scenario,
+    workload: Workload,
+    *,
+    seed: int,
+    policy: str | None,
+    progress: Callable[[float, str], None] | None,
+) -> Outcome:
+    """One pass over the traces."""
     pool = scenario.pools[0]
     groups = _groups(scenario, workload, seed)
     total = sum(len(session.turns) for group in groups for session in group)
@@ -103,6 +138,10 @@ def outcome(scenario: Scenario, cluster: Cluster, jobs: Sequence[Job]) -> Outcom
         "recomputed_tokens": float(sum(counts.recomputed_tokens.values())),
         "fetched_tokens": float(sum(counts.hit_tokens[1:])),
     }
+    if scenario.live_sessions is not None:
+        context = sum(one.tokens + one.output for one in served) / len(served)
+        room = cluster.facts.kv_tokens * replicas
+        figures["live_kv_over_device_kv"] = scenario.live_sessions * context / room
     return Outcome(
         busy=counts.busy_seconds / (replicas * seconds),
         slo_attainment=attainment(jobs, classes),
@@ -166,7 +205,7 @@ def _facts(scenario: Scenario) -> Facts:
         step_seconds_per_sequence=step * rates.step_seconds_per_sequence,
         step_seconds_per_kv_token=step * rates.step_seconds_per_kv_token,
     )
-    return replace(found, rates=rates)
+    return replace(found, rates=rates, prefill_factor=prompt, step_factor=step)
 
 
 def _groups(scenario: Scenario, workload: Workload, seed: int) -> list[list[Session]]:
