@@ -15,6 +15,7 @@ from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.driving import Driver
 from tidefleet.simulator.engine.facts import Facts, facts_of
 from tidefleet.simulator.engine.job import DONE, REFUSED, Job
+from tidefleet.simulator.engine.mocker import mocked
 from tidefleet.simulator.result import Outcome, percentiles
 from tidefleet.simulator.scenario import Class, Scenario
 from tidefleet.simulator.sessions import Session
@@ -41,8 +42,9 @@ def run_replay(
 
     Settings of the scenario: ``sessions``, how many of each trace at most; ``answersKept``, 0 where the KV of an answer
     does not serve the session's next turn (1 unless set); ``prefillFactor`` and ``stepFactor``, an engine's measured
-    times over modelled ones (1 unless set), which the router has learned too; ``sweepTo``, with which live sessions are
-    doubled from ``liveSessions`` up to so many, to find where the time to the first token breaks.
+    times over modelled ones (1 unless set), which the router has learned too;
+    ``dynamoMocker``, 1 for the speeds of Dynamo's mock workers instead of the pool's model; ``sweepTo``, with which
+    live sessions are doubled from ``liveSessions`` up to so many, to find where the time to the first token breaks.
 
     Raises:
         ValueError: the scenario has not exactly one pool, or a class whose source cannot be replayed.
@@ -83,12 +85,16 @@ def _once(
     pool = scenario.pools[0]
     groups = _groups(scenario, workload, seed)
     total = sum(len(session.turns) for group in groups for session in group)
+    facts, timing = _facts(scenario), None
+    if scenario.settings.get("dynamoMocker", 0.0) > 0.0:
+        facts, timing = mocked(facts, pool.chunk_tokens)
     cluster = Cluster(
         pool,
         scenario.classes,
         policy=policy or scenario.router,
         seed=seed,
-        facts=_facts(scenario),
+        facts=facts,
+        timing=timing,
         answers_kept=scenario.settings.get("answersKept", 1.0) > 0.0,
     )
     for number in range(pool.replicas):
