@@ -12,8 +12,9 @@ from tidefleet.simulator.engine.facts import Facts, facts_of
 from tidefleet.simulator.engine.holders import Held, Holders
 from tidefleet.simulator.engine.job import DONE, FIRST, LOST, REFUSED, Job
 from tidefleet.simulator.engine.replica import PREFILLED, Counts, Replica
-from tidefleet.simulator.engine.timing import StraightLines, Timing
-from tidefleet.simulator.policies import POLICIES, Later, Placed, Policy, Turned
+from tidefleet.simulator.engine.timing import Timing
+from tidefleet.simulator.policies import POLICIES
+from tidefleet.simulator.policy import Later, Placed, Policy, Turned
 from tidefleet.simulator.scenario import Class, Pool
 from tidefleet.simulator.sessions import Session, Turn
 
@@ -31,7 +32,7 @@ class Cluster:
         policy: a name of ``POLICIES``, or one made elsewhere.
         refuses: whether requests that would be too late are refused (event ``refused``) rather than served late.
         answers_kept: whether the KV of an answer serves the session's next turn, where that begins with it.
-        timing: speeds of the engines; those that the router expects, unless given.
+        timing: speeds of the engines; the cost model's own, unless given. The router expects straight lines through it.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Cluster:
     ) -> None:
         self.pool = pool
         self.facts = facts or facts_of(pool)
-        self.timing = timing or StraightLines(self.facts.rates)
+        self.timing = timing or self.facts.timing()
         self.classes = {one.name: one for one in classes}
         self.answers_kept = answers_kept
         if isinstance(policy, str):

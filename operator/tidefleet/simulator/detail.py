@@ -260,6 +260,7 @@ class _Tally:
 
 
 def _tally(cluster: Cluster, jobs: Iterable[Job], now: float) -> _Tally:
+    cluster.settle(now)
     loads = {number: one.counts.prompt_tokens + one.counts.output_tokens for number, one in cluster.replicas.items()}
     written = {one.number: cluster.written(one) for one in jobs if one.first <= now}
     return _Tally(written, loads, cluster.counts().busy_seconds)

@@ -14,6 +14,7 @@ from tidefleet.economics.replica import Replica as Copy
 from tidefleet.planning.from_api import accelerator_of, chosen_price
 from tidefleet.routing.rates import Rates, rates_of
 from tidefleet.simulator.engine.blocks import TIER_NUMBERS
+from tidefleet.simulator.engine.timing import Roofline, Timing
 from tidefleet.simulator.scenario import Pool
 
 SCALE_OUT_SHARE = 0.8
@@ -29,12 +30,19 @@ class Facts:
         rates: as the router expects it to be.
         kv_tokens: that its device holds.
         usd_per_second: of all its chips; 0 = no price is known.
+        prefill_factor, step_factor: an engine's measured times over modelled ones; ``rates`` has them too.
     """
 
     copy: Copy
     rates: Rates
     kv_tokens: float
     usd_per_second: float
+    prefill_factor: float = 1.0
+    step_factor: float = 1.0
+
+    def timing(self) -> Timing:
+        """Speeds of its engines: the cost model's own."""
+        return Roofline(self.copy, self.rates, prefill_factor=self.prefill_factor, step_factor=self.step_factor)
 
 
 def facts_of(pool: Pool) -> Facts:

@@ -136,6 +136,11 @@ class Replica:
         return self._present - len(self._running)
 
     @property
+    def queued(self) -> int:
+        """Requests that were not let in yet."""
+        return len(self._waiting)
+
+    @property
     def context_tokens(self) -> float:
         """KV that running requests hold, each with half of its answer."""
         return self._context

@@ -27,6 +27,7 @@ from tidefleet.simulator.workload.bodies import Answer, Bodies, Source
 from tidefleet.simulator.workload.files import Floats, Ints, TraceError
 from tidefleet.simulator.workload.lengths import lengths
 from tidefleet.simulator.workload.public import azure, claude_code, mooncake, ragpulse
+from tidefleet.simulator.workload.shared_prefix import shared_prefix
 
 _PAST_BINS = 1 << 20
 """Bins before the scenario's second 0 that can be drawn."""
@@ -221,6 +222,8 @@ def _source(wclass: Class, traces: Path) -> tuple[Source, Clients | None]:
         own = servegen(traces, name, kinds if name == model else ())
         return lengths(traces, name, own), own
     clients = servegen(traces, model, kinds) if model else None
+    if kind == "llmd" and name:
+        return shared_prefix(traces, name), clients
     match wclass.source:
         case "mooncake-conversation":
             return mooncake(traces, "mooncake_conversation"), clients
