@@ -7,6 +7,7 @@ from simulator_builders import RATES, a_session
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.detail import TAIL_SECONDS, Moves, Turns, is_in_time, simulate
 from tidefleet.simulator.engine.facts import Facts, facts_of
+from tidefleet.simulator.engine.timing import StraightLines
 from tidefleet.simulator.operating import OperatingPoint
 from tidefleet.simulator.scenario import Class, Objective, Pool
 from tidefleet.simulator.windows import Window
@@ -22,7 +23,7 @@ WINDOW = Window(1000.0, 1060.0, 0, False, 1.0)
 def a_cluster(policy="pick"):
     real = facts_of(POOL)
     facts = Facts(real.copy, RATES, real.kv_tokens, real.usd_per_second)
-    return Cluster(POOL, (CHAT, BATCH), policy=policy, facts=facts)
+    return Cluster(POOL, (CHAT, BATCH), policy=policy, facts=facts, timing=StraightLines(RATES))
 
 
 def run(sessions, moves=None, *, policy="pick", seed=0):

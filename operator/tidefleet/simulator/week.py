@@ -20,9 +20,9 @@ import numpy as np
 from tidefleet.simulator.checkpoint import Parts
 from tidefleet.simulator.engine.facts import facts_of
 from tidefleet.simulator.fleet.demand import with_history
-from tidefleet.simulator.fleet.planners import Fixed
-from tidefleet.simulator.fleet.run import PlannerOf, foreseeing, ours, run_fluid
-from tidefleet.simulator.fleet.spec import fleet_of
+from tidefleet.simulator.fleet.planners import PlannerOf
+from tidefleet.simulator.fleet.rivals import RIVALS, no_loans
+from tidefleet.simulator.fleet.run import foreseeing, ours, run_fluid
 from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.mix import Kind, Mix, demand_of, mix_of
 from tidefleet.simulator.policies import POLICIES
@@ -51,8 +51,7 @@ SEED = 0x7EE7
 
 PLANNERS: Mapping[str, PlannerOf] = {
     "foreseeing": foreseeing,
-    "static": lambda pool, demand: Fixed(),
-    "no-loans": lambda pool, demand: Fixed(training=False),
+    **{name.replace("-", "_"): planner for name, planner in RIVALS.items()},
 }
 """Planners beside the operator's own, by the name under which a run is compared with them."""
 
@@ -96,9 +95,7 @@ def run_fleet(
             )
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
-    prices = {one.pool.accelerator: one.facts.usd_per_second / one.pool.chips_per_replica * 3600.0 for one in pools}
-    fleet = fleet_of(scenario, usd_per_chip_hour=prices)
-    timeline = run_fluid(fleet, demand, seed=seed, planner=planner)
+    timeline = run_fluid(scenario, demand, seed=seed, planner=planner)
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
@@ -106,7 +103,7 @@ def run_fleet(
         found[one.pool.name].append(_window(scenario, one, workload, timeline, window, parts=parts))
     without = None
     if policy is None:
-        without = run_fluid(fleet, demand, seed=seed, planner=PLANNERS["no-loans"]).utilization().ratio
+        without = run_fluid(scenario, demand, seed=seed, planner=no_loans).utilization().ratio
     return outcome_of(pools, timeline, found, without_loans=without, full=full)
 
 

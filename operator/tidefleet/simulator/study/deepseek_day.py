@@ -66,8 +66,8 @@ def study(scenario: Scenario) -> Finding:
         (
             f"Following demand frees {freed:.1%} of the node-hours of the peak; "
             f"{found['schedule_saved_share_with_a_slot_of_lead']:.1%} where nodes are home a slot ahead.",
-            f"The day costs ${found['usd_per_day']:,.0f}: a margin of {found['published_margin_share']:.1%} at list prices "
-            "if what is freed costs serving nothing, "
+            f"The day costs ${found['usd_per_day']:,.0f}: a margin of {found['published_margin_share']:.1%} at list "
+            "prices if what is freed costs serving nothing, "
             f"{found['published_margin_share_if_all_nodes_were_paid']:.1%} if serving pays for all nodes.",
             f"With flips of {run.spec.times.round_trip_seconds:.0f} s a round trip and steps of a fifth of the nodes, "
             f"{found['run_trained_share']:.1%} of the node-hours train.",
