@@ -18,8 +18,9 @@ from localcluster.api import ApiError
 from localcluster.cluster import Cluster
 from tidefleet.api import KINDS, crds
 from tidefleet.cli.main import app
-from tidefleet.controller.flips.requests import FlipRequest, read_request
+from tidefleet.controller.flips.requests import read_request
 from tidefleet.flipping.journal import Before, Journal, write
+from tidefleet.flipping.lending import FlipRequest
 from tidefleet.flipping.phase import Phase
 
 pytestmark = pytest.mark.cluster

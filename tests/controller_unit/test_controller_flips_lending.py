@@ -8,10 +8,10 @@ import pytest
 
 from tidefleet.api import InferencePool
 from tidefleet.cluster import records
-from tidefleet.controller.flips.lending import Lender, LendingMemory, LoanPlan, Needs, Round
 from tidefleet.controller.flips.outlook import recalls_allowed
 from tidefleet.controller.flips.units import Unit
 from tidefleet.flipping.journal import Journal
+from tidefleet.flipping.lending import Lender, LendingMemory, LoanPlan, Needs, Round
 from tidefleet.flipping.observation import Observation, Recall
 from tidefleet.flipping.phase import Phase
 

@@ -15,8 +15,9 @@ from localcluster.api import ApiClient, ApiError
 from localcluster.cluster import Cluster
 from tidefleet.cluster import records
 from tidefleet.controller.flips.dress import node_change
-from tidefleet.controller.flips.requests import FlipRequest, read_request
+from tidefleet.controller.flips.requests import read_request
 from tidefleet.flipping.journal import Journal
+from tidefleet.flipping.lending import FlipRequest
 from tidefleet.flipping.phase import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.chart]

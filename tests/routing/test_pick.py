@@ -68,12 +68,48 @@ def test_on_a_busy_pool_a_hit_is_worth_a_longer_wait():
 def test_sessions_settle_where_less_was_served():
     table = table_of(2)
     for now in range(0, 500, 10):
-        ticket = table.begin(ask_of(20_000), "10.0.0.0:8000", float(now))
+        ticket = table.begin(ask_of(20_000, session=now), "10.0.0.0:8000", float(now))
         table.first_token(ticket, now + 2.2)
         table.end(ticket, now + 2.4, output_tokens=10)
-    found = pick(ask_of(20_000), table, None, 1000.0)
+    found = pick(ask_of(20_000, session=7777), table, None, 1000.0)
     assert found.address == "10.0.0.1:8000"
     assert found.terms.balance[0] > 2.0 * found.terms.balance[1]
+
+
+def test_a_client_that_states_no_session_brings_no_further_turns_to_balance():
+    table = table_of(2)
+    ticket = table.begin(ask_of(20_000), "10.0.0.0:8000", 0.0)
+    table.end(ticket, 3.0, output_tokens=10)
+    assert list(pick(ask_of(20_000), table, None, 10.0).terms.balance) == [0.0, 0.0]
+    assert min(pick(ask_of(20_000, session=1), table, None, 10.0).terms.balance) > 0.0
+
+
+def test_what_requests_have_in_common_is_held_once_where_an_engine_says_so():
+    """Twenty requests with one common prompt: counted apart they fill the room, which is nearly empty."""
+    table = table_of(2, kv_capacity_tokens=100_000.0)
+    for _ in range(20):
+        table.first_token(table.begin(ask_of(8000, output_tokens=100.0), "10.0.0.0:8000", 0.0), 0.5)
+    full = pick(ask_of(8000, output_tokens=100.0), table, held(500, 0), 1.0)
+    assert full.terms.wait[0] > 0.0
+    for turn in range(60):
+        now = 1.0 + turn
+        table.observe("10.0.0.0:8000", running=20, waiting=0, kv_usage=0.09, now=now)
+        table.observe("10.0.0.1:8000", running=0, waiting=0, kv_usage=0.0, now=now)
+    found = pick(ask_of(8000, output_tokens=100.0), table, held(500, 0), now)
+    assert found.terms.wait[0] == 0.0
+
+
+def test_a_request_evicts_no_more_than_it_adds():
+    table = table_of(1, kv_capacity_tokens=100_000.0)
+    for number in range(12):
+        ticket = table.begin(ask_of(8000, session=number, wclass="c"), "10.0.0.0:8000", float(number))
+        table.first_token(ticket, number + 0.5)
+        table.end(ticket, number + 0.9, output_tokens=10)
+    for _ in range(20):
+        table.begin(ask_of(8000), "10.0.0.0:8000", 20.0)
+    found = pick(ask_of(1000, output_tokens=100.0), table, None, 21.0)
+    assert table.evict[0] > 0.0
+    assert found.terms.evict[0] <= 1100.0 * table.evict[0] + 1e-12
 
 
 def test_a_prompt_larger_than_the_kv_room_waits_no_longer_than_what_runs_there():

@@ -25,9 +25,10 @@ from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
 from tidefleet.cluster.transport import Unreachable
 from tidefleet.cluster.writes import Conflict, Denied, Failed, MergePatch, Outcome, Writer, Written
 from tidefleet.controller import marks
-from tidefleet.controller.flips.requests import VALID_SECONDS, Ask
+from tidefleet.controller.flips.requests import VALID_SECONDS
 from tidefleet.controller.flips.vetoes import seconds_of
 from tidefleet.flipping.journal import Journal
+from tidefleet.flipping.lending import Ask
 from tidefleet.flipping.phase import Phase
 
 FIELD_MANAGER = "tidefleet-cli"

@@ -116,6 +116,15 @@ def needed_nodes(pools: Sequence[Replicas], *, chips_per_node: int) -> tuple[int
     return tuple(_packed(sizes, tuple(each), chips_per_node) for each in counts.tolist())
 
 
+def nodes_for(replicas: float, chips: int, chips_per_node: int) -> int:
+    """Whole nodes that so many replicas of so many chips each fill; a wider replica takes whole nodes of its own."""
+    if replicas <= 0:
+        return 0
+    if chips >= chips_per_node:
+        return math.ceil(replicas) * math.ceil(chips / max(1, chips_per_node))
+    return math.ceil(math.ceil(replicas) / (chips_per_node // chips))
+
+
 @lru_cache(maxsize=4096)
 def _packed(sizes: tuple[int, ...], counts: tuple[int, ...], chips_per_node: int) -> int:
     """Nodes for so many replicas of each size, the sizes falling."""

@@ -38,7 +38,7 @@ def engine_priority(priority: int) -> int:
 def has_slack(ask: Ask, table: Endpoints, terms: Terms, now: float) -> NDArray[np.bool_]:
     """Endpoints that take a deferrable request without anybody noticing: nothing waits, room and pace are left."""
     pace = table.paces.tightest_above(ask.priority, now)
-    room = table.context + ask.tokens + ask.output_tokens <= SLACK_SHARE * table.capacity
+    room = table.context * table.held_share + ask.tokens + ask.output_tokens <= SLACK_SHARE * table.capacity
     return (terms.wait <= 0.0) & (table.pending <= 0.0) & room & (terms.tpot <= SLACK_SHARE * pace)
 
 

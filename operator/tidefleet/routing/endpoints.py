@@ -41,6 +41,9 @@ _LEARNED = 0.1
 
 _WIDEST_CORRECTION = 8.0
 
+_LEAST_HELD = 0.02
+"""Share of requests' tokens that a device holds at least, however much they have in common."""
+
 RATE_SECONDS = 120.0
 """Over which the rate of requests is averaged."""
 
@@ -77,6 +80,7 @@ _LIVE = (
     "others_running",
     "seen_pinned",  # tokens that running requests hold, as observed
     "served",  # tokens of requests sent there, less what decayed
+    "held_share",  # of "context" that the device holds, as observed: what requests share is held once
 )
 
 
@@ -117,6 +121,7 @@ class Endpoints:
     others_waiting: Floats
     others_running: Floats
     seen_pinned: Floats
+    held_share: Floats
     served: Floats
     draining: Mask
     ejected: Mask
@@ -194,7 +199,7 @@ class Endpoints:
             self._at[endpoint.address] = len(self._rows)
             self._rows.append(_Row(endpoint, self._epochs, Resident(endpoint.kv_capacity_tokens)))
             fresh = np.zeros((len(_LIVE), 1))
-            fresh[[_LIVE.index("prefill_factor"), _LIVE.index("step_factor")]] = 1.0
+            fresh[[_LIVE.index(one) for one in ("prefill_factor", "step_factor", "held_share")]] = 1.0
             fresh[_LIVE.index("seen_at")] = -np.inf
             self._live = np.concatenate([self._live, fresh], axis=1)
         self._reload()
@@ -400,7 +405,7 @@ class Endpoints:
             hinted_seconds=ask.cache_ttl_seconds or 0.0,
             tier=self.retention(at, ask, tokens, tool_call=True).tier if tool_call else DEVICE,
         )
-        kept.shrink(float(self.context[at]))
+        kept.shrink(float(self.context[at] * self.held_share[at]))
         self.resident[at] = kept.tokens
         per_token = float(self.p1[at]) + float(self.p2[at]) * tokens / 2.0
         below: list[tuple[float, float]] = []
@@ -426,7 +431,11 @@ class Endpoints:
         self.last_seen = max(self.last_seen, now)
         self.others_running[at] = max(0.0, running - float(self.running[at]))
         self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
-        self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
+        seen = self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
+        ours, pending = float(self.running[at]), float(self.pending[at])
+        if ours > 0.0 and self.context[at] > 0.0:
+            share = float(seen) / (float(self.context[at]) * ours / (ours + pending))
+            self.held_share[at] += _LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
 
     def in_flight(self, address: str) -> int:
         """Our own requests there."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tidefleet.routing.endpoints import STALE_SECONDS, Endpoints
 from tidefleet.routing.request import Ask
-from tidefleet.routing.terms import CROWD_WEIGHT, DECODE_WEIGHT, FURTHER_TURNS, LATE_WEIGHT, MOST_CROWD, Hits
+from tidefleet.routing.terms import CROWD_WEIGHT, DECODE_WEIGHT, LATE_WEIGHT, MOST_CROWD, Hits, further_turns
 
 MOST = 24
 """Up to so many endpoints this is faster than arrays are."""
@@ -70,7 +70,6 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
     if held is None:
         return None
     n, output = float(ask.tokens), ask.output_tokens
-    size = n + output
     crowding, mean_usd = CROWD_WEIGHT * table.crowd(now), table.mean_usd
     fresh = now - STALE_SECONDS
     objective_ttft, objective_tpot = ask.ttft_objective_seconds, ask.tpot_objective_seconds
@@ -78,28 +77,30 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
     rows = []
     for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(held, table.facts, table.live(), strict=True):
         (until, _, pending, running, context, resident, evict_one, prefill_factor, step_factor, mean_prefill, seen_at,
-         others_waiting, others_running, seen_pinned, served) = live  # fmt: skip
+         others_waiting, others_running, seen_pinned, served, held_share) = live  # fmt: skip
         uncached = n - cached
         prefill = uncached * (p1 + p2 * (n - 0.5 * uncached))
         prefill = (prefill if prefill > floor else floor) * prefill_factor
         wait = until - now if until > now else 0.0
-        load, pinned = running + pending, context
+        load, pinned = running + pending, context * held_share
         if seen_at >= fresh:
             wait += others_waiting * mean_prefill
             load = load + others_running + others_waiting
             pinned = max(pinned, seen_pinned)
+            context = max(context, pinned)
         room = capacity - pinned
         slope = (s1 + s2 * (n + 0.5 * output)) * step_factor
-        tpot = (s0 + s1 * load + s2 * pinned) * step_factor + slope
+        tpot = (s0 + s1 * load + s2 * context) * step_factor + slope
+        size = uncached + cached * held_share
         if size > room:
             share = min((size - room) / max(pinned, 1.0), 1.0 if pinned > 0.0 else 0.0)
             wait = max(wait, share * (output * tpot))
         lost = resident + uncached + output - room
-        evict = (min(lost, resident) * evict_one) if lost > 0.0 else 0.0
+        evict = (min(lost, resident, uncached + output) * evict_one) if lost > 0.0 else 0.0
         decode = DECODE_WEIGHT * output * tpot
         work = prefill + evict
         crowd = min((wait + 0.5 * prefill) * crowding, MOST_CROWD) * work
-        balance = (served + capacity) / (mean_served + capacity) * slope * (FURTHER_TURNS * output)
+        balance = (served + capacity) / (mean_served + capacity) * slope * (further_turns(ask) * output)
         later = DECODE_WEIGHT * load * (prefill + output * slope) + crowd + balance
         late = 0.0
         if objective_ttft is not None and wait + prefill > objective_ttft:

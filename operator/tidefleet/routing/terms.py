@@ -46,7 +46,12 @@ CROWD_WEIGHT, MOST_CROWD = 4.0, 20.0
 """What a second of somebody behind counts, and how many are counted at most: longer queues are not foreseen."""
 
 FURTHER_TURNS = 30.0
-"""Turns to come that a request is taken to bring to where it goes, for the balance of load; a choice."""
+"""Turns to come that a session's request is taken to bring to where it goes, for the balance of load; a choice."""
+
+
+def further_turns(ask: Ask) -> float:
+    """Turns to come that a request brings to where it goes: none of a client that states no session."""
+    return FURTHER_TURNS if ask.session is not None else 0.0
 
 
 class Hits(Protocol):
@@ -143,24 +148,26 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     # the attention of S tokens behind C: S * (C + S/2) = S * (n - S/2)
     prefill = np.maximum(table.floor, uncached * (table.p1 + table.p2 * (n - 0.5 * uncached))) * table.prefill_factor
     wait = np.maximum(table.until - now, 0.0)
-    running, pinned = table.running + table.pending, table.context
+    running, context = table.running + table.pending, table.context
+    pinned = context * table.held_share
     if table.last_seen >= now - STALE_SECONDS:
         fresh = table.seen_at >= now - STALE_SECONDS
         others = np.where(fresh, table.others_waiting, 0.0)
         wait = wait + others * table.mean_prefill
         running = running + np.where(fresh, table.others_running, 0.0) + others
         pinned = np.maximum(pinned, np.where(fresh, table.seen_pinned, 0.0))
+        context = np.maximum(context, pinned)
     added = uncached + output
     room = table.capacity - pinned
     slope = (table.s1 + table.s2 * (n + 0.5 * output)) * table.step_factor
-    tpot = (table.s0 + table.s1 * running + table.s2 * pinned) * table.step_factor + slope
-    over = n + output - room
+    tpot = (table.s0 + table.s1 * running + table.s2 * context) * table.step_factor + slope
+    over = uncached + cached * table.held_share - room
     if over.max() > 0.0:
         # KV room comes back at the pace at which running requests end: about half of what they hold in O steps
         # and is all there once they have ended, also for a prompt that is larger than it
         share = np.minimum(np.maximum(over, 0.0) / np.maximum(pinned, 1.0), pinned > 0.0)
         wait = np.maximum(wait, share * (output * tpot))
-    evict = np.minimum(np.maximum(table.resident + added - room, 0.0), table.resident) * table.evict
+    evict = np.minimum(np.maximum(table.resident + added - room, 0.0), np.minimum(table.resident, added)) * table.evict
     decode = (DECODE_WEIGHT * output) * tpot
     slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
     takes = fetch + prefill
@@ -169,7 +176,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     crowd = np.minimum((wait + 0.5 * takes) * (CROWD_WEIGHT * table.crowd(now)), MOST_CROWD)
     crowd *= work
     balance = table.load_shares() * slope
-    balance *= FURTHER_TURNS * output
+    balance *= further_turns(ask) * output
     later = slower + crowd + balance
     harm = later + evict
     late = late_seconds(ask, ttft, tpot)

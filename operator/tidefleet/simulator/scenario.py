@@ -45,6 +45,10 @@ class Pool(_Part):
         default=None, description="KV room of a replica; what the memory leaves, unless set"
     )
     tiers: tuple[Tier, ...] = ()
+    operating_tpot_seconds: Positive | None = Field(
+        default=None,
+        description="mean time per token at the operating point; the strictest objective of its classes, unless set",
+    )
     spot_share: Share = 0.0
     usd_per_chip_hour: Positive | None = Field(default=None, description="the catalogue's price, unless set")
 
@@ -133,9 +137,8 @@ class Windows(_Part):
     seconds: Positive = 180.0
     warm_seconds: Seconds = 90.0
     count: Count = 42
-    history_seconds: Seconds = Field(
-        default=3600.0, description="sessions begun so long before a window may have KV in it"
-    )
+    history_seconds: Seconds = Field(default=300.0, description="served so long before: lies in some replica's cache")
+    kept_seconds: Seconds = Field(default=14400.0, description="served so long before: lies in the shared store")
 
 
 class Scenario(_Part):

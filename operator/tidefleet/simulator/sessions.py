@@ -31,7 +31,8 @@ class Session:
     """Turns that belong together.
 
     Attributes:
-        number: identifies it in a scenario, from its class and its start alone (the same in every window).
+        number: identifies it in a scenario, from its class and its start alone (the same in every window); below 0 =
+            its client states no session.
         begins: arrival of its first turn, seconds of the scenario's clock.
         wclass: name of its class in the scenario.
         block_size: tokens of one block of its turns' keys.

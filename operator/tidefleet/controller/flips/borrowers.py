@@ -12,13 +12,13 @@ from tidefleet.cluster.writes import Create, Written
 from tidefleet.controller.act import Actor
 from tidefleet.controller.flips import outlook
 from tidefleet.controller.flips.lenders import queue_of_words
-from tidefleet.controller.flips.lending import RecallOrder
 from tidefleet.controller.flips.rounds import Moved
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.training.lending import Lending, LoanedNode, LoanType, Stop, Trainer, TrainingSeen
 from tidefleet.controller.view import PoolView
 from tidefleet.flipping import recall
 from tidefleet.flipping.journal import Journal
+from tidefleet.flipping.lending import RecallOrder
 from tidefleet.flipping.machine import Step, Wanted
 from tidefleet.flipping.observation import Observation
 from tidefleet.flipping.phase import Phase
@@ -191,7 +191,7 @@ def _loan_type(kind: AcceleratorType) -> LoanType:
     return LoanType(kind.name, kind.spec.resource_name or "", dict(kind.spec.node_selector))
 
 
-def recall_order(training: Mapping[str, TrainingSeen], now: float) -> RecallOrder:
+def recall_order(training: Mapping[str, TrainingSeen], now: float) -> RecallOrder[Unit]:
     """The order in which lent units come back: those without a job, elastic workers, then the jobs that lose least."""
 
     def order(units: Sequence[Unit], back: int) -> Sequence[tuple[str, str]]:

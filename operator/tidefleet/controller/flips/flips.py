@@ -24,8 +24,7 @@ from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
 from tidefleet.controller.flips.lateness import Lateness
 from tidefleet.controller.flips.lenders import Pause, Standing, standing
-from tidefleet.controller.flips.lending import LendingMemory, Round
-from tidefleet.controller.flips.requests import VALID_SECONDS, Ask, BadRequest, FlipRequest, read_request
+from tidefleet.controller.flips.requests import VALID_SECONDS, BadRequest, read_request
 from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_journal, stepped
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
 from tidefleet.controller.flips.sweep import Stray, Sweep, stray_nodes
@@ -35,6 +34,7 @@ from tidefleet.controller.flips.vetoes import HealthClock, conflicts_in, leaves_
 from tidefleet.controller.observe import Fleet, Observer
 from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.view import PoolMemory, PoolView
+from tidefleet.flipping.lending import Ask, FlipRequest, LendingMemory, Round
 from tidefleet.flipping.machine import wanted
 from tidefleet.flipping.observation import Canary, Observation, Terms
 from tidefleet.flipping.phase import Phase

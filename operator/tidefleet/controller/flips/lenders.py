@@ -12,8 +12,8 @@ from tidefleet.api.flipping import FlippingPolicy, PauseScope, QueueKind, Traini
 from tidefleet.api.flipping_status import FlippingMode
 from tidefleet.api.inference_pool import Mode
 from tidefleet.controller import marks
-from tidefleet.controller.flips.lending import Lender
 from tidefleet.controller.training.lending import Fault, FaultReason
+from tidefleet.flipping.lending import Lender
 
 _REASONS: Mapping[FaultReason, Reason] = {
     FaultReason.KUEUE_ABSENT: Reason.KUEUE_ABSENT,

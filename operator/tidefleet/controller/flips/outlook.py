@@ -18,11 +18,12 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import TRUE, Decision
 from tidefleet.controller.flips.lenders import Openness, Standing
-from tidefleet.controller.flips.lending import LoanPlan, Needs, TypeDecision
 from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.flipping.budgets import allowance
+from tidefleet.flipping.lending import HISTORY_DAYS, LoanPlan, Needs, TypeDecision, ends_of, flights
 from tidefleet.flipping.phase import Phase
+from tidefleet.flipping.required import nodes_for
 from tidefleet.flipping.staircase import STEP_SHARE, Terms, schedule
 from tidefleet.flipping.value import FlipTimes, Worth, flip_cost, loan_quantile
 from tidefleet.flipping.windows import next_opening, open_slots, open_window
@@ -30,9 +31,6 @@ from tidefleet.planning.demand import Known
 from tidefleet.planning.forecast import Forecast, forecast
 from tidefleet.planning.options import PLANNING_UTILISATION
 from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, slot_of
-
-HISTORY_DAYS = 14.0
-"""Days of measured demand that a loan by forecast stands on at least."""
 
 USUAL_QUANTILE = 0.95
 """Quantile of the demand that loans are made by where nobody says what training is worth."""
@@ -108,13 +106,11 @@ def allowed_now(
 ) -> tuple[int, str]:
     """Nodes of a type that may set out now, and what limits that: the step, and the budgets of the pools that lend."""
     nodes = sum(one.size for one in units)
-    moving = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING)
-    out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now))
-    back = sum(one.size for one in units if one.journal.phase.is_homebound)
+    out, back = flights(units, now, SLOT_SECONDS)
     step = max(largest(units), int(STEP_SHARE * nodes))
-    flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
+    in_flight = {FlipReason.LOAN: out, FlipReason.RECALL: back}
     least = step - out, f"a step of {step} of the {nodes} nodes of {kind.name}"
-    return _least_allowed(FlipReason.LOAN, pools, now, nodes=nodes, flights=flights, least=least)
+    return _least_allowed(FlipReason.LOAN, pools, now, nodes=nodes, in_flight=in_flight, least=least)
 
 
 def recalls_allowed(units: Sequence[Unit], pools: Sequence[InferencePool], now: float) -> tuple[int, str]:
@@ -122,8 +118,8 @@ def recalls_allowed(units: Sequence[Unit], pools: Sequence[InferencePool], now: 
     nodes = sum(one.size for one in units)
     back = sum(one.size for one in units if one.journal.phase.is_homebound)
     out = sum(one.size for one in units if one.journal.phase.is_outbound)
-    flights = {FlipReason.LOAN: out, FlipReason.RECALL: back}
-    return _least_allowed(FlipReason.RECALL, pools, now, nodes=nodes, flights=flights, least=(nodes, ""))
+    in_flight = {FlipReason.LOAN: out, FlipReason.RECALL: back}
+    return _least_allowed(FlipReason.RECALL, pools, now, nodes=nodes, in_flight=in_flight, least=(nodes, ""))
 
 
 def _least_allowed(
@@ -132,7 +128,7 @@ def _least_allowed(
     now: float,
     *,
     nodes: int,
-    flights: Mapping[FlipReason, int],
+    in_flight: Mapping[FlipReason, int],
     least: tuple[int, str],
 ) -> tuple[int, str]:
     """The least that any pool that lends allows, and what limits it."""
@@ -140,7 +136,7 @@ def _least_allowed(
     for pool in pools:
         if not lends(pool):
             continue
-        found = allowance(pool.spec.flipping.budgets, reason, now, nodes=nodes, in_flight=flights)
+        found = allowance(pool.spec.flipping.budgets, reason, now, nodes=nodes, in_flight=in_flight)
         if found.flips < allowed:
             allowed, held_by = found.flips, f"{pool}: {found.held_by}"
     return max(0, allowed), held_by
@@ -151,22 +147,7 @@ def largest(units: Sequence[Unit]) -> int:
     return max((one.size for one in units), default=1)
 
 
-def _set_out_lately(unit: Unit, now: float) -> bool:
-    """Whether a unit was cordoned for a loan within the last slot; steps are at least so far apart."""
-    history = unit.journal.history
-    return any(phase is Phase.CORDONED and 0 <= now - at < SLOT_SECONDS for at, phase in history)
-
-
 # --- what serving needs ----------------------------------------------------------------------------------------------
-
-
-def nodes_for(replicas: float, chips: int, chips_per_node: int) -> int:
-    """Whole nodes that so many replicas of so many chips each fill; a wider replica takes whole nodes of its own."""
-    if replicas <= 0:
-        return 0
-    if chips >= chips_per_node:
-        return math.ceil(replicas) * math.ceil(chips / max(1, chips_per_node))
-    return math.ceil(math.ceil(replicas) / (chips_per_node // chips))
 
 
 def _chips_per_node(kind: AcceleratorType, units: Sequence[Unit]) -> int:
@@ -356,7 +337,7 @@ class Outlooks:
             ),
             allowed=_open_slots(lender, start, settings),
         )
-        ends = tuple(_end(made.loans, layer, start) for layer in range(1, made.loans[0] + 1))
+        ends = ends_of(made.loans, start, SLOT_SECONDS)
         worth = made.worth if value is not None and made.loans[0] else None
         words = f"serving needs {made.needed[0]} of {total} nodes of {kind.name} until the next could be back"
         words = f"{words}; {worth.words}" if worth is not None else words
@@ -437,14 +418,6 @@ def _value(pool: InferencePool | None) -> float | None:
     training = pool.spec.flipping.training if pool is not None else None
     value = training.value_usd_per_chip_hour if training is not None else None
     return None if value is None else float(value)
-
-
-def _end(loans: Sequence[int], layer: int, start: float) -> float:
-    """When the loan of a layer ends: with the first slot that lends fewer."""
-    for place, count in enumerate(loans):
-        if count < layer:
-            return start + place * SLOT_SECONDS
-    return start + len(loans) * SLOT_SECONDS
 
 
 def _price(kind: AcceleratorType) -> float:

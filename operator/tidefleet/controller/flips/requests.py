@@ -6,31 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from tidefleet.controller import marks
+from tidefleet.flipping.lending import Ask, FlipRequest
 
 VALID_SECONDS = 3600.0
 """A request that could not be carried out within this time is dropped."""
-
-
-class Ask(StrEnum):
-    """What is asked of a node."""
-
-    TRAINING = "training"
-    SERVING = "serving"
-    RELEASE = "release"
-
-
-@dataclass(frozen=True, slots=True)
-class FlipRequest:
-    """A request: what, by whom, when (Unix seconds), and until when a loan is to last."""
-
-    to: Ask
-    by: str
-    at: float
-    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

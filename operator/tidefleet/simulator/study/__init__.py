@@ -19,6 +19,7 @@ STUDIES: Mapping[str, str] = {
     "kv-or-prefill": "tidefleet.simulator.study.kv_or_prefill",
     "rack-or-node": "tidefleet.simulator.study.rack_or_node",
     "prefill-only": "tidefleet.simulator.study.prefill_only",
+    "deepseek-day": "tidefleet.simulator.study.deepseek_day",
     "jevons": "tidefleet.simulator.study.jevons",
     "claims": "tidefleet.simulator.study.claims",
 }

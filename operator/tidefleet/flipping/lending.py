@@ -7,11 +7,12 @@ a job, then the jobs that lose least.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from tidefleet.controller.flips.requests import Ask, FlipRequest
-from tidefleet.controller.flips.units import Unit
+from tidefleet.flipping.journal import Journal
 from tidefleet.flipping.observation import Lend, Observation, Recall, Stay, Wish
 from tidefleet.flipping.phase import Phase
 
@@ -24,8 +25,62 @@ SURGE_PAUSE_SECONDS = 3600.0
 BY_HAND_SECONDS = 8 * 3600.0
 """How long a loan lasts that somebody asked for without saying so, where no window is open."""
 
+HISTORY_DAYS = 14.0
+"""Days of measured demand that a loan by forecast stands on at least."""
+
 UNHEALTHY_SHARE = 0.2
 """Above this share of unhealthy nodes there is no new loan: something larger is going on."""
+
+
+class Ask(StrEnum):
+    """What a person asks of a node."""
+
+    TRAINING = "training"
+    SERVING = "serving"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class FlipRequest:
+    """A request: what, by whom, when (Unix seconds), and until when a loan is to last."""
+
+    to: Ask
+    by: str
+    at: float
+    until: float | None = None
+
+
+class Labelled(Protocol):
+    """A node, as far as a selector looks at it."""
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class Lendable(Protocol):
+    """What a round asks of a unit: a node, or an atomic group of them.
+
+    ``nodes`` are those that exist, ``missing`` names those that are gone; ``size`` counts both. ``serving`` has one
+    entry for each serving pod, ``pools`` the (namespace, name) of their pools.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def missing(self) -> Sequence[str]: ...
+    @property
+    def serving(self) -> Sized: ...
+    @property
+    def pools(self) -> Set[tuple[str, str]]: ...
+    @property
+    def nodes(self) -> Sequence[Labelled]: ...
+
+
+U = TypeVar("U", bound=Lendable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +103,7 @@ class Lender:
     ends: float | None = None
     selector: Mapping[str, str] = field(default_factory=dict)
 
-    def may_run_on(self, unit: Unit) -> bool:
+    def may_run_on(self, unit: Lendable) -> bool:
         """Whether its replicas could be on every node of a unit."""
         return all(self.selector.items() <= node.labels.items() for node in unit.nodes)
 
@@ -123,12 +178,12 @@ class TypeDecision:
     surge: str = ""
 
 
-RecallOrder = Callable[[Sequence[Unit], int], Sequence[tuple[str, str]]]
+RecallOrder: TypeAlias = Callable[[Sequence[U], int], Sequence[tuple[str, str]]]
 """Names of units to recall of those that train, so that so many nodes come free, each with the reason of its place."""
 
 
 @dataclass(slots=True)
-class Round:
+class Round(Generic[U]):
     """One decision about the units of one type; ``decide`` takes it, rule after rule, the weightiest first.
 
     Attributes:
@@ -141,7 +196,7 @@ class Round:
     """
 
     accelerator: str
-    units: Sequence[Unit]
+    units: Sequence[U]
     seen: Mapping[str, Observation]
     needs: Needs
     plan: LoanPlan
@@ -151,7 +206,7 @@ class Round:
     recalls: tuple[int, str]
     requests: Mapping[str, FlipRequest]
     memory: LendingMemory
-    recall_order: RecallOrder
+    recall_order: RecallOrder[U]
     now: float
     invalid: frozenset[str] = frozenset()
     wishes: dict[str, Wish] = field(default_factory=dict)
@@ -190,9 +245,9 @@ class Round:
     def _lender(self, pool: str) -> Lender | None:
         return next((one for one in self.lenders if one.pool == pool), None)
 
-    def _kept(self) -> list[Unit]:
+    def _kept(self) -> list[U]:
         """Units that are away, or on the way out, and need not come back whatever the numbers say."""
-        kept: list[Unit] = []
+        kept: list[U] = []
         for unit in self.units:
             if not (unit.journal.phase.is_outbound or unit.journal.phase is Phase.TRAINING):
                 continue
@@ -210,7 +265,7 @@ class Round:
                 kept.append(unit)
         return kept
 
-    def _numbers(self, staying: Sequence[Unit], out: int) -> tuple[int, int]:
+    def _numbers(self, staying: Sequence[U], out: int) -> tuple[int, int]:
         """How many nodes ought to be away, and how many must come back; those are recalled."""
         needs, at_home = self.needs, self.at_home
         by_hand = sum(one.size for one in staying if one.journal.by)
@@ -252,7 +307,7 @@ class Round:
                 if one.journal.phase is Phase.RECALLING:
                     self.wishes[one.name] = Recall(self.needs.surge, surge=True)
 
-    def _go_on(self, going_on: Sequence[Unit], gate: str) -> int:
+    def _go_on(self, going_on: Sequence[U], gate: str) -> int:
         """What is away stays so until its end; what is planned may set out as far as there is room, which is left."""
         ends = sorted(self.plan.ends, reverse=True)
         room = self.allowed
@@ -314,14 +369,12 @@ class Round:
         until = ends[min(place, len(ends) - 1)] if ends else self.now
         return until if lender.ends is None else min(until, lender.ends)
 
-    def _candidates(self) -> list[Unit]:
+    def _candidates(self) -> list[U]:
         """Units that serve, those first that are least trouble to lend: without pods, then with few."""
         serving = [one for one in self.units if one.journal.phase is Phase.SERVING]
         return sorted(serving, key=lambda one: (len(self.seen[one.name].vetoes) > 0, len(one.serving), one.name))
 
-    def _against(
-        self, unit: Unit, lender: Lender | None, *, gate: str, asked: bool, spare: int
-    ) -> list[tuple[str, str]]:
+    def _against(self, unit: U, lender: Lender | None, *, gate: str, asked: bool, spare: int) -> list[tuple[str, str]]:
         """What speaks against lending a unit now, each with what would have to change."""
         seen = self.seen[unit.name]
         against = [(one, "this must end or be taken off first") for one in seen.vetoes]
@@ -345,7 +398,7 @@ class Round:
             against.append((why, "demand falls, or there are more nodes"))
         return against
 
-    def _lender_of(self, unit: Unit) -> Lender | None:
+    def _lender_of(self, unit: U) -> Lender | None:
         """The pool that lends a unit: the one with pods on it, else the first that lends at present."""
         pools = {"/".join(one) for one in unit.pools}
         if pools:
@@ -382,7 +435,7 @@ def lend(lender: Lender, until: float, why: str, *, by: str = "", admitted: bool
 
 
 def _first_back(
-    staying: Sequence[Unit], back: int, recall_order: RecallOrder, *, keep_by_hand: bool
+    staying: Sequence[U], back: int, recall_order: RecallOrder[U], *, keep_by_hand: bool
 ) -> list[tuple[str, str]]:
     """Names of units that come back so that so many nodes do: those that are not lent yet, then by the given order."""
     open_ = [one for one in staying if not (keep_by_hand and one.journal.by)]
@@ -399,3 +452,30 @@ def _first_back(
     if back > 0:
         chosen += recall_order([one for one in open_ if one.journal.phase is Phase.TRAINING], back)
     return chosen
+
+
+def ends_of(loans: Sequence[int], start: float, slot_seconds: float) -> tuple[float, ...]:
+    """When each of the loans of the first slot ends, the longest first: with the first slot that lends fewer.
+
+    Args:
+        loans: nodes away, by slot.
+        start: beginning of the first slot (Unix seconds).
+    """
+    return tuple(
+        start + next((place for place, count in enumerate(loans) if count < layer), len(loans)) * slot_seconds
+        for layer in range(1, (loans[0] if loans else 0) + 1)
+    )
+
+
+def flights(units: Sequence[Lendable], now: float, slot_seconds: float) -> tuple[int, int]:
+    """Nodes that count as being on their way out, and on their way back.
+
+    A unit that was cordoned for a loan within the last slot counts as on its way out: steps are at least so far apart.
+    """
+    moving = (Phase.CORDONED, Phase.DRAINING, Phase.VERIFYING)
+    out = sum(one.size for one in units if one.journal.phase in moving or _set_out_lately(one, now, slot_seconds))
+    return out, sum(one.size for one in units if one.journal.phase.is_homebound)
+
+
+def _set_out_lately(unit: Lendable, now: float, slot_seconds: float) -> bool:
+    return any(phase is Phase.CORDONED and 0 <= now - at < slot_seconds for at, phase in unit.journal.history)

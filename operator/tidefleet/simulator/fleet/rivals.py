@@ -1,0 +1,132 @@
+"""What others do with a fleet: no loans, a split once and for all, an autoscaler on queues, whole slices."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidefleet.flipping.observation import Stay
+from tidefleet.flipping.required import nodes_for
+from tidefleet.simulator.fleet.demand import Demand
+from tidefleet.simulator.fleet.node import Node
+from tidefleet.simulator.fleet.planners import Decided, Fixed, Planner, PlannerOf, Situation
+from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
+
+SYNC_SECONDS = 15.0
+STABLE_SECONDS = 300.0
+TOLERANCE = 0.1
+"""Of the HorizontalPodAutoscaler: how often it looks, how long it waits before it goes down, and what it ignores."""
+
+QUEUE_TARGET = 1.0
+"""Requests that may wait per replica: the autoscaler's target."""
+
+
+@dataclass(slots=True)
+class QueueAutoscaler:
+    """A HorizontalPodAutoscaler on the length of the queue; nodes without a replica stand idle, since they are paid.
+
+    The queue of a replica that is loaded to a share r of its operating point is taken as that of an M/M/1 queue,
+    r^2 / (1 - r) requests (its mean number waiting), at most 50. Replicas asked for = ready * queue / target, within
+    the tolerance of 10 %; down to the highest answer of the last 5 minutes; at most twice as many at once (or 4 more).
+    """
+
+    name: str = "queue autoscaler"
+    lends: bool = False
+    passes: tuple[float, ...] = tuple(SYNC_SECONDS * turn for turn in range(60))
+    target: float = QUEUE_TARGET
+    asked: int = 0
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
+        """It looks at the present alone."""
+
+    def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def decide(self, seen: Situation) -> Decided:
+        """One look of the autoscaler."""
+        each, ready = seen.pool.replicas_per_node, max(1, seen.ready)
+        self.asked = self.asked or seen.pool.nodes * each
+        load = min(0.999, seen.needed / ready)
+        ratio = min(50.0, load * load / (1.0 - load)) / self.target
+        wanted = self.asked if abs(ratio - 1.0) <= TOLERANCE else math.ceil(ready * ratio - 1e-9)
+        wanted = max(1, min(wanted, max(2 * ready, ready + 4), seen.pool.nodes * each))
+        self._recent.append((seen.now, wanted))
+        while self._recent[0][0] < seen.now - STABLE_SECONDS:
+            self._recent.popleft()
+        self.asked = max(one for _, one in self._recent) if wanted < self.asked else wanted
+        nodes = nodes_for(self.asked, seen.pool.chips // each, seen.pool.chips)
+        return Decided({one.name: Stay() for one in seen.nodes}, self.asked, 0, nodes=nodes)
+
+
+@dataclass(slots=True)
+class Slices:
+    """Planning by whole slices (Griggs et al., arXiv 2404.14527): each class's rate is cut, and a slice goes whole to
+    one replica. With one type of node what is left to solve is packing: first fit, the largest slice first.
+
+    Attributes:
+        shares: of the demand, by class; factor: slices that each class is cut into.
+    """
+
+    shares: tuple[float, ...] = (0.25, 0.25, 0.15, 0.15, 0.10, 0.10)
+    factor: int = 8
+    name: str = "slices"
+    lends: bool = False
+    passes: tuple[float, ...] = (0.0,)
+
+    def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
+        """It plans for the present."""
+
+    def set_aside(self, nodes: Sequence[Node], spec: FleetSpec, pool: PoolSpec, peak: float) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def decide(self, seen: Situation) -> Decided:
+        """Replicas for what is asked for now, slice by slice."""
+        room = seen.spec.flips.fill
+        free: list[float] = []
+        for share in sorted(self.shares, reverse=True):
+            whole = share / sum(self.shares) * seen.needed
+            pieces = max(self.factor, math.ceil(whole / room))
+            for _ in range(pieces):
+                size = whole / pieces
+                place = next((i for i, left in enumerate(free) if left >= size - 1e-12), None)
+                if place is None:
+                    free.append(room - size)
+                else:
+                    free[place] -= size
+        replicas = min(max(1, len(free)), seen.pool.nodes * seen.pool.replicas_per_node)
+        nodes = nodes_for(replicas, seen.pool.chips // seen.pool.replicas_per_node, seen.pool.chips)
+        return Decided({one.name: Stay() for one in seen.nodes}, replicas, 0, nodes=nodes)
+
+
+def no_loans(pool: PoolSpec, demand: Demand) -> Planner:
+    """Every node serves all the time."""
+    return Fixed("no loans", training=False)
+
+
+def static_split(pool: PoolSpec, demand: Demand) -> Planner:
+    """What the busiest hour needs serves, the rest trains, for ever."""
+    return Fixed("static split", training=True)
+
+
+def queue_autoscaler(pool: PoolSpec, demand: Demand) -> Planner:
+    """Replicas follow the queue; nobody trains."""
+    return QueueAutoscaler()
+
+
+def slices(pool: PoolSpec, demand: Demand) -> Planner:
+    """Replicas by whole slices of the present demand; nobody trains."""
+    return Slices()
+
+
+RIVALS: Mapping[str, PlannerOf] = {
+    "no-loans": no_loans,
+    "static-split": static_split,
+    "queue-autoscaler": queue_autoscaler,
+    "slices": slices,
+}
+"""Planners that a run is compared with, by name."""

@@ -1,0 +1,250 @@
+"""What a fleet run comes to as a whole: windows weighed to all requests, and the seconds and dollars of the fluid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tidefleet.economics.energy import prefill_joules, replica_watts
+from tidefleet.economics.roofline import decode_step
+from tidefleet.simulator.fleet.node import State
+from tidefleet.simulator.fleet.timeline import Timeline
+from tidefleet.simulator.pools import PoolRun, Sampled
+from tidefleet.simulator.result import PERCENTILES, Outcome
+from tidefleet.simulator.windows import estimate
+
+RECOMPUTED, NOT_TAKEN = "recomputed prefixes", "filler not taken"
+
+
+def outcome_of(
+    pools: Sequence[PoolRun],
+    timeline: Timeline,
+    windows: Mapping[str, Sequence[Sampled]],
+    *,
+    without_loans: float | None,
+    full: bool,
+) -> Outcome:
+    """Put a run together."""
+    fluid = timeline.utilization()
+    lost = dict(fluid.lost)
+    utilization, variance = fluid.ratio, 0.0
+    paid = timeline.paid
+    for pool in pools:
+        found = windows[pool.pool.name]
+        serving = _serving_seconds(timeline, pool) / paid if paid else 0.0
+        for cause, points in ((RECOMPUTED, _recomputed), (NOT_TAKEN, _not_taken)):
+            mean, error = _by_time(found, [points(one) for one in found])
+            lost[cause] = lost.get(cause, 0.0) + mean * serving
+            utilization -= mean * serving
+            variance += 0.0 if full else (error * serving) ** 2
+    attained, attainment_se = _attainment(pools, windows)
+    tokens, by_class, joules = _tokens(pools)
+    usd = timeline.usd
+    trained = timeline.seconds_in(State.TRAINING) / paid if paid else 0.0
+    serving_usd = usd * (1.0 - trained)
+    total_needed = sum(one.needed for one in by_class.values())
+    each = {
+        name: serving_usd * one.needed / total_needed / one.tokens * 1e6
+        for name, one in by_class.items()
+        if one.tokens > 0.0 and total_needed > 0.0
+    }
+    every = [one for found in windows.values() for one in found]
+    return Outcome(
+        utilization=utilization,
+        busy=timeline.busy,
+        utilization_without_loans=without_loans,
+        utilization_lost={cause: points for cause, points in lost.items() if points},
+        slo_attainment=attained,
+        prefix_hit_ratio=_ratio(every, lambda one: one.hit_tokens, lambda one: one.prompt_tokens),
+        load_max_over_mean=_mean(every, lambda one: one.load_max_over_mean),
+        usd_per_million_tokens=serving_usd / tokens * 1e6 if tokens and usd else None,
+        usd_total=usd or None,
+        usd_by_class=each if usd else {},
+        usd_by_accelerator=_by_accelerator(pools, timeline, by_class) if usd else {},
+        joules_per_token=joules,
+        training_gpu_hours=timeline.training_gpu_hours,
+        training_gpu_hours_lost=timeline.training_gpu_hours_lost,
+        flips=float(len([one for one in timeline.flips if one.result == "done"])),
+        ttft_seconds=_percentiles(every, lambda one: one.ttft),
+        tpot_seconds=_percentiles(every, lambda one: one.tpot),
+        utilization_se=0.0 if full else variance**0.5,
+        slo_attainment_se=0.0 if full else attainment_se,
+        requests=float(sum(sum(one.requests.values()) for one in every)),
+        tokens=tokens,
+        figures={
+            **timeline.figures,
+            "requests_flown": float(sum(one.flown for one in every)),
+            "short_replica_seconds": float(sum(timeline.short_seconds.values())),
+            "needed_seen_over_planned": _seen(pools, timeline, windows),
+        },
+        ribbon=timeline.ribbon(),
+    )
+
+
+class _Class:
+    """Tokens and needed replica-seconds of a class over the whole time."""
+
+    __slots__ = ("accelerator", "needed", "tokens")
+
+    def __init__(self, accelerator: str, tokens: float, needed: float) -> None:
+        self.accelerator, self.tokens, self.needed = accelerator, tokens, needed
+
+
+def _serving_seconds(timeline: Timeline, pool: PoolRun) -> float:
+    """Accelerator-seconds in which nodes of a pool took requests."""
+    chips = pool.pool.replicas_per_node * pool.pool.chips_per_replica
+    return chips * sum(
+        span.end - span.begin
+        for name, spans in zip(timeline.pool_of, timeline.spans, strict=True)
+        if name == pool.pool.name
+        for span in spans
+        if span.state is State.SERVING
+    )
+
+
+def _recomputed(one: Sampled) -> float:
+    """Share of serving time that prefilled what a cache had forgotten."""
+    return (one.prefill_seconds - one.ideal_seconds) / one.serving_seconds if one.serving_seconds else 0.0
+
+
+def _not_taken(one: Sampled) -> float:
+    """Share of serving time that deferrable work was planned for and did not take."""
+    missing = one.planned_filler_seconds - one.filler_seconds
+    return max(0.0, missing) / one.serving_seconds if one.serving_seconds else 0.0
+
+
+def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Sequence[Sampled]]) -> float:
+    """Replica-seconds that online requests of the windows needed over those that the fluid has there: about 1."""
+    seen = planned = 0.0
+    for pool in pools:
+        demand = timeline.demand[pool.pool.name]
+        for one in windows[pool.pool.name]:
+            seen += one.online_seconds
+            planned += sum(demand.at((one.window.begin + one.window.end) / 2.0)) * one.window.seconds
+    return seen / planned if planned else 1.0
+
+
+def _by_time(found: Sequence[Sampled], values: Sequence[float]) -> tuple[float, float]:
+    """Mean over serving time, and its standard error."""
+    weights = [one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())) for one in found]
+    return estimate([replace(one.window, weight=weight) for one, weight in zip(found, weights, strict=True)], values)
+
+
+def _expansion(one: Sampled) -> float:
+    """Requests of the whole that one request of a window stands for, in a common unit."""
+    return one.window.weight / max(1, sum(one.requests.values()))
+
+
+def _attainment(pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled]]) -> tuple[dict[str, float], float]:
+    found: dict[str, float] = {}
+    rate, variance, total = 0.0, 0.0, 0.0
+    for pool in pools:
+        mine = windows[pool.pool.name]
+        online = [one.name for one in pool.classes if one.name in pool.mix.starts and one.deadline_seconds is None]
+        for name in (one.name for one in pool.classes if one.name in pool.mix.starts):
+            asked = sum(_expansion(one) * one.requests.get(name, 0) for one in mine)
+            if asked:
+                found[name] = sum(_expansion(one) * one.in_time.get(name, 0) for one in mine) / asked
+        means = [
+            sum(one.in_time.get(name, 0) for name in online) / max(1, sum(one.requests.get(name, 0) for name in online))
+            for one in mine
+        ]
+        mean, error = estimate([one.window for one in mine], means)
+        weight = sum(pool.mix.starts[name] * pool.mix.kinds[name].turns for name in online)
+        rate, variance, total = rate + weight * mean, variance + (weight * error) ** 2, total + weight
+    found["overall"] = rate / total if total else 1.0
+    return found, variance**0.5 / total if total else 0.0
+
+
+def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float | None]:
+    """All tokens, by class, and the accelerators' joules at work for each."""
+    by_class: dict[str, _Class] = {}
+    joules: float | None = 0.0
+    for pool in pools:
+        batch = max(1.0, pool.mix.point.batch)
+        step = decode_step(pool.facts.copy, np.array([batch]), _context(pool))
+        seconds = float(step.seconds[0])
+        watts = replica_watts(
+            pool.facts.copy,
+            tokens=batch,
+            steps_per_second=1.0 / seconds,
+            bytes_per_second=float(step.bytes_moved[0]) / seconds,
+            flops_per_second=float(step.flops[0]) / seconds,
+        )
+        for name in pool.mix.starts:
+            kind = pool.mix.kinds[name]
+            count = float(pool.mix.shapes[name].sum()) * 600.0 * pool.mix.starts[name] * kind.turns
+            tokens = count * (kind.tokens + kind.output)
+            needed = count * pool.mix.needed(name) * pool.pool.chips_per_replica
+            by_class[name] = _Class(pool.pool.accelerator, tokens, needed)
+            fresh = kind.prefill_seconds / pool.facts.rates.prefill_seconds_per_token
+            held = max(0.0, kind.tokens - fresh)
+            prompt = prefill_joules(pool.facts.copy, min(fresh, kind.tokens), held)
+            if watts is None or prompt is None:
+                joules = None
+            elif joules is not None:
+                decoding = watts * pool.facts.copy.chips * seconds / batch
+                joules += count * (prompt + kind.output * decoding)
+    total = sum(one.tokens for one in by_class.values())
+    return total, by_class, joules / total if joules is not None and total else None
+
+
+def _context(pool: PoolRun) -> float:
+    """Mean context of a token that is decoded."""
+    rates = {name: pool.mix.starts[name] * pool.mix.kinds[name].turns for name in pool.mix.starts}
+    decoded = sum(rate * pool.mix.kinds[name].output for name, rate in rates.items())
+    return sum(
+        rate * pool.mix.kinds[name].output * (pool.mix.kinds[name].tokens + pool.mix.kinds[name].output / 2.0)
+        for name, rate in rates.items()
+    ) / max(1.0, decoded)
+
+
+def _by_accelerator(pools: Sequence[PoolRun], timeline: Timeline, by_class: Mapping[str, _Class]) -> dict[str, float]:
+    """$/1M tokens of each accelerator type: rent of its serving nodes over the tokens of its classes."""
+    found: dict[str, float] = {}
+    for kind in dict.fromkeys(one.pool.accelerator for one in pools):
+        usd = sum(
+            _serving_seconds(timeline, one) * one.facts.usd_per_second / one.pool.chips_per_replica
+            for one in pools
+            if one.pool.accelerator == kind
+        )
+        tokens = sum(one.tokens for one in by_class.values() if one.accelerator == kind)
+        if tokens:
+            found[kind] = usd / tokens * 1e6
+    return found
+
+
+def _mean(found: Sequence[Sampled], value: Callable[[Sampled], float]) -> float:
+    return float(sum(one.window.weight * value(one) for one in found) / sum(one.window.weight for one in found))
+
+
+def _ratio(
+    found: Sequence[Sampled], above: Callable[[Sampled], float], below: Callable[[Sampled], float]
+) -> float | None:
+    total = sum(_expansion(one) * below(one) for one in found)
+    return float(sum(_expansion(one) * above(one) for one in found) / total) if total else None
+
+
+def _percentiles(
+    found: Sequence[Sampled], values: Callable[[Sampled], Mapping[str, Sequence[float]]]
+) -> dict[str, dict[str, float]]:
+    """By class, each window's values weighed by the requests that they stand for."""
+    out: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(name for one in found for name in values(one)):
+        pairs = [
+            (value, _expansion(one) * one.requests[name] / len(values(one)[name]))
+            for one in found
+            for value in values(one).get(name, ())
+        ]
+        pairs.sort()
+        ranked = np.array([value for value, _ in pairs])
+        upto = np.cumsum([weight for _, weight in pairs])
+        at = {
+            f"p{one}": float(ranked[min(len(ranked) - 1, int(np.searchsorted(upto, upto[-1] * one / 100.0)))])
+            for one in PERCENTILES
+        }
+        mean = float(np.average(ranked, weights=[weight for _, weight in pairs]))
+        out[name] = {**at, "mean": mean}
+    return out
