@@ -191,7 +191,7 @@ def test_text_that_left_a_device_is_credited_to_its_host_tier_as_far_as_that_has
         state.update(fleet.pools[0], fleet.accelerators, 0.0)
         state.kv_tokens[Ground.address(0)] = 64_000.0
         state.refresh(Ground.address(0))
-        prompts = [state.text_state(f"{number} prompt ".encode() * 12_000, None, 0.0).keys for number in range(8)]
+        prompts = [state.text_keys(f"{number} prompt ".encode() * 12_000, None, 0.0) for number in range(8)]
         for keys in prompts:
             state.placed(Ground.address(0), keys)
         hits, slot = state.match(prompts[0], exact=False), state.slot(Ground.address(0))
