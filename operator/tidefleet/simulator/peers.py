@@ -141,14 +141,14 @@ class LlmdPrecise(Llmd):
 class LlmdApproximate(LlmdPrecise):
     """llm-d's approximate prefix scorer: what it sent where, without knowing what engines still hold.
 
-    Its weights are 3 for the prefix, 2 for queue and for KV usage. It looks at the first 4,096 tokens (256 chunks of
-    about 16) and takes an endpoint to keep 500,000 (31,250 chunks), whatever its KV room is: the inference extension's
-    defaults.
+    Prefix, queue and KV usage weigh alike, as where a configuration gives no weights; with 1.5 for the prefix it places
+    shared prompts as the precise scorer does. It looks at the first 4,096 tokens (256 chunks of about 16) and
+    takes an endpoint to keep 500,000 (31,250 chunks), whatever its KV room is: the inference extension's defaults.
     """
 
     name = "llmd_approximate"
     reads_index = False
-    prefix_weight = 1.5
+    prefix_weight = 1.0
     looked_at_tokens: ClassVar[int] = 4096
     kept_tokens: ClassVar[int] = 500_000
 
