@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.05
 TURN = 0.25
 """The most of the time left that one MILP takes."""
 
-MOVED = 2_000
+MOVED = 8_000
 """Columns of a MILP above which single replicas are moved before it is solved."""
 
 MOVES_SHARE = 0.4
@@ -87,6 +87,9 @@ def improved(
         for one in groups:
             if len(batch) < at_once and not any(set(one) & set(other) for other in batch):
                 batch.append(one)
+        if not batch and at_once > 1:
+            at_once, fruitless = 1, set()  # alone, a group has all that the limits leave free
+            continue
         if not batch or seconds() < LEAST_SECONDS or cancelled() or enough(plan):
             return plan
         share, current = max(TURN * seconds(), LEAST_SECONDS), plan
