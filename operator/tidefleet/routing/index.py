@@ -22,6 +22,7 @@ ACCELERATOR, HOST, DISK, STORE = range(TIERS)
 MOST_STORES = 64
 MOST_WINDOWS = 4
 _FEW_RUNS = 4
+_MOST_FLAGS = 256
 
 
 @dataclass(slots=True)  # one for every request, where freezing takes thrice the time: not to be changed
@@ -56,6 +57,7 @@ class PrefixIndex:
         "_groups",
         "_in_store",
         "_in_use",
+        "_known_flags",
         "_slots",
         "_store_members",
         "_stores",
@@ -78,6 +80,7 @@ class PrefixIndex:
         self._store_members = [0] * MOST_STORES
         self._tiers = 1
         self._windows: dict[int, _Window] = {}
+        self._known_flags: dict[int, NDArray[np.bool_]] = {}
 
     # -- endpoints -----------------------------------------------------------------------------------------------
 
@@ -264,9 +267,15 @@ class PrefixIndex:
         return np.zeros((TIERS, self._slots), np.int32)
 
     def _flags(self, bits: int) -> NDArray[np.bool_]:
-        """Shape (4 * slots,)."""
-        raw = np.frombuffer(bits.to_bytes(self._slots * TIERS // 8 + 1, "little"), np.uint8)
-        return np.unpackbits(raw, count=self._slots * TIERS, bitorder="little").view(np.bool_)
+        """Shape (4 * slots,); not to be changed, since sets recur and theirs are kept."""
+        known = self._known_flags.get(bits)
+        if known is None or len(known) != self._slots * TIERS:
+            raw = np.frombuffer(bits.to_bytes(self._slots * TIERS // 8 + 1, "little"), np.uint8)
+            known = np.unpackbits(raw, count=self._slots * TIERS, bitorder="little").view(np.bool_)
+            if len(self._known_flags) >= _MOST_FLAGS:
+                self._known_flags.clear()
+            self._known_flags[bits] = known
+        return known
 
     def _by_tier(self, flat: NDArray[np.int32]) -> NDArray[np.int32]:
         """From (4 * slots,) to (tiers, slots), tiers that nobody uses filled up with the one before."""
