@@ -90,6 +90,7 @@ class Mix:
         kinds: by class.
         starts: mean session starts/s, by class.
         shapes: sessions/s whose turns come in each bin of 600 s, at one session/s, by class.
+        answers: how many times as long answers are in each bin, by class.
         point: operating point of the pool's replicas.
         deferrable: classes that may wait.
     """
@@ -97,6 +98,7 @@ class Mix:
     kinds: Mapping[str, Kind]
     starts: Mapping[str, float]
     shapes: Mapping[str, NDArray[np.float64]]
+    answers: Mapping[str, NDArray[np.float64]]
     point: OperatingPoint
     deferrable: frozenset[str]
 
@@ -117,8 +119,10 @@ def mix_of(
     scenario: Scenario,
     classes: Sequence[Class],
     kinds: Mapping[str, Kind],
-    shapes: Mapping[str, NDArray[np.float64]],
+    usual: Mapping[str, NDArray[np.float64]],
     *,
+    shapes: Mapping[str, NDArray[np.float64]],
+    answers: Mapping[str, NDArray[np.float64]],
     rates: Rates,
     kv_tokens: float,
     pool: Pool,
@@ -126,7 +130,9 @@ def mix_of(
     """Rates at which online classes have their shares of the accelerator time, and the busiest hour its own.
 
     Args:
-        shapes: sessions/s whose turns come in each bin of 600 s, at one session/s, by class.
+        usual: sessions/s whose turns come in each bin of 600 s, at one session/s, by class, with nothing out of the
+            ordinary: what rates are made for; shapes: with all that the scenario has happen.
+        answers: how many times as long answers are in each bin, by class.
 
     Raises:
         ValueError: the classes have no shares, or an objective cannot be met by a request alone.
@@ -156,16 +162,16 @@ def mix_of(
         )
         each = {name: kind.turns * _seconds(kind, point) for name, kind in kinds.items()}
         unit = {one.name: one.share / whole / each[one.name] for one in online}
-        curve = np.sum([shapes[one.name] * unit[one.name] * each[one.name] for one in online], axis=0)
+        curve = np.sum([usual[one.name] * unit[one.name] * each[one.name] for one in online], axis=0)
         width = min(6, len(curve))
         peak = float(np.convolve(curve, np.full(width, 1.0 / width), mode="valid").max())
         scale = scenario.peak_share * pool.replicas / peak
         starts = {name: value * scale for name, value in unit.items()}
         for one in deferrable:
-            mean = float(shapes[one.name].mean())
+            mean = float(usual[one.name].mean())
             starts[one.name] = one.volume_share * pool.replicas / each[one.name] / mean
     assert point is not None  # noqa: S101 -- there is at least one round
-    return Mix(kinds, starts, shapes, point, frozenset(one.name for one in deferrable))
+    return Mix(kinds, starts, shapes, answers, point, frozenset(one.name for one in deferrable))
 
 
 def demand_of(mix: Mix, *, deadline_seconds: float) -> Demand:
@@ -175,9 +181,8 @@ def demand_of(mix: Mix, *, deadline_seconds: float) -> Demand:
         if name not in mix.starts:
             continue
         requests = mix.starts[name] * mix.shapes[name] * kind.turns
-        rows = np.stack(
-            [requests * kind.prefill_seconds, requests * kind.output * mix.point.seconds_per_output_token], 1
-        )
+        decoded = requests * kind.output * mix.answers[name]
+        rows = np.stack([requests * kind.prefill_seconds, decoded * mix.point.seconds_per_output_token], 1)
         if name in mix.deferrable:
             deferrable = rows.sum(axis=1) + (0.0 if deferrable is None else deferrable)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -133,11 +134,40 @@ def kinds_of(scenario: Scenario, classes: Sequence[Class], workload: Workload, f
     return found
 
 
+def usual(workload: Workload) -> Workload:
+    """The workload with nothing out of the ordinary: no surges, every class at its own rate and length."""
+    scenario = workload.scenario
+    classes = {one.name: one.model_copy(update={"rate_factor": 1.0, "output_factor": 1.0}) for one in scenario.classes}
+    return replace(
+        workload,
+        scenario=scenario.model_copy(update={"surges": (), "classes": tuple(classes.values())}),
+        streams={name: replace(one, wclass=classes[name]) for name, one in workload.streams.items()},
+    )
+
+
 def shapes_of(
     classes: Sequence[Class], kinds: Mapping[str, Kind], workload: Workload
 ) -> dict[str, NDArray[np.float64]]:
     """Sessions/s whose turns come in each bin, at one session/s."""
     return {one.name: spread(workload.scale(one.name, 1.0).rate(one.name), kinds[one.name].delays) for one in classes}
+
+
+def answers_of(
+    scenario: Scenario, classes: Sequence[Class], kinds: Mapping[str, Kind]
+) -> dict[str, NDArray[np.float64]]:
+    """How many times as long as usual answers are in each bin, by class; caps are taken to cut the mean."""
+    bins = np.arange(math.ceil(scenario.seconds / BIN_SECONDS)) * BIN_SECONDS
+    found = {}
+    for one in classes:
+        factors = np.full(len(bins), one.output_factor)
+        for surge in scenario.surges:
+            if surge.wclass == one.name:
+                inside = (bins >= surge.begin_seconds) & (bins < surge.begin_seconds + surge.seconds)
+                factors[inside] *= surge.output_factor
+                if surge.output_cap_tokens is not None:
+                    factors[inside] = np.minimum(factors[inside], surge.output_cap_tokens / kinds[one.name].output)
+        found[one.name] = factors
+    return found
 
 
 def scaled(workload: Workload, mix: Mix) -> Workload:

@@ -30,6 +30,7 @@ from tidefleet.simulator.pools import (
     BIN_SECONDS,
     PoolRun,
     Sampled,
+    answers_of,
     busiest,
     from_json,
     kinds_of,
@@ -37,6 +38,7 @@ from tidefleet.simulator.pools import (
     scaled,
     shapes_of,
     to_json,
+    usual,
 )
 from tidefleet.simulator.result import Outcome
 from tidefleet.simulator.run import CannotFit, CannotRun, Progress
@@ -129,11 +131,23 @@ def _prepared(
     """A pool at its rates: the mix if caches forgot nothing, then with what they were seen to forget."""
     classes = tuple(one for one in scenario.classes if one.pool == pool.name)
     facts = facts_of(pool)
-    kinds = kinds_of(scenario, classes, workload, facts)
-    shapes = shapes_of(classes, kinds, workload)
+    plain = usual(workload)
+    kinds = kinds_of(scenario, classes, plain, facts)
+    base, shapes = shapes_of(classes, kinds, plain), shapes_of(classes, kinds, workload)
+    answers = answers_of(scenario, classes, kinds)
 
     def at(now: Mapping[str, Kind]) -> Mix:
-        return mix_of(scenario, classes, now, shapes, rates=facts.rates, kv_tokens=facts.kv_tokens, pool=pool)
+        return mix_of(
+            scenario,
+            classes,
+            now,
+            base,
+            shapes=shapes,
+            answers=answers,
+            rates=facts.rates,
+            kv_tokens=facts.kv_tokens,
+            pool=pool,
+        )
 
     one = PoolRun(pool, classes, facts, at(kinds), router, seed)
     trial = scaled(workload, one.mix)
