@@ -46,11 +46,11 @@ class Template:
         keys = self.keys + self.private * np.uint64(offset) if offset else self.keys
         outputs = self.outputs if answer is None else tuple(map(answer, self.outputs))
         begin, found = 0, []
-        for at, end in enumerate(self.ends):
-            shown = self.visible[at] if self.visible else None
-            found.append(
-                Turn(self.pauses[at], self.tokens[at], outputs[at], keys[begin:end], self.tool_calls[at], shown)
-            )
+        shown = self.visible or (None,) * len(self.ends)
+        for pause, tokens, output, end, call, seen in zip(
+            self.pauses, self.tokens, outputs, self.ends, self.tool_calls, shown, strict=True
+        ):
+            found.append(Turn(pause, tokens, output, keys[begin:end], call, seen))
             begin = end
         return tuple(found)
 
@@ -120,7 +120,7 @@ class _Drawn:
     closed: bool
 
     def turns(self, at: int, offset: int, answer: Answer | None = None) -> tuple[Turn, ...]:
-        return self.templates[int(self.picked[at])].turns(offset, answer)
+        return self.templates[self.picked.item(at)].turns(offset, answer)
 
     def nominal(self, at: int) -> Floats:
         return self.templates[int(self.picked[at])].nominal(closed=self.closed)
@@ -176,9 +176,9 @@ class Singles:
     block_size: int
 
     def turns(self, at: int, offset: int, answer: Answer | None = None) -> tuple[Turn, ...]:
-        tokens, output = int(self.tokens[at]), int(self.outputs[at])
+        tokens, output = self.tokens.item(at), self.outputs.item(at)
         longer = output if answer is None else answer(output)
-        shown = int(self.visible[at]) * longer // output if len(self.visible) else None
+        shown = self.visible.item(at) * longer // output if len(self.visible) else None
         return (Turn(0.0, tokens, longer, alone(tokens // self.block_size, offset), False, shown),)
 
     def nominal(self, at: int) -> Floats:

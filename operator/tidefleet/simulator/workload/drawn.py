@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,10 +104,11 @@ class Workload:
         """Those that begin in [begin, end) seconds of the scenario, sorted; before second 0 there are such too."""
         stream = self.stream(wclass)
         found = []
-        for number in range(math.floor(begin / BIN_SECONDS), math.ceil(end / BIN_SECONDS)):
-            drawn = self._drawn(stream, number)
-            first, last = np.searchsorted(drawn.begins, (begin, end))
-            found += [self._session(stream, drawn, at, 0) for at in range(int(first), int(last))]
+        with _no_collection():
+            for number in range(math.floor(begin / BIN_SECONDS), math.ceil(end / BIN_SECONDS)):
+                drawn = self._drawn(stream, number)
+                first, last = np.searchsorted(drawn.begins, (begin, end))
+                found += [self._session(stream, drawn, at, 0) for at in range(int(first), int(last))]
         return found
 
     def standing(self, wclass: str, at: float, history: float, *, before: int = 0) -> list[Session]:
@@ -131,19 +134,12 @@ class Workload:
         return sorted(found, key=lambda one: (one.begins, one.number))
 
     def _session(self, stream: Stream, drawn: _Bin, at: int, cut: int) -> Session:
-        wclass, source, begins = stream.wclass, stream.source, float(drawn.begins[at])
-        turns = drawn.bodies.turns(at, int(drawn.offsets[at]), self._answer(wclass, begins))
+        wclass, source, begins = stream.wclass, stream.source, drawn.begins.item(at)
+        turns = drawn.bodies.turns(at, drawn.offsets.item(at), self._answer(wclass, begins))
         if cut:
             turns = (replace(turns[cut], pause=0.0), *turns[cut + 1 :])
-        return Session(
-            number=drawn.first + at,
-            begins=begins,
-            wclass=wclass.name,
-            block_size=source.block_size,
-            turns=turns,
-            closed=source.closed,
-            deadline_seconds=wclass.deadline_seconds,
-        )
+        size, closed = source.block_size, source.closed
+        return Session(drawn.first + at, begins, wclass.name, size, turns, closed, wclass.deadline_seconds)
 
     @cached_property
     def _surges(self) -> Mapping[str, tuple[Surge, ...]]:
@@ -198,6 +194,18 @@ class Workload:
         return _Bin(
             begins, bodies, mix(marks ^ mix(np.array([self.seed], dtype=np.uint64))).astype(np.uint64) | 1, first
         )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cycles while many values without any are made; it doubles the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def load(scenario: Scenario, traces: Path, *, seed: int) -> Workload:

@@ -60,7 +60,7 @@ def mooncake(root: Path, name: str) -> Templates:
         for now, tokens, output, ids in turns:
             parts.append((now - before, tokens, output, mix(ids.astype(np.uint64) + np.uint64(1)), False, 0.0))
             before = now
-        found.append(template(parts, [~np.isin(ids, shared) for _, _, _, ids in turns]))
+        found.append(template(parts, [~_among(np.concatenate([ids for _, _, _, ids in turns]), shared)]))
     return _templates(path, found, begins, last, MOONCAKE_BLOCK)
 
 
@@ -172,7 +172,7 @@ def ragpulse(root: Path) -> Templates:
         for now, tokens, output, keys in turns:
             parts.append((now - before, tokens, output, keys, False, 0.0))
             before = now
-        found.append(template(parts, [~np.isin(keys, common) for _, _, _, keys in turns]))
+        found.append(template(parts, [~_among(np.concatenate([keys for _, _, _, keys in turns]), common)]))
     slots: list[list[int]] = [[] for _ in range(48)]
     for at, begin in enumerate(begins):
         slots[int((begin + RAG_NOON) // 1800) % 48].append(at)
@@ -212,6 +212,12 @@ def azure(root: Path, service: str) -> Pairs:
         at = int(np.argmax(np.diff(when) < 0)) + 1
         raise TraceError(f"{path}: row {at}: t_s {when[at]:g} after {when[at - 1]:g}; expected rows in order of time")
     return Pairs(tokens, np.maximum(outputs, 1), when, own_rate=len(when) / max(float(when[-1]), 1.0))
+
+
+def _among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the values are among known ones, which are sorted."""
+    at = np.searchsorted(known, values)
+    return (at < len(known)) & (known[np.minimum(at, len(known) - 1)] == values) if len(known) else at < 0
 
 
 def _templates(
