@@ -21,6 +21,7 @@ from tidefleet.simulator.scenario import Class, Scenario
 from tidefleet.simulator.sessions import Session
 from tidefleet.simulator.workload import Workload
 from tidefleet.simulator.workload.bodies import Templates
+from tidefleet.simulator.workload.own import Own
 from tidefleet.simulator.workload.shared_prefix import Staged, stages
 
 BROKEN = 3.0
@@ -224,7 +225,7 @@ def _groups(scenario: Scenario, workload: Workload, seed: int) -> list[list[Sess
     found: list[Session] = []
     for wclass in scenario.classes:
         source = workload.stream(wclass.name).source
-        if not isinstance(source, Templates):
+        if not isinstance(source, Templates | Own):
             raise ValueError(
                 f"class {wclass.name}: source {wclass.source!r} has no requests of its own to replay; expected a "
                 "trace, e.g. mooncake-conversation or claude-code"
@@ -235,11 +236,11 @@ def _groups(scenario: Scenario, workload: Workload, seed: int) -> list[list[Sess
     return [found[:most]]
 
 
-def sessions_of(source: Templates, wclass: Class, speed: float) -> list[Session]:
+def sessions_of(source: Templates | Own, wclass: Class, speed: float) -> list[Session]:
     """The sessions of a trace as they were; in an open one, times are divided by ``speed``."""
     found = []
-    for number, (body, begins) in enumerate(zip(source.templates, source.begins.tolist(), strict=True)):
-        turns = body.turns(0)
+    for number, begins in enumerate(source.begins.tolist()):
+        turns = source.turns(number, 0) if isinstance(source, Own) else source.templates[number].turns(0)
         if not source.closed and speed != 1.0:
             turns = tuple(replace(turn, pause=turn.pause / speed) for turn in turns)
         found.append(

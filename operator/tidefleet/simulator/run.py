@@ -18,7 +18,7 @@ from tidefleet import __version__
 from tidefleet.simulator import fits
 from tidefleet.simulator.checkpoint import Checkpoint, Parts, identity_of
 from tidefleet.simulator.result import Outcome, median_of
-from tidefleet.simulator.scenario import Scenario
+from tidefleet.simulator.scenario import Scenario, is_own_file
 
 OURS = "ours"
 """The name of the run without a baseline's policy."""
@@ -319,14 +319,6 @@ def baselines_of(kind: str) -> tuple[str, ...] | None:
     with missing_libraries():
         found = getattr(importlib.import_module(module), name, None)
     return None if found is None else tuple(found)
-
-
-def is_own_file(source: str) -> bool:
-    """Whether a class reads a file of the user's, and not one of the directory of traces."""
-    return "/" in source or source.endswith(_OWN)
-
-
-_OWN = (".csv", ".jsonl", ".parquet", ".zst", ".yaml", ".yml")
 
 
 def here(

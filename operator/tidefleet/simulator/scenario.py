@@ -165,3 +165,11 @@ class Scenario(_Part):
     live_sessions: Count | None = Field(default=None, description="replay of closed sessions: how many at a time")
     speed: Positive = Field(default=1.0, description="replay: times the trace's own rate")
     settings: Mapping[str, float] = Field(default_factory=dict, description="of a study or a replay, by name")
+
+
+def is_own_file(source: str) -> bool:
+    """Whether a class reads a file of the user's, and not one of the directory of traces."""
+    return "/" in source or source.endswith(_OWN)
+
+
+_OWN = (".csv", ".jsonl", ".parquet", ".zst")

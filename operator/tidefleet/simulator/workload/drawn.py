@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tidefleet.routing.hashing import mix
-from tidefleet.simulator.scenario import Class, Scenario, Surge
+from tidefleet.simulator.scenario import Class, Scenario, Surge, is_own_file
 from tidefleet.simulator.sessions import Session
 from tidefleet.simulator.workload.arrivals import (
     BIN_SECONDS,
@@ -28,6 +28,7 @@ from tidefleet.simulator.workload.arrivals import (
 from tidefleet.simulator.workload.bodies import Answer, Bodies, Source
 from tidefleet.simulator.workload.files import Floats, Ints, TraceError
 from tidefleet.simulator.workload.lengths import lengths
+from tidefleet.simulator.workload.own import own
 from tidefleet.simulator.workload.public import azure, claude_code, mooncake, ragpulse
 from tidefleet.simulator.workload.shared_prefix import shared_prefix
 
@@ -227,8 +228,8 @@ def _source(wclass: Class, traces: Path) -> tuple[Source, Clients | None]:
     kind, _, name = wclass.source.partition(":")
     model, kinds = CLIENTS.get(wclass.shape or "", ("", ()))
     if kind == "servegen" and name:
-        own = servegen(traces, name, kinds if name == model else ())
-        return lengths(traces, name, own), own
+        whose = servegen(traces, name, kinds if name == model else ())
+        return lengths(traces, name, whose), whose
     clients = servegen(traces, model, kinds) if model else None
     if kind == "llmd" and name:
         return shared_prefix(traces, name), clients
@@ -245,6 +246,8 @@ def _source(wclass: Class, traces: Path) -> tuple[Source, Clients | None]:
             return azure(traces, "code"), clients
         case "azure2023-conv":
             return azure(traces, "conv"), clients
+    if is_own_file(wclass.source):
+        return own(Path(wclass.source)), clients
     raise TraceError(
         f"class {wclass.name}: source is {wclass.source!r}; expected mooncake-conversation, mooncake-synthetic, "
         "ragpulse, claude-code, azure2023-code, azure2023-conv, servegen:<model>, or the path of a file of requests"
