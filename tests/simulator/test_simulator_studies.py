@@ -11,10 +11,10 @@ import pytest
 from tidefleet.economics.energy import prefill_joules
 from tidefleet.economics.roofline import prefill
 from tidefleet.economics.shape import TokenShape
+from tidefleet.simulator.catalogued import chip_of, replica_of
 from tidefleet.simulator.load import load_scenario
 from tidefleet.simulator.run import Request, here, simulate
 from tidefleet.simulator.study.deepseek import NODES, mean_nodes, saved_share
-from tidefleet.simulator.study.finding import chip_of, replica_of
 from tidefleet.simulator.study.generations import MTP, Case, best_offer
 from tidefleet.simulator.study.jevons import Fleet, after
 from tidefleet.simulator.study.kv_or_prefill import (

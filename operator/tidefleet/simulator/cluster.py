@@ -11,7 +11,7 @@ from tidefleet.simulator.engine.blocks import TIER_NUMBERS, Blocks, Store
 from tidefleet.simulator.engine.facts import Facts, facts_of
 from tidefleet.simulator.engine.holders import Held, Holders
 from tidefleet.simulator.engine.job import DONE, FIRST, LOST, REFUSED, Job
-from tidefleet.simulator.engine.replica import PREFILLED, Counts, Replica
+from tidefleet.simulator.engine.replica import PREFILLED, ROOM_SHARE, Counts, Replica
 from tidefleet.simulator.engine.timing import Timing
 from tidefleet.simulator.policies import POLICIES
 from tidefleet.simulator.policy import Later, Placed, Policy, Turned
@@ -275,7 +275,7 @@ class Cluster:
         return None if self.index is None else self.index.match(job.keys)
 
     def _route(self, job: Job, now: float) -> None:
-        if job.tokens + job.output > 0.99 * self.facts.kv_tokens:
+        if job.tokens + job.output > (1.0 - ROOM_SHARE) * self.facts.kv_tokens:
             self._refuse(job, f"{job.tokens + job.output} tokens exceed the {self.facts.kv_tokens:.0f} of a replica")
             return
         if not self._live:

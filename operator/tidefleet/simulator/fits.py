@@ -12,12 +12,11 @@ from tidefleet.economics.memory import replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.planning.from_api import accelerator_of
-from tidefleet.simulator.scenario import Class, Pool, Scenario
+from tidefleet.simulator.scenario import BIN_SECONDS, Class, Pool, Scenario
 
 SHAPES = "fleet_shape_7d_10min.csv"
 """A week of each class's relative rate in bins of ten minutes."""
 
-BIN_SECONDS = 600.0
 _HOUR_BINS = 6
 _SHORT_PROMPT = 100.0
 

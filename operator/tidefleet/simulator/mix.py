@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidefleet.routing.rates import Rates
-from tidefleet.simulator.fleet.demand import BIN_SECONDS, Demand
+from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.operating import OperatingPoint, Part, operating_point
-from tidefleet.simulator.scenario import Class, Pool, Scenario
+from tidefleet.simulator.scenario import BIN_SECONDS, Class, Pool, Scenario
 from tidefleet.simulator.sessions import Session
 
 DRAWN_REQUESTS = 12_000
@@ -104,8 +104,7 @@ class Mix:
 
     def needed(self, name: str) -> float:
         """Replica-seconds of a request."""
-        kind = self.kinds[name]
-        return kind.prefill_seconds + kind.output * self.point.seconds_per_output_token
+        return _seconds(self.kinds[name], self.point)
 
     def corrected(self, factors: Mapping[str, float]) -> Mapping[str, Kind]:
         """Kinds with so many times the ideal prefill."""

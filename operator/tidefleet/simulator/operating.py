@@ -62,10 +62,6 @@ class OperatingPoint:
         """T_d(B*)/B*, replica-seconds."""
         return self.step_seconds / self.batch
 
-    def needed(self, fresh: float, cached: float, output: float) -> float:
-        """Replica-seconds that a request needs."""
-        return self.rates.prefill_seconds(fresh, cached) + output * self.seconds_per_output_token
-
 
 def operating_point(
     rates: Rates, mix: Sequence[Part], *, kv_tokens: float, max_batch: float, tpot_seconds: float | None = None

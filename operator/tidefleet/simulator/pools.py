@@ -15,12 +15,11 @@ from tidefleet.simulator.detail import TAIL_SECONDS, Detail, Moves, simulate
 from tidefleet.simulator.engine.facts import Facts
 from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.mix import DRAWN_REQUESTS, Kind, Mix, demand_of, kind_of, spread
-from tidefleet.simulator.scenario import Class, Pool, Scenario, Windows
+from tidefleet.simulator.scenario import BIN_SECONDS, Class, Pool, Scenario, Windows
 from tidefleet.simulator.sessions import Session
 from tidefleet.simulator.windows import Window
 from tidefleet.simulator.workload import Workload
 
-BIN_SECONDS = 600.0
 QUEUED = 1.2
 """Deferrable work at hand, over what is planned to be done of it."""
 

@@ -13,6 +13,7 @@ from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.pools import PoolRun, Sampled
 from tidefleet.simulator.result import PERCENTILES, Outcome
+from tidefleet.simulator.scenario import BIN_SECONDS
 from tidefleet.simulator.windows import estimate
 
 RECOMPUTED, NOT_TAKEN = "recomputed prefixes", "filler not taken"
@@ -175,7 +176,7 @@ def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float |
         )
         for name in pool.mix.starts:
             kind = pool.mix.kinds[name]
-            count = float(pool.mix.shapes[name].sum()) * 600.0 * pool.mix.starts[name] * kind.turns
+            count = float(pool.mix.shapes[name].sum()) * BIN_SECONDS * pool.mix.starts[name] * kind.turns
             tokens = count * (kind.tokens + kind.output)
             needed = count * pool.mix.needed(name) * pool.pool.chips_per_replica
             by_class[name] = _Class(pool.pool.accelerator, tokens, needed)

@@ -27,7 +27,6 @@ from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.mix import Kind, Mix, demand_of, mix_of
 from tidefleet.simulator.policies import POLICIES
 from tidefleet.simulator.pools import (
-    BIN_SECONDS,
     PoolRun,
     Sampled,
     answers_of,
@@ -42,7 +41,7 @@ from tidefleet.simulator.pools import (
 )
 from tidefleet.simulator.result import Outcome
 from tidefleet.simulator.run import CannotFit, CannotRun, Progress
-from tidefleet.simulator.scenario import Pool, Scenario
+from tidefleet.simulator.scenario import BIN_SECONDS, Pool, Scenario
 from tidefleet.simulator.summary import outcome_of
 from tidefleet.simulator.windows import Window, choose
 from tidefleet.simulator.workload import Workload, load

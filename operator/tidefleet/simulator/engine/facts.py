@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests, models
-from tidefleet.economics.accelerator import Accelerator
+from tidefleet.catalogue import models
 from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica as Copy
-from tidefleet.planning.from_api import accelerator_of, chosen_price
 from tidefleet.routing.rates import Rates, rates_of
+from tidefleet.simulator.catalogued import kinds, price_of, replica_of
 from tidefleet.simulator.engine.blocks import TIER_NUMBERS
 from tidefleet.simulator.engine.timing import Roofline, Timing
 from tidefleet.simulator.scenario import Pool
@@ -51,18 +47,15 @@ def facts_of(pool: Pool) -> Facts:
     Raises:
         ValueError: the catalogue has no such model or accelerator, or the weights leave no room.
     """
-    kinds = _kinds()
-    known = models()
-    if pool.model not in known:
+    if pool.model not in models():
         raise ValueError(
             f"pool {pool.name}: model is {pool.model!r}; expected one of the catalogue, e.g. llama-3.3-70b"
         )
-    if pool.accelerator not in kinds:
+    if pool.accelerator not in kinds():
         raise ValueError(
-            f"pool {pool.name}: accelerator is {pool.accelerator!r}; expected one of {', '.join(sorted(kinds))}"
+            f"pool {pool.name}: accelerator is {pool.accelerator!r}; expected one of {', '.join(sorted(kinds()))}"
         )
-    accelerator, price = kinds[pool.accelerator]
-    copy = Copy(known[pool.model], accelerator, pool.chips_per_replica, pool.weights, pool.kv)
+    copy = replica_of(pool)
     kv_tokens = pool.kv_tokens
     if kv_tokens is None:
         fit = replica_memory(copy)
@@ -80,19 +73,6 @@ def facts_of(pool: Pool) -> Facts:
         copy,
         tier_bytes_per_second=(bandwidth[0], bandwidth[1], bandwidth[2]),
         tier_latency_seconds=(latency[0], latency[1], latency[2]),
-        transfer_bytes_per_second=SCALE_OUT_SHARE * accelerator.scale_out_bytes_per_second * copy.chips,
+        transfer_bytes_per_second=SCALE_OUT_SHARE * copy.accelerator.scale_out_bytes_per_second * copy.chips,
     )
-    hourly = pool.usd_per_chip_hour if pool.usd_per_chip_hour is not None else price
-    return Facts(copy, rates, kv_tokens, hourly * copy.chips / 3600.0)
-
-
-@cache
-def _kinds() -> dict[str, tuple[Accelerator, float]]:
-    """Accelerators of the catalogue by name, with their price in $ per chip-hour."""
-    found = {}
-    for one in accelerator_manifests():
-        kind = parse(one)
-        if isinstance(kind, AcceleratorType):
-            price = chosen_price(kind, "OnDemand")
-            found[kind.name] = (accelerator_of(kind), float(price.usd_per_chip_hour) if price else 0.0)
-    return found
+    return Facts(copy, rates, kv_tokens, (price_of(pool) or 0.0) * copy.chips / 3600.0)

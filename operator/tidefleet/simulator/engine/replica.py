@@ -155,10 +155,6 @@ class Replica:
         joined = self._joined.get(job.number)
         return job.generated + (0.0 if joined is None else self._progress - joined)
 
-    def fits(self, job: Job) -> bool:
-        """Whether it could ever be served here."""
-        return job.tokens + job.output <= self.blocks.capacity_tokens * (1.0 - ROOM_SHARE)
-
     # -- the clock -------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job, now: float) -> None:

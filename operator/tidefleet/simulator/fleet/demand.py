@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-BIN_SECONDS = 600.0
+from tidefleet.simulator.scenario import BIN_SECONDS
+
 DAY_SECONDS = 86_400.0
 WEEK_DAYS = 7
 

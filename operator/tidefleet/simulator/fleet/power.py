@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidefleet.economics.energy import chip_watts
+from tidefleet.simulator.catalogued import chip_of
 from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, Watts
-from tidefleet.simulator.study.finding import chip_of
 
 RESTING_SHARE = 0.15
 """Of the TDP where nobody has measured what a chip draws at rest; an H100 SXM rests at 70 to 120 of its 700 W."""

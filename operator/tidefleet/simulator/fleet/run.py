@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tidefleet.flipping.phase import Phase
 from tidefleet.planning.slots import SLOT_SECONDS, Array, slot_of
+from tidefleet.simulator.catalogued import price_of
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.faults import Fault, Kind, drawn
 from tidefleet.simulator.fleet.filler import Filler
@@ -20,7 +21,6 @@ from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, Watts, fleet_of
 from tidefleet.simulator.fleet.timeline import Flip, Span, Timeline
 from tidefleet.simulator.fleet.training import Arrival, Trainers
 from tidefleet.simulator.scenario import Scenario
-from tidefleet.simulator.study.finding import price_of
 
 ORIGIN = 1_704_067_200.0
 """Unix seconds of a scenario's begin: Monday, 2024-01-01 00:00 UTC."""

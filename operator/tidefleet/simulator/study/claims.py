@@ -17,6 +17,7 @@ from tidefleet.economics.contest import token_cost_ratio
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step
 from tidefleet.economics.shape import KvTier, TierHit, TokenShape
+from tidefleet.simulator.catalogued import chip_of, list_price
 from tidefleet.simulator.scenario import Scenario
 from tidefleet.simulator.study.deepseek import (
     DECODE_SPEED,
@@ -24,7 +25,7 @@ from tidefleet.simulator.study.deepseek import (
     day,
     decode_tokens_per_second_per_node,
 )
-from tidefleet.simulator.study.finding import BadSetting, Finding, chip_of, list_price, settings_of
+from tidefleet.simulator.study.finding import BadSetting, Finding, settings_of
 from tidefleet.simulator.study.generations import MTP, Case, Offer, best_offer
 
 DEFAULTS = {

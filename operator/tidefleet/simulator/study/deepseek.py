@@ -15,7 +15,7 @@ from tidefleet import catalogue
 from tidefleet.economics.external import PerToken, TokenVector, margin, token_usd
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step
-from tidefleet.simulator.study.finding import chip_of
+from tidefleet.simulator.catalogued import chip_of
 
 NODES: tuple[tuple[float, int], ...] = (
     (0.0, 218),

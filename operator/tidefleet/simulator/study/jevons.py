@@ -15,9 +15,10 @@ from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.presets import preset
 from tidefleet.economics.serving import CannotServe, estimate
 from tidefleet.economics.shape import TokenShape
+from tidefleet.simulator.catalogued import price_of, replica_of
 from tidefleet.simulator.scenario import Scenario
 from tidefleet.simulator.study.deepseek import saved_share
-from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, price_of, replica_of, settings_of
+from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, settings_of
 
 DEFAULTS = {
     "savedShare": saved_share(),  # of what every replica costs: here what following a day's demand saves

@@ -17,8 +17,9 @@ from tidefleet.economics.memory import kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import prefill
 from tidefleet.simulator import fits
+from tidefleet.simulator.catalogued import replica_of
 from tidefleet.simulator.scenario import Scenario, Tier
-from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, replica_of, settings_of
+from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, settings_of
 
 DEFAULTS = {
     "newTokens": 128.0,  # of a prompt, behind what the tier holds

@@ -14,8 +14,9 @@ from tidefleet.economics.contest import Ask, Contestant, paired, servings, usd_p
 from tidefleet.economics.money import ChipCost
 from tidefleet.economics.serving import CannotServe
 from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.simulator.catalogued import chip_of, price_of
 from tidefleet.simulator.scenario import Scenario
-from tidefleet.simulator.study.finding import BadSetting, Finding, chip_of, pool_of, price_of, settings_of
+from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, settings_of
 
 DEFAULTS = {
     "peakShare": 1.0,  # of the prefill chip's published peaks that is taken: 0.5 if they count sparsity

@@ -14,8 +14,9 @@ from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import Estimate, estimate
 from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.simulator.catalogued import chip_of, replica_of
 from tidefleet.simulator.scenario import Scenario
-from tidefleet.simulator.study.finding import BadSetting, Finding, chip_of, pool_of, replica_of, settings_of
+from tidefleet.simulator.study.finding import BadSetting, Finding, pool_of, settings_of
 
 DEFAULTS = {"inputTokens": 4096.0, "outputTokens": 1024.0, "groupChips": 64.0, "nodeChips": 8.0}
 

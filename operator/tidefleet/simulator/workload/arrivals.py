@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tidefleet.simulator.scenario import BIN_SECONDS
 from tidefleet.simulator.workload.files import Floats, Ints, TraceError, column, needs, number, rows, table
 
-BIN_SECONDS = 600.0
-"""Of the shapes, of ServeGen's counts, and of what is drawn at once."""
 DAY = 86400.0
 WEIBULL = 2
 LEAST_SHAPE = 1e-3

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tidefleet.routing.hashing import mix
-from tidefleet.simulator.scenario import Class, Scenario, Surge, is_own_file
+from tidefleet.simulator.scenario import BIN_SECONDS, Class, Scenario, Surge, is_own_file
 from tidefleet.simulator.sessions import Session
 from tidefleet.simulator.workload.arrivals import (
-    BIN_SECONDS,
     CLIENTS,
     Clients,
     Shape,
