@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -31,6 +31,7 @@ from tidefleet.controller.readings import (
     Trouble,
     pool_reading,
 )
+from tidefleet.controller.work import EngineWork, WorkLog
 from tidefleet.planning.demand import Cause, Reading, Stale
 from tidefleet.telemetry import Telemetry
 
@@ -39,6 +40,13 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64
 AT_ONCE_PER_POOL = 16
 SCRAPE_SECONDS = 5.0
+
+UNREAD_PERIODS = 4.0
+"""Periods without a further sample after which nothing is said of an engine's work."""
+
+PROMETHEUS_SECONDS = 60.0
+"""How seldom a Prometheus scrapes engines, as it is usually set up."""
+
 PoolKey = tuple[str, str]
 
 
@@ -46,7 +54,8 @@ PoolKey = tuple[str, str]
 class Target:
     """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts.
 
-    ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template.
+    ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template; one that is
+    ``leaving`` takes no further requests.
     """
 
     uid: str
@@ -56,12 +65,14 @@ class Target:
     restarts: int = 0
     workload: str = ""
     revision: str = ""
+    leaving: bool = False
 
 
 @dataclass(slots=True)
 class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
+    work: WorkLog = field(default_factory=WorkLog)
     lengths: LengthWindow = field(default_factory=LengthWindow)
     trail: IntervalTrail = field(default_factory=IntervalTrail)
     measured: Round | None = None
@@ -105,6 +116,11 @@ class Collector(threading.Thread):
         self.last_round: float | None = None
 
     @property
+    def _usual(self) -> float:
+        """Seconds between two samples of an engine."""
+        return max(self._period, PROMETHEUS_SECONDS) if self._prometheus else self._period
+
+    @property
     def drain_seconds(self) -> float:
         """Within what time waiting requests should be worked off."""
         return max(DRAIN_SECONDS, 2.0 * self._period)
@@ -141,6 +157,12 @@ class Collector(threading.Thread):
         with self._lock:
             state = self._pools.get(pool)
             return state.tally.take() if state else {}
+
+    def take_work(self, pool: PoolKey) -> Sequence[EngineWork]:
+        """What the pool's engines did since this was last called."""
+        with self._lock:
+            state = self._pools.get(pool)
+            return state.work.take(self._clock.now(), usable_seconds=UNREAD_PERIODS * self._usual) if state else ()
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
@@ -232,6 +254,10 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
+            into, out, _ = state.lengths.means()
+            context = into + (out or 0.0) / 2.0 if into is not None else None
+            names = {t.uid: (t.workload, t.leaving) for t in targets}
+            state.work.add(now, engines.worked, names, context=context)
             state.measured = state.trail.step(now, answers, {t.uid: (t.workload, t.revision) for t in targets})
             reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds

@@ -113,6 +113,7 @@ class Worked:
         busy: share of the time in which a request was running, 0..1.
         recomputed: tokens whose KV was computed again, beside ``uncached``.
         fetch_seconds: in which nothing ran since KV was on its way.
+        batch: requests that ran together, as last seen; what they draw depends on it, not what they need.
     """
 
     seconds: float
@@ -121,6 +122,7 @@ class Worked:
     busy: float
     recomputed: float = 0.0
     fetch_seconds: float = 0.0
+    batch: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,14 @@ def served(worked: Worked, speeds: Speeds | None, *, leaving: bool = False) -> S
     return Split(needed, lost)
 
 
+_SOME = 1e-9
+"""Seconds below which nothing was seen."""
+
+
 def spread(paid: float, seen: Split) -> Split:
     """So many paid seconds, in the proportions that were seen; nothing seen is not known where they went."""
     whole = seen.paid
-    if not whole > 0.0:
+    if not whole > _SOME:
         return Split(0.0, {UNKNOWN: paid})
     return seen.times(paid / whole)
 
