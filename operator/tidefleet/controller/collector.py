@@ -41,11 +41,9 @@ AT_ONCE = 64
 AT_ONCE_PER_POOL = 16
 SCRAPE_SECONDS = 5.0
 
-UNREAD_PERIODS = 4.0
-"""Periods without a further sample after which nothing is said of an engine's work."""
-
-PROMETHEUS_SECONDS = 60.0
-"""How seldom a Prometheus scrapes engines, as it is usually set up."""
+UNREAD_SECONDS, UNREAD_PERIODS = 240.0, 4.0
+"""Seconds, and periods, without a further sample after which nothing is said of an engine's work: a Prometheus scrapes
+once a minute as it is usually set up."""
 
 PoolKey = tuple[str, str]
 
@@ -116,11 +114,6 @@ class Collector(threading.Thread):
         self.last_round: float | None = None
 
     @property
-    def _usual(self) -> float:
-        """Seconds between two samples of an engine."""
-        return max(self._period, PROMETHEUS_SECONDS) if self._prometheus else self._period
-
-    @property
     def drain_seconds(self) -> float:
         """Within what time waiting requests should be worked off."""
         return max(DRAIN_SECONDS, 2.0 * self._period)
@@ -162,7 +155,11 @@ class Collector(threading.Thread):
         """What the pool's engines did since this was last called."""
         with self._lock:
             state = self._pools.get(pool)
-            return state.work.take(self._clock.now(), usable_seconds=UNREAD_PERIODS * self._usual) if state else ()
+            return (
+                state.work.take(self._clock.now(), usable_seconds=max(UNREAD_SECONDS, UNREAD_PERIODS * self._period))
+                if state
+                else ()
+            )
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
