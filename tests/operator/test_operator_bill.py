@@ -1,4 +1,4 @@
-"""One bill: over an hour with flips, everything that is paid for is somebody's cost, and every second is accounted for."""
+"""One bill: over an hour with flips each chip is somebody's cost, and every paid second is needed or lost."""
 
 from __future__ import annotations
 

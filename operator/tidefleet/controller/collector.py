@@ -155,11 +155,8 @@ class Collector(threading.Thread):
         """What the pool's engines did since this was last called."""
         with self._lock:
             state = self._pools.get(pool)
-            return (
-                state.work.take(self._clock.now(), usable_seconds=max(UNREAD_SECONDS, UNREAD_PERIODS * self._period))
-                if state
-                else ()
-            )
+            usable = max(UNREAD_SECONDS, UNREAD_PERIODS * self._period)
+            return state.work.take(self._clock.now(), usable_seconds=usable) if state else ()
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
