@@ -212,7 +212,8 @@ def test_the_counters_grow_by_what_a_pass_found_and_the_gauge_agrees() -> None:
     decision = a_decision(None, Phase.TRAINING, trained=float(PER_NODE))
     for passed in range(5):
         accountant.account([decision], NOW + 15.0 * passed)
-    needed = sum(counted(telemetry, "pool_needed_seconds_total", work=one) or 0.0 for one in ("serving", "training"))
+    works = ("prefill", "decode", "training")
+    needed = sum(counted(telemetry, "pool_needed_seconds_total", work=one) or 0.0 for one in works)
     causes = ("idle", "half_batch", "recompute", "drain", "warm", "recall", "unknown")
     lost = sum(counted(telemetry, "pool_lost_seconds_total", cause=one) or 0.0 for one in causes)
     assert needed + lost == pytest.approx(60.0 * (16 + PER_NODE))

@@ -127,6 +127,14 @@ def test_needed_is_what_the_tokens_take_and_never_more_than_was_paid(one: Worked
 
 
 @given(worked, speeds)
+def test_what_prompts_took_is_their_part_of_what_was_needed(one: Worked, at: Speeds) -> None:
+    found, asked = served(one, at), at.needed(one.uncached, one.output)
+    share = at.needed(one.uncached, 0.0) / asked if asked > 0.0 else 0.0
+    assert found.prefill == pytest.approx(found.needed * share, rel=1e-9)
+    assert 0.0 <= found.prefill <= found.needed * (1 + 1e-12)
+
+
+@given(worked, speeds)
 def test_busy_is_needed_recompute_fetch_and_half_batches(one: Worked, at: Speeds) -> None:
     found = served(one, at)
     assert one.seconds - found.lost["idle"] >= (one.busy - 1e-9) * one.seconds
@@ -168,7 +176,7 @@ def test_no_fetch_that_nobody_told_of_appears() -> None:
 
 def test_what_a_replica_on_its_way_out_still_does_is_needed_and_the_rest_is_the_drain() -> None:
     found = served(Worked(60.0, 0.0, 20_000.0, 1.0), Speeds(1e-4, 1e-3), leaving=True)
-    assert found == Split(20.0, {"drain": 40.0})
+    assert found == Split(20.0, {"drain": 40.0}, 0.0)
 
 
 def test_without_an_operating_point_busy_time_is_of_unknown_use() -> None:

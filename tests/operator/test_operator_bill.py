@@ -77,8 +77,9 @@ def test_pools_training_and_idle_chips_are_the_bill_and_needed_and_lost_are_the_
         for one, two in zip(tokens_before, sums(op, "pool_tokens_total", "pool_revenue_usd_total"), strict=True)
     )
     assert revenue == pytest.approx(tokens * 0.80 / 1e6, rel=1e-6)
-    served = op.metric("tidefleet_pool_needed_seconds_total", **labels, work="serving")
-    assert 0.0 < served < needed
+    work = [op.metric("tidefleet_pool_needed_seconds_total", **labels, work=one) for one in ("prefill", "decode")]
+    assert min(work) > 0.0
+    assert sum(work) < needed
     ratios = [op.metric(f"tidefleet_pool_{one}_ratio", **labels) for one in ("utilization", "load", "busy")]
     assert ratios[0] == pytest.approx(ratios[1], rel=0.05)  # of tokens that were made, and of requests that came
     assert ratios[0] < ratios[2]

@@ -106,8 +106,15 @@ class Accountant:
         lost_so_far = FlipMeter(self.telemetry).work_lost_so_far(pool.key)
         told = memory.step(decision, work, seconds=seconds, lost_so_far=lost_so_far, now=now)
         labels = {"namespace": pool.namespace, "pool": pool.name}
-        for kind, one in (("serving", told.serving), ("training", told.training)):
-            self.telemetry.count("pool_needed_seconds_total", one.needed, **labels, work=kind)
+        serving, training = told.serving, told.training
+        needed = {
+            "prefill": serving.prefill,
+            "decode": serving.needed - serving.prefill,
+            "training": training.needed,
+        }
+        for kind, amount in needed.items():
+            self.telemetry.count("pool_needed_seconds_total", amount, **labels, work=kind)
+        for one in (serving, training):
             for cause in {*_ALWAYS, *one.lost}:
                 self.telemetry.count("pool_lost_seconds_total", one.lost.get(cause, 0.0), **labels, cause=cause)
         for accelerator, joules in told.joules.items():

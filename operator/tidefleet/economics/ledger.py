@@ -127,10 +127,14 @@ class Worked:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Paid accelerator-seconds: those needed, and the others by their cause. Together they are what was paid."""
+    """Paid accelerator-seconds: those needed, and the others by their cause. Together they are what was paid.
+
+    ``prefill`` are those of the needed ones that prompts took.
+    """
 
     needed: float = 0.0
     lost: Mapping[str, float] = field(default_factory=dict)
+    prefill: float = 0.0
 
     @property
     def paid(self) -> float:
@@ -139,17 +143,18 @@ class Split:
 
     def times(self, factor: float) -> Split:
         """Each part multiplied by this factor."""
-        return Split(self.needed * factor, {cause: seconds * factor for cause, seconds in self.lost.items()})
+        lost = {cause: seconds * factor for cause, seconds in self.lost.items()}
+        return Split(self.needed * factor, lost, self.prefill * factor)
 
 
 def added(parts: Iterable[Split]) -> Split:
     """The sum of several."""
-    needed, lost = 0.0, dict[str, float]()
+    needed, prefill, lost = 0.0, 0.0, dict[str, float]()
     for one in parts:
-        needed += one.needed
+        needed, prefill = needed + one.needed, prefill + one.prefill
         for cause, seconds in one.lost.items():
             lost[cause] = lost.get(cause, 0.0) + seconds
-    return Split(needed, lost)
+    return Split(needed, lost, prefill)
 
 
 def served(worked: Worked, speeds: Speeds | None, *, leaving: bool = False) -> Split:
@@ -166,10 +171,12 @@ def served(worked: Worked, speeds: Speeds | None, *, leaving: bool = False) -> S
     busy = min(1.0, max(0.0, worked.busy)) * total
     if speeds is None:
         return Split(0.0, {DRAIN: total} if leaving else {UNKNOWN: busy, IDLE: total - busy})
-    needed = min(total, max(0.0, speeds.needed(worked.uncached, worked.output)))
+    asked = max(0.0, speeds.needed(worked.uncached, worked.output))
+    needed = min(total, asked)
+    prefill = needed * min(1.0, max(0.0, speeds.needed(worked.uncached, 0.0)) / asked) if asked > 0.0 else 0.0
     left = total - needed
     if leaving:
-        return Split(needed, {DRAIN: left})
+        return Split(needed, {DRAIN: left}, prefill)
     lost: dict[str, float] = {}
     lost[RECOMPUTE] = min(left, max(0.0, worked.recomputed) * speeds.prefill_seconds_per_token)
     left -= lost[RECOMPUTE]
@@ -178,7 +185,7 @@ def served(worked: Worked, speeds: Speeds | None, *, leaving: bool = False) -> S
         left -= lost[KV_FETCH]
     lost[HALF_BATCH] = min(left, max(0.0, busy - (total - left)))
     lost[IDLE] = left - lost[HALF_BATCH]
-    return Split(needed, lost)
+    return Split(needed, lost, prefill)
 
 
 _SOME = 1e-9
