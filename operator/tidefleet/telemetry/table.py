@@ -31,8 +31,8 @@ _TABLE = (
         "pool_needed_seconds_total",
         "counter",
         (*_POOL, "work"),
-        "Accelerator-seconds that were paid and needed: prefill and decode, what the tokens take at the operating point "
-        "of the strictest class; training, work that is kept.",
+        "Accelerator-seconds that were paid and needed: prefill and decode, what the tokens take at the operating "
+        "point of the strictest class; training, work that is kept.",
         "stable",
     ),
     MetricSpec(
