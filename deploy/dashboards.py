@@ -221,6 +221,12 @@ def money() -> dashboard.Dashboard:
             stacked=True,
         ),
         _graph(
+            "OpenCost's bill over ours",
+            "short",
+            "What each pool's model costs by OpenCost over what it costs by us, in an hour; 1 is agreement.",
+            ((f"tidefleet_pool_opencost_cost_ratio{{{POOL}}}", "{{namespace}}/{{pool}}"),),
+        ),
+        _graph(
             "Plans",
             "currencyUSD",
             "USD per hour: what plans cost, what is proven to be the least, and what they save against one type.",
