@@ -74,28 +74,30 @@ class StartingValues:
 _SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,754 aggregated runs"
 
 # Fitted by benchmarks/economics_fit.py to the measured times between tokens of those runs (H100, H200, B200, B300,
-# GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models. Few parameters, so
-# each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer, and the share of
-# the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a large GEMM's.
+# GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models: to how times depend on
+# batch, lengths and width, groups of one model, accelerator, engine, precision and version each at a level of its own.
+# Few parameters, so each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer,
+# and the share of the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a
+# large GEMM's.
 _FITTED = Efficiency(
-    memory=0.845,
+    memory=0.852,
     network=0.80,
-    layer_seconds=43.3e-6,
-    hop_seconds=2.8e-6,
+    layer_seconds=45.3e-6,
+    hop_seconds=2.41e-6,
     imbalance=1.1,
     expert_memory=0.95,
     attention_compute=0.70,
-    attention_memory=0.806,
-    expert_padding=16.2,
-    moe_layer_seconds=8.8e-6,
-    latent_layer_seconds=41.4e-6,
-    step_seconds=6.9e-4,
+    attention_memory=0.697,
+    expert_padding=19.9,
+    moe_layer_seconds=13.9e-6,
+    latent_layer_seconds=37.3e-6,
+    step_seconds=5.91e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=54e-6,
+    bulk_seconds=53.5e-6,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.717, "Fp8": 0.526, "Fp4": 0.419}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.219, "Fp8": 0.112, "Fp4": 0.184}
-_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.45, "Fp8": 0.45, "Fp4": 0.184}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.656, "Fp8": 0.567, "Fp4": 0.474}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.297, "Fp8": 0.211, "Fp4": 0.164}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.45, "Fp8": 0.45, "Fp4": 0.164}
 """By precision of the arithmetic. The network's share is assumed, not fitted: the runs cannot tell it apart from the
 other costs of an all-reduce. So is expert imbalance in expert-parallel groups: about what DeepSeek's load balancer
 (EPLB) leaves between the busiest chip and the mean. Latent attention is in one model of the sample (DeepSeek-R1).
@@ -104,16 +106,20 @@ The wide values hold for experts spread over more chips than a node has: such gr
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 6.9e-4, "sglang": 1.20e-3, "trtllm": 8.8e-5}
-_BLACKWELL_MEMORY = 0.965
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.91e-4, "sglang": 1.03e-3, "trtllm": 9.1e-5}
+_BLACKWELL_MEMORY = 1.0
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
-_FOUR_BIT_MEMORY = 0.655
+_FOUR_BIT_MEMORY = 0.692
 """What dense layers in 4 bits reach of the bandwidth that wider ones do: each unpacks block scales, and its activations
 are quantised first."""
 
-_BLACKWELL_LAYERS = 0.868
+_BLACKWELL_LAYERS = 0.856
 """Time of a layer's small kernels on Blackwell over that on Hopper."""
+
+_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.903, 0.386
+"""What dense layers and routed experts in FP8 reach on Blackwell of its peak over what they reach on Hopper of its own:
+the peak is 2.3 times as high, and the kernels for blocks of scales were written for Hopper (DeepSeek-R1 in FP8)."""
 
 _PER_LAYER = ("layer_seconds", "moe_layer_seconds", "latent_layer_seconds")
 
@@ -178,13 +184,16 @@ def starting_values(
         wide: whether experts are spread over more chips than a node has.
     """
     generation = generation_of(accelerator)
-    bandwidth, launch = (_BLACKWELL_MEMORY, _BLACKWELL_LAYERS) if generation == "Blackwell" else (1.0, 1.0)
+    blackwell = generation == "Blackwell"
+    bandwidth, launch = (_BLACKWELL_MEMORY, _BLACKWELL_LAYERS) if blackwell else (1.0, 1.0)
     dense = dense_precision or precision
+    of_dense = _BLACKWELL_FP8 if blackwell and dense == "Fp8" else 1.0
+    of_experts = _BLACKWELL_EXPERT_FP8 if blackwell and precision == "Fp8" and not wide else 1.0
     expert_compute = _WIDE_EXPERT_COMPUTE if wide else _EXPERT_COMPUTE
     efficiency = replace(
         _FITTED,
-        compute=_DENSE_COMPUTE.get(dense, _DENSE_COMPUTE["Fp8"]),
-        expert_compute=expert_compute.get(precision, expert_compute["Fp8"]),
+        compute=_DENSE_COMPUTE.get(dense, _DENSE_COMPUTE["Fp8"]) * of_dense,
+        expert_compute=expert_compute.get(precision, expert_compute["Fp8"]) * of_experts,
         memory=_FITTED.memory * bandwidth * (_FOUR_BIT_MEMORY if dense == "Fp4" else 1.0),
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
