@@ -37,8 +37,8 @@ from tidefleet.economics.replica import Replica  # noqa: E402
 Floats = NDArray[np.float64]
 
 GUESSES: Mapping[str, tuple[float, float, float]] = {
-    # name: guess, least, most. The least of attention_memory and the most of expert_compute_Bf16 and _Fp8 keep
-    # published throughputs in their tolerance that no run of the sample speaks for: DeepSeek's decode pool at 4,989 tokens of KV
+    # name: guess, least, most. The least of attention_memory and the most of expert_compute_Bf16 and _Fp8 keep figures
+    # in their tolerance that no run of the sample speaks for: DeepSeek's decode pool at 4,989 tokens of KV
     # (open-infra-index, day 6), gpt-oss-120b and DeepSeek-R1 on H200 (TensorRT-LLM, perf-overview.md).
     "memory": (0.90, 0.3, 0.95),
     "expert_memory": (0.90, 0.3, 0.95),

@@ -144,12 +144,12 @@ class Engine:
             self._ledger += arrivals
         streams = self._in_batch
         self.now = max(now, self.now)
-        if self.sleep_level is not None or seconds == 0.0:
+        served = seconds / self.slowdown
+        if self.sleep_level is not None or served == 0.0:
             self._requests += arrivals
             self._progress(seconds if self.sleep_level is None else 0.0, paused=seconds)
             return
         start, table = self._requests, self._capacity
-        served = seconds / self.slowdown
         end = table.drain(start, arrivals / served, served, streams)
         end = min(end, start + arrivals)
         self._requests = end
