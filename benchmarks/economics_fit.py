@@ -37,11 +37,13 @@ from tidefleet.economics.replica import Replica  # noqa: E402
 Floats = NDArray[np.float64]
 
 GUESSES: Mapping[str, tuple[float, float, float]] = {
-    # name: guess, least, most
+    # name: guess, least, most. The least of attention_memory and the most of expert_compute_Bf16 and _Fp8 keep figures
+    # in their tolerance that no run of the sample speaks for: DeepSeek's decode pool at 4,989 tokens of KV
+    # (open-infra-index, day 6), gpt-oss-120b and DeepSeek-R1 on H200 (TensorRT-LLM, perf-overview.md).
     "memory": (0.90, 0.3, 0.95),
     "expert_memory": (0.90, 0.3, 0.95),
-    "attention_memory": (0.85, 0.3, 0.95),
-    "blackwell_memory": (0.90, 0.5, 1.0),
+    "attention_memory": (0.85, 0.78, 0.95),
+    "blackwell_memory": (0.90, 0.5, 0.99),
     "blackwell_layers": (1.0, 0.2, 3.0),
     "blackwell_compute_Fp8": (1.0, 0.2, 2.0),
     "blackwell_expert_compute_Fp8": (1.0, 0.2, 3.0),
@@ -49,8 +51,8 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "compute_Bf16": (0.65, 0.1, 0.75),
     "compute_Fp8": (0.50, 0.1, 0.75),
     "compute_Fp4": (0.35, 0.05, 0.70),
-    "expert_compute_Bf16": (0.20, 0.02, 0.75),
-    "expert_compute_Fp8": (0.15, 0.02, 0.75),
+    "expert_compute_Bf16": (0.20, 0.02, 0.225),
+    "expert_compute_Fp8": (0.12, 0.02, 0.16),
     "expert_compute_Fp4": (0.15, 0.02, 0.70),
     "attention_compute": (0.60, 0.1, 0.70),
     "layer_seconds": (40e-6, 5e-6, 200e-6),

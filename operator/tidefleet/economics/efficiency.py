@@ -80,24 +80,24 @@ _SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,754 ag
 # and the share of the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a
 # large GEMM's.
 _FITTED = Efficiency(
-    memory=0.852,
+    memory=0.845,
     network=0.80,
-    layer_seconds=45.3e-6,
-    hop_seconds=2.41e-6,
+    layer_seconds=44.8e-6,
+    hop_seconds=2.51e-6,
     imbalance=1.1,
     expert_memory=0.95,
-    attention_compute=0.70,
-    attention_memory=0.697,
-    expert_padding=19.9,
-    moe_layer_seconds=13.9e-6,
-    latent_layer_seconds=37.3e-6,
-    step_seconds=5.91e-4,
+    attention_compute=0.7,
+    attention_memory=0.78,
+    expert_padding=14.7,
+    moe_layer_seconds=13.8e-6,
+    latent_layer_seconds=36.7e-6,
+    step_seconds=5.98e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=53.5e-6,
+    bulk_seconds=53.6e-6,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.656, "Fp8": 0.567, "Fp4": 0.474}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.297, "Fp8": 0.211, "Fp4": 0.164}
-_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.45, "Fp8": 0.45, "Fp4": 0.164}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.7, "Fp8": 0.551, "Fp4": 0.435}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.16, "Fp4": 0.155}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.155}
 """By precision of the arithmetic. The network's share is assumed, not fitted: the runs cannot tell it apart from the
 other costs of an all-reduce. So is expert imbalance in expert-parallel groups: about what DeepSeek's load balancer
 (EPLB) leaves between the busiest chip and the mean. Latent attention is in one model of the sample (DeepSeek-R1).
@@ -106,18 +106,18 @@ The wide values hold for experts spread over more chips than a node has: such gr
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.91e-4, "sglang": 1.03e-3, "trtllm": 9.1e-5}
-_BLACKWELL_MEMORY = 1.0
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.98e-4, "sglang": 1.04e-3, "trtllm": 9.1e-5}
+_BLACKWELL_MEMORY = 0.99
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
-_FOUR_BIT_MEMORY = 0.692
+_FOUR_BIT_MEMORY = 0.688
 """What dense layers in 4 bits reach of the bandwidth that wider ones do: each unpacks block scales, and its activations
 are quantised first."""
 
 _BLACKWELL_LAYERS = 0.856
 """Time of a layer's small kernels on Blackwell over that on Hopper."""
 
-_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.903, 0.386
+_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.89, 0.451
 """What dense layers and routed experts in FP8 reach on Blackwell of its peak over what they reach on Hopper of its own:
 the peak is 2.3 times as high, and the kernels for blocks of scales were written for Hopper (DeepSeek-R1 in FP8)."""
 
@@ -136,17 +136,17 @@ tokens/s a user comes to InferenceMAX's published 1,342 (MI300X) and 6,757 (MI35
 they count as uncalibrated; without them these accelerators would look three to six times as fast as they were."""
 
 _SIGMA: Mapping[tuple[str, bool], float] = {
-    ("Fitted", False): 0.22,
-    ("Fitted", True): 0.30,
+    ("Fitted", False): 0.23,
+    ("Fitted", True): 0.29,
     ("Uncalibrated", False): 0.35,
     ("Uncalibrated", True): 0.45,
 }
 """Relative errors by provenance and whether the model has experts: 1.25 times a mean error, as for a normal one.
 
-Fitted: over runs of whole models left out of the fit (13.6 % mean error for dense models, 20.2 % for MoE:
-benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (31 and 39 %, most of them slower
-than the model says: benchmarks/economics_energy.py), together 17.8 and 23.8 %. Others: over accelerators left out
-(19.7 and 28.9 %) instead of models, 22.5 and 30.8 % together, and more for hardware that is further away."""
+Fitted: over runs of whole models left out of the fit (14.3 % mean error for dense models, 19.7 % for MoE:
+benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (32 and 39 %, most of them slower
+than the model says: benchmarks/economics_energy.py), together 18.4 and 23.3 %. Others: over accelerators left out
+(14.0 and 21.1 %) instead of models, 18.1 and 24.4 % together, and far more for hardware that is further away."""
 
 
 def generation_of(accelerator: str) -> str:
