@@ -184,7 +184,7 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
         for run in runs
     ]
     pairs, right = ordered_pairs(cases, [run.group[1] for run in runs], modelled, measured)
-    split = np.array([run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512 for run in runs])
+    split = np.array([silicon.splits_times(run) for run in runs])
     whole = [run.group for run, apart in zip(runs, split, strict=True) if not apart]
     found = {
         "tpot_runs": float(len(runs)),

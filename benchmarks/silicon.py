@@ -14,6 +14,7 @@ Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the row
 from __future__ import annotations
 
 import csv
+import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ class Run:
     """One measured run.
 
     ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision; ``version`` the
-    engine's, empty where the sample does not state it.
+    engine's and ``measured_on`` the day, empty and ``None`` where the sample does not state them.
     """
 
     group: tuple[str, str, str, str]
@@ -81,6 +82,7 @@ class Run:
     states_precision: bool
     states_parallelism: bool
     version: str = ""
+    measured_on: datetime.date | None = None
 
 
 def sample_path() -> Path:
@@ -115,6 +117,7 @@ def read_runs(path: Path | None = None) -> list[Run]:
             model = models[MODELS[row["model_path"]]]
             weights = "Fp4" if model.native_weights == "Fp4" else _WEIGHTS[row["precision"]]
             stated = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
+            day = re.search(r"measured=(\d{4}-\d{2}-\d{2})", row["silicon_data_source"])
             replica = Replica(
                 model,
                 accelerators[SYSTEMS[row["system"]]],
@@ -138,9 +141,16 @@ def read_runs(path: Path | None = None) -> list[Run]:
                     states_precision=bool(row["precision"]),
                     states_parallelism=float(row["moe_ep_size"] or 0) > 0,
                     version=row["backend_version"],
+                    measured_on=datetime.date.fromisoformat(day.group(1)) if day else None,
                 )
             )
     return runs
+
+
+def splits_times(run: Run) -> bool:
+    """Whether a run is one of the nine that state 79 to 82 % of each request's time as time to first token: vLLM's of
+    gpt-oss-120b on H100 at 512 requests."""
+    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512
 
 
 def _is_inferencex(row: Mapping[str, str]) -> bool:
