@@ -42,7 +42,7 @@ class PlannedOption(Model):
     usd_per_hour: USD | None = None
     """USD per hour of the planned replicas, e.g. "12.66"."""
     provenance: Label | None = None
-    """What its estimate rests on: Live (calibrated by the pool's own engines), Profile, Group or Roofline."""
+    """What its estimate rests on: Live (its own engines), Profile, Group, AIConfigurator or Roofline."""
     sigma: Number | None = None
     """Relative one-sigma error of its estimate, e.g. "0.04"."""
 

@@ -15,6 +15,7 @@ import typer
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
 from tidefleet.api.validation import parse
+from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.cli.prices import with_price_book
 from tidefleet.cli.validate import complaints
@@ -164,7 +165,7 @@ class _Terms:
     sites: Sequence[Site]
     there: Mapping[str, frozenset[str]]
     compare_roles: bool
-    memo: EstimateMemo = field(default_factory=EstimateMemo)
+    memo: EstimateMemo = field(default_factory=lambda: EstimateMemo(other=kernel_tables()))
 
 
 def _decided(
