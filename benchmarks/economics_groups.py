@@ -6,8 +6,11 @@
 
 The runs are those of ``silicon.py`` that state their precision and do not speculate, less the nine that state most of
 each request's time as time to first token (``economics.py``, ``without_split_times``). Groups of fewer than ten runs
-are left out. A scalar's error is that on the 70 % of a group's runs that it was not taken from, the mean of 20 draws
-with fixed seeds. aiconfigurator-core is asked as ``tidefleet`` asks it: factors on the roofline at one context length.
+are left out, and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline
+has in general: they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
+the shortest waits). A scalar's error is that on the 70 % of a group's runs that it was not taken from, the mean of 20
+draws with fixed seeds. aiconfigurator-core is asked as ``tidefleet`` asks it: factors on the roofline at one context
+length.
 """
 
 # A neighbour has the name of a module of the standard library: this folder must leave the path before anything else.
@@ -139,6 +142,8 @@ def read_groups(other: Other | None, only: str = "") -> list[Group]:
             measured_on=max((run.measured_on for run in of_group if run.measured_on), default=oldest),
             versions=tuple(sorted({run.version for run in of_group if run.version})),
         )
+        if min(group.roofline, group.scalar) > of_group[0].replica.starting.sigma:
+            continue
         if other is not None and only in ("", f"{model} {accelerator} {engine}"):
             group = _with_other(group, of_group, ours, truth, other)
         found.append(group)
