@@ -431,6 +431,14 @@ SCHEMA_BAD: tuple[Case, ...] = (
     bad("spec.revenue", "class", revenue={"free": {}, "internal": {"usdPerMillionTokens": "1"}}),
     bad("spec.revenue.usage.usdPerMillionOutputTokens", "class", revenue__usage={"usdPerMillionInputTokens": "1"}),
     bad("spec.revenue.seat.seats", "class", revenue={"seat": {"usdPerMonth": "20", "seats": 0}}),
+    *(
+        bad(
+            "spec.revenue.seat.capTokensPerMonth",
+            "class",
+            revenue={"seat": {"usdPerMonth": "20", "seats": 5, "tokensPerSeatMonth": use, "capTokensPerMonth": 1000}},
+        )
+        for use in ({"mean": 1001}, {"mean": 500, "p95": 1001})
+    ),
     bad("spec.revenue.free", "class", revenue={"free": True}),
     bad("spec.penaltyUsdPerMiss", "class", penaltyUsdPerMiss="-0.1"),
     bad("spec.spill[0].usdPerMillionInputTokens", "class", spill=[{"provider": "p", "model": "m"}]),

@@ -101,7 +101,7 @@ def seat_use(mean: float, p95: float = 0.0, cap: float = math.inf) -> LengthLaw:
         ValueError: a number is not usable, or the mean or the p95 is above the cap that nobody can pass.
     """
     mean = checked("tokensPerSeatMonth.mean", mean, example="2000000")
-    p95 = checked("tokensPerSeatMonth.p95", p95, example="9000000")
+    p95 = checked("tokensPerSeatMonth.p95", p95, example="7000000")
     cap = checked("capTokensPerMonth", cap, least=1.0, most=math.inf, example="50000000")
     for name, value in (("mean", mean), ("p95", p95)):
         if value > cap:
