@@ -195,6 +195,7 @@ GOOD: tuple[Case, ...] = (
     good("pool", deletionPolicy="Delete"),
     good("adopting", serving__workloads__0__kind="StatefulSet"),
     good("class", demand={"requestsPerSecond": "3.5"}, tokens=TOKENS),
+    good("class", demand={"requestsPerSecond": "0"}, tokens=TOKENS),
     good("class", demand={"source": "Metrics"}),
     good("class", demand={"volumeTokensPerDay": 2000000000, "deadlineSeconds": 86400}, tokens=TOKENS),
     good(
@@ -396,7 +397,7 @@ SCHEMA_BAD: tuple[Case, ...] = (
         tokens=TOKENS,
     ),
     bad("spec.demand.deadlineSeconds", "class", demand={"source": "Metrics", "deadlineSeconds": 86400}),
-    bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": "0"}, tokens=TOKENS),
+    bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": "-1"}, tokens=TOKENS),
     bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": 3.5}, tokens=TOKENS),
     bad("spec.demand.source", "class", demand={"source": "Guess"}),
     bad("spec.tokens", "class", demand={"requestsPerSecond": "3.5"}),
