@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import numpy as np
 
@@ -71,7 +70,7 @@ def words_of_hour(hour: int) -> str:
     return f"{DAYS[hour // DAY_HOURS % 7]} {hour % DAY_HOURS:02d}:00 UTC"
 
 
-def months_between(start: datetime, at: float) -> int:
+def months_between(start: date, at: float) -> int:
     """Whole months from the start to a Unix time; 0 before the start."""
     moment = datetime.fromtimestamp(at, tz=UTC)
     months = (moment.year - start.year) * 12 + moment.month - start.month - (moment.day < start.day)
@@ -153,7 +152,7 @@ def _suggestion(
         return f"only {brief(hours)} h were observed; look again after a day"
     words = []
     if explained:
-        words.append("within what the forecast expects; keep it")
+        words.append("the amount is within what the forecast expects")
     else:
         words.append(f"multiply users, adoption or perDay of what asks for it by {brief(ratio, 3)}")
     if shift is not None and abs(shift) >= MOST_SHIFT:
@@ -162,20 +161,3 @@ def _suggestion(
     if hours >= WEEK_HOURS:
         words.append("a week is measured; demand: {source: Metrics} can replace the declared rate")
     return "; ".join(words)
-
-
-def hourly(counts: Iterable[tuple[str, float, float]], step: float = HOUR) -> tuple[Seen, ...]:
-    """Observations (class, Unix time, requests per second) of an even step.
-
-    Raises:
-        ValueError: a rate is negative or not a number.
-    """
-    found = []
-    for wclass, at, rate in counts:
-        if not (math.isfinite(rate) and rate >= 0.0):
-            when = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at)).strftime("%Y-%m-%dT%H:%MZ")
-            raise ValueError(
-                f"class {wclass}: requests per second at {when} are {rate}; expected a number of 0 or more, e.g. 3.5"
-            )
-        found.append(Seen(wclass, at, rate, step))
-    return tuple(found)
