@@ -112,7 +112,7 @@ def _checked(name: str, seen: list[Seen], forecast_at: Callable[[float], Mapping
     expected, observed = (float((weights * values).sum() / seconds) for values in (means, rates))
     ratio = observed / expected if expected > 0.0 and observed > 0.0 else None
     above = float((weights * (rates > tops)).sum() / seconds)
-    explained = low <= observed * seconds <= high
+    explained = bool(low <= observed * seconds <= high)
     shift = _shift(seen, means, rates)
     words = _suggestion(observed, expected, ratio, explained=explained, shift=shift, hours=seconds / HOUR)
     return Checked(name, seconds / HOUR, expected, observed, ratio, above, explained, shift, words)
