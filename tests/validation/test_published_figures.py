@@ -39,8 +39,8 @@ _LOW_RATES = (
 _IX_PRICE = (
     "lengths, parallelism and speculation of the published points are not stated; 8k/1k without speculation is "
     "assumed on shared prefill and decode. Apart, the same model gives 0.47 USD at 50 tokens/s and 4.73 at 125, both "
-    "within 30 %; public runs of this model, chip and engine are slower still at small batches. Needed: the configuration "
-    "behind each point"
+    "within 30 %; public runs of this model, chip and engine are slower still at small batches. Needed: the "
+    "configuration behind each point"
 )
 MISSED: dict[str, dict[str, Miss]] = {
     "MEL-05": {
