@@ -1,0 +1,46 @@
+"""Buy, commit, rent, pay by the token or sell: capacity over months under several scenarios of demand. Pure."""
+
+from tidefleet.planning.capacity.market import (
+    ChipType,
+    Demand,
+    Holding,
+    Market,
+    Purchase,
+    Term,
+    TokenOffer,
+)
+from tidefleet.planning.capacity.policies import (
+    CapacityPlan,
+    Decision,
+    Policy,
+    booked_cost,
+    cheapest_usd,
+    decisions,
+    discounted,
+    in_service,
+    net_cash,
+    plan_capacity,
+)
+from tidefleet.planning.capacity.program import NoCapacity, Solution
+
+__all__ = [
+    "CapacityPlan",
+    "ChipType",
+    "Decision",
+    "Demand",
+    "Holding",
+    "Market",
+    "NoCapacity",
+    "Policy",
+    "Purchase",
+    "Solution",
+    "Term",
+    "TokenOffer",
+    "booked_cost",
+    "cheapest_usd",
+    "decisions",
+    "discounted",
+    "in_service",
+    "net_cash",
+    "plan_capacity",
+]
