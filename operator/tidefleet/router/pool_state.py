@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.economics.revenue import Prices
+from tidefleet.planning.earning import prices_of_class
 from tidefleet.router.bodies import Body
 from tidefleet.router.chooser import Choice, Refusal
 from tidefleet.router.discovery import ServedPool
@@ -161,6 +163,7 @@ class PoolState:
         bytes_per_token: of text, learned from what engines count.
         adapters: names by which requests ask for an adapter instead of the model.
         by_priority: every engine serves requests by the priority that they carry.
+        prices: what tokens earn, by class; of classes that say so.
     """
 
     def __init__(
@@ -193,6 +196,7 @@ class PoolState:
         self._secret = secrets.token_bytes(16)
         self._salts: dict[str | None, int] = {}
         self._classes: tuple[WorkloadClass, ...] = ()
+        self.prices: dict[str, Prices] = {}
         self._accelerators: Mapping[str, AcceleratorType] = {}
         self.odd: dict[str, str] = {}
         self.totals = Totals()
@@ -208,6 +212,7 @@ class PoolState:
         self.served, self._accelerators = served, accelerators
         named = served.spec.spec.model.adapters if served.spec is not None else ()
         self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
+        self.prices = {one.name: prices for one in self._classes if (prices := prices_of_class(one)) is not None}
         ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
         self.block_tokens = _usual_block(ready.values())
         for address in [one for one in self.ranks if one not in ready]:
