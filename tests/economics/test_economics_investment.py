@@ -12,7 +12,6 @@ from tidefleet.economics.investment import (
     Residual,
     Return,
     annuity_present_value,
-    break_even_users,
     declining_balance,
     discount_factors,
     internal_rate_of_return,
@@ -211,22 +210,6 @@ def test_payback_without_outlay_is_nothing_and_without_return_never():
     assert found[2] == pytest.approx(1.0)
 
 
-def test_break_even_users_is_the_first_number_that_covers_cost():
-    found = break_even_users(fixed_usd_per_month=10_000, revenue_usd_per_user_month=20, cost_usd_per_user_month=4)
-    assert found.users == 625
-    assert 625 * 16 >= 10_000 > 624 * 16
-
-
-def test_users_who_lose_money_never_break_even():
-    found = break_even_users(fixed_usd_per_month=1, revenue_usd_per_user_month=4, cost_usd_per_user_month=4)
-    assert found.users is None
-    assert "more users lose more" in found.why
-
-
-def test_without_fixed_cost_every_number_breaks_even():
-    assert break_even_users(fixed_usd_per_month=0, revenue_usd_per_user_month=5, cost_usd_per_user_month=4).users == 0
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.floats(1.0, 1e6), st.floats(0.0, 1.0), st.floats(0.0, 0.5), st.integers(1, 120))
 def test_recovery_payments_are_worth_what_was_laid_out(capex, left, rate, months):
@@ -262,10 +245,6 @@ def test_depreciation_sums_to_the_loss(months):
         (lambda: Residual(1.5).share(1), "loss_per_year is 1.5; expected a number from 0 to 1"),
         (lambda: Residual(0.5).share(-1), "age_months is negative"),
         (lambda: straight_line(100, 200, 5), "residual_usd is 200; expected a number from 0 to 100"),
-        (
-            lambda: break_even_users(fixed_usd_per_month=-1, revenue_usd_per_user_month=1, cost_usd_per_user_month=1),
-            "fixed_usd_per_month is -1",
-        ),
     ],
 )
 def test_what_cannot_be_used_is_named(call, words):

@@ -1,4 +1,4 @@
-"""Whether money laid out comes back: net present value, internal rate of return, payback, break-even, depreciation.
+"""Whether money laid out comes back: net present value, internal rate of return, payback, depreciation.
 
 Cash flows are arrays whose last axis is months: entry m falls at the end of month m, entry 0 today. Money earned is
 positive, money paid negative. Further axes are scenarios. Rates are effective yearly shares: 0.1 is 10 % a year, and a
@@ -220,7 +220,7 @@ def _both(value: Callable[[ArrayLike], Floats], low: float, high: float, sign: f
     return [0.5 * (left + right)] if depths[least] < _TOUCH else []
 
 
-# --- payback and break-even ------------------------------------------------------------------------------------------
+# --- payback ---------------------------------------------------------------------------------------------------------
 
 
 def payback_months(cash: ArrayLike, rate_per_year: float = 0.0) -> Floats:
@@ -246,34 +246,6 @@ def payback_months(cash: ArrayLike, rate_per_year: float = 0.0) -> Floats:
     step = np.where(then + owed > 0, then + owed, 1.0)
     answer = np.where(below.any(axis=-1), last + np.clip(owed / step, 0.0, 1.0), 0.0)
     return np.where(below[..., -1], np.nan, answer)
-
-
-@dataclass(frozen=True, slots=True)
-class BreakEvenUsers:
-    """Users from which revenue covers cost; ``users`` is ``None`` where no number does, and ``why`` tells."""
-
-    users: int | None
-    why: str = ""
-
-
-def break_even_users(
-    *, fixed_usd_per_month: float, revenue_usd_per_user_month: float, cost_usd_per_user_month: float
-) -> BreakEvenUsers:
-    """n = ceil(F/(r - v)): the fewest users whose margin pays what is paid whatever their number.
-
-    Raises:
-        ValueError: an amount is negative or not finite.
-    """
-    fixed = checked("fixed_usd_per_month", fixed_usd_per_month, example="20000")
-    revenue = checked("revenue_usd_per_user_month", revenue_usd_per_user_month, example="20")
-    cost = checked("cost_usd_per_user_month", cost_usd_per_user_month, example="4")
-    if fixed == 0.0 and revenue >= cost:
-        return BreakEvenUsers(0, "nothing is paid that does not grow with users, and each one earns at least its cost")
-    if revenue <= cost:
-        return BreakEvenUsers(
-            None, f"a user earns ${revenue:,.4g} a month and costs ${cost:,.4g}: more users lose more"
-        )
-    return BreakEvenUsers(math.ceil(fixed / (revenue - cost) * (1.0 - 1e-12)))
 
 
 # --- what bought things are worth ------------------------------------------------------------------------------------

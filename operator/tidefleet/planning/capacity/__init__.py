@@ -14,10 +14,10 @@ from tidefleet.planning.capacity.policies import (
     Decision,
     Policy,
     booked_cost,
-    cheapest_usd,
     decisions,
     discounted,
     in_service,
+    least_usd,
     net_cash,
     plan_capacity,
 )
@@ -37,10 +37,10 @@ __all__ = [
     "Term",
     "TokenOffer",
     "booked_cost",
-    "cheapest_usd",
     "decisions",
     "discounted",
     "in_service",
+    "least_usd",
     "net_cash",
     "plan_capacity",
 ]

@@ -167,7 +167,7 @@ class _Owning:
 
 def _purchase(market: Market, kind: ChipType, point: int) -> _Owning | None:
     own = kind.purchase
-    if own is None or point < kind.from_month or point + own.lead_months >= market.months:
+    if own is None or not kind.purchasable or point < kind.from_month or point + own.lead_months >= market.months:
         return None
     paid, start = _at(own.usd_per_chip, own.price_decline_per_year, point), point + own.lead_months
     way = Way("Buy", kind.name, point, chips_per_order=kind.chips_per_order)

@@ -78,6 +78,7 @@ class ChipType:
         superseded_at: point at which its successor comes; ``None``: not within sight.
         superseded_loss_share: of its worth used, lost from then on.
         chips_per_order: chips are bought and committed to in multiples of these; 0: in any fraction.
+        purchasable: False: the terms of purchase hold for what is owned only.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ChipType:
     superseded_at: int | None = None
     superseded_loss_share: float = 0.0
     chips_per_order: float = 1.0
+    purchasable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

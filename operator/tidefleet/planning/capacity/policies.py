@@ -117,32 +117,35 @@ def plan_capacity(market: Market, demand: Demand) -> CapacityPlan:
     check(market, demand)
     monthly = month_by_month(market)
     nothing = monthly.of([])
-    known = range(market.known_from, market.months)
-    before = range(market.known_from)
     rented = joined(nothing, monthly)
-    later = joined(orders_known(market, known), monthly)
-    planned = Options(groups(market, before), commitments(market, before), later, market.known_from)
+    planned = _planned(market)
     found = program(planned, demand)
     plan = Policy("plan", _rounded(found, demand))
     now = range(min(1, market.months))
     buy_now = _policy(
         "buy now", Options(groups(market, now), commitments(market, now), rented, market.known_from), demand
     )
-    wait = _policy("wait", Options(owned(market), nothing, later, market.known_from), demand)
+    wait = _policy("wait", Options(owned(market), nothing, planned.recourse, market.known_from), demand)
     rent_only = _policy("rent only", Options(owned(market), nothing, rented, market.known_from), demand, whole=False)
     foresight = _foresight(market, demand, monthly)
     return CapacityPlan(market, demand, plan, buy_now, wait, rent_only, foresight, found.bound)
 
 
-def cheapest_usd(market: Market, demand: Demand) -> Floats:
-    """The least that each scenario can cost where it is known from the start, USD today.
+def least_usd(market: Market, demand: Demand) -> float:
+    """What the plan costs in the mean of the scenarios, USD today, where orders may be of any size.
 
     Raises:
         ValueError: a number cannot be used.
         NoCapacity: some demand cannot be met in any way.
     """
     check(market, demand)
-    return _foresight(market, demand, month_by_month(market))
+    return program(_planned(market), demand).bound
+
+
+def _planned(market: Market) -> Options:
+    before = range(market.known_from)
+    later = joined(orders_known(market, range(market.known_from, market.months)), month_by_month(market))
+    return Options(groups(market, before), commitments(market, before), later, market.known_from)
 
 
 def _foresight(market: Market, demand: Demand, monthly: Arcs) -> Floats:
@@ -171,6 +174,8 @@ def _rounded(found: Solution, demand: Demand) -> Solution:
     tried: dict[bytes, Solution] = {}
     for shift in (0.0, 0.5, 1.0):
         orders, committed = _whole(found.ordered, steps, shift), _whole(found.committed, shared_steps, shift)
+        if np.array_equal(orders, found.ordered) and np.array_equal(committed, found.committed):
+            return found
         key = np.concatenate((orders, committed)).tobytes()
         if key not in tried:
             with contextlib.suppress(NoCapacity):
@@ -281,4 +286,4 @@ def discounted(cash: Floats, discount_per_year: float) -> Floats:
     return np.asarray(cash @ discount_factors(discount_per_year, cash.shape[-1] - 1))
 
 
-__all__ = ["CapacityPlan", "Decision", "Group", "NoCapacity", "Policy", "cheapest_usd", "decisions", "plan_capacity"]
+__all__ = ["CapacityPlan", "Decision", "Group", "NoCapacity", "Policy", "decisions", "least_usd", "plan_capacity"]
