@@ -289,13 +289,13 @@ def test_booked_cost_sums_to_the_cash_and_the_worth_brought_in():
 def test_what_serves_covers_the_demand_of_every_month_and_scenario():
     market, demand = a_rich_market(3)
     solution = plan_capacity(market, demand).solution
-    tokens = {kind.name: kind.tokens_per_chip_month for kind in market.types}
-    for s in range(len(demand.probability)):
-        have = sum(
-            series * (1.0 if how == "External" else tokens[name])
-            for (name, how), series in in_service(solution, s, market.months).items()
+    speeds = {kind.name: kind.tokens_per_chip_month for kind in market.types}
+    found = in_service(solution, market.months)
+    assert (sum(one.tokens for one in found.values()) >= demand.tokens * (1 - 1e-6)).all()
+    for (name, how), one in found.items():
+        assert one.chips * (0.0 if how == "External" else speeds[name]) == pytest.approx(
+            0.0 * one.tokens if how == "External" else one.tokens
         )
-        assert (have >= demand.tokens[s] * (1 - 1e-6)).all()
 
 
 def test_orders_before_it_is_known_are_the_same_in_every_scenario():

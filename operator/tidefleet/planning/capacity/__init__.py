@@ -10,6 +10,7 @@ from tidefleet.planning.capacity.market import (
     TokenOffer,
 )
 from tidefleet.planning.capacity.policies import (
+    Capacity,
     CapacityPlan,
     Decision,
     Policy,
@@ -24,6 +25,7 @@ from tidefleet.planning.capacity.policies import (
 from tidefleet.planning.capacity.program import NoCapacity, Solution
 
 __all__ = [
+    "Capacity",
     "CapacityPlan",
     "ChipType",
     "Decision",

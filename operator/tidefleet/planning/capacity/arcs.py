@@ -265,8 +265,10 @@ def month_by_month(market: Market) -> Arcs:
     for offer in market.offers:
         for point in range(offer.from_month, market.months):
             flows = _blank(market.months)
-            flows[5, point + 1] = _at(offer.usd_per_million_tokens, offer.price_decline_per_year, point) / 1e6
-            collector.add(Way("External", offer.name, point), point, point + 1, 0.0, flows)
+            flows[5 if offer.action == "External" else 4, point + 1] = (
+                _at(offer.usd_per_million_tokens, offer.price_decline_per_year, point) / 1e6
+            )
+            collector.add(Way(offer.action, offer.name, point), point, point + 1, 0.0, flows)
     return _cheapest(collector.arcs())
 
 

@@ -97,12 +97,17 @@ class ChipType:
 
 @dataclass(frozen=True, slots=True)
 class TokenOffer:
-    """Tokens bought as such: an external API, or a next generation of which only its $/token is known."""
+    """Tokens bought as such: an external API, or a next generation of which only its $/token is known.
+
+    Attributes:
+        action: what taking it is called: External, or Rent for chips to come.
+    """
 
     name: str
     usd_per_million_tokens: float
     price_decline_per_year: float = 0.0
     from_month: int = 0
+    action: str = "External"
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def decisions(solution: Solution, scenario: int) -> tuple[Decision, ...]:
         start = int(group.ends.start[0])
         if group.held is None:
             last = int(group.ends.end[np.flatnonzero(ends[scenario] > 0)].max(initial=start))
-            found.append(Decision("Buy", group.way.name, group.way.ordered, last, x * group.chips, x))
+            found.append(Decision("Buy", group.way.name, group.way.ordered, last, float(x * group.chips), float(x)))
         for end, tokens in zip(group.ends.end.tolist(), ends[scenario].tolist(), strict=True):
             if tokens * group.chips >= _LEAST_CHIPS and end < len(group.order[0]) - 1:
                 found.append(Decision("Retire", group.way.name, end, end, tokens * group.chips, tokens))
@@ -246,28 +246,35 @@ def _runs(action: str, name: str, months: Sequence[tuple[int, float, float]]) ->
     ]
 
 
-def in_service(solution: Solution, scenario: int, months: int) -> dict[tuple[str, str], Floats]:
-    """Chips in service by type and way, and tokens bought as such, in each month of a scenario.
+@dataclass(frozen=True, slots=True, eq=False)
+class Capacity:
+    """What stands by in each month: chips (0 for tokens bought as such) and tokens."""
 
-    The way is Own (bought or owned), Reserve, Rent or External; External counts tokens, the others chips.
+    chips: Floats
+    tokens: Floats
+
+
+def in_service(solution: Solution, months: int) -> dict[tuple[str, str], Capacity]:
+    """What stands by, by type or offer and way, in arrays of shape (scenarios, months).
+
+    The way is Own (bought or owned), Reserve, Rent or External.
     """
-    found: dict[tuple[str, str], Floats] = {}
+    found: dict[tuple[str, str], Capacity] = {}
+    count = len(solution.recourse)
 
-    def add(way_name: str, action: str, arcs: Arcs, amounts: Floats) -> None:
-        for i in np.flatnonzero(amounts > 0).tolist():
-            how = "Own" if action == "Buy" else action
-            series = found.setdefault((way_name, how), np.zeros(months))
-            series[arcs.start[i] : arcs.end[i]] += amounts[i] * (arcs.chips[i] if how != "External" else 1.0)
+    def add(arcs: Arcs, amounts: Floats) -> None:
+        for i in np.flatnonzero(amounts.any(axis=0)).tolist():
+            way = arcs.ways[arcs.way[i]]
+            key = (way.name, "Own" if way.action == "Buy" else way.action)
+            one = found.setdefault(key, Capacity(np.zeros((count, months)), np.zeros((count, months))))
+            stretch = slice(int(arcs.start[i]), int(arcs.end[i]))
+            one.tokens[:, stretch] += amounts[:, i, None]
+            one.chips[:, stretch] += amounts[:, i, None] * arcs.chips[i]
 
     for group, ends in zip(solution.options.groups, solution.ended, strict=True):
-        add(group.way.name, group.way.action, group.ends, ends[scenario])
-    for arcs, amounts in (
-        (solution.options.shared, solution.committed),
-        (solution.options.recourse, solution.recourse[scenario]),
-    ):
-        for index, way in enumerate(arcs.ways):
-            mine = np.where(arcs.way == index, amounts, 0.0)
-            add(way.name, way.action, arcs, mine)
+        add(group.ends, ends)
+    add(solution.options.shared, np.broadcast_to(solution.committed, (count, len(solution.committed))))
+    add(solution.options.recourse, solution.recourse)
     return found
 
 
@@ -286,4 +293,14 @@ def discounted(cash: Floats, discount_per_year: float) -> Floats:
     return np.asarray(cash @ discount_factors(discount_per_year, cash.shape[-1] - 1))
 
 
-__all__ = ["CapacityPlan", "Decision", "Group", "NoCapacity", "Policy", "decisions", "least_usd", "plan_capacity"]
+__all__ = [
+    "Capacity",
+    "CapacityPlan",
+    "Decision",
+    "Group",
+    "NoCapacity",
+    "Policy",
+    "decisions",
+    "least_usd",
+    "plan_capacity",
+]

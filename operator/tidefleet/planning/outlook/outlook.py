@@ -199,6 +199,17 @@ class Outlook:
         return found, "" if fixed else "nothing is paid that does not grow with users"
 
     @property
+    def saved_by_orders(self) -> Floats | None:
+        """Cash that the plan saves by month against renting alone, in the mean; ``None`` where that cannot serve."""
+        total = np.zeros(self.months + 1)
+        for one in self.pools:
+            rented = one.plan.rent_only.solution
+            if rented is None:
+                return None
+            total += self.mean(net_cash(rented.flows()) - one.cash)
+        return total
+
+    @property
     def _fixed(self) -> Floats:
         fixed = np.full(self.months + 1, self.book.fixed_usd_per_month)
         fixed[0] = 0.0

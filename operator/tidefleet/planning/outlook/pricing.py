@@ -179,7 +179,7 @@ def _pool(book: Book, pool: PoolTerms, facts: Facts, months: int) -> Pool:
     hosts = frozenset(one.name for one in types)
     if (coming := pool.next_generation) is not None:
         offers.append(
-            TokenOffer(coming.name, coming.usd_per_million_tokens, coming.price_decline_per_year, coming.month)
+            TokenOffer(coming.name, coming.usd_per_million_tokens, coming.price_decline_per_year, coming.month, "Rent")
         )
         hosts |= {coming.name}
     factors = factors_of(book, pool, months)
