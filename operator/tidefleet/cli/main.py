@@ -16,6 +16,7 @@ from tidefleet.cli import (
     explain,
     flip,
     flips,
+    money,
     operator,
     pause,
     plan,
@@ -48,6 +49,7 @@ app.command("cost")(cost.cost)
 app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
+app.command("money")(money.money)
 
 
 def _print_version(wanted: bool) -> None:

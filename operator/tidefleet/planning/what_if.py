@@ -40,7 +40,7 @@ class BadQuestion(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """One change: ``kind`` is a key of ``MONEY_KINDS``, ``target`` a name or empty for all, ``op`` is ``=`` or ``*``."""
+    """One change: ``kind`` is one of ``MONEY_KINDS``, ``target`` a name or empty for all, ``op`` is ``=`` or ``*``."""
 
     kind: str
     target: str

@@ -160,7 +160,7 @@ def _hit(book: Book, question: WhatIf) -> Book:
             continue
         if one.pool in stated:
             raise BadQuestion(
-                f"{question}: the speed of {stated[one.pool]} for {one.pool} is stated, so a hit rate cannot change it; "
+                f"{question}: the speed of {stated[one.pool]} for {one.pool} is stated, so no hit rate changes it; "
                 "expected a pool that the cost model prices"
             )
         classes.append(_changed(one, cached_share=min(1.0, question.applied(one.cached_share))))
