@@ -99,10 +99,14 @@ def what_if_of(questions: Sequence[str], before: Outlook, after: Outlook) -> dic
         "break_even_users": users,
         "break_even_note": why_users,
         "pools": [{**price_row(new), "before": price_row(old)} for old, new in pairs],
-        "turn_loss_making": [new.pool for old, new in pairs if new.loss_making and not old.loss_making],
+        "turn_loss_making": [new.pool for old, new in pairs if _loses(new) and not _loses(old)],
         "become_cheaper_bought": [new.pool for old, new in pairs if new.cheaper_bought and not old.cheaper_bought],
         "decisions": [row for one in after.pools for row in _before(after, one)],
     }
+
+
+def _loses(one: PoolPrice) -> bool:
+    return bool(one.loss_making or one.loss_making_hosted)
 
 
 def price_row(one: PoolPrice) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def price_row(one: PoolPrice) -> dict[str, Any]:
         "revenue_usd_per_million_tokens": one.earned,
         "margin": one.margin,
         "loss_making": one.loss_making,
+        "loss_making_hosted": one.loss_making_hosted,
         "hosted_usd_per_million_tokens": one.hosted,
         "external_usd_per_million_tokens": one.external,
         "cheaper_bought": one.cheaper_bought,

@@ -118,6 +118,8 @@ def pool_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list
 def verdict(one: Mapping[str, Any]) -> str:
     """Whether a pool loses money, and whether its tokens are cheaper bought, in words."""
     words = {True: "loses money", False: "earns", None: "earns nothing known"}[one["loss_making"]]
+    if one["loss_making_hosted"] and not one["loss_making"]:
+        words = "loses money when hosted"
     bought = {True: ", cheaper bought outside", False: ", cheaper hosted", None: ""}[one["cheaper_bought"]]
     return words + bought
 
@@ -210,7 +212,7 @@ def what_if_lines(change: Mapping[str, Any]) -> list[str]:
     """A what-if in sentences."""
     lines = [f"net present value {dollars(change['npv_usd_before'])} becomes {dollars(change['npv_usd'])}"]
     for key, one, many in (
-        ("turn_loss_making", "turns loss-making", "turn loss-making"),
+        ("turn_loss_making", "turns loss-making when hosted", "turn loss-making when hosted"),
         ("become_cheaper_bought", "is then cheaper bought", "are then cheaper bought"),
     ):
         names = change[key]

@@ -224,6 +224,12 @@ def owned(market: Market) -> list[Group]:
     return [_group(market, one) for kind in market.types if (one := _holding(market, kind)) is not None]
 
 
+def worth_of_holdings(market: Market) -> float:
+    """What the chips that are owned would fetch today, USD."""
+    found = [(kind, _holding(market, kind)) for kind in market.types]
+    return float(sum(kind.holding.chips * one.prices[0] for kind, one in found if kind.holding and one is not None))
+
+
 def _group(market: Market, one: _Owning) -> Group:
     discount = discount_factors(market.discount_per_year, market.months)
     chips, order = 1.0 / one.kind.tokens_per_chip_month, one.order(market.months)

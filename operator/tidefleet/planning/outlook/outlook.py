@@ -32,6 +32,7 @@ from tidefleet.economics.revenue import (
     month_revenue_usd,
 )
 from tidefleet.planning.capacity import CapacityPlan, Demand, booked_cost, least_usd, net_cash, plan_capacity
+from tidefleet.planning.capacity.arcs import worth_of_holdings
 from tidefleet.planning.capacity.market import Floats, Market
 from tidefleet.planning.outlook.book import Book, ClassTerms
 from tidefleet.planning.outlook.pricing import Facts, Pool, Scenarios, month_tokens, pools_of, scenarios_of, vector_of
@@ -49,6 +50,8 @@ class PoolOutlook:
         cash: USD paid, purchases when they are ordered.
         flows: USD by scenario, kind of flow and month.
         baseline_usd: what renting alone costs, USD today; ``None`` where that cannot serve.
+        brought_in_usd: what the chips owned today would fetch today. No cash, but what using them costs: prices and
+            margins count it, so that selling them at once changes neither.
     """
 
     pool: Pool
@@ -59,6 +62,12 @@ class PoolOutlook:
     cash: Floats
     flows: Floats
     baseline_usd: float | None
+    brought_in_usd: float
+
+    @property
+    def cost_usd(self) -> float:
+        """What its tokens cost over the horizon, USD today, in the mean."""
+        return self.plan.expected_usd + self.brought_in_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,13 @@ class PoolPrice:
 
     @property
     def loss_making(self) -> bool | None:
-        """Whether it earns less than it costs; ``None`` where nothing is known of its revenue."""
+        """Whether it earns less than it costs, bought outside where that is cheaper; ``None``: revenue unknown."""
         return None if self.earned is None else self.earned < self.cost
+
+    @property
+    def loss_making_hosted(self) -> bool | None:
+        """Whether it earns less than it costs on chips; ``None`` where either is unknown."""
+        return None if self.earned is None or self.hosted is None else self.earned < self.hosted
 
     @property
     def cheaper_bought(self) -> bool | None:
@@ -265,6 +279,7 @@ def _pool_outlook(pool: Pool, plan: CapacityPlan) -> PoolOutlook:
     flows = plan.solution.flows()
     tokens = np.pad(plan.demand.tokens, ((0, 0), (1, 0)))
     rented = plan.rent_only.costs
+    held = worth_of_holdings(plan.market)
     return PoolOutlook(
         pool=pool,
         plan=plan,
@@ -273,7 +288,8 @@ def _pool_outlook(pool: Pool, plan: CapacityPlan) -> PoolOutlook:
         cost=booked_cost(flows),
         cash=net_cash(flows),
         flows=flows,
-        baseline_usd=None if rented is None else float(plan.demand.probability @ rented),
+        baseline_usd=None if rented is None else float(plan.demand.probability @ rented) + held,
+        brought_in_usd=held,
     )
 
 
@@ -326,7 +342,7 @@ def _pool_price(found: Outlook, one: PoolOutlook) -> PoolPrice:
         return PoolPrice(one.pool.name, 0.0, None, None, None)
     market, hosts = one.pool.market, one.pool.hosts
     outside = [offer for offer in market.offers if offer.name not in hosts]
-    hosted: float | None = one.plan.expected_usd
+    hosted: float | None = one.cost_usd
     external = None
     if outside:
         alone = Market(
@@ -337,7 +353,7 @@ def _pool_price(found: Outlook, one: PoolOutlook) -> PoolPrice:
             market.discount_per_year,
         )
         try:
-            hosted = least_usd(alone, one.plan.demand)
+            hosted = least_usd(alone, one.plan.demand) + one.brought_in_usd
         except ValueError:
             hosted = None
         months = np.arange(found.months)
@@ -350,7 +366,7 @@ def _pool_price(found: Outlook, one: PoolOutlook) -> PoolPrice:
     earned = None if one.revenue is None else float(found.mean(one.revenue) @ factors) / tokens * MILLION
     return PoolPrice(
         one.pool.name,
-        one.plan.expected_usd / tokens * MILLION,
+        one.cost_usd / tokens * MILLION,
         earned,
         None if hosted is None else hosted / tokens * MILLION,
         external,
@@ -366,7 +382,7 @@ def class_margins(found: Outlook) -> tuple[ClassMargin, ...]:
         for wclass in one.pool.classes:
             earned = first_month_revenue(wclass)
             revenue = None if earned is None else earned * scale
-            cost = one.plan.expected_usd * one.pool.times[wclass.name]
+            cost = one.cost_usd * one.pool.times[wclass.name]
             answer.append(ClassMargin(wclass.name, one.pool.name, revenue, cost))
     return tuple(answer)
 
@@ -382,14 +398,14 @@ def responses(found: Outlook, elasticities: Iterable[float]) -> tuple[Response, 
     for elasticity in elasticities:
         before = after = paid = weight = 0.0
         for one, baseline in usable:
-            ratio = one.plan.expected_usd / baseline if baseline else 1.0
+            ratio = one.cost_usd / baseline if baseline else 1.0
             factor = ratio**-elasticity if ratio > 0.0 else 1.0
-            spend = one.plan.expected_usd * factor
+            spend = one.cost_usd * factor
             if any(kind.holding is not None for kind in one.pool.market.types) and factor != 1.0:
                 grown = Demand(one.plan.demand.tokens * factor, one.plan.demand.probability)
-                spend = least_usd(one.pool.market, grown)
+                spend = least_usd(one.pool.market, grown) + one.brought_in_usd
             before, after = before + (baseline or 0.0), after + spend
-            paid, weight = paid + one.plan.expected_usd, weight + factor * (baseline or 0.0)
+            paid, weight = paid + one.cost_usd, weight + factor * (baseline or 0.0)
         if before > 0.0:
             answer.append(Response(elasticity, paid / before, weight / before, before, after))
     return tuple(answer)
