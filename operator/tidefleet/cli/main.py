@@ -17,6 +17,7 @@ from tidefleet.cli import (
     explain,
     flip,
     flips,
+    money,
     operator,
     pause,
     plan,
@@ -50,6 +51,7 @@ app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
 app.command("demand")(demand.demand)
+app.command("money")(money.money)
 
 
 def _print_version(wanted: bool) -> None:
