@@ -16,7 +16,7 @@ from tidefleet.routing.columns import Columns, Floats, Mask
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
-from tidefleet.routing.metering import Shares, end_decode
+from tidefleet.routing.metering import Shares, corrected, end_decode
 from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
@@ -36,8 +36,6 @@ _LEAST_LEARNED_SECONDS = 0.02
 
 _LEARNED = 0.1
 """Weight of one more measured time in an endpoint's correction."""
-
-_WIDEST_CORRECTION = 8.0
 
 _LEAST_HELD = 0.02
 """Share of requests' tokens that a device holds at least, however much they have in common."""
@@ -163,6 +161,11 @@ class Endpoints(Columns):
     def position(self, address: str) -> int | None:
         """Its row, if the pool has it."""
         return self._at.get(address)
+
+    def is_same(self, address: str, epoch: int) -> bool:
+        """Whether the endpoint of a ticket's address and epoch is still the one there."""
+        at = self._at.get(address)
+        return at is not None and self._rows[at].epoch == epoch
 
     @property
     def is_split(self) -> bool:
@@ -317,7 +320,7 @@ class Endpoints(Columns):
         )
         expected, took = ticket.due - ticket.began, now - ticket.began
         if expected > _LEAST_LEARNED_SECONDS and took > 0.0:
-            self.prefill_factor[at] = _corrected(float(self.prefill_factor[at]), took / expected)
+            self.prefill_factor[at] = corrected(float(self.prefill_factor[at]), took / expected, _LEARNED)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -357,7 +360,7 @@ class Endpoints(Columns):
         if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
             pace = (now - ticket.first_at) / (output_tokens - 1.0)
             expected = ticket.tpot_seconds * float(self.step_factor[at])
-            self.step_factor[at] = _corrected(float(self.step_factor[at]), pace / expected)
+            self.step_factor[at] = corrected(float(self.step_factor[at]), pace / expected, _LEARNED)
         cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
         tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
         self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
@@ -405,7 +408,13 @@ class Endpoints(Columns):
         self.evict[at] = kept.loss_of_oldest(self.reuse, now, again_seconds=per_token, below=below)
         if ask.session is not None:
             self.sessions.served(
-                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=tool_call
+                ask.session,
+                ticket.address,
+                tokens=tokens,
+                now=now,
+                wclass=ask.wclass,
+                tool_call=tool_call,
+                epoch=ticket.epoch,
             )
 
     def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
@@ -475,8 +484,7 @@ class Endpoints(Columns):
 
     def _row_of(self, ticket: Ticket) -> int | None:
         """Its endpoint's row, unless that is gone or another one came to its address."""
-        at = self._at.get(ticket.address)
-        return at if at is not None and self._rows[at].epoch == ticket.epoch else None
+        return self._at[ticket.address] if self.is_same(ticket.address, ticket.epoch) else None
 
     def _reload(self) -> None:
         """Arrays of facts from the rows, and views of the live ones by name."""
@@ -489,9 +497,3 @@ class Endpoints(Columns):
         self._is_split = any(one.role == PREFILL for one in ends)
         self._masks.clear()
         self._weigh()
-
-
-def _corrected(factor: float, ratio: float) -> float:
-    """A correction after one more measured time, as a share of what was expected with it."""
-    step = min(2.0, max(0.5, ratio))
-    return min(_WIDEST_CORRECTION, max(1.0 / _WIDEST_CORRECTION, factor * float(step**_LEARNED)))

@@ -120,6 +120,12 @@ class Shares:
             self._by_token += passed * usage / tokens
 
 
+def corrected(factor: float, ratio: float, weight: float) -> float:
+    """A correction after one more measured time, as a share of what was expected with it; 8 at most, either way."""
+    step = min(2.0, max(0.5, ratio))
+    return min(8.0, max(0.125, factor * float(step**weight)))
+
+
 def end_decode(shares: Shares, ticket: Ticket, now: float, output_tokens: float, *, others: float = 0.0) -> None:
     """A request that had its first token is over: tell its share of the steps, and learn from what they took."""
     since = now if ticket.first_at is None else ticket.first_at
