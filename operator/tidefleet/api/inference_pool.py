@@ -322,7 +322,7 @@ class Gateway(Model):
     task_header: HeaderName = "x-task-id"
     """Header that names the task that a request is part of, e.g. x-task-id; its value is hashed, never logged."""
     task_outcome_header: HeaderName = "x-task-outcome"
-    """Header by which the last request of a task, or one after it, tells `success` or `failure`."""
+    """Header by which a task's last request, or one after it, tells `success` or `failure`, e.g. x-task-outcome."""
 
 
 class InferencePoolSpec(Model):
