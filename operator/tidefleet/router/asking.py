@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidefleet.api import WorkloadClass
-from tidefleet.api.workload_class import ObjectiveMetric
+from tidefleet.api.workload_class import ObjectiveMetric, Revenue
 from tidefleet.router.bodies import Body
 from tidefleet.router.pool_state import PoolState
 from tidefleet.router.tokens import Tokens
@@ -137,14 +137,39 @@ def _output(wclass: WorkloadClass | None) -> float:
 
 
 def revenue_usd(wclass: WorkloadClass | None, ask: Ask, *, cached_tokens: float = 0.0) -> float | None:
-    """What a request earns in USD; None where nothing says so.
-
-    A seat pays by the month: a request earns its tokens' part of that.
-    """
+    """What a request will earn in USD; None where nothing says so."""
     told = wclass.spec.revenue if wclass is not None else None
     if told is None:
         return None
-    total = ask.tokens + ask.output_tokens
+    return revenue_of(
+        told,
+        prompt_tokens=float(ask.tokens),
+        cached_tokens=cached_tokens,
+        output_tokens=ask.output_tokens,
+        writes_cache=ask.cache_ttl_seconds is not None,
+        deferrable=ask.is_deferrable,
+    )
+
+
+def revenue_of(
+    told: Revenue,
+    *,
+    prompt_tokens: float,
+    cached_tokens: float,
+    output_tokens: float,
+    writes_cache: bool = False,
+    deferrable: bool = False,
+) -> float | None:
+    """What a request of these tokens earns in USD; None where nothing says so.
+
+    A seat pays by the month: a request earns its tokens' part of that.
+
+    Args:
+        prompt_tokens: all of the prompt, the cached ones included.
+        writes_cache: the client asked for its prefix to be kept.
+        deferrable: it is batch work.
+    """
+    total = prompt_tokens + output_tokens
     if told.free is not None:
         return 0.0
     if told.internal is not None:
@@ -156,14 +181,14 @@ def revenue_usd(wclass: WorkloadClass | None, ask: Ask, *, cached_tokens: float 
         return None
     usage, plain = told.usage, float(told.usage.usd_per_million_input_tokens)
     cached, written = usage.usd_per_million_cached_input_tokens, usage.usd_per_million_cache_write_tokens
-    fresh = plain if written is None or ask.cache_ttl_seconds is None else float(written)
-    held = min(float(ask.tokens), cached_tokens)
+    fresh = plain if written is None or not writes_cache else float(written)
+    held = min(prompt_tokens, cached_tokens)
     earned = (
         held * (plain if cached is None else float(cached))
-        + (ask.tokens - held) * fresh
-        + ask.output_tokens * float(usage.usd_per_million_output_tokens)
+        + (prompt_tokens - held) * fresh
+        + output_tokens * float(usage.usd_per_million_output_tokens)
     ) / 1e6
-    discount = float(usage.batch_discount) if usage.batch_discount is not None and ask.is_deferrable else 0.0
+    discount = float(usage.batch_discount) if usage.batch_discount is not None and deferrable else 0.0
     return earned * (1.0 - discount)
 
 

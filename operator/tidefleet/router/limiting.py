@@ -1,4 +1,4 @@
-"""Tenants' limits at the router: the table that its processes share, and what requests count for before they are over."""
+"""Limits of tenants at the router: the table that its processes share, and what a request counts for until its end."""
 
 from __future__ import annotations
 

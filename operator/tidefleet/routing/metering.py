@@ -25,6 +25,8 @@ from tidefleet.routing.endpoint import Endpoint, Ticket
 Mark = tuple[float, float, float]
 """Where the clocks of ``Shares`` stood."""
 
+FETCH_JOULES_PER_BYTE = 8e-10
+"""To read, send and write a byte of KV: 100 pJ a bit over storage, network and host. An assumption."""
 LEARNED = 0.02
 """Weight of one more request in an endpoint's correction."""
 WIDEST_CORRECTION = 32.0
