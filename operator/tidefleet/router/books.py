@@ -199,12 +199,13 @@ def _result(flight: Flight) -> str:
 def _tokens(flight: Flight, usage: Usage, result: str) -> tuple[int, int, int]:
     """Prompt, of it cached, and output tokens; what an engine did not tell is as it was expected.
 
-    A request that failed took nothing; one that was cut before its first token has its prompt counted all the same.
+    A request that failed took nothing; one that was cut before its first token has its prompt counted all the same. Of
+    one whose body was not seen (a question for models, a gateway that sends headers only) only what is told counts.
     """
     if result == ERROR or (result == CUT and flight.account is None):
         return 0, 0, 0
     ask, chosen = flight.chosen.ask, flight.chosen
-    prompt = usage.input_tokens or ask.tokens
+    prompt = usage.input_tokens or (ask.tokens if flight.body is not None else 0)
     if chosen.split is not None:
         terms = chosen.terms
         cached = terms.cached[terms.addresses.index(chosen.split.address)]
