@@ -19,6 +19,7 @@ from tidefleet.cli import (
     operator,
     pause,
     plan,
+    report,
     route,
     router,
     simulate,
@@ -48,6 +49,7 @@ app.command("cost")(cost.cost)
 app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
+app.command("report")(report.report)
 
 
 def _print_version(wanted: bool) -> None:
