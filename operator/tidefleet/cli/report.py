@@ -13,6 +13,7 @@ from tidefleet.cli.output import fail, json_text
 from tidefleet.cli.report_table import csv_text, print_report
 from tidefleet.reporting.files import RecordsError
 from tidefleet.reporting.period import BadRange, Period, parse_range
+from tidefleet.reporting.prometheus import Access, PrometheusError, add_bill, read_prometheus
 from tidefleet.reporting.records import read_records
 from tidefleet.reporting.report import Report, report_of
 from tidefleet.reporting.values import By, Found
@@ -34,6 +35,12 @@ def report(
         list[Path] | None,
         typer.Option(help="Usage records: a file (.jsonl, .gz, .zst, .parquet) or a directory; may be repeated."),
     ] = None,
+    prometheus: Annotated[
+        str, typer.Option(help="A Prometheus that scrapes tidefleet; beside --records it says what was paid.")
+    ] = "",
+    prometheus_token_file: Annotated[
+        Path | None, typer.Option(help="File with a bearer token for that Prometheus.")
+    ] = None,
     by: Annotated[By, typer.Option(help="What a row stands for.")] = By.POOL,
     length: Annotated[
         str, typer.Option("--range", help="7d, 12h, 30m, 4w up to now, or FROM..TO, e.g. 2026-11-01..2026-11-08.")
@@ -51,16 +58,25 @@ def report(
     """
     try:
         period = parse_range(length, time.time())
-        made = report_of(_found(records or [], by, period, top))
-    except (BadRange, RecordsError) as error:
+        access = Access.with_file(prometheus, prometheus_token_file) if prometheus else None
+        made = report_of(_found(records or [], access, by, period, top))
+    except (BadRange, RecordsError, PrometheusError) as error:
         fail(str(error), 2)
     _write(made, form, output_file)
 
 
-def _found(records: list[Path], by: By, period: Period, top: int) -> Found:
-    if not records:
-        fail("nothing to read; expected --records PATH, e.g. --records /var/log/tidefleet/usage", 2)
-    return read_records(records, by, period, top=top)
+def _found(records: list[Path], access: Access | None, by: By, period: Period, top: int) -> Found:
+    if records:
+        found = read_records(records, by, period, top=top)
+        if access is not None:
+            add_bill(access, found)
+        return found
+    if access is None:
+        fail(
+            "nothing to read; expected --records PATH, --prometheus URL or both, e.g. --records usage.jsonl",
+            2,
+        )
+    return read_prometheus(access, by, period)
 
 
 def _write(made: Report, form: ReportForm, path: Path | None) -> None:

@@ -87,7 +87,7 @@ def _parts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _wasted(total: Mapping[str, Any]) -> list[tuple[str, float, str]]:
     found = [(words, total[name]) for name, words in _WASTED.items()]
     found += [(f"computed again: {cause}", usd) for cause, usd in total["wasted_recomputed_usd"].items()]
-    return [(words, usd, told("_usd", usd)) for words, usd in sorted(found, key=lambda one: -one[1]) if usd > 0.0]
+    return [(words, usd, told("_usd", usd)) for words, usd in sorted(found, key=lambda one: -(one[1] or 0.0)) if usd]
 
 
 def _rows(answer: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.reporting.fit import seconds_per_prompt_token
-from tidefleet.reporting.values import OTHERS, Figures, Found, Key, Tasks, Unit, row_name, usd
+from tidefleet.reporting.values import OTHERS, By, Figures, Found, Key, Tasks, Unit, row_name, usd
 
 IDLE = "idle"
 
@@ -94,6 +94,7 @@ def settle(found: Found) -> Bill:
         idle[unit] = max(0, paid - mine)
         for cause, part in _causes(found, unit, idle[unit]).items():
             lines[cause] += part
+        _idle_of_row(rows, found.by, unit, idle[unit])
     lines.setdefault(IDLE, 0)
     for name, amount in found.lines.items():
         lines[name] += amount
@@ -119,6 +120,18 @@ def settle(found: Found) -> Bill:
         overused=overused,
         unbilled=unbilled,
     )
+
+
+def _idle_of_row(rows: dict[str, Row], by: By, unit: Unit, idle: int) -> None:
+    """Tell what nobody used beside the row of a pool or type; one that was paid for and asked nothing gets a row."""
+    if by is By.POOL:
+        key = f"{unit.namespace}/{unit.pool}"
+    elif by is By.ACCELERATOR and unit.accelerator:
+        key = unit.accelerator
+    else:
+        return
+    row = rows.get(key) or rows.get(OTHERS) or rows.setdefault(key, Row(key, key))
+    row.idle = (row.idle or 0) + idle
 
 
 def split(total: int, weights: Sequence[float]) -> list[int]:

@@ -157,7 +157,7 @@ def _insert(database: duckdb.DuckDBPyConnection, names: list[str], kind: Kind, p
 
     values = {
         "fault": _FAULT,
-        **{name: name for name in _TEXT if name not in ("task", "accelerator", "capacity_type")},
+        **{name: f"nullif({name}, '')" for name in _TEXT if name not in ("task", "accelerator", "capacity_type")},
         "accelerator": "coalesce(accelerator, '')",
         "capacity_type": "coalesce(capacity_type, '')",
         "task": "CASE WHEN task IS NOT NULL THEN hash(task) END",

@@ -52,9 +52,9 @@ class Report:
             "to": told(found.period.end),
             "source": found.source,
             "bill_usd": usd(bill.total),
-            "rows": [figures_of(row) for row in bill.rows],
+            "rows": [figures_of(row, found) for row in bill.rows],
             "lines": [{"name": name, "usd": usd(amount)} for name, amount in bill.lines.items()],
-            "total": total_of(bill),
+            "total": total_of(bill, found),
             "savings_usd": found.savings,
             "wasters": [asdict(one) for one in self.wasters],
             "left_out": dict(found.counted),
@@ -69,11 +69,11 @@ def report_of(found: Found) -> Report:
     return Report(found, bill, wasters(found, bill, most=MOST_WASTERS))
 
 
-def figures_of(row: Row) -> dict[str, Any]:
+def figures_of(row: Row, found: Found) -> dict[str, Any]:
     """A row by the names of the JSON form; ``None``: there is nothing to say it from."""
     figures, tasks = row.figures, row.tasks
     judged = figures.slo_met + figures.slo_missed
-    earns = figures.revenue > 0
+    earns, knows = figures.revenue > 0, found.knows_waste
     return {
         "name": row.name,
         "requests": figures.requests,
@@ -93,18 +93,18 @@ def figures_of(row: Row) -> dict[str, Any]:
         "tasks_succeeded": tasks.succeeded if tasks else None,
         "tasks_failed": tasks.failed if tasks else None,
         "usd_per_successful_task": usd(tasks.used) / tasks.succeeded if tasks and tasks.succeeded else None,
-        "wasted_usd": usd(row.wasted),
-        "wasted_errors_usd": usd(figures.error),
-        "wasted_cut_usd": usd(figures.cut),
-        "wasted_failed_tasks_usd": usd(figures.failed),
+        "wasted_usd": usd(row.wasted) if knows else None,
+        "wasted_errors_usd": usd(figures.error) if knows else None,
+        "wasted_cut_usd": usd(figures.cut) if knows else None,
+        "wasted_failed_tasks_usd": usd(figures.failed) if knows else None,
         "wasted_recomputed_usd": {cause: usd(cost) for cause, cost in row.recomputed.items()},
     }
 
 
-def total_of(bill: Bill) -> dict[str, Any]:
+def total_of(bill: Bill, found: Found) -> dict[str, Any]:
     """The totals: the whole bill, idle time and training with it, over what all rows did."""
     whole = bill.whole
-    figures = figures_of(whole)
+    figures = figures_of(whole, found)
     margin = usd(whole.figures.revenue - bill.total) if whole.figures.revenue else None
     return figures | {
         "allocated_usd": usd(bill.total),

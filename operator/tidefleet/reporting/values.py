@@ -183,6 +183,7 @@ class Found:
         lines: parts of the bill that no pool's requests use, by name: training, capacity that no pool holds.
         savings: USD against the fleet as adopted; ``None``: not known from this source.
         recompute: 10^-12 USD of computing prompts again, by key, where the source knows it itself.
+        knows_waste: whether figures say what errors, cut requests and failed tasks used.
         counted: lines that were left out or told of, by what is wrong with them.
         lost_records: that routers dropped, by their own account.
         notes: what the reader must know beside the figures.
@@ -199,6 +200,7 @@ class Found:
     lines: dict[str, int] = field(default_factory=dict)
     savings: float | None = None
     recompute: dict[Key, Mapping[str, int]] = field(default_factory=dict)
+    knows_waste: bool = True
     counted: dict[str, int] = field(default_factory=dict)
     lost_records: int = 0
     notes: list[str] = field(default_factory=list)
