@@ -21,6 +21,7 @@ from tidefleet.cli import (
     operator,
     pause,
     plan,
+    report,
     route,
     router,
     simulate,
@@ -52,6 +53,7 @@ app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
 app.command("demand")(demand.demand)
 app.command("money")(money.money)
+app.command("report")(report.report)
 
 
 def _print_version(wanted: bool) -> None:
