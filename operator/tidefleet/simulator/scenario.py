@@ -64,6 +64,13 @@ class Objective(_Part):
     tpot_seconds: Positive
 
 
+class Spill(_Part):
+    """An external API that takes what the fleet cannot, and what it charges."""
+
+    usd_per_million_input_tokens: Positive
+    usd_per_million_output_tokens: Positive
+
+
 class Class(_Part):
     """One class of demand."""
 
@@ -81,6 +88,9 @@ class Class(_Part):
     volume_share: Share = Field(default=0.0, description="deferrable: of the accelerator time of the whole fleet")
     rate_factor: Positive = 1.0
     output_factor: Positive = 1.0
+    spill: Spill | None = Field(
+        default=None, description="takes requests of this class while the fleet is asked for more than it carries"
+    )
 
 
 class Flips(_Part):
@@ -162,7 +172,10 @@ class Scenario(_Part):
     training: Training = Training()
     faults: Faults = Faults()
     surges: tuple[Surge, ...] = ()
-    site_kilowatts: Positive | None = Field(default=None, description="power that the site may draw")
+    site_kilowatts: Positive | None = Field(default=None, description="power that the site may draw, cooling included")
+    site_pue: Annotated[float, Field(ge=1.0, le=10.0)] = Field(
+        default=1.0, description="power of the site over that of its accelerators"
+    )
     windows: Windows = Windows()
     router: str = Field(default="pick", description="policy; pick is ours")
     live_sessions: Count | None = Field(default=None, description="replay of closed sessions: how many at a time")

@@ -149,7 +149,7 @@ def _prepared(
         )
 
     one = PoolRun(pool, classes, facts, at(kinds), router, seed)
-    trial = scaled(workload, one.mix)
+    trial = scaled(plain if one.mix.spillable else workload, one.mix)
     name = f"pilot {pool.name}"
     factors = parts.get(name)
     if factors is None:
@@ -211,6 +211,6 @@ def _window(
         filler = timeline.filler_at(middle, one.pool.name) if one.mix.deferrable else 0.0
         warm = window.begin - scenario.windows.warm_seconds
         moves = one.moves(timeline, max(0.0, warm), window.end + 60.0)
-        detail = one.run(workload, window, moves, terms=scenario.windows, filler=filler)
+        detail = one.run(workload, window, moves, terms=scenario.windows, filler=filler, timeline=timeline)
         kept = parts.put(name, to_json(sampled(one.pool.name, detail, planned_filler=filler)))
     return from_json(kept)

@@ -405,6 +405,7 @@ class _Fleet:
             filler_rate={one.spec.name: one.losses.filler_rate for one in self.pools},
             filler_late=sum(one.filler.late for one in self.pools),
             filler_left=sum(one.filler.left for one in self.pools),
+            spilled_seconds={one.spec.name: one.losses.spilled for one in self.pools},
             short_seconds={one.spec.name: one.losses.short for one in self.pools},
             joules=sum(one.joules for one in self.pools),
             crashes=tuple(self.crashes),

@@ -87,7 +87,8 @@ class Timeline:
         idle: serving that was not used, by cause; training_lost: by cause; training_idle: lent, and no job there.
         filler_rate: by pool, replicas that deferrable work keeps busy in each bin; filler_late: replica-seconds of it
             that came after their deadline, filler_left: that were not done at the end.
-        short_seconds: by pool, replica-seconds that online demand asked for beyond all that served.
+        spilled_seconds: by pool, replica-seconds of online demand that went to an external API.
+        short_seconds: by pool, replica-seconds that online demand asked for beyond all that served, and nobody took.
         joules: of all nodes; 0 where no watts are known.
     """
 
@@ -109,6 +110,7 @@ class Timeline:
     filler_rate: Mapping[str, Array]
     filler_late: float
     filler_left: float
+    spilled_seconds: Mapping[str, float]
     short_seconds: Mapping[str, float]
     joules: float = 0.0
     busy_seconds: float = 0.0
@@ -154,7 +156,12 @@ class Timeline:
     def short(self, at: float, pool: str | None = None) -> float:
         """Replicas that online demand keeps busy beyond those that serve; 0 when all is well."""
         name = self._pool(pool)
-        return max(0.0, sum(self.demand[name].at(at)) - self.replicas(at, name))
+        return max(0.0, sum(self.demand[name].at(at)) - self.spilled(at, name) - self.replicas(at, name))
+
+    def spilled(self, at: float, pool: str | None = None) -> float:
+        """Replicas of online demand that an external API takes off at a time."""
+        name = self._pool(pool)
+        return self.demand[name].spilled(at, self.replicas(at, name) * self.spec.flips.fill)
 
     def filler_at(self, at: float, pool: str | None = None) -> float:
         """Replicas that deferrable work keeps busy at a time (mean of its bin)."""
