@@ -48,7 +48,8 @@ class FleetSpec:
 
     Attributes:
         filler_top: share of its operating point that a serving replica reaches at most with deferrable work.
-        watts: that the whole site may draw; infinite where nothing limits it.
+        watts: that the whole site may draw, cooling included; infinite where nothing limits it.
+        pue: power of the site over that of its accelerators.
     """
 
     pools: tuple[PoolSpec, ...]
@@ -58,6 +59,7 @@ class FleetSpec:
     seconds: float
     filler_top: float = 1.0
     watts: float = math.inf
+    pue: float = 1.0
 
     @property
     def times(self) -> FlipTimes:
@@ -112,6 +114,7 @@ def fleet_of(
         faults=scenario.faults,
         seconds=scenario.seconds,
         filler_top=scenario.settings.get("fillerTop", 1.0),
+        pue=scenario.site_pue,
         watts=math.inf if scenario.site_kilowatts is None else scenario.site_kilowatts * 1000.0,
     )
 

@@ -21,6 +21,7 @@ CAUSES = (
     "spare",
     "held",
     "not lent",
+    "power",
     "outbound",
     "homebound",
     "no training",
@@ -29,8 +30,8 @@ CAUSES = (
 )
 """Where paid seconds go that are not needed, in the order in which they are told apart.
 
-``held``: nodes stay that serving does not need, since a step, a dwell, a pause after a surge, the shortest loan that
-pays or the site's power holds them back. ``not lent``: nobody may lend them, or they are off for want of power.
+``held``: nodes stay that serving does not need, since a step, a dwell, a pause after a surge or the shortest loan that
+pays holds them back. ``not lent``: nobody may lend them. ``power``: they are off, since the site has none for them.
 """
 
 
@@ -90,6 +91,7 @@ class Timeline:
         spilled_seconds: by pool, replica-seconds of online demand that went to an external API.
         short_seconds: by pool, replica-seconds that online demand asked for beyond all that served, and nobody took.
         joules: of all nodes; 0 where no watts are known.
+        off_for: the cause that nodes without replicas count for.
     """
 
     spec: FleetSpec
@@ -114,6 +116,7 @@ class Timeline:
     short_seconds: Mapping[str, float]
     joules: float = 0.0
     busy_seconds: float = 0.0
+    off_for: str = "not lent"
     crashes: tuple[tuple[float, int, float], ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
 
@@ -194,7 +197,7 @@ class Timeline:
             lost[cause] += seconds
         lost["outbound"] += self.seconds_in(State.OUTBOUND)
         lost["homebound"] += self.seconds_in(State.HOMEBOUND)
-        lost["not lent"] += self.seconds_in(State.IDLE)
+        lost[self.off_for] += self.seconds_in(State.IDLE)
         lost["no training"] += self.training_idle
         lost["recall losses"] += sum(self.training_lost.values())
         lost["down"] += self.seconds_in(State.DOWN)
