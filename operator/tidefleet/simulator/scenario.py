@@ -112,7 +112,10 @@ class Flips(_Part):
 class Training(_Part):
     """What trains on nodes that are lent."""
 
-    backlog: Literal["philly", "endless", "none"] = "philly"
+    backlog: Literal["philly", "endless", "none"] = Field(
+        default="philly",
+        description="jobs of the traces of Philly, jobs of a node each without an end, or nobody",
+    )
     checkpoint_every_seconds: Positive = 1800.0
     restart_seconds: Seconds = 120.0
     usd_per_gpu_hour: Positive | None = Field(

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from tidefleet.simulator.scenario import BIN_SECONDS, Pool, Scenario
 from tidefleet.simulator.summary import outcome_of
 from tidefleet.simulator.windows import Window, choose
 from tidefleet.simulator.workload import Workload, load
+from tidefleet.simulator.workload.training import TrainingJob, philly
 
 PILOT_SECONDS = 45.0
 FULL_WINDOW_SECONDS = 1800.0
@@ -96,7 +97,7 @@ def run_fleet(
             )
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
-    timeline = run_fluid(scenario, demand, seed=seed, planner=planner)
+    timeline = run_fluid(scenario, demand, seed=seed, planner=planner, backlog=_backlog(scenario, traces, seed=seed))
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
@@ -106,6 +107,13 @@ def run_fleet(
     if policy is None:
         without = run_fluid(scenario, demand, seed=seed, planner=no_loans).utilization().ratio
     return outcome_of(pools, timeline, found, without_loans=without, full=full)
+
+
+def _backlog(scenario: Scenario, traces: Path, *, seed: int) -> Iterable[TrainingJob]:
+    """Jobs for the nodes that are lent, where the scenario's backlog is one of jobs."""
+    if scenario.training.backlog != "philly":
+        return ()
+    return philly(traces, chips=sum(one.replicas * one.chips_per_replica for one in scenario.pools), seed=seed)
 
 
 def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf]:
