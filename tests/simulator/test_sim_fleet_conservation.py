@@ -26,7 +26,7 @@ PLANNERS = {"ours": ours, "foreseeing": foreseeing, **RIVALS}
 
 @pytest.fixture(scope="module", params=list(PLANNERS))
 def troubled(request):
-    wave = a_wave(mean=6.0)
+    wave = a_wave(mean=4.0)
     wave = replace(wave, deferrable=np.full(len(wave.online), 0.5), deadline_seconds=DAY / 4)
     spec = a_fleet(a_pool(nodes=6, replicas_per_node=2, spot=3), faults=TROUBLE, filler_top=0.95)
     return run_fluid(spec, wave, seed=4, planner=PLANNERS[request.param])

@@ -159,7 +159,6 @@ class _Fleet:
             on, peak = pool.nodes[: pool.powered], pool.demand.busiest_hour()
             for node in pool.planner.set_aside(on, self.spec, pool.spec, peak):
                 lent(node, self.now)
-                self.trainers.offer(node.name, node.spec.chips, 0.0)
             self._at(self.now, "bin", pool)
             self._at(self.now, "pass", (pool, 0))
         for node in self.nodes:
