@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 
+from tidefleet.controller.config import OperatorConfiguration
+from tidefleet.flipping.staircase import lead_slots
 from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.rivals import RIVALS
 from tidefleet.simulator.fleet.run import foreseeing, ours, run_fluid
 from tidefleet.simulator.fleet.timeline import CAUSES
-from tidefleet.simulator.scenario import Faults, Training
+from tidefleet.simulator.scenario import Faults, Flips, Training
 from tidefleet.simulator.workload.training import TrainingJob
 
 TROUBLE = Faults(
@@ -106,3 +108,9 @@ def test_a_backlog_that_ends_leaves_lent_nodes_idle_and_says_so():
     assert found.figures["jobs_finished"] == 3.0
     assert found.kept == pytest.approx(3 * 8 * 3600.0)
     assert found.utilization().lost["no training"] > 0.1
+
+
+def test_nodes_come_home_as_early_as_the_operator_calls_them():
+    operator = lead_slots(OperatorConfiguration().flipping.recall_seconds)
+    assert a_fleet().lead_slots == operator
+    assert a_fleet(flips=Flips(recall_seconds=2000.0)).lead_slots == 4

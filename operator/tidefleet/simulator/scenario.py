@@ -97,7 +97,9 @@ class Flips(_Part):
     """How nodes change sides, and what is kept ready."""
 
     enabled: bool = True
-    lead_seconds: Seconds = 1200.0
+    recall_seconds: Seconds = Field(
+        default=720.0, description="what is allowed for a node's way home; loans end so many slots early, and one more"
+    )
     dwell_seconds: Seconds = 3600.0
     spare_replicas: Annotated[int, Field(ge=0)] = 1
     fill: Share = Field(default=0.95, description="share of a replica's operating point that is planned for")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidefleet.flipping.observation import Terms
+from tidefleet.flipping.staircase import lead_slots
 from tidefleet.flipping.value import FlipTimes
 from tidefleet.planning.slots import SLOT_SECONDS
 from tidefleet.simulator.scenario import Faults, Flips, Pool, Scenario, Training
@@ -71,9 +72,8 @@ class FleetSpec:
 
     @property
     def lead_slots(self) -> int:
-        """Whole slots that nodes are home before the demand they are for; at least one, since a slot is planned as a
-        whole."""
-        return max(1, round(self.flips.lead_seconds / SLOT_SECONDS))
+        """Slots ahead of the demand they are for in which nodes are called home, as in the operator."""
+        return lead_slots(self.flips.recall_seconds, SLOT_SECONDS)
 
     @property
     def terms(self) -> Terms:
