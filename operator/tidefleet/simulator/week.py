@@ -74,12 +74,11 @@ def run_fleet(
     """Simulate a scenario of kind ``fleet``; ``policy`` is a router's policy or another planner.
 
     Raises:
-        CannotRun: there are no traces, or no such policy.
+        CannotRun: there is no such policy.
         CannotFit: the busiest hour asks for more than the fleet.
         ValueError: a trace or a class is not usable.
     """
-    if traces is None:
-        raise CannotRun(f"scenario {scenario.name} needs traces; name their directory, e.g. --traces ./traces")
+    traces = traces or Path()  # a scenario that needs none names files of the user's
     router, planner = _policy(scenario, policy)
     progress(0.0, "reading traces")
     workload = load(scenario, traces, seed=seed)
