@@ -308,7 +308,9 @@ def _check(request: Request) -> None:
                 f"--compare {policy[:80]}: is no baseline of a scenario of kind {scenario.kind}; expected "
                 f"{'one of ' if known else ''}{', '.join(known or ()) or 'none: a study has no baselines'}"
             )
-    named = [one for one in scenario.classes if one.shape is not None or not is_own_file(one.source)]
+    named = [
+        one for one in scenario.classes if one.shape not in (None, *scenario.shapes) or not is_own_file(one.source)
+    ]
     if scenario.kind != "study" and named and request.traces is None:
         one = named[0]
         what = f"source {one.source}" if not is_own_file(one.source) else f"shape {one.shape}"
