@@ -20,6 +20,7 @@ from tidefleet.simulator.workload.arrivals import (
     CLIENTS,
     Clients,
     Shape,
+    normal,
     places,
     servegen,
     shape,
@@ -222,9 +223,16 @@ def load(scenario: Scenario, traces: Path, *, seed: int) -> Workload:
     for one in scenario.classes:
         own_file = is_own_file(one.source)
         source, clients = (_source if own_file else _kept)(one.name, one.source, one.shape or "", traces)
-        relative = shape(traces, one.shape) if one.shape else None
+        relative = _shape(scenario, one, traces)
         streams[one.name] = Stream(one, source, relative, clients, source.own_rate)
     return Workload(scenario, seed, streams)
+
+
+def _shape(scenario: Scenario, wclass: Class, traces: Path) -> Shape | None:
+    stated = scenario.shapes.get(wclass.name)
+    if stated is not None:
+        return normal(f"scenario {scenario.name}", f"shapes.{wclass.name}", np.array(stated))
+    return shape(traces, wclass.shape) if wclass.shape else None
 
 
 def _source(wclass: str, source: str, shaped: str, traces: Path) -> tuple[Source, Clients | None]:
