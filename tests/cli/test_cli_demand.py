@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import time
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from localcluster import binaries
 from localcluster.ports import free_ports
 from tidefleet.cli.main import app
+from tidefleet.cli.usage_file import parse_usage
+from tidefleet.economics.personas import forecast
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
 SAMPLE = str(SAMPLES / "demand" / "usage.yaml")
@@ -359,3 +365,31 @@ def test_laws_that_no_lognormal_has_are_told(tmp_path: Path) -> None:
     result = run("demand", "-f", written(tmp_path, changed("personas.0.uses.0.perDay", {"mean": 2, "p95": 50})))
     assert result.exit_code == 0
     assert "staff, ask: perDay: no lognormal of mean 2 has a p95 of 50" in result.stdout
+
+
+def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every place of a file, dotted."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in children:
+        yield ".".join((*path, str(key)))
+        yield from places(below, (*path, str(key)))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([0, 1e308, -0.0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from(sorted(places(USAGE))), value=ANYTHING)
+def test_whatever_stands_in_a_file_it_is_used_or_refused_in_words(path: str, value: Any) -> None:
+    words, rates = "expected", [0.0]
+    try:
+        found = forecast(parse_usage(changed(path, value), "usage.yaml").usage, date(2026, 12, 1))
+        rates = [float(rate) for one in found for rate in (*one.p95, one.average.p95)]
+    except ValueError as error:
+        words = str(error)
+    assert "expected" in words
+    assert all(math.isfinite(rate) and rate >= 0.0 for rate in rates)

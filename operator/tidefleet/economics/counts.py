@@ -32,6 +32,8 @@ from tidefleet.economics.lognormal import LengthLaw
 
 Floats = NDArray[np.float64]
 _NORMAL = NormalDist()
+_NOTHING = 1e-60
+"""A deviation below which a count is what its mean is; the cube of a smaller one is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ class Counts:
         g = (w + 2) sqrt(w - 1); a count of negative skewness is mirrored.
         """
         deviation = np.sqrt(np.maximum(self.variance, 0.0))
-        safe = np.where(deviation > 0.0, deviation, 1.0)
-        skew = np.where(deviation > 0.0, self.third / safe**3, 0.0)
+        spread = deviation > _NOTHING
+        skew = np.where(spread, self.third / np.where(spread, deviation, 1.0) ** 3, 0.0)
         sign = np.where(skew < 0.0, -1.0, 1.0)
         z = sign * _NORMAL.inv_cdf(share)
         y = np.cbrt((np.abs(skew) + np.sqrt(skew * skew + 4.0)) / 2.0)
