@@ -76,8 +76,8 @@ class PoolRun:
             if one.name in self.mix.deferrable or one.name not in self.mix.starts:
                 continue
             back = terms.history_seconds
-            sessions += workload.standing(one.name, warm, back, before=1)
-            sessions += workload.sessions(one.name, warm - back, until)
+            sessions += workload.standing(one.name, warm, back, before=1, until=until)
+            sessions += workload.sessions(one.name, warm - back, until, until=until)
         sessions += self._filler(workload, warm, until, filler)
         cluster = Cluster(self.pool, self.classes, policy=self.policy, seed=self.seed, facts=self.facts)
         rng = np.random.default_rng([self.seed, round(window.begin * 1000.0), 0x77])
