@@ -79,8 +79,8 @@ class PoolRun:
             if one.name in self.mix.deferrable or one.name not in self.mix.starts:
                 continue
             back = terms.history_seconds
-            drawn = workload.standing(one.name, warm, back, before=1)
-            drawn += workload.sessions(one.name, warm - back, until)
+            drawn = workload.standing(one.name, warm, back, before=1, until=until)
+            drawn += workload.sessions(one.name, warm - back, until, until=until)
             if timeline is not None and one.name in self.mix.spillable:
                 drawn = [each for each in drawn if not self._is_spilled(each, timeline)]
             sessions += drawn
