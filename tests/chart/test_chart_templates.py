@@ -461,3 +461,16 @@ def test_a_router_for_some_namespaces_reads_only_there(render):
     objects = render({"router": {"enabled": True}, "scope": {"namespaces": ["team-a"]}}, show_only=("router",))
     assert {rule["resources"][0] for rule in one(objects, "ClusterRole")["rules"]} == {"acceleratortypes"}
     assert one(objects, "Role")["metadata"]["namespace"] == "team-a"
+
+
+def test_dashboards_come_as_configmaps_that_a_sidecar_finds(render):
+    assert not [one for one in of(render(), "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+    values = {"dashboards": {"enabled": True, "annotations": {"grafana_folder": "fleet"}, "namespace": "grafana"}}
+    found = [one for one in of(render(values), "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+    files = sorted((ROOT / "charts" / "tidefleet" / "files" / "dashboards").glob("*.json"))
+    assert len(found) == len(files) > 0
+    for one, file in zip(found, files, strict=True):
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert one["metadata"]["annotations"] == {"grafana_folder": "fleet"}
+        assert one["metadata"]["namespace"] == "grafana"
+        assert one["data"] == {file.name: file.read_text()}

@@ -14,6 +14,7 @@ from tidefleet.controller.calibrating import workload_key
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
+from tidefleet.controller.opencost import Beside
 from tidefleet.controller.view import Chips, Fault, PoolMemory, Reason
 from tidefleet.controller.work import EngineWork
 from tidefleet.economics.ledger import Worked
@@ -178,7 +179,8 @@ def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
     options = {workload_key(one.option, "chat"): one.option for one in decision.view.served}
     seen = tuple(EngineWork(one, leaving=False, spells=(Worked(15.0, 10.0, 10.0, 1.0),)) for one in options)
     accountant = Accountant(telemetry, collector=Tallies(work=seen))  # type: ignore[arg-type]
-    for passed in range(2):
+    accountant.beside = Beside({("prod", "m"): 1.0}, {("prod", "chat"): "m"})
+    for passed in range(3):
         accountant.account([decision], NOW + 15 * passed)
     page = telemetry.render()[1].decode()
     for name, spec in METRICS.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,13 +12,17 @@ from tidefleet.controller import lent_costs
 from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
+from tidefleet.controller.opencost import Beside
 from tidefleet.controller.seconds import PoolSeconds
 from tidefleet.controller.status import load
 from tidefleet.economics.ledger import CAUSES, DATA_STALL, KV_FETCH
+from tidefleet.economics.opencost import reconcile
 from tidefleet.planning.earning import prices_of_class
 from tidefleet.planning.from_api import is_deferrable
 from tidefleet.planning.options import ClassDemand
 from tidefleet.telemetry import FlipMeter, Telemetry
+
+log = logging.getLogger(__name__)
 
 HOUR = 3600.0
 
@@ -31,8 +36,12 @@ class Accountant:
 
     telemetry: Telemetry
     collector: Collector | None = None
+    beside: Beside | None = None
+    """What OpenCost says, as last read."""
     _last: float | None = None
     _seconds: dict[tuple[str, str], PoolSeconds] = field(default_factory=dict)
+    _spent: dict[tuple[str, str], deque[tuple[float, float, float]]] = field(default_factory=dict)
+    _verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     _rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def account(
@@ -48,10 +57,11 @@ class Accountant:
         hours = max(0.0, now - self._last) / HOUR if self._last is not None else 0.0
         self._last = now
         for decision in decisions:
-            self._cost(decision, hours)
+            self._note_spending(decision, hours, self._cost(decision, hours), now)
             self._tokens(decision)
             self._account_seconds(decision, hours * HOUR, now)
             self._gauges(decision, now)
+        self._reconcile(decisions)
         prices = {one.view.pool.key: self._prices(one) for one in decisions}
         lent_costs.account(self.telemetry, decisions, prices, supply or {}, hours)
 
@@ -80,19 +90,52 @@ class Accountant:
                 found[key] = max(found.get(key, -math.inf), one.owner_kilowatts / one.option.chips * usd)
         return found
 
-    def _cost(self, decision: Decision, hours: float) -> None:
+    def _cost(self, decision: Decision, hours: float) -> float:
+        """Count the rent of a pool's pods, in USD; what it was."""
+        usd = 0.0
         pool, prices, power = decision.view.pool, self._prices(decision), self._electricity(decision)
         for (accelerator, capacity_type), chips in decision.view.chips.items():
             price = prices.get((accelerator, capacity_type))
             if price is not None:  # an unknown price is never 0: PricingFresh tells of it
+                each = max(0.0, price + power.get((accelerator, capacity_type), 0.0))
+                usd += chips.scheduled * each * hours
                 self.telemetry.count(
                     "pool_cost_usd_total",
-                    chips.scheduled * max(0.0, price + power.get((accelerator, capacity_type), 0.0)) * hours,
+                    chips.scheduled * each * hours,
                     namespace=pool.namespace,
                     pool=pool.name,
                     accelerator=accelerator,
                     capacity_type=capacity_type,
                 )
+        return usd
+
+    def _note_spending(self, decision: Decision, hours: float, usd: float, now: float) -> None:
+        spent = self._spent.setdefault(decision.view.pool.key, deque())
+        spent.append((now, hours, usd))
+        while spent and not now - HOUR < spent[0][0] <= now:
+            spent.popleft()
+
+    def _reconcile(self, decisions: Sequence[Decision]) -> None:
+        """Show how OpenCost's bill of each pool's model compares with ours, and log when that changes."""
+        if self.beside is None:
+            return
+        mine: dict[tuple[str, str], tuple[str, str]] = {}
+        ours: dict[tuple[str, str], float] = {}
+        for pool in (one.view.pool for one in decisions):
+            model, spent = self.beside.models.get(pool.key, ""), self._spent.get(pool.key, ())
+            hours = sum(one[1] for one in spent)
+            if model and hours > 0.0:
+                mine[pool.key] = line = (pool.namespace, model)
+                ours[line] = ours.get(line, 0.0) + sum(one[2] for one in spent) / hours
+        found = {(one.namespace, one.model): one for one in reconcile(ours, self.beside.theirs)}
+        for pool in (one.view.pool for one in decisions):
+            told = found.get(mine.get(pool.key, ("", "")))
+            ratio = {(): told.ratio} if told is not None and told.ratio is not None else {}
+            self.telemetry.show("pool_opencost_cost_ratio", ratio, namespace=pool.namespace, pool=pool.name)
+            if told is not None and self.beside.theirs and self._verdicts.get(pool.key) != told.verdict:
+                self._verdicts[pool.key] = told.verdict
+                level = logging.INFO if told.verdict == "agrees" else logging.WARNING
+                log.log(level, "the bill and OpenCost's", extra={"pool": "/".join(pool.key), "why": told.words})
 
     def utilization(self, pool: tuple[str, str]) -> float | None:
         """Needed over paid accelerator-seconds of a pool in the last minutes; ``None`` while it is not known."""
@@ -213,6 +256,8 @@ class Accountant:
         """Drop every series of a deleted pool."""
         self.telemetry.forget(namespace=namespace, pool=pool)
         self._seconds.pop((namespace, pool), None)
+        self._spent.pop((namespace, pool), None)
+        self._verdicts.pop((namespace, pool), None)
 
 
 def _per_request(one: ClassDemand, direction: str) -> float:

@@ -306,7 +306,7 @@ class Observer:
         assert isinstance(site, Site)  # noqa: S101
         return seen, tariff_faults(site), nodes_at(site, self.inventory.nodes())
 
-    def _pods(self, pool: InferencePool) -> list[tuple[str, Pod]]:
+    def pods_of(self, pool: InferencePool) -> list[tuple[str, Pod]]:
         """The pods that serve a pool, with the option they are of: not whatever carries a label of ours."""
         if pool.spec.serving.workloads is None:
             options = {one.name.rsplit("-", 1)[-1] for one in _own(pool, self._workloads_of(pool))}
@@ -332,7 +332,7 @@ class Observer:
             pool = seen.parsed
             if not isinstance(pool, InferencePool):
                 continue
-            pods = self._pods(pool)
+            pods = self.pods_of(pool)
             engine = pool.spec.serving.engine
             found[pool.key] = tuple(
                 Target(

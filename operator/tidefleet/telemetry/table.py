@@ -95,6 +95,12 @@ _TABLE = (
         (*_POOL, "accelerator", "phase"),
         "Time that the pool's engines take over what the cost model says, in decode and prefill; 1 until learned.",
     ),
+    MetricSpec(
+        "pool_opencost_cost_ratio",
+        "gauge",
+        _POOL,
+        "What the pool's model costs by OpenCost / by us, over an hour; absent where Prometheus has no such figure.",
+    ),
     MetricSpec("pool_busy_ratio", "gauge", _POOL, "Share of a pool's engines that were running at least one request."),
     MetricSpec("plan_cost_usd_per_hour", "gauge", _POOL, "Rent of the pool's plan, in USD per hour."),
     MetricSpec(
