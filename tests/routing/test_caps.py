@@ -13,11 +13,8 @@ CLASS, TENANT = 7, 0x9F86D081884C7D65
 
 
 def use(caps, tokens, now, *, tenant=TENANT, limit=TOKENS, usd=0.0):
-    """Whether a request is let in; then it counts."""
-    over = caps.check(CLASS, tenant, limit, now, tokens=tokens, usd=usd)
-    if over is None:
-        caps.spend(CLASS, tenant, now, tokens=tokens, usd=usd)
-    return over
+    """Why a request is not let in."""
+    return caps.take(CLASS, tenant, limit, now, tokens=tokens, usd=usd)
 
 
 def test_a_tenant_is_let_in_up_to_its_limit_and_told_when_there_is_room_again():
@@ -44,7 +41,7 @@ def test_one_tenant_does_not_use_anothers_limit_nor_another_class():
     caps = Caps()
     assert use(caps, 1000, 0.0) is None
     assert use(caps, 1000, 0.0, tenant=1) is None
-    assert caps.check(CLASS + 1, TENANT, TOKENS, 0.0, tokens=1000) is None
+    assert caps.take(CLASS + 1, TENANT, TOKENS, 0.0, tokens=1000) is None
     assert use(caps, 1, 0.0) is not None
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from tidefleet.router.asking import LONGEST_ID
 from tidefleet.router.billing import Billing
-from tidefleet.router.chooser import Refusal
 from tidefleet.router.flights import Flight
 from tidefleet.router.limiting import Limiter
 from tidefleet.router.pool_state import Ended, PoolState
@@ -51,19 +50,12 @@ class Books:
         self.limiter = limiter or Limiter()
         self._told: OrderedDict[int, None] = OrderedDict()
 
-    def refuses(self, state: PoolState, ask: Ask, now: float) -> Refusal | None:
-        """Why a tenant's request may not go."""
-        billing = state.billings.get(ask.wclass)
-        if billing is None or billing.limit is None:
-            return None
-        return self.limiter.refuses(billing, ask, now)
-
-    def begins(self, flight: Flight, now: float) -> None:
-        """A request goes to an endpoint."""
+    def waited(self, flight: Flight, now: float) -> None:
+        """A request that waited goes to an endpoint: only from here on it counts for its tenant."""
         ask = flight.chosen.ask
         billing = flight.pool.billings.get(ask.wclass)
         if billing is not None and billing.limit is not None:
-            flight.reserved = self.limiter.begins(billing, ask, now)
+            flight.reserved = self.limiter.counts(billing, ask, now)
 
     def refused(self, state: PoolState, ask: Ask, began: float, now: float) -> None:
         """A request goes nowhere."""
@@ -154,7 +146,7 @@ class Books:
         )
 
     def _task(self, flight: Flight, billing: Billing) -> tuple[int | None, str | None]:
-        headers = flight.headers
+        headers = flight.headers or {}
         name, told = headers.get(billing.task_header, ""), headers.get(billing.outcome_header, "")
         task = None
         if name and len(name) <= LONGEST_ID:

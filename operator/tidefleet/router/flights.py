@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tidefleet.router.bodies import Body
 from tidefleet.router.limiting import Reserved
@@ -14,7 +14,6 @@ from tidefleet.routing.pick import Pick
 
 FAULTS = frozenset({500, 502, 503, 504})
 """Statuses that an engine, or the gateway for it, gives where the request is not at fault."""
-_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +39,7 @@ class Flight:
     last_at: float | None = None
     ended: bool = False
     came: float = 0.0
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] | None = None
     reserved: Reserved | None = None
 
 

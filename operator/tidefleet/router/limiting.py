@@ -31,7 +31,8 @@ class Reserved:
 class Limiter:
     """Lets requests in below their tenants' limits; one event loop owns it.
 
-    A request counts with what it is expected to use from its pick on, and with what it used once it is over.
+    A request counts with what it is expected to use from its pick on, and with what it used once it is over. One that
+    waits in the router does not count meanwhile.
 
     Args:
         share: of each limit that is this router's own.
@@ -40,7 +41,6 @@ class Limiter:
 
     def __init__(self, *, share: float = 1.0, shared: Path | None = None) -> None:
         self._share, self._file = share, -1
-        self._limits: dict[Limit, Limit] = {}
         self._usd_per_token: dict[int, float] = {}
         if shared is None:
             self._caps = Caps()
@@ -49,21 +49,21 @@ class Limiter:
         buffer = memoryview(mmap.mmap(self._file, bytes_for()))
         self._caps = Caps(buffer, lock=self._locked)
 
-    def refuses(self, billing: Billing, ask: Ask, now: float) -> Refusal | None:
-        """429 with the reason where a limit of the request's tenant is reached."""
-        if billing.limit is None:
-            return None
+    def takes(self, billing: Billing, ask: Ask, now: float) -> Reserved | Refusal:
+        """Count a request with what it is expected to use, or 429 with the reason where its tenant's limit is reached.
+
+        Args:
+            billing: of a class that has a limit.
+        """
         tokens = ask.tokens + ask.output_tokens
         usd = tokens * self._usd_per_token.get(billing.scope, 0.0)
-        over = self._caps.check(billing.scope, ask.tenant, self._own(billing.limit), now, tokens=tokens, usd=usd)
+        over = self._caps.take(billing.scope, ask.tenant, self._own(billing), now, tokens=tokens, usd=usd)
         if over is None:
-            return None
+            return Reserved(tokens, usd, now)
         return Refusal(429, over.reason, (("retry-after", str(over.retry_after_seconds)),))
 
-    def begins(self, billing: Billing, ask: Ask, now: float) -> Reserved | None:
-        """A request goes to an endpoint."""
-        if billing.limit is None:
-            return None
+    def counts(self, billing: Billing, ask: Ask, now: float) -> Reserved:
+        """Count a request that waited and goes now, whatever its tenant's limit."""
         tokens = ask.tokens + ask.output_tokens
         found = Reserved(tokens, tokens * self._usd_per_token.get(billing.scope, 0.0), now)
         self._caps.spend(billing.scope, ask.tenant, now, tokens=found.tokens, usd=found.usd)
@@ -82,13 +82,9 @@ class Limiter:
             billing.scope, tenant, now, tokens=tokens - reserved.tokens, usd=spent - reserved.usd, since=reserved.at
         )
 
-    def _own(self, limit: Limit) -> Limit:
-        found = self._limits.get(limit)
-        if found is None:
-            if len(self._limits) > 4096:
-                self._limits.clear()
-            found = self._limits[limit] = limit if self._share == 1.0 else limit.times(self._share)
-        return found
+    def _own(self, billing: Billing) -> Limit:
+        limit = billing.limit or Limit()
+        return limit if self._share == 1.0 else limit.times(self._share)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -195,8 +195,22 @@ class Picker:
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
         told = state.by_priority and body is not None and body.format in TAKE_A_PRIORITY
         request = Request(body, head.subset, began, raw=raw if told else None, headers=head.headers)
-        if self._books is not None and (over := self._books.refuses(state, ask, began)) is not None:
-            return self._refused(state.served.key, over, "capped", began, ask)
+        books, billing = self._books, state.billings.get(ask.wclass)
+        if books is None or billing is None or billing.limit is None:
+            return self._placed(state, head, ask, request)
+        admitted = books.limiter.takes(billing, ask, began)
+        if isinstance(admitted, Refusal):
+            return self._refused(state.served.key, admitted, "capped", began, ask)
+        request.reserved = admitted
+        answer = self._placed(state, head, ask, request)
+        if request.reserved is not None:
+            books.limiter.ends(billing, ask.tenant, admitted, began, tokens=0.0, usd=0.0)
+            request.reserved = None
+        return answer
+
+    def _placed(self, state: PoolState, head: RequestHead, ask: Ask, request: Request) -> Answer | Awaitable[Answer]:
+        """The answer to a request whose tenant may have it."""
+        began = request.began
         if ask.is_deferrable and len(state.deferred):
             return Hold() if head.may_hold else self._defer(state, ask, request)
         found = self._try(state, ask, request)
@@ -225,8 +239,10 @@ class Picker:
         flight = Flight(state, found, body, now, UsageReader(is_stream=body is not None and body.stream), found.address)
         flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
         if self._books is not None:
-            flight.came, flight.headers = began, request.headers
-            self._books.begins(flight, now)
+            flight.came, flight.headers, flight.reserved = began, request.headers, request.reserved
+            request.reserved = None
+            if is_next:
+                self._books.waited(flight, now)
         if self._meter is not None:
             self._meter.decided(state.served.key, "picked", self._now() - began)
         extra = ((PREFILL_HEADER, found.prefill_address),) if found.prefill_address is not None else ()

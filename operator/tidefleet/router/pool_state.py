@@ -19,6 +19,7 @@ from tidefleet.router.bodies import Body
 from tidefleet.router.chooser import Choice, Refusal
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of, store_of
+from tidefleet.router.limiting import Reserved
 from tidefleet.router.serving_pods import Rank
 from tidefleet.router.tokens import PromptTokens
 from tidefleet.routing.defer import Deferred
@@ -156,6 +157,7 @@ class Request:
         answer: set when it has waited; gone: its client went away.
         raw: the client's bytes, where the engine is to be told a priority.
         headers: of the client.
+        reserved: of its tenant's limit, until its first try.
     """
 
     body: Body | None
@@ -165,6 +167,7 @@ class Request:
     gone: bool = False
     raw: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reserved: Reserved | None = None
 
 
 class PoolState:

@@ -67,49 +67,60 @@ class Caps:
     Args:
         buffer: of ``bytes_for(rows)`` bytes; its own without one.
         rows: a multiple of ``WAYS``.
-        lock: what makes one look and one change of a row one step, where processes share the buffer.
+        lock: what makes a look at a row and its change one step, where processes share the buffer.
     """
 
-    __slots__ = ("_buffer", "_known", "_lock", "_rows")
+    __slots__ = ("_alone", "_buffer", "_known", "_lock", "_rows")
 
     def __init__(
         self,
         buffer: bytearray | memoryview | None = None,
         *,
         rows: int = DEFAULT_ROWS,
-        lock: Callable[[], AbstractContextManager[object]] = nullcontext,
+        lock: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> None:
         if rows < WAYS or rows % WAYS:
             raise ValueError(f"rows are {rows}; expected a multiple of {WAYS}, e.g. {DEFAULT_ROWS}")
         self._buffer = bytearray(bytes_for(rows)) if buffer is None else buffer
         if len(self._buffer) < bytes_for(rows):
             raise ValueError(f"the buffer has {len(self._buffer)} bytes; expected {bytes_for(rows)} for {rows} rows")
-        self._rows, self._lock = rows, lock
+        self._rows, self._lock = rows, lock or nullcontext
+        self._alone = lock is None
         self._known: dict[int, int] = {}
 
-    def check(
+    def take(
         self, scope: int, tenant: int | None, limit: Limit, now: float, *, tokens: float, usd: float = 0.0
     ) -> Over | None:
-        """Why a request may not go now; ``None`` where it may.
+        """Count a request with what it is expected to use, or why it may not go now.
 
         A request that is larger than the limit goes where nothing else counts.
 
         Args:
             scope: number of the class.
             tenant: hashed; ``None`` = it names none: all those count as one.
-            tokens, usd: that it is expected to use.
         """
+        if self._alone:
+            return self._take(self._row(scope, tenant, now), limit, now, tokens, usd)
         with self._lock():
-            _, minute, day = self._read(self._row(scope, tenant, now), now)
-        if limit.tokens_per_minute is not None:
-            after = _wait(minute, MINUTE, limit.tokens_per_minute, tokens, now)
-            if after > 0.0:
-                return _over(f"{limit.tokens_per_minute:,.0f} tokens a minute", after)
-        if limit.usd_per_day is not None:
-            after = _wait(day, DAY, limit.usd_per_day, usd, now)
-            if after > 0.0:
-                return _over(f"{limit.usd_per_day:.10g} USD a day", after)
-        return None
+            return self._take(self._row(scope, tenant, now), limit, now, tokens, usd)
+
+    def _take(self, row: int, limit: Limit, now: float, tokens: float, usd: float) -> Over | None:
+        at = row * _ROW.size
+        key, m0, m1, m2, d0, d1, d2 = _ROW.unpack_from(self._buffer, at)
+        if not 0.0 <= now - m0 < MINUTE:
+            m0, m1, m2 = _rolled((m0, m1, m2), MINUTE, now)
+        if not 0.0 <= now - d0 < DAY:
+            d0, d1, d2 = _rolled((d0, d1, d2), DAY, now)
+        most, over = limit.tokens_per_minute, None
+        if most is not None and m2 + tokens + m1 * (1.0 - (now - m0) / MINUTE) > most:
+            over = _over(_wait((m0, m1, m2), MINUTE, most, tokens, now), f"{most:,.0f} tokens a minute")
+        most = limit.usd_per_day
+        if over is None and most is not None and d2 + usd + d1 * (1.0 - (now - d0) / DAY) > most:
+            over = _over(_wait((d0, d1, d2), DAY, most, usd, now), f"{most:.10g} USD a day")
+        if over is None:
+            m2, d2 = m2 + tokens, d2 + usd
+        _ROW.pack_into(self._buffer, at, key, m0, m1, m2, d0, d1, d2)
+        return over
 
     def spend(
         self, scope: int, tenant: int | None, now: float, *, tokens: float, usd: float, since: float | None = None
@@ -159,10 +170,7 @@ class Caps:
 
     def _read(self, at: int, now: float) -> tuple[int, Window, Window]:
         key, m0, m1, m2, d0, d1, d2 = _ROW.unpack_from(self._buffer, at * _ROW.size)
-        minute, day = _rolled((m0, m1, m2), MINUTE, now), _rolled((d0, d1, d2), DAY, now)
-        if now < m0 or now < d0:  # the clock went back: the windows begin now, once
-            _ROW.pack_into(self._buffer, at * _ROW.size, key, *minute, *day)
-        return key, minute, day
+        return key, _rolled((m0, m1, m2), MINUTE, now), _rolled((d0, d1, d2), DAY, now)
 
 
 def _counts_nothing(row: tuple[float, ...], now: float) -> bool:
@@ -210,6 +218,8 @@ def _wait(window: Window, length: float, limit: float, need: float, now: float) 
     return began + length * (2.0 - room / count) - now
 
 
-def _over(limit: str, after: float) -> Over:
+def _over(after: float, limit: str) -> Over | None:
+    if after <= 0.0:
+        return None
     seconds = max(1, math.ceil(after))
     return Over(f"the tenant's limit of {limit} is reached; there is room again in {seconds} s", seconds)

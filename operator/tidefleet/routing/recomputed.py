@@ -36,8 +36,11 @@ def recomputed(
             before = min(home.tokens, max(0.0, prompt_tokens - 1.0))
             if before >= least:
                 return int(before - cached_tokens), FLIP if moved else RESTART
-    held = [sum(terms.held_at(row)) for row in range(len(terms.addresses))]
-    here = held[terms.addresses.index(address)] if address in terms.addresses else 0
+    held = terms.held_anywhere()
+    at = pick.row if address == pick.address else None
+    if at is None and address in terms.addresses:
+        at = terms.addresses.index(address)
+    here = held[at] if at is not None else 0
     if here >= least:
         return int(here - cached_tokens), EVICTED
     elsewhere = max(held, default=0)
