@@ -8,6 +8,7 @@ from outlook_builders import HOURS, LOAD, RENT, SPEED, TOKENS, a_book, facts, ra
 
 from tidefleet.economics.investment import NoReturn, Return, annuity_present_value, discount_factors
 from tidefleet.planning.outlook.book import BadBook, parse_book
+from tidefleet.planning.outlook.break_even import users_to_break_even
 from tidefleet.planning.outlook.outlook import class_margins, outlook, pool_prices, responses
 from tidefleet.planning.outlook.pricing import factors_of, pools_of
 from tidefleet.planning.outlook.supposed import supposed
@@ -85,20 +86,39 @@ def test_unknown_revenue_is_told_and_counts_as_nothing():
     assert pool_prices(found)[0].margin is None
 
 
-def test_break_even_users_make_the_book_worth_nothing():
-    told = look(24, fixedUsdPerMonth=5000)
-    users, why = told.break_even_users
-    left = (EARNED_A_MONTH - RENT_A_MONTH) / 1000
-    assert users == math.ceil(5000 / left)
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"accelerators__0__owned": [{"pool": "chat", "chips": 1, "worthUsdPerChip": 20_000}]},
+        {"pools__0__growthPerMonth": 0.1},
+    ],
+    ids=["rented", "owned", "growing"],
+)
+def test_break_even_users_make_the_book_worth_nothing(terms):
+    users, why = users_to_break_even(look(24, fixedUsdPerMonth=5000, **terms))
     assert why == ""
-    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users).npv_usd >= 0
-    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users - 1).npv_usd < 0
+    assert users > 0
+    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users, **terms).npv_usd >= -1e-3
+    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users - 1, **terms).npv_usd < 0
 
 
-def test_users_who_lose_money_never_break_even():
-    users, why = look(12, fixedUsdPerMonth=1, classes__0__revenue={"free": {}}).break_even_users
+def test_break_even_of_a_steady_business_is_fixed_cost_over_what_a_user_leaves():
+    users, _ = users_to_break_even(look(24, fixedUsdPerMonth=5000))
+    assert users == math.ceil(5000 / ((EARNED_A_MONTH - RENT_A_MONTH) / 1000))
+
+
+@pytest.mark.parametrize("owned", [[], [{"pool": "chat", "chips": 1, "worthUsdPerChip": 100}]], ids=["rented", "owned"])
+def test_users_who_lose_money_never_break_even(owned):
+    found = look(12, fixedUsdPerMonth=1000, classes__0__revenue={"free": {}}, accelerators__0__owned=owned)
+    users, why = users_to_break_even(found)
     assert users is None
-    assert "no number of them pays" in why
+    assert "no number of them pays" in why or "more users lose more" in why
+
+
+def test_a_book_without_users_has_no_break_even():
+    found = look(12, classes__0__users=None, classes__0__tokensPerUserMonth=None, classes__0__tokensPerMonth=1e9)
+    assert users_to_break_even(found) == (None, "no class of the book tells its users")
 
 
 def test_purchase_is_cash_today_and_depreciation_later():

@@ -11,6 +11,7 @@ import numpy as np
 from tidefleet.economics.investment import NoReturn, Return, internal_rate_of_return, net_present_value, payback_months
 from tidefleet.planning.capacity import Decision, decisions, in_service
 from tidefleet.planning.capacity.market import Floats
+from tidefleet.planning.outlook.break_even import users_to_break_even
 from tidefleet.planning.outlook.outlook import (
     POLICIES,
     Outlook,
@@ -31,7 +32,7 @@ def answer_of(found: Outlook, elasticities: Sequence[float]) -> dict[str, Any]:
     Amounts are USD; those of months are means over the scenarios, and ``npv_usd`` is the sum of each month's
     ``cash_flow_usd`` times (1 + discount)^(-month/12).
     """
-    users, why_users = found.break_even_users
+    users, why_users = users_to_break_even(found)
     rate, why_rate = _rate(found.irr)
     return {
         "book": found.book.name,
@@ -87,7 +88,7 @@ def answer_of(found: Outlook, elasticities: Sequence[float]) -> dict[str, Any]:
 def what_if_of(questions: Sequence[str], before: Outlook, after: Outlook) -> dict[str, Any]:
     """What changes: worth, margins, which pools turn loss-making, and which are then cheaper bought."""
     pairs = list(zip(pool_prices(before), pool_prices(after), strict=True))
-    users, why_users = after.break_even_users
+    users, why_users = users_to_break_even(after)
     rate, why_rate = _rate(after.irr)
     return {
         "questions": list(questions),
