@@ -270,6 +270,11 @@ def test_sampled_scenarios_repeat_with_their_seed_and_keep_the_growth_in_the_mea
     assert np.log(first[:, -1]).std() == pytest.approx(0.3 * math.sqrt(23 / 12), rel=0.1)
 
 
+def test_demand_beyond_all_bounds_is_an_error():
+    with pytest.raises(ValueError, match=r"pool chat: demand grows beyond 1e\+18 tokens a month; expected less"):
+        look(60, pools__0__growthPerMonth=10)
+
+
 def test_next_generation_is_rented_by_its_price_of_tokens():
     coming = {"month": 2, "usdPerMillionTokens": 0.01, "priceDeclinePerYear": 0}
     found = look(4, pools__0__nextGeneration=coming)
@@ -316,6 +321,10 @@ def test_a_type_that_cannot_serve_is_told():
         ({"colour": "red"}, 'colour is "red"; expected a field that exists'),
         ({"accelerators__0__speeds": []}, "accelerators[0].name"),
         ({"classes__0__tokensPerMonth": 5}, "expected exactly one of tokensPerUserMonth and tokensPerMonth"),
+        (
+            {"pools__0__external": [{"provider": "x", "usdPerMillionInputTokens": 1}]},
+            "expected prices of both input and output, or of neither",
+        ),
         ({"discountPerYear": 11}, "discountPerYear is 11; expected a share a year of at most 10"),
     ],
 )
