@@ -155,26 +155,24 @@ def _month_rows(found: Outlook) -> list[dict[str, Any]]:
 
 
 def _scenario_rows(found: Outlook) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
     costs = {name: found.policy_usd(name) for name in POLICIES}
     regrets = {name: found.regret(name) for name in POLICIES}
-    for s, name in enumerate(found.scenarios.names):
-        rate, why = _rate(found.irr_by_scenario[s]) if s == 0 else (None, "")
+    each = zip(found.scenarios.names, found.npv, found.irr_by_scenario, found.payback_by_scenario, strict=True)
+    rows: list[dict[str, Any]] = []
+    for s, (name, npv, irr, payback) in enumerate(each):
+        rate, why = _rate(irr)
         rows.append(
             {
                 "name": name,
                 "probability": float(found.scenarios.probability[s]),
-                "npv_usd": float(found.npv[s]),
+                "npv_usd": float(npv),
                 "irr": rate,
                 "irr_note": why,
-                "payback_months": None,
-                "cost_usd_today": {key: _at(each, s) for key, each in costs.items()},
-                "regret_usd": {key: _at(each, s) for key, each in regrets.items()},
+                "payback_months": _months(float(payback)),
+                "cost_usd_today": {key: _at(values, s) for key, values in costs.items()},
+                "regret_usd": {key: _at(values, s) for key, values in regrets.items()},
             }
         )
-    for row, one, months in zip(rows, found.irr_by_scenario, found.payback_by_scenario, strict=True):
-        row["irr"], row["irr_note"] = _rate(one)
-        row["payback_months"] = _months(float(months))
     return rows
 
 
