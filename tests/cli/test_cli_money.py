@@ -9,6 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from tidefleet.cli.main import app
+from tidefleet.cli.money_listed import NoListPrice, with_list_prices
+from tidefleet.economics.external import ExternalOffer, PerToken
+from tidefleet.planning.outlook.book import ExternalPrice, parse_book
 
 SAMPLE = Path(__file__).parents[2] / "deploy" / "samples" / "money" / "book.yaml"
 WAR = ("--what-if", "api-price:*0.2", "--what-if", "sell-price:*0.2", "--what-if", "electricity:*2",
@@ -97,6 +100,31 @@ def test_a_token_costs_what_the_cost_command_says(tmp_path):
     more = "--ttft-p95 0.8 --tpot 0.05 --price-per-hour 3.1 --utilisation 0.55 -o json"
     cost = json.loads(CliRunner().invoke(app, [*asked.split(), *more.split()]).stdout)
     assert pool["usd_per_million_tokens"] == pytest.approx(cost["usd_per_million_tokens"], rel=1e-9)
+
+
+def a_book_with(provider):
+    external = {"external": (ExternalPrice(provider=provider),)}
+    book = parse_book(yaml.safe_load(SAMPLE.read_text()), accelerators=KNOWN, models=KNOWN, months=36)
+    return book.model_copy(update={"pools": (book.pools[0].model_copy(update=external),)})
+
+
+KNOWN = ("h100-sxm", "h200-sxm", "b200-sxm", "llama-3.3-70b", "gpt-oss-120b")
+LISTED = (
+    ExternalOffer("together", "dear", PerToken(0.9, 0.9)),
+    ExternalOffer("together", "cheap", PerToken(0.5, 0.7, 0.1)),
+    ExternalOffer("groq", "other", PerToken(0.1, 0.1)),
+)
+
+
+def test_a_provider_without_a_price_is_charged_its_list_price():
+    (one,) = with_list_prices(a_book_with("together"), lambda model: LISTED).pools[0].external
+    assert (one.usd_per_million_input_tokens, one.usd_per_million_output_tokens) == (0.5, 0.7)
+    assert one.usd_per_million_cached_input_tokens == 0.1
+
+
+def test_a_provider_without_any_price_is_an_error():
+    with pytest.raises(NoListPrice, match=r"pools\[0\].external\[0\].provider is 'acme'.*known: groq, together"):
+        with_list_prices(a_book_with("acme"), lambda model: LISTED)
 
 
 class Balanced(HTMLParser):

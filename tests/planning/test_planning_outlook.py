@@ -8,6 +8,7 @@ from outlook_builders import HOURS, LOAD, RENT, SPEED, TOKENS, a_book, facts, ra
 
 from tidefleet.economics.investment import NoReturn, Return, annuity_present_value, discount_factors
 from tidefleet.planning.outlook.book import BadBook, parse_book
+from tidefleet.planning.outlook.break_even import users_to_break_even
 from tidefleet.planning.outlook.outlook import class_margins, outlook, pool_prices, responses
 from tidefleet.planning.outlook.pricing import factors_of, pools_of
 from tidefleet.planning.outlook.supposed import supposed
@@ -85,20 +86,39 @@ def test_unknown_revenue_is_told_and_counts_as_nothing():
     assert pool_prices(found)[0].margin is None
 
 
-def test_break_even_users_make_the_book_worth_nothing():
-    told = look(24, fixedUsdPerMonth=5000)
-    users, why = told.break_even_users
-    left = (EARNED_A_MONTH - RENT_A_MONTH) / 1000
-    assert users == math.ceil(5000 / left)
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"accelerators__0__owned": [{"pool": "chat", "chips": 1, "worthUsdPerChip": 20_000}]},
+        {"pools__0__growthPerMonth": 0.1},
+    ],
+    ids=["rented", "owned", "growing"],
+)
+def test_break_even_users_make_the_book_worth_nothing(terms):
+    users, why = users_to_break_even(look(24, fixedUsdPerMonth=5000, **terms))
     assert why == ""
-    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users).npv_usd >= 0
-    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users - 1).npv_usd < 0
+    assert users > 0
+    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users, **terms).npv_usd >= -1e-3
+    assert look(24, fixedUsdPerMonth=5000, classes__0__users=users - 1, **terms).npv_usd < 0
 
 
-def test_users_who_lose_money_never_break_even():
-    users, why = look(12, fixedUsdPerMonth=1, classes__0__revenue={"free": {}}).break_even_users
+def test_break_even_of_a_steady_business_is_fixed_cost_over_what_a_user_leaves():
+    users, _ = users_to_break_even(look(24, fixedUsdPerMonth=5000))
+    assert users == math.ceil(5000 / ((EARNED_A_MONTH - RENT_A_MONTH) / 1000))
+
+
+@pytest.mark.parametrize("owned", [[], [{"pool": "chat", "chips": 1, "worthUsdPerChip": 100}]], ids=["rented", "owned"])
+def test_users_who_lose_money_never_break_even(owned):
+    found = look(12, fixedUsdPerMonth=1000, classes__0__revenue={"free": {}}, accelerators__0__owned=owned)
+    users, why = users_to_break_even(found)
     assert users is None
-    assert "no number of them pays" in why
+    assert "no number of them pays" in why or "more users lose more" in why
+
+
+def test_a_book_without_users_has_no_break_even():
+    found = look(12, classes__0__users=None, classes__0__tokensPerUserMonth=None, classes__0__tokensPerMonth=1e9)
+    assert users_to_break_even(found) == (None, "no class of the book tells its users")
 
 
 def test_purchase_is_cash_today_and_depreciation_later():
@@ -250,6 +270,11 @@ def test_sampled_scenarios_repeat_with_their_seed_and_keep_the_growth_in_the_mea
     assert np.log(first[:, -1]).std() == pytest.approx(0.3 * math.sqrt(23 / 12), rel=0.1)
 
 
+def test_demand_beyond_all_bounds_is_an_error():
+    with pytest.raises(ValueError, match=r"pool chat: demand grows beyond 1e\+18 tokens a month; expected less"):
+        look(60, pools__0__growthPerMonth=10)
+
+
 def test_next_generation_is_rented_by_its_price_of_tokens():
     coming = {"month": 2, "usdPerMillionTokens": 0.01, "priceDeclinePerYear": 0}
     found = look(4, pools__0__nextGeneration=coming)
@@ -296,6 +321,10 @@ def test_a_type_that_cannot_serve_is_told():
         ({"colour": "red"}, 'colour is "red"; expected a field that exists'),
         ({"accelerators__0__speeds": []}, "accelerators[0].name"),
         ({"classes__0__tokensPerMonth": 5}, "expected exactly one of tokensPerUserMonth and tokensPerMonth"),
+        (
+            {"pools__0__external": [{"provider": "x", "usdPerMillionInputTokens": 1}]},
+            "expected prices of both input and output, or of neither",
+        ),
         ({"discountPerYear": 11}, "discountPerYear is 11; expected a share a year of at most 10"),
     ],
 )

@@ -13,6 +13,8 @@ import typer
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
+from tidefleet.cli.hosting import offers_of
+from tidefleet.cli.money_listed import NoListPrice, with_list_prices
 from tidefleet.cli.money_page import page
 from tidefleet.cli.money_rows import answer_of, what_if_of
 from tidefleet.cli.money_table import print_money
@@ -120,7 +122,10 @@ def _book(filename: str, facts: Facts, months: int) -> Book:
         line = found[0].line if found else 1
         fail(f"{filename}:{line}: {told}; expected one book, e.g. deploy/samples/money/book.yaml", 2)
     try:
-        return parse_book(found[0].content, accelerators=facts.kinds.keys(), models=facts.models.keys(), months=months)
+        book = parse_book(found[0].content, accelerators=facts.kinds.keys(), models=facts.models.keys(), months=months)
+        return with_list_prices(book, offers_of)
+    except NoListPrice as error:
+        fail(f"{filename}: {error}", 2)
     except BadBook as error:
         fail("\n".join(f"{filename}: {line}" for line in str(error).splitlines()), 2)
 

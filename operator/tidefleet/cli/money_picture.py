@@ -53,15 +53,20 @@ def _svg(height: float, words: str, parts: Sequence[str]) -> str:
 
 
 class _Frame:
-    """A picture over months 0 to the horizon, with a scale that holds these values."""
+    """A picture over months 0 to the horizon, with a scale that holds these values.
 
-    def __init__(self, months: int, values: Sequence[float], unit: str = "$") -> None:
-        self.months, self.unit = months, unit
+    ``centred``: each month has a place of its own, as bars need; else months are points from edge to edge.
+    """
+
+    def __init__(self, months: int, values: Sequence[float], *, unit: str = "$", centred: bool = False) -> None:
+        self.months, self.unit, self.centred = months, unit, centred
         self.step = _nice(max([0.0, *values]) - min([0.0, *values]))
         self.low = math.floor(min([0.0, *values]) / self.step) * self.step
         self.high = max(self.step, math.ceil(max([0.0, *values]) / self.step) * self.step)
 
     def x(self, month: float) -> float:
+        if self.centred:
+            return _LEFT + (month + 0.5) / (self.months + 1) * _WIDTH
         return _LEFT + month / max(1, self.months) * _WIDTH
 
     def y(self, value: float) -> float:
@@ -93,8 +98,8 @@ def cash(answer: Mapping[str, Any]) -> str:
     """The cash flow of each month as bars, and what it sums to today as a line."""
     rows, months = answer["months"], answer["horizon_months"]
     values = [float(one["cash_flow_usd"]) for one in rows]
-    frame = _Frame(months, values)
-    width = 0.7 * _WIDTH / max(1, months)
+    frame = _Frame(months, values, centred=True)
+    width = 0.7 * _WIDTH / (months + 1)
     parts = list(frame.grid())
     for month, value in enumerate(values):
         top, bottom = sorted((frame.y(value), frame.y(0.0)))

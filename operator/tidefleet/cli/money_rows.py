@@ -11,6 +11,7 @@ import numpy as np
 from tidefleet.economics.investment import NoReturn, Return, internal_rate_of_return, net_present_value, payback_months
 from tidefleet.planning.capacity import Decision, decisions, in_service
 from tidefleet.planning.capacity.market import Floats
+from tidefleet.planning.outlook.break_even import users_to_break_even
 from tidefleet.planning.outlook.outlook import (
     POLICIES,
     Outlook,
@@ -31,7 +32,7 @@ def answer_of(found: Outlook, elasticities: Sequence[float]) -> dict[str, Any]:
     Amounts are USD; those of months are means over the scenarios, and ``npv_usd`` is the sum of each month's
     ``cash_flow_usd`` times (1 + discount)^(-month/12).
     """
-    users, why_users = found.break_even_users
+    users, why_users = users_to_break_even(found)
     rate, why_rate = _rate(found.irr)
     return {
         "book": found.book.name,
@@ -87,7 +88,7 @@ def answer_of(found: Outlook, elasticities: Sequence[float]) -> dict[str, Any]:
 def what_if_of(questions: Sequence[str], before: Outlook, after: Outlook) -> dict[str, Any]:
     """What changes: worth, margins, which pools turn loss-making, and which are then cheaper bought."""
     pairs = list(zip(pool_prices(before), pool_prices(after), strict=True))
-    users, why_users = after.break_even_users
+    users, why_users = users_to_break_even(after)
     rate, why_rate = _rate(after.irr)
     return {
         "questions": list(questions),
@@ -154,26 +155,24 @@ def _month_rows(found: Outlook) -> list[dict[str, Any]]:
 
 
 def _scenario_rows(found: Outlook) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
     costs = {name: found.policy_usd(name) for name in POLICIES}
     regrets = {name: found.regret(name) for name in POLICIES}
-    for s, name in enumerate(found.scenarios.names):
-        rate, why = _rate(found.irr_by_scenario[s]) if s == 0 else (None, "")
+    each = zip(found.scenarios.names, found.npv, found.irr_by_scenario, found.payback_by_scenario, strict=True)
+    rows: list[dict[str, Any]] = []
+    for s, (name, npv, irr, payback) in enumerate(each):
+        rate, why = _rate(irr)
         rows.append(
             {
                 "name": name,
                 "probability": float(found.scenarios.probability[s]),
-                "npv_usd": float(found.npv[s]),
+                "npv_usd": float(npv),
                 "irr": rate,
                 "irr_note": why,
-                "payback_months": None,
-                "cost_usd_today": {key: _at(each, s) for key, each in costs.items()},
-                "regret_usd": {key: _at(each, s) for key, each in regrets.items()},
+                "payback_months": _months(float(payback)),
+                "cost_usd_today": {key: _at(values, s) for key, values in costs.items()},
+                "regret_usd": {key: _at(values, s) for key, values in regrets.items()},
             }
         )
-    for row, one, months in zip(rows, found.irr_by_scenario, found.payback_by_scenario, strict=True):
-        row["irr"], row["irr_note"] = _rate(one)
-        row["payback_months"] = _months(float(months))
     return rows
 
 

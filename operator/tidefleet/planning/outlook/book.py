@@ -153,12 +153,21 @@ class AcceleratorTerms(Model):
 class ExternalPrice(Model):
     """An external API that could serve the pool's tokens."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="",
+            holds=lambda e: (e.usd_per_million_input_tokens is None) == (e.usd_per_million_output_tokens is None),
+            expected="prices of both input and output, or of neither for the provider's list price",
+            example="{provider: together, usdPerMillionInputTokens: 0.88, usdPerMillionOutputTokens: 0.88}",
+        ),
+    )
+
     provider: Word = Field(examples=["together"])
     """Who, e.g. together."""
-    usd_per_million_input_tokens: USD = Field(examples=[0.88])
-    """USD for a million input tokens, e.g. 0.88."""
-    usd_per_million_output_tokens: USD = Field(examples=[0.88])
-    """USD for a million output tokens, e.g. 0.88."""
+    usd_per_million_input_tokens: USD | None = Field(default=None, examples=[0.88])
+    """USD for a million input tokens, e.g. 0.88; absent: the provider's list price, with the extra `prices`."""
+    usd_per_million_output_tokens: USD | None = Field(default=None, examples=[0.88])
+    """USD for a million output tokens, e.g. 0.88; absent: the provider's list price, with the extra `prices`."""
     usd_per_million_cached_input_tokens: USD | None = Field(default=None, examples=[0.22])
     """USD for a million input tokens found in its cache, e.g. 0.22; absent: as input."""
     price_decline_per_year: Decline = 0.3

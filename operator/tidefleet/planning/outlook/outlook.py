@@ -28,7 +28,6 @@ from tidefleet.economics.revenue import (
     PaidBySeat,
     PaidByToken,
     Revenue,
-    break_even_users,
     month_revenue_usd,
 )
 from tidefleet.planning.capacity import CapacityPlan, Demand, booked_cost, least_usd, net_cash, plan_capacity
@@ -198,21 +197,6 @@ class Outlook:
         return math.fsum(one.users or 0.0 for one in self.book.classes)
 
     @property
-    def break_even_users(self) -> tuple[float | None, str]:
-        """Users in the first month from which the book is worth nothing or more, all demand in proportion; and why not.
-
-        What every user leaves, (revenue - cost of capacity) over the horizon, must pay what is fixed.
-        """
-        if self.users <= 0.0:
-            return None, "no class of the book tells its users"
-        fixed = float(self._fixed @ discount_factors(self.book.discount_per_year, self.months))
-        left = (self.npv_usd + fixed) / self.users
-        found = break_even_users(fixed, left)
-        if math.isinf(found):
-            return None, f"a user leaves ${left:,.2f} over the horizon, so no number of them pays what is fixed"
-        return found, "" if fixed else "nothing is paid that does not grow with users"
-
-    @property
     def saved_by_orders(self) -> Floats | None:
         """Cash that the plan saves by month against renting alone, in the mean; ``None`` where that cannot serve."""
         total = np.zeros(self.months + 1)
@@ -224,10 +208,11 @@ class Outlook:
         return total
 
     @property
-    def _fixed(self) -> Floats:
-        fixed = np.full(self.months + 1, self.book.fixed_usd_per_month)
-        fixed[0] = 0.0
-        return fixed
+    def fixed_usd(self) -> float:
+        """What is paid whatever is served, USD today."""
+        return self.book.fixed_usd_per_month * float(
+            discount_factors(self.book.discount_per_year, self.months)[1:].sum()
+        )
 
     def policy_usd(self, name: str) -> Floats | None:
         """What a policy costs by scenario, USD today, all pools together; ``None`` where one cannot serve so."""

@@ -27,6 +27,7 @@ from tidefleet.planning.from_api import accelerator_of, chosen_price, offer_of
 from tidefleet.planning.outlook.book import AcceleratorTerms, Book, ClassTerms, ExternalPrice, PoolTerms
 
 DAYS_PER_MONTH = 365.0 / 12.0
+MOST_TOKENS = 1e18
 _STORED = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
 
@@ -184,7 +185,12 @@ def _pool(book: Book, pool: PoolTerms, facts: Facts, months: int) -> Pool:
         hosts |= {coming.name}
     factors = factors_of(book, pool, months)
     market = Market(months, tuple(types), tuple(offers), min(book.known_from_month, months), book.discount_per_year)
-    demand = Demand(np.minimum(total * factors, 1e24), scenarios_of(book).probability)
+    if not (total * factors <= MOST_TOKENS).all():
+        raise ValueError(
+            f"pool {pool.name}: demand grows beyond {MOST_TOKENS:g} tokens a month; expected less, e.g. a "
+            "growthPerMonth of 0.04, or a scenario with a mostFactor"
+        )
+    demand = Demand(total * factors, scenarios_of(book).probability)
     names = [one.name for one in classes]
     by_class = dict(zip(names, shares, strict=True))
     return Pool(pool.name, market, demand, classes, by_class, times or by_class, total, factors, tuple(notes), hosts)
@@ -291,11 +297,12 @@ def _type(
 
 
 def _external(one: ExternalPrice, mix: TokenVector) -> TokenOffer:
-    price = PerToken(
-        one.usd_per_million_input_tokens,
-        one.usd_per_million_output_tokens,
-        one.usd_per_million_cached_input_tokens,
-    )
+    read, written = one.usd_per_million_input_tokens, one.usd_per_million_output_tokens
+    if read is None or written is None:
+        raise ValueError(
+            f"the price of {one.provider} is missing; expected usdPerMillionInputTokens and usdPerMillionOutputTokens"
+        )
+    price = PerToken(read, written, one.usd_per_million_cached_input_tokens)
     usd = blended_usd_per_million(ExternalOffer(one.provider, "", price), mix) if mix.total > 0 else 0.0
     return TokenOffer(one.provider, usd, one.price_decline_per_year, one.from_month)
 
