@@ -74,9 +74,7 @@ class Cells(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        self.outside += [
-            value or "" for name, value in attrs if name in ("src", "href") and (value or "#")[0] != "#"
-        ]
+        self.outside += [value or "" for name, value in attrs if name in ("src", "href") and (value or "#")[0] != "#"]
         self._in_head = tag == "th" and found.get("scope") == "row"
         if self._in_head:
             self._name = ""

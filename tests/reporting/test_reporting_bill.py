@@ -48,7 +48,13 @@ def test_rows_and_lines_sum_to_the_bill_exactly(
     assert sum(row.allocated for row in bill.rows) + sum(bill.lines.values()) == bill.total
     assert sum(row.figures.used for row in bill.rows) == sum(used.values())
     assert bill.overused == sum(max(0, mine - paid.get(unit, mine)) for unit, mine in used.items())
-    assert all(row.allocated <= row.figures.used for row in bill.rows)
+    scales = {unit: min(Fraction(1), Fraction(paid.get(unit, mine), mine)) for unit, mine in used.items() if mine}
+    shares: dict[str, Fraction] = {}
+    for cell in cells:
+        name = cell.key or "(none)"
+        shares[name] = shares.get(name, Fraction(0)) + cell.figures.used * scales.get(cell.unit, Fraction(1))
+    for row in bill.rows:
+        assert abs(row.allocated - shares.get(row.name, 0)) < max(1, len(cells))
     assert all(part >= 0 for part in bill.lines.values())
 
 

@@ -307,6 +307,13 @@ def test_what_a_left_out_request_used_is_idle_time(tmp_path: Path) -> None:
     assert after.bill.lines["idle"] - before.bill.lines["idle"] == round(0.00073 * PICO)
 
 
+def test_minutes_without_a_price_are_no_bill_of_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "usage.jsonl", a_request(usd=0.25), a_paid(usd=None))
+    report = report_on(path)
+    assert (usd(report.bill.total), usd(report.bill.unbilled), report.bill.overused) == (0.25, 0.25, 0)
+    assert "480 paid accelerator-seconds have no price and are not in the bill" in report.notes()
+
+
 def test_lines_of_other_times_are_told_and_not_counted(tmp_path: Path) -> None:
     later = [a_request(end=START + 3600.0), a_paid(start=START + 3600.0, end=START + 3660.0)]
     report = report_on(write(tmp_path / "usage.jsonl", *LINES, *later))
