@@ -238,19 +238,30 @@ def test_monitor_keeps_the_pools_namespace_label(render, kind):
     assert endpoint["port"] in [port["name"] for port in ports]
 
 
+ALERTS = (
+    "FlipStuck",
+    "FlipThrash",
+    "MarginNegative",
+    "MonthlyBudgetForecastExceeded",
+    "SpendAnomaly",
+    "TokenCostBudgetBurn",
+)
+
+
 def test_rules_are_those_of_the_policies(render):
     values = {"monitoring": {"rules": {"additionalLabels": {"release": "kps"}}}}
     rule = one(render(values, *PROMETHEUS_KINDS), "PrometheusRule")
-    assert rule["spec"] == yaml.safe_load((ROOT / "policies" / "alerts" / "tidefleet.rules.yaml").read_text())
+    files = sorted((ROOT / "policies" / "alerts").glob("*.rules.yaml"))
+    assert len(files) > 1
+    groups = [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    assert rule["spec"] == {"groups": groups}
     assert rule["metadata"]["labels"]["release"] == "kps"
 
 
 def test_rules_without_a_cluster_never_and_less_an_alert(render):
     assert of(render({"monitoring": {"enabled": "Always"}}), "PrometheusRule")
     assert not of(render({"monitoring": {"enabled": "Never"}}, *PROMETHEUS_KINDS), "PrometheusRule")
-    objects = render(
-        {"monitoring": {"rules": {"disabled": ["TokenCostBudgetBurn", "FlipStuck", "FlipThrash"]}}}, *PROMETHEUS_KINDS
-    )
+    objects = render({"monitoring": {"rules": {"disabled": list(ALERTS)}}}, *PROMETHEUS_KINDS)
     rules = [rule for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
     assert rules
     assert all("record" in rule for rule in rules)
@@ -260,8 +271,7 @@ def test_runbooks_may_live_elsewhere(render):
     values = {"monitoring": {"rules": {"runbookUrlPrefix": "https://wiki.example.com/books/"}}}
     rule = one(render(values, *PROMETHEUS_KINDS), "PrometheusRule")
     urls = {r["annotations"]["runbook_url"] for g in rule["spec"]["groups"] for r in g["rules"] if "alert" in r}
-    names = ("FlipStuck", "FlipThrash", "TokenCostBudgetBurn")
-    assert urls == {f"https://wiki.example.com/books/{name}.md" for name in names}
+    assert urls == {f"https://wiki.example.com/books/{name}.md" for name in ALERTS}
 
 
 def test_network_policy_lets_only_the_named_ones_scrape(render):

@@ -10,10 +10,13 @@ import pytest
 from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 
 from tidefleet.controller.accounting import Accountant
+from tidefleet.controller.calibrating import workload_key
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.view import Chips, Fault, PoolMemory, Reason
+from tidefleet.controller.work import EngineWork
+from tidefleet.economics.ledger import Worked
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import Electricity, EstimateMemo
 from tidefleet.telemetry import METRICS, Telemetry
@@ -34,8 +37,13 @@ class Tallies:
 
     tokens: Mapping[str, float] = field(default_factory=lambda: {"input": 600.0, "cached": 400.0, "output": 250.0})
 
+    work: tuple[EngineWork, ...] = ()
+
     def take_tokens(self, _pool: tuple[str, str]) -> Mapping[str, float]:
         return self.tokens
+
+    def take_work(self, _pool: tuple[str, str]) -> tuple[EngineWork, ...]:
+        return self.work
 
 
 def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int = 3, **changes: Any) -> Decision:
@@ -45,7 +53,7 @@ def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int
     facts: dict[str, Any] = {
         "served": tuple(a_served(pool, one, replicas=2) for one in options),
         "chips": {(one, "OnDemand"): Chips(scheduled=2, ready=2) for one in types},
-        "classes": tuple(a_class(f"class-{i}", pool=name) for i in range(classes)),
+        "classes": tuple(a_class(f"class-{i}", pool=name, revenue={"free": {}}) for i in range(classes)),
         "reading": Known(NOW, 20.0, "Engines"),
         "busy_ratio": 0.5,
         **changes,
@@ -166,8 +174,12 @@ def test_conditions_are_counted_by_status_and_old_counts_go_to_zero() -> None:
 
 
 def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
-    telemetry = Telemetry()
-    an_accountant(telemetry).account([a_decision()], NOW)
+    telemetry, decision = Telemetry(), a_decision()
+    options = {workload_key(one.option, "chat"): one.option for one in decision.view.served}
+    seen = tuple(EngineWork(one, leaving=False, spells=(Worked(15.0, 10.0, 10.0, 1.0),)) for one in options)
+    accountant = Accountant(telemetry, collector=Tallies(work=seen))  # type: ignore[arg-type]
+    for passed in range(2):
+        accountant.account([decision], NOW + 15 * passed)
     page = telemetry.render()[1].decode()
     for name, spec in METRICS.items():
         if (

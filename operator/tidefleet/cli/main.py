@@ -12,10 +12,12 @@ from tidefleet.cli import (
     conformance,
     cost,
     crds,
+    demand,
     emulator,
     explain,
     flip,
     flips,
+    money,
     operator,
     pause,
     plan,
@@ -49,6 +51,8 @@ app.command("cost")(cost.cost)
 app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
+app.command("demand")(demand.demand)
+app.command("money")(money.money)
 app.command("report")(report.report)
 
 

@@ -11,11 +11,18 @@ from tidefleet.controller import lent_costs
 from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
-from tidefleet.controller.status import utilization
+from tidefleet.controller.seconds import PoolSeconds
+from tidefleet.controller.status import load
+from tidefleet.economics.ledger import CAUSES, DATA_STALL, KV_FETCH
+from tidefleet.planning.earning import prices_of_class
+from tidefleet.planning.from_api import is_deferrable
 from tidefleet.planning.options import ClassDemand
-from tidefleet.telemetry import Telemetry
+from tidefleet.telemetry import FlipMeter, Telemetry
 
 HOUR = 3600.0
+
+_ALWAYS = tuple(cause for cause in CAUSES if cause not in (KV_FETCH, DATA_STALL))
+"""Causes that are told from the start; nobody can know the others but by what engines and trainers tell."""
 
 
 @dataclass(slots=True)
@@ -25,6 +32,7 @@ class Accountant:
     telemetry: Telemetry
     collector: Collector | None = None
     _last: float | None = None
+    _seconds: dict[tuple[str, str], PoolSeconds] = field(default_factory=dict)
     _rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def account(
@@ -42,6 +50,7 @@ class Accountant:
         for decision in decisions:
             self._cost(decision, hours)
             self._tokens(decision)
+            self._account_seconds(decision, hours * HOUR, now)
             self._gauges(decision, now)
         prices = {one.view.pool.key: self._prices(one) for one in decisions}
         lent_costs.account(self.telemetry, decisions, prices, supply or {}, hours)
@@ -85,6 +94,32 @@ class Accountant:
                     capacity_type=capacity_type,
                 )
 
+    def utilization(self, pool: tuple[str, str]) -> float | None:
+        """Needed over paid accelerator-seconds of a pool in the last minutes; ``None`` while it is not known."""
+        known = self._seconds.get(pool)
+        return known.utilization if known is not None else None
+
+    def _account_seconds(self, decision: Decision, seconds: float, now: float) -> None:
+        pool = decision.view.pool
+        memory = self._seconds.setdefault(pool.key, PoolSeconds())
+        work = self.collector.take_work(pool.key) if self.collector is not None else ()
+        lost_so_far = FlipMeter(self.telemetry).work_lost_so_far(pool.key)
+        told = memory.step(decision, work, seconds=seconds, lost_so_far=lost_so_far, now=now)
+        labels = {"namespace": pool.namespace, "pool": pool.name}
+        serving, training = told.serving, told.training
+        needed = {
+            "prefill": serving.prefill,
+            "decode": serving.needed - serving.prefill,
+            "training": training.needed,
+        }
+        for kind, amount in needed.items():
+            self.telemetry.count("pool_needed_seconds_total", amount, **labels, work=kind)
+        for one in (serving, training):
+            for cause in {*_ALWAYS, *one.lost}:
+                self.telemetry.count("pool_lost_seconds_total", one.lost.get(cause, 0.0), **labels, cause=cause)
+        for accelerator, joules in told.joules.items():
+            self.telemetry.count("pool_energy_joules_total", joules, **labels, accelerator=accelerator)
+
     def _tokens(self, decision: Decision) -> None:
         if self.collector is None:
             return
@@ -94,12 +129,15 @@ class Accountant:
             direction: {one.name: one.share * _per_request(one, direction) for one in decision.classes}
             for direction in tokens
         }
+        of_classes: dict[str, dict[str, float]] = {}
         for direction, amount in tokens.items():
             total = sum(weights[direction].values())
             for name, weight in weights[direction].items():
+                own = amount * (weight / total if total > 0 else 1.0 / len(weights[direction]))
+                of_classes.setdefault(name, {})[direction] = own
                 self.telemetry.count(
                     "pool_tokens_total",
-                    amount * (weight / total if total > 0 else 1.0 / len(weights[direction])),
+                    own,
                     namespace=pool.namespace,
                     pool=pool.name,
                     workload_class=name,
@@ -110,6 +148,18 @@ class Accountant:
                     "pool_tokens_total", amount,
                     namespace=pool.namespace, pool=pool.name, workload_class="", direction=direction,
                 )  # fmt: skip
+        self._revenue(decision, of_classes)
+
+    def _revenue(self, decision: Decision, of_classes: Mapping[str, Mapping[str, float]]) -> None:
+        pool = decision.view.pool
+        for wclass in decision.view.classes:
+            prices, tokens = prices_of_class(wclass), of_classes.get(wclass.name)
+            if prices is None or tokens is None:  # what nobody says is not told as 0
+                continue
+            usd = prices.usd(tokens["input"], tokens["cached"], tokens["output"], batch=is_deferrable(wclass))
+            self.telemetry.count(
+                "pool_revenue_usd_total", usd, namespace=pool.namespace, pool=pool.name, workload_class=wclass.name
+            )
 
     def _gauges(self, decision: Decision, now: float) -> None:
         view, plan, show = decision.view, decision.plan, self.telemetry.show
@@ -143,7 +193,8 @@ class Accountant:
             "plan_cost_usd_per_hour": plan.usd_per_hour if plan else None,
             "plan_lower_bound_usd_per_hour": plan.lower_bound_usd_per_hour if plan else None,
             "plan_savings_usd_per_hour": plan.savings_usd_per_hour if plan else None,
-            "pool_utilization_ratio": utilization(decision),
+            "pool_load_ratio": load(decision),
+            "pool_utilization_ratio": self.utilization(view.pool.key),
         }
         for name, value in single.items():
             show(name, {(): value} if value is not None else {}, **labels)
@@ -161,6 +212,7 @@ class Accountant:
     def forget(self, namespace: str, pool: str) -> None:
         """Drop every series of a deleted pool."""
         self.telemetry.forget(namespace=namespace, pool=pool)
+        self._seconds.pop((namespace, pool), None)
 
 
 def _per_request(one: ClassDemand, direction: str) -> float:

@@ -343,6 +343,7 @@ class Observer:
                     pod.restarts,
                     workload,
                     revision_of(pod),
+                    _is_leaving(pod),
                 )
                 for workload, pod in pods
                 if pod.pod_ip and not pod.deleting and pod.phase == "Running" and _answers(pod)
@@ -420,6 +421,12 @@ def _answers(pod: Pod) -> bool:
     return pod.labels.get(marks.WORKER_INDEX_LABEL, "0") == "0"
 
 
+def _is_leaving(pod: Pod) -> bool:
+    """Whether a pod takes no further requests: it is being deleted, or ours and not routed to any more."""
+    routed = not _answers(pod) or pod.labels.get(marks.ROUTABLE_LABEL) == "true"
+    return pod.deleting or (marks.OPTION_LABEL in pod.labels and not routed)
+
+
 def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
@@ -456,8 +463,13 @@ def _chips(view: PoolView, served: Sequence[Served], pods: Mapping[str, Sequence
                 continue
             before, held = result.get(key, Chips()), pod.chips.get(resource, 0)
             if pod.node:
+                leaving = held if _is_leaving(pod) else 0
                 result[key] = replace(
-                    before, scheduled=before.scheduled + held, ready=before.ready + (held if pod.ready else 0)
+                    before,
+                    scheduled=before.scheduled + held,
+                    ready=before.ready + (held if pod.ready else 0),
+                    leaving=before.leaving + leaving,
+                    leaving_ready=before.leaving_ready + (leaving if pod.ready else 0),
                 )
             elif pod.unschedulable_since is not None:
                 result[key] = replace(

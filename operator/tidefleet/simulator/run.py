@@ -63,8 +63,8 @@ class Runner(Protocol):
 
 
 RUNNERS: Mapping[str, str] = {
-    "fleet": "tidefleet.simulator.runners:fleet",
-    "replay": "tidefleet.simulator.runners:replay",
+    "fleet": "tidefleet.simulator.week:run_fleet",
+    "replay": "tidefleet.simulator.replay:run_traces",
     "study": "tidefleet.simulator.study:run",
 }
 """Who simulates scenarios of a kind, ``module:function``; imported when one is run."""
@@ -308,6 +308,11 @@ def _check(request: Request) -> None:
             "directory of traces; expected e.g. --traces ./traces (docs/how-to/simulate.md says which files)"
         )
 
+    if scenario.kind == "fleet" and scenario.training.backlog == "philly" and request.traces is None:
+        raise CannotRun(
+            f"scenario {scenario.name}: --traces is missing; training.backlog philly is read from the directory of "
+            "traces; expected e.g. --traces ./traces, or training: {backlog: endless}"
+        )
     found = fits.problems(scenario, request.traces) if scenario.kind != "study" else []
     if found:
         raise CannotFit("\n".join(f"scenario {scenario.name}: {one}" for one in found))

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ from tidefleet.simulator.workload.shared_prefix import shared_prefix
 
 _PAST_BINS = 1 << 20
 """Bins before the scenario's second 0 that can be drawn."""
+KEPT_SOURCES = 16
+"""Public traces that stay in memory for the next seed or baseline, by what they are read for."""
+
 _MOST_SESSIONS = 1 << 24
 """Of one class in a bin: what a session's number has room for."""
 
@@ -217,22 +220,23 @@ def load(scenario: Scenario, traces: Path, *, seed: int) -> Workload:
     """
     streams = {}
     for one in scenario.classes:
-        source, clients = _source(one, traces)
+        own_file = is_own_file(one.source)
+        source, clients = (_source if own_file else _kept)(one.name, one.source, one.shape or "", traces)
         relative = shape(traces, one.shape) if one.shape else None
         streams[one.name] = Stream(one, source, relative, clients, source.own_rate)
     return Workload(scenario, seed, streams)
 
 
-def _source(wclass: Class, traces: Path) -> tuple[Source, Clients | None]:
-    kind, _, name = wclass.source.partition(":")
-    model, kinds = CLIENTS.get(wclass.shape or "", ("", ()))
+def _source(wclass: str, source: str, shaped: str, traces: Path) -> tuple[Source, Clients | None]:
+    kind, _, name = source.partition(":")
+    model, kinds = CLIENTS.get(shaped, ("", ()))
     if kind == "servegen" and name:
         whose = servegen(traces, name, kinds if name == model else ())
         return lengths(traces, name, whose), whose
     clients = servegen(traces, model, kinds) if model else None
     if kind == "llmd" and name:
         return shared_prefix(traces, name), clients
-    match wclass.source:
+    match source:
         case "mooncake-conversation":
             return mooncake(traces, "mooncake_conversation"), clients
         case "mooncake-synthetic":
@@ -245,9 +249,12 @@ def _source(wclass: Class, traces: Path) -> tuple[Source, Clients | None]:
             return azure(traces, "code"), clients
         case "azure2023-conv":
             return azure(traces, "conv"), clients
-    if is_own_file(wclass.source):
-        return own(Path(wclass.source)), clients
+    if is_own_file(source):
+        return own(Path(source)), clients
     raise TraceError(
-        f"class {wclass.name}: source is {wclass.source!r}; expected mooncake-conversation, mooncake-synthetic, "
+        f"class {wclass}: source is {source!r}; expected mooncake-conversation, mooncake-synthetic, "
         "ragpulse, claude-code, azure2023-code, azure2023-conv, servegen:<model>, or the path of a file of requests"
     )
+
+
+_kept = lru_cache(maxsize=KEPT_SOURCES)(_source)
