@@ -59,7 +59,7 @@ def _savings(answer: Mapping[str, Any]) -> str:
     saved = answer["savings_usd"]
     if saved is None:
         return ""
-    return f'<p>Saved against the fleet as adopted: <b data-value="{saved!r}">{told("savings_usd", saved)}</b>.</p>'
+    return f'<p>Saved: <b data-value="{saved!r}">{told("savings_usd", saved)}</b>.</p>'
 
 
 def _parts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

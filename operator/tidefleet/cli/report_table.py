@@ -115,7 +115,7 @@ def print_report(made: Report, *, capture: bool = False) -> str:
         table.add_row(escape(clean(row["name"])), *(told(name, row.get(name)) for name, _ in columns))
     console.print(table)
     if answer["savings_usd"] is not None:
-        say(f"saved against the fleet as adopted: {told('savings_usd', answer['savings_usd'])}")
+        say(f"saved: {told('savings_usd', answer['savings_usd'])}")
     if answer["wasters"]:
         say("")
         say("What cost more than it had to (these overlap: one change can mend several)")

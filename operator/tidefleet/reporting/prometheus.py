@@ -18,7 +18,7 @@ import httpx
 
 from tidefleet.reporting.bill import split
 from tidefleet.reporting.period import Period
-from tidefleet.reporting.values import By, Cell, Figures, Found, Key, Tasks, Unit, pico, row_name
+from tidefleet.reporting.values import By, Cell, Figures, Found, Key, Tasks, Unit, pico, row_name, usd
 
 SECONDS = 60.0
 """Until an answer must be there."""
@@ -42,6 +42,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
     "pool_needed_seconds_total": (*_POOL, "work"),
     "pool_lost_seconds_total": (*_POOL, "cause"),
     "plan_savings_usd_per_hour": _POOL,
+    "pool_adopted_cost_usd_per_hour": _POOL,
     "pool_tokens_total": (*_CLASS, "direction"),
     "pool_revenue_usd_total": _CLASS,
     "pool_tasks_total": (*_POOL, "outcome"),
@@ -193,8 +194,25 @@ def _bill(counters: _Counters, found: Found) -> None:
         if cause in UNUSED_CAUSES:
             unused[namespace, pool][cause] = lost
     found.unused = {**unused}
-    saved = counters.integral_hours("plan_savings_usd_per_hour")
-    found.savings = math.fsum(saved.values()) if saved else None
+    _savings(counters, found)
+
+
+def _savings(counters: _Counters, found: Found) -> None:
+    """What the fleet as adopted would have cost less what it did; of pools that adopted nothing, what plans save."""
+    adopted = counters.integral_hours("pool_adopted_cost_usd_per_hour")
+    planned = counters.integral_hours("plan_savings_usd_per_hour")
+    cost: dict[tuple[str, ...], int] = defaultdict(int)
+    for unit, paid in found.paid.items():
+        cost[unit[:2]] += paid
+    parts = [spent - usd(cost[pool]) for pool, spent in adopted.items()]
+    parts += [saved for pool, saved in planned.items() if pool not in adopted]
+    if not parts:
+        return
+    found.savings = math.fsum(parts)
+    found.notes.append(
+        f"savings: {len(adopted)} pools against the replicas that they adopted at today's prices, "
+        f"{len(parts) - len(adopted)} against the best plan of one accelerator type"
+    )
 
 
 # --- who used it -----------------------------------------------------------------------------------------------------
@@ -280,7 +298,7 @@ def _used(counters: _Counters, found: Found, classes: dict[tuple[str, ...], Figu
         if not mine:
             continue
         unused = sum(lost.get((*pool, cause), 0.0) for cause in UNUSED_CAUSES)
-        used = needed.get((*pool, "serving"), 0.0) + sum(
+        used = sum(seconds for (*who, work), seconds in needed.items() if (*who,) == pool and work != TRAINING) + sum(
             lost.get((*pool, cause), 0.0) for cause in ("half_batch", "recompute", "kv_fetch")
         )
         unknown += not used + unused
@@ -331,7 +349,7 @@ def _recompute(counters: _Counters, found: Found) -> None:
         if cause not in ("recall", "data_stall"):
             seconds[namespace, pool] += lost
     for (namespace, pool, work), needed in counters.increase("pool_needed_seconds_total").items():
-        if work == "serving":
+        if work != TRAINING:
             seconds[namespace, pool] += needed
     tokens: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
     for (namespace, pool, cause), count in counters.increase("pool_recomputed_tokens_total").items():
