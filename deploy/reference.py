@@ -302,8 +302,8 @@ def _cli() -> Iterator[str]:
     yield from _text("""
     # The command line
 
-    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`,
-    `report`, `validate` and `crds` need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as
+    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`, `report`,
+    `validate` and `crds` need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as
     kubectl does.
 
     Status 0 means done, and nothing wrong; 1 that something is wrong with what was looked at (an invalid manifest, a

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidefleet.economics import ledger
 from tidefleet.reporting.bill import settle, split
 from tidefleet.reporting.fit import seconds_per_prompt_token
 from tidefleet.reporting.period import Period
@@ -48,8 +49,25 @@ def test_rows_and_lines_sum_to_the_bill_exactly(
     assert sum(row.allocated for row in bill.rows) + sum(bill.lines.values()) == bill.total
     assert sum(row.figures.used for row in bill.rows) == sum(used.values())
     assert bill.overused == sum(max(0, mine - paid.get(unit, mine)) for unit, mine in used.items())
-    assert all(row.allocated <= row.figures.used for row in bill.rows)
+    scales = {unit: min(Fraction(1), Fraction(paid.get(unit, mine), mine)) for unit, mine in used.items() if mine}
+    shares: dict[str, Fraction] = {}
+    for cell in cells:
+        name = cell.key or "(none)"
+        shares[name] = shares.get(name, Fraction(0)) + cell.figures.used * scales.get(cell.unit, Fraction(1))
+    for row in bill.rows:
+        assert abs(row.allocated - shares.get(row.name, 0)) < max(1, len(cells))
     assert all(part >= 0 for part in bill.lines.values())
+
+
+@given(paid=amounts, used=st.lists(amounts, min_size=1, max_size=5))
+def test_usage_is_settled_as_the_ledger_says(paid: int, used: list[int]) -> None:
+    unit = Unit("ml", "a", "b200", "Spot")
+    cells = [Cell(str(at), unit, "m", Figures(used=one)) for at, one in enumerate(used)]
+    bill = settle(Found(By.TENANT, AN_HOUR, "", cells=cells, paid={unit: paid}))
+    says = ledger.settle(float(paid), float(sum(used)))
+    assert bill.lines["idle"] == pytest.approx(says.idle_usd, abs=1.0)
+    for row in bill.rows:
+        assert row.allocated == pytest.approx(row.figures.used * says.scale, rel=1e-9, abs=1.0)
 
 
 @given(st.integers(0, 10**18), st.lists(st.integers(0, 10**12) | st.floats(0, 1e12), min_size=1, max_size=30))

@@ -22,10 +22,11 @@ from localcluster.ports import free_ports
 from localcluster.processes import Processes
 from tidefleet.cli.main import app
 from tidefleet.reporting.period import Period
-from tidefleet.reporting.prometheus import Access, PrometheusError, add_bill, read_prometheus
+from tidefleet.reporting.prometheus import ASKED, Access, PrometheusError, add_bill, read_prometheus
 from tidefleet.reporting.records import read_records
 from tidefleet.reporting.report import Report, report_of
 from tidefleet.reporting.values import By
+from tidefleet.telemetry import METRICS, PREFIX
 
 TWO_HOURS = Period(START, START + 7200.0)
 STEP = 30.0
@@ -33,7 +34,12 @@ CHAT = {"namespace": "ml", "pool": "chat"}
 BATCH = {"namespace": "ml", "pool": "batch"}
 H200, B200 = ({"accelerator": name, "capacity_type": "OnDemand"} for name in ("h200-sxm", "b200"))
 TALK, CODE = {"workload_class": "talk"}, {"workload_class": "code"}
-SAVED = [(CHAT, 1.5), (BATCH, 0.25)]
+GAUGES = [
+    ("plan_savings_usd_per_hour", CHAT, 77.0),
+    ("plan_savings_usd_per_hour", BATCH, 0.25),
+    ("pool_adopted_cost_usd_per_hour", CHAT, 11.5),
+]
+"""The pool chat costs 10 USD an hour, and 11.5 with the replicas that it adopted; batch adopted nothing."""
 
 PER_HOUR: list[tuple[str, Mapping[str, str], float]] = [
     ("pool_cost_usd_total", CHAT | H200, 8.0),
@@ -57,8 +63,10 @@ PER_HOUR: list[tuple[str, Mapping[str, str], float]] = [
     ("pool_revenue_usd_total", CHAT | TALK, 20.0),
     ("pool_tasks_total", CHAT | {"outcome": "success"}, 50.0),
     ("pool_tasks_total", CHAT | {"outcome": "failure"}, 5.0),
-    ("pool_needed_seconds_total", CHAT | {"work": "serving"}, 1800.0),
-    ("pool_needed_seconds_total", BATCH | {"work": "serving"}, 900.0),
+    ("pool_needed_seconds_total", CHAT | {"work": "prefill"}, 600.0),
+    ("pool_needed_seconds_total", CHAT | {"work": "decode"}, 1200.0),
+    ("pool_needed_seconds_total", CHAT | {"work": "training"}, 88_888.0),
+    ("pool_needed_seconds_total", BATCH | {"work": "decode"}, 900.0),
     ("pool_lost_seconds_total", CHAT | {"cause": "idle"}, 1200.0),
     ("pool_lost_seconds_total", CHAT | {"cause": "drain"}, 300.0),
     ("pool_lost_seconds_total", CHAT | {"cause": "warm"}, 100.0),
@@ -84,10 +92,11 @@ def openmetrics() -> str:
         lines.append(f"# TYPE tidefleet_{name} unknown")
         for labels, rate in [(labels, rate) for each, labels, rate in PER_HOUR if each == name]:
             series(f"tidefleet_{name}", labels, lambda n, rate=rate: 100.0 + rate * STEP * n / 3600.0)
-    lines.append("# TYPE tidefleet_plan_savings_usd_per_hour gauge")
-    for labels, rate in SAVED:
+    for name, labels, value in GAUGES:
+        if f"# TYPE tidefleet_{name} gauge" not in lines:
+            lines.append(f"# TYPE tidefleet_{name} gauge")
         for replica in ("a", "b"):
-            series("tidefleet_plan_savings_usd_per_hour", labels | {"instance": replica}, lambda _, rate=rate: rate)
+            series(f"tidefleet_{name}", labels | {"instance": replica}, lambda _, value=value: value)
     return "\n".join([*lines, "# EOF\n"])
 
 
@@ -195,6 +204,13 @@ def test_records_have_their_rows_and_prometheus_the_bill(url: str, tmp_path: Pat
     assert {row["name"]: row["allocated_usd"] for row in answer["rows"]} == {"b" * 16: 3.0, "9f86d081884c7d65": 1.0}
     assert sum(line["usd"] for line in answer["lines"]) == near(32.0)
     assert answer["savings_usd"] == near(3.5)
+
+
+def test_every_metric_that_is_asked_for_is_exported_with_these_labels() -> None:
+    for name, labels in ASKED.items():
+        spec = METRICS.get(f"{PREFIX}{name}") or METRICS[f"{PREFIX}{name.removesuffix('_sum')}"]
+        assert set(labels) <= set(spec.labels), name
+        assert (spec.kind == "histogram") == name.endswith("_sum"), name
 
 
 @pytest.mark.parametrize("by", [By.TENANT, By.TEAM, By.FEATURE])

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from tidefleet.reporting.period import Period
 from tidefleet.reporting.records import read_records
 from tidefleet.reporting.report import Report, report_of
 from tidefleet.reporting.values import PICO, By, usd
+from tidefleet.router.usage_values import LostRecord, PaidRecord, RequestRecord
 
 LINES = [a_request(), a_request(tenant="a" * 16, usd=0.001), a_paid()]
 
@@ -101,6 +103,36 @@ def test_a_zstd_file_that_ends_too_early_is_told(tmp_path: Path, share: float) -
     assert 0 < found.bill.whole.figures.requests < 8000
     path.write_bytes(whole + zstd(text_of([a_paid()])))
     assert report_on(path).found.counted == {}
+
+
+def test_records_as_the_router_encodes_them_are_read_whole(tmp_path: Path) -> None:
+    unit = {"namespace": "ml", "pool": "chat", "accelerator": "h200-sxm", "capacity_type": "OnDemand"}
+    asked = RequestRecord(
+        **unit, end=START + 1.0, workload_class="talk", model="llama-3.3-70b", team="search", feature="answers",
+        tenant="a" * 16, task="b" * 16, outcome="success", result="ok", input_tokens=1200, cached_tokens=800,
+        reasoning_tokens=200, output_tokens=310, recomputed_tokens=50, recomputed_cause="evicted", saved_seconds=0.11,
+        accelerator_seconds=0.84, usd=0.00073, revenue_usd=0.0021, slo="met",
+    )  # fmt: skip
+    nowhere = {**unit, "accelerator": "", "capacity_type": ""}
+    refused = RequestRecord(**nowhere, end=START + 2.0, workload_class="", model="", result="refused")
+    paid = PaidRecord(**unit, start=START, end=START + 60.0, accelerator_seconds=480.0, usd=0.46, source="router-0")
+    lost = LostRecord(start=START, end=START + 1.0, records=17, source="router-0")
+    path = tmp_path / "usage.jsonl"
+    path.write_bytes(msgspec.json.Encoder().encode_lines([asked, refused, paid, lost]))
+    for by, name in ((By.TENANT, "a" * 16), (By.TEAM, "search"), (By.FEATURE, "answers"), (By.CLASS, "ml/talk"),
+                     (By.POOL, "ml/chat"), (By.ACCELERATOR, "h200-sxm")):  # fmt: skip
+        report = report_on(path, by)
+        row = rows(report)[name]
+        assert report.found.counted == {}
+        assert report.found.lost_records == 17
+        assert report.as_json()["bill_usd"] == 0.46
+        assert (row["usage_usd"], row["revenue_usd"], row["slo_share"], row["tasks_succeeded"]) == (
+            0.00073, 0.0021, 1.0, 1,
+        )  # fmt: skip
+        kinds = ("input", "cached", "output", "reasoning", "good")
+        assert [row[f"{kind}_tokens"] for kind in kinds] == [1200, 800, 310, 200, 310]
+        assert row["wasted_recomputed_usd"] == pytest.approx({"evicted": 50 * 0.11 / 800 * 0.00073 / 0.84}, rel=1e-6)
+        assert report.bill.whole.figures.refused_requests == 1
 
 
 # --- an independent recomputation ------------------------------------------------------------------------------------
@@ -305,6 +337,13 @@ def test_what_a_left_out_request_used_is_idle_time(tmp_path: Path) -> None:
     after = report_on(write(tmp_path / "usage.jsonl", *LINES[1:], a_request(v=3)))
     assert after.bill.total == before.bill.total
     assert after.bill.lines["idle"] - before.bill.lines["idle"] == round(0.00073 * PICO)
+
+
+def test_minutes_without_a_price_are_no_bill_of_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "usage.jsonl", a_request(usd=0.25), a_paid(usd=None))
+    report = report_on(path)
+    assert (usd(report.bill.total), usd(report.bill.unbilled), report.bill.overused) == (0.25, 0.25, 0)
+    assert "480 paid accelerator-seconds have no price and are not in the bill" in report.notes()
 
 
 def test_lines_of_other_times_are_told_and_not_counted(tmp_path: Path) -> None:

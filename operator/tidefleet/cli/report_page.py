@@ -21,7 +21,7 @@ _STYLE = (
     """
 th, td { text-align: left; vertical-align: top; }
 .n { text-align: right; white-space: nowrap; }
-td:first-child, th[scope=row] { overflow-wrap: anywhere; }
+th[scope=row] { overflow-wrap: anywhere; min-width: 8rem; }
 nav a { margin-right: 1rem; }
 .line th, .line td { color: var(--soft); }
 .total th, .total td { border-top: 2px solid var(--ink); font-weight: 600; }
@@ -59,7 +59,7 @@ def _savings(answer: Mapping[str, Any]) -> str:
     saved = answer["savings_usd"]
     if saved is None:
         return ""
-    return f'<p>Saved against the fleet as adopted: <b data-value="{saved!r}">{told("savings_usd", saved)}</b>.</p>'
+    return f'<p>Saved: <b data-value="{saved!r}">{told("savings_usd", saved)}</b>.</p>'
 
 
 def _parts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -111,7 +111,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _wasters(found: Sequence[Mapping[str, Any]]) -> str:
-    heads = "".join(f'<th scope="col">{one}</th>' for one in ("Where", "USD", "Why", "What would mend it", "Told"))
+    heads = "".join(f'<th scope="col">{one}</th>' for one in ("Where", "USD", "Why", "What would mend it", "Threshold"))
     body = "".join(
         f'<tr><th scope="row">{escape(clean(one["where"]))}</th>{_cell("_usd", one["usd"])}'
         + "".join(f"<td>{escape(clean(one[name]))}</td>" for name in ("why", "mend", "threshold"))

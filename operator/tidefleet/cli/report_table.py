@@ -30,7 +30,7 @@ COLUMNS: Sequence[tuple[str, str]] = (
     ("usd_per_successful_task", "$/TASK"),
     ("wasted_usd", "WASTED"),
 )
-"""What the table shows of a row, with its heads; a column that no row has anything in is left out."""
+"""What the table shows of a row, with its heads; a column that no row or line has anything in is left out."""
 
 NARROW = frozenset(["requests", "allocated_usd", "margin_usd", "usd_per_million_tokens", "slo_share", "wasted_usd"])
 """Of these, what a terminal of less than ``_WIDE`` columns shows."""
@@ -57,8 +57,8 @@ def _more(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def used_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The columns that any row has something in."""
-    return [(name, head) for name, head in COLUMNS if any(row.get(name) is not None for row in rows)]
+    """The columns that any row but the total, which is last, has something in."""
+    return [(name, head) for name, head in COLUMNS if any(row.get(name) is not None for row in rows[:-1])]
 
 
 def told(name: str, value: Any) -> str:
@@ -68,7 +68,7 @@ def told(name: str, value: Any) -> str:
     if name.endswith("_share"):
         return f"{value:.1%}"
     if name.startswith("usd_per"):
-        return f"${value:,.3g}" if value < 1000.0 else f"${value:,.0f}"
+        return f"${value:#.3g}" if value < 100.0 else f"${value:,.0f}"
     if name.endswith("_usd"):
         return f"-{_dollars(-value)}" if value < 0.0 else _dollars(value)
     return many(value)
@@ -115,7 +115,7 @@ def print_report(made: Report, *, capture: bool = False) -> str:
         table.add_row(escape(clean(row["name"])), *(told(name, row.get(name)) for name, _ in columns))
     console.print(table)
     if answer["savings_usd"] is not None:
-        say(f"saved against the fleet as adopted: {told('savings_usd', answer['savings_usd'])}")
+        say(f"saved: {told('savings_usd', answer['savings_usd'])}")
     if answer["wasters"]:
         say("")
         say("What cost more than it had to (these overlap: one change can mend several)")

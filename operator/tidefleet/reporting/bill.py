@@ -88,7 +88,7 @@ def settle(found: Found) -> Bill:
             unbilled += mine
         paid = found.paid.get(unit, mine)
         parts = [part for _, part in by_unit[unit]]
-        for (row, _), part in zip(by_unit[unit], parts if mine <= paid else split(paid, parts), strict=True):
+        for (row, _), part in zip(by_unit[unit], _settled(paid, parts), strict=True):
             row.allocated += part
         overused += max(0, mine - paid)
         idle[unit] = max(0, paid - mine)
@@ -120,6 +120,11 @@ def settle(found: Found) -> Bill:
         overused=overused,
         unbilled=unbilled,
     )
+
+
+def _settled(paid: int, used: Sequence[int]) -> Sequence[int]:
+    """What usage comes to under a bill: ``economics.ledger.settle`` in whole numbers, so that no part is lost."""
+    return used if sum(used) <= paid else split(paid, used)
 
 
 def _idle_of_row(rows: dict[str, Row], by: By, unit: Unit, idle: int) -> None:

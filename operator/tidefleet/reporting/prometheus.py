@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import httpx
 
 from tidefleet.reporting.bill import split
 from tidefleet.reporting.period import Period
-from tidefleet.reporting.values import By, Cell, Figures, Found, Key, Tasks, Unit, pico, row_name
+from tidefleet.reporting.values import By, Cell, Figures, Found, Key, Tasks, Unit, pico, row_name, usd
 
 SECONDS = 60.0
 """Until an answer must be there."""
@@ -34,6 +34,24 @@ _RECORDS_ONLY = (By.TENANT, By.TEAM, By.FEATURE)
 _POOL = ("namespace", "pool")
 _UNIT = (*_POOL, "accelerator", "capacity_type")
 _CLASS = (*_POOL, "workload_class")
+
+ASKED: Mapping[str, tuple[str, ...]] = {
+    "pool_cost_usd_total": _UNIT,
+    "training_cost_usd_total": (),
+    "fleet_idle_cost_usd_total": (),
+    "pool_needed_seconds_total": (*_POOL, "work"),
+    "pool_lost_seconds_total": (*_POOL, "cause"),
+    "plan_savings_usd_per_hour": _POOL,
+    "pool_adopted_cost_usd_per_hour": _POOL,
+    "pool_tokens_total": (*_CLASS, "direction"),
+    "pool_revenue_usd_total": _CLASS,
+    "pool_tasks_total": (*_POOL, "outcome"),
+    "pool_recomputed_tokens_total": (*_POOL, "cause"),
+    "request_cost_usd_sum": _CLASS,
+    "router_requests_total": (*_CLASS, "status"),
+    "router_output_tokens_total": (*_CLASS, "slo"),
+}
+"""Metrics that are asked for, without their prefix, and the labels that they are summed by."""
 
 Series = dict[tuple[str, ...], float]
 """Values by the labels they were summed by."""
@@ -113,14 +131,14 @@ class _Counters:
         self._client, self._url, self._period = client, url, period
         self._window = f"[{math.ceil(period.seconds)}s]"
 
-    def increase(self, name: str, labels: Iterable[str]) -> Series:
-        """By how much a counter of tidefleet rose, by labels."""
-        names = (*labels,)
+    def increase(self, name: str) -> Series:
+        """By how much a counter rose, by its labels in ``ASKED``."""
+        names = ASKED[name]
         return self._ask(f"sum by ({', '.join(names)}) (increase(tidefleet_{name}{self._window}))", names)
 
-    def integral_hours(self, name: str, labels: Iterable[str]) -> Series:
+    def integral_hours(self, name: str) -> Series:
         """A gauge times the hours that it was there; of several that export it, the largest."""
-        names = (*labels,)
+        names = ASKED[name]
         step = max(LEAST_STEP_SECONDS, math.ceil(self._period.seconds / MOST_STEPS))
         window = f"[{max(step, math.ceil(self._period.seconds))}s:{step}s]"
         found = self._ask(f"sum_over_time(max by ({', '.join(names)}) (tidefleet_{name}){window})", names)
@@ -159,9 +177,9 @@ def _series(body: Mapping[str, Any], names: tuple[str, ...]) -> Series:
 
 
 def _bill(counters: _Counters, found: Found) -> None:
-    costs = counters.increase("pool_cost_usd_total", _UNIT)
-    training = counters.increase("training_cost_usd_total", ())
-    idle = counters.increase("fleet_idle_cost_usd_total", ())
+    costs = counters.increase("pool_cost_usd_total")
+    training = counters.increase("training_cost_usd_total")
+    idle = counters.increase("fleet_idle_cost_usd_total")
     if not costs and not training and not idle:
         raise PrometheusError(
             f"--prometheus: it has no tidefleet_pool_cost_usd_total from {found.period}; expected one that scraped the "
@@ -172,12 +190,29 @@ def _bill(counters: _Counters, found: Found) -> None:
         name: pico(cost) for name, cost in ((TRAINING, training.get(())), (WITHOUT_POOL, idle.get(()))) if cost
     }
     unused: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for (namespace, pool, cause), lost in counters.increase("pool_lost_seconds_total", (*_POOL, "cause")).items():
+    for (namespace, pool, cause), lost in counters.increase("pool_lost_seconds_total").items():
         if cause in UNUSED_CAUSES:
             unused[namespace, pool][cause] = lost
     found.unused = {**unused}
-    saved = counters.integral_hours("plan_savings_usd_per_hour", _POOL)
-    found.savings = math.fsum(saved.values()) if saved else None
+    _savings(counters, found)
+
+
+def _savings(counters: _Counters, found: Found) -> None:
+    """What the fleet as adopted would have cost less what it did; of pools that adopted nothing, what plans save."""
+    adopted = counters.integral_hours("pool_adopted_cost_usd_per_hour")
+    planned = counters.integral_hours("plan_savings_usd_per_hour")
+    cost: dict[tuple[str, ...], int] = defaultdict(int)
+    for unit, paid in found.paid.items():
+        cost[unit[:2]] += paid
+    parts = [spent - usd(cost[pool]) for pool, spent in adopted.items()]
+    parts += [saved for pool, saved in planned.items() if pool not in adopted]
+    if not parts:
+        return
+    found.savings = math.fsum(parts)
+    found.notes.append(
+        f"savings: {len(adopted)} pools against the replicas that they adopted at today's prices, "
+        f"{len(parts) - len(adopted)} against the best plan of one accelerator type"
+    )
 
 
 # --- who used it -----------------------------------------------------------------------------------------------------
@@ -218,23 +253,23 @@ def _key(by: By, unit: Unit, name: str) -> Key:
 
 def _classes(counters: _Counters, found: Found) -> dict[tuple[str, ...], Figures]:
     classes: dict[tuple[str, ...], Figures] = defaultdict(Figures)
-    for (*who, direction), tokens in counters.increase("pool_tokens_total", (*_CLASS, "direction")).items():
+    for (*who, direction), tokens in counters.increase("pool_tokens_total").items():
         field = f"{direction}_tokens"
         if field in _TOKENS:
             mine = classes[*who]
             setattr(mine, field, getattr(mine, field) + round(tokens))
-    for (*who, status), requests in counters.increase("router_requests_total", (*_CLASS, "status")).items():
+    for (*who, status), requests in counters.increase("router_requests_total").items():
         mine = classes[*who]
         mine.requests += round(requests)
         mine.error_requests += round(requests) if status in ("4xx", "5xx") else 0
         mine.cut_requests += round(requests) if status == "cut" else 0
-    for (*who, slo), tokens in counters.increase("router_output_tokens_total", (*_CLASS, "slo")).items():
+    for (*who, slo), tokens in counters.increase("router_output_tokens_total").items():
         mine = classes[*who]
         if slo == "met":
             mine.good_tokens = mine.slo_met = round(tokens)
         elif slo == "missed":
             mine.slo_missed = round(tokens)
-    for name, earned in counters.increase("pool_revenue_usd_total", _CLASS).items():
+    for name, earned in counters.increase("pool_revenue_usd_total").items():
         classes[name].revenue = pico(earned)
     _used(counters, found, classes)
     return classes
@@ -245,7 +280,7 @@ _TOKENS = ("input_tokens", "cached_tokens", "reasoning_tokens", "output_tokens")
 
 def _used(counters: _Counters, found: Found, classes: dict[tuple[str, ...], Figures]) -> None:
     """Usage of each class: the router's dollars; else needed seconds of its pool, divided by computed tokens."""
-    dollars = counters.increase("request_cost_usd_sum", _CLASS)
+    dollars = counters.increase("request_cost_usd_sum")
     for name, cost in dollars.items():
         classes[name].used = pico(cost)
     told = {name[:2] for name in dollars}
@@ -255,15 +290,15 @@ def _used(counters: _Counters, found: Found, classes: dict[tuple[str, ...], Figu
     without = {pool for pool in paid if pool not in told}
     if not without:
         return
-    needed = counters.increase("pool_needed_seconds_total", (*_POOL, "work"))
-    lost = counters.increase("pool_lost_seconds_total", (*_POOL, "cause"))
+    needed = counters.increase("pool_needed_seconds_total")
+    lost = counters.increase("pool_lost_seconds_total")
     unknown = 0
     for pool in sorted(without):
         mine = {name: one for name, one in classes.items() if name[:2] == pool}
         if not mine:
             continue
         unused = sum(lost.get((*pool, cause), 0.0) for cause in UNUSED_CAUSES)
-        used = needed.get((*pool, "serving"), 0.0) + sum(
+        used = sum(seconds for (*who, work), seconds in needed.items() if (*who,) == pool and work != TRAINING) + sum(
             lost.get((*pool, cause), 0.0) for cause in ("half_batch", "recompute", "kv_fetch")
         )
         unknown += not used + unused
@@ -290,7 +325,7 @@ def _divided(figures: Figures, weights: list[int]) -> list[Figures]:
 
 def _tasks(counters: _Counters, found: Found) -> None:
     ended: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for (namespace, pool, outcome), count in counters.increase("pool_tasks_total", (*_POOL, "outcome")).items():
+    for (namespace, pool, outcome), count in counters.increase("pool_tasks_total").items():
         ended[f"{namespace}/{pool}"][outcome] += round(count)
     used: dict[str, int] = defaultdict(int)
     for cell in found.cells:
@@ -308,16 +343,16 @@ def _recompute(counters: _Counters, found: Found) -> None:
     """Dollars of seconds that went into computing prompts again, by the causes of their tokens."""
     seconds: dict[tuple[str, ...], float] = defaultdict(float)
     again: Series = {}
-    for (namespace, pool, cause), lost in counters.increase("pool_lost_seconds_total", (*_POOL, "cause")).items():
+    for (namespace, pool, cause), lost in counters.increase("pool_lost_seconds_total").items():
         if cause == "recompute":
             again[namespace, pool] = lost
         if cause not in ("recall", "data_stall"):
             seconds[namespace, pool] += lost
-    for (namespace, pool, work), needed in counters.increase("pool_needed_seconds_total", (*_POOL, "work")).items():
-        if work == "serving":
+    for (namespace, pool, work), needed in counters.increase("pool_needed_seconds_total").items():
+        if work != TRAINING:
             seconds[namespace, pool] += needed
     tokens: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
-    for (namespace, pool, cause), count in counters.increase("pool_recomputed_tokens_total", (*_POOL, "cause")).items():
+    for (namespace, pool, cause), count in counters.increase("pool_recomputed_tokens_total").items():
         tokens[namespace, pool][cause] = round(count)
     for which, lost in again.items():
         paid = sum(cost for unit, cost in found.paid.items() if unit[:2] == which)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +91,15 @@ def _database(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield database
 
 
-_RECOMPUTED = {
-    **{
-        cause: f"coalesce(sum(recomputed_tokens) FILTER (ended_well AND recomputed_cause = '{cause}'), 0)"
-        for cause in CAUSES
-    },
-    "unknown": "coalesce(sum(recomputed_tokens) FILTER (ended_well AND (recomputed_cause IS NULL OR "
-    f"recomputed_cause NOT IN {CAUSES})), 0)",
-}
+def _recomputed(which: str) -> dict[str, str]:
+    """Sums of recomputed tokens by cause, of requests of which this holds."""
+    total = "coalesce(sum(recomputed_tokens) FILTER"
+    return {
+        **{cause: f"{total} ({which} AND recomputed_cause = '{cause}'), 0)" for cause in CAUSES},
+        "unknown": f"{total} ({which} AND (recomputed_cause IS NULL OR recomputed_cause NOT IN {CAUSES})), 0)",
+    }
+
+
 _SUMS = {
     "requests": "count(*)",
     "error_requests": "count(*) FILTER (result = 'error')",
@@ -119,19 +120,22 @@ _SUMS = {
     "failed": "coalesce(sum(usd) FILTER (result = 'ok' AND task_failed), 0)",
     "revenue": "coalesce(sum(revenue), 0)",
 }
-_FIGURES = ", ".join([*(f"{text} AS {name}" for name, text in _SUMS.items()), *_RECOMPUTED.values()])
+_FIGURES = ", ".join([*_SUMS.values(), *_recomputed("ended_well").values()])
+_PEER_SUMS = {name: _SUMS[name] for name in ("requests", "input_tokens", "cached_tokens")}
+_PEER_FIGURES = ", ".join([*_PEER_SUMS.values(), *_recomputed("result = 'ok'").values()])
 
 _VIEWS = """
 CREATE TABLE outcomes AS
     SELECT task, bool_or(outcome = 'success') AS succeeded FROM lines
     WHERE fault IS NULL AND type = 'request' AND task IS NOT NULL AND outcome IN ('success', 'failure') GROUP BY task;
+CREATE VIEW asked AS SELECT * FROM lines WHERE fault IS NULL AND type = 'request';
 CREATE VIEW requests AS
-    SELECT lines.*,
-        CASE WHEN lines.task IS NULL THEN CASE outcome WHEN 'success' THEN true WHEN 'failure' THEN false END
+    SELECT asked.*,
+        CASE WHEN asked.task IS NULL THEN CASE outcome WHEN 'success' THEN true WHEN 'failure' THEN false END
              ELSE succeeded END AS task_succeeded,
         coalesce(NOT task_succeeded, false) AS task_failed,
         result = 'ok' AND NOT task_failed AS ended_well
-    FROM lines LEFT JOIN outcomes ON lines.task = outcomes.task WHERE fault IS NULL AND type = 'request';
+    FROM asked LEFT JOIN outcomes ON asked.task = outcomes.task;
 """
 
 
@@ -157,7 +161,7 @@ class _Reader:
         self._paid(found)
         found.cells = self._cells()
         self._tasks(found)
-        unpriced = self._ask("SELECT count(*) FROM requests WHERE usd IS NULL AND seconds > 0")[0][0]
+        unpriced = self._ask("SELECT count(*) FROM asked WHERE usd IS NULL AND seconds > 0")[0][0]
         if unpriced:
             found.counted["unpriced"] = unpriced
         found.peers = [*self._peers()]
@@ -194,7 +198,7 @@ class _Reader:
         """The table ``ranked``: keys that have a row of their own."""
         key = _KEYS[self._by]
         self._database.execute(
-            f"CREATE TABLE ranked AS SELECT {key} AS shown, true AS is_ranked FROM requests GROUP BY 1 "
+            f"CREATE TABLE ranked AS SELECT {key} AS shown, true AS is_ranked FROM asked GROUP BY 1 "
             f"ORDER BY sum(usd) DESC NULLS LAST, sum(seconds) DESC, count(*) DESC, 1 LIMIT {int(self._top)}"
         )
         self._database.execute(
@@ -205,12 +209,12 @@ class _Reader:
     def _paid(self, found: Found) -> None:
         ((lines,),) = self._ask("SELECT count(*) FROM lines WHERE fault IS NULL AND type = 'paid'")
         rows = self._ask(
-            "SELECT namespace, pool, accelerator, capacity_type, coalesce(sum(usd), 0), count(*), "
+            "SELECT namespace, pool, accelerator, capacity_type, sum(usd), count(*), "
             "coalesce(sum(seconds) FILTER (usd IS NULL), 0) "
             "FROM (SELECT namespace, pool, accelerator, capacity_type, start, max(usd) AS usd, max(seconds) AS seconds "
             "FROM lines WHERE fault IS NULL AND type = 'paid' GROUP BY ALL) GROUP BY ALL"
         )
-        found.paid = {Unit(*row[:4]): int(row[4]) for row in rows}
+        found.paid = {Unit(*row[:4]): int(row[4]) for row in rows if row[4] is not None}
         twice = lines - sum(row[5] for row in rows)
         if twice:
             found.counted["duplicate_paid"] = twice
@@ -240,20 +244,20 @@ class _Reader:
     def _peers(self) -> Iterator[Peer]:
         for kind in ("feature", "team", "tenant"):
             rows = self._ask(
-                f"SELECT namespace || '/' || workload_class, {kind}, {_FIGURES} FROM requests "
+                f"SELECT namespace || '/' || workload_class, {kind}, {_PEER_FIGURES} FROM asked "
                 f"WHERE workload_class IS NOT NULL AND {kind} IS NOT NULL AND {kind} <> '{OTHERS}' GROUP BY 1, 2 "
                 f"HAVING count(*) >= {MIN_PEER_REQUESTS} ORDER BY sum(input_tokens) DESC NULLS LAST, 1, 2 "
                 f"LIMIT {MOST_PEERS}"
             )
             for row in rows:
-                yield Peer(row[0], kind, row[1], _figures(row[2:]))
+                yield Peer(row[0], kind, row[1], _figures(row[2:], _PEER_SUMS))
 
     def _speeds(self) -> dict[tuple[str, str], Speed]:
         x, y = "input_tokens::DOUBLE", "output_tokens::DOUBLE"
         rows = self._ask(
             f"SELECT coalesce(model, ''), accelerator, count(*), sum({x}), sum({y}), sum(seconds), sum({x} * {x}), "
             f"sum({x} * {y}), sum({y} * {y}), sum({x} * seconds), sum({y} * seconds), coalesce(sum(saved), 0), "
-            "coalesce(sum(cached_tokens) FILTER (saved IS NOT NULL), 0)::DOUBLE FROM requests "
+            "coalesce(sum(cached_tokens) FILTER (saved IS NOT NULL), 0)::DOUBLE FROM asked "
             "WHERE result = 'ok' AND seconds > 0 AND input_tokens IS NOT NULL AND output_tokens IS NOT NULL "
             "GROUP BY 1, 2"
         )
@@ -267,11 +271,11 @@ class _Reader:
         return [Offered(row[0], row[1], row[2], row[3], _figures(row[4:])) for row in rows]
 
 
-def _figures(row: Sequence[Any]) -> Figures:
-    """A row of ``_FIGURES``."""
-    plain = dict(zip(_SUMS, row, strict=False))
+def _figures(row: Sequence[Any], sums: Mapping[str, str] = _SUMS) -> Figures:
+    """A row of these sums, and of the recomputed tokens behind them."""
+    plain = dict(zip(sums, row, strict=False))
     values = {name: float(one) if name.endswith("seconds") else int(one) for name, one in plain.items()}
-    recomputed = dict(zip(_RECOMPUTED, (int(one) for one in row[len(_SUMS) :]), strict=True))
+    recomputed = dict(zip((*CAUSES, "unknown"), (int(one) for one in row[len(sums) :]), strict=True))
     return Figures(**values, recomputed={cause: tokens for cause, tokens in recomputed.items() if tokens})  # type: ignore[arg-type]
 
 

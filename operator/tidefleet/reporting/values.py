@@ -181,7 +181,7 @@ class Found:
         paid: the bill by unit, of the units whose bill is known.
         unused: shares of what is paid and not used by cause (idle, drain, ...), by namespace and pool; empty: all idle.
         lines: parts of the bill that no pool's requests use, by name: training, capacity that no pool holds.
-        savings: USD against the fleet as adopted; ``None``: not known from this source.
+        savings: USD against the fleet as adopted, or the best of one type; ``None``: not known from this source.
         recompute: 10^-12 USD of computing prompts again, by key, where the source knows it itself.
         knows_waste: whether figures say what errors, cut requests and failed tasks used.
         counted: lines that were left out or told of, by what is wrong with them.
