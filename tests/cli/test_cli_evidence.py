@@ -60,19 +60,20 @@ def test_cost_names_the_package_whose_error_is_the_lowest_and_the_runs_that_say_
 @pytest.mark.usefixtures("without_package")
 def test_without_the_package_cost_names_the_next_best() -> None:
     found = answer(*COST)
-    assert found["provenance"] == "Group"
+    assert found["provenance"] == "Roofline"
     assert found["provenance_source"].startswith("60 runs of llama-3.1-70b on h200-sxm with vllm")
     bare = answer(*COST, "--engine", "sglang")
     assert bare["provenance"] == "Roofline"
     assert "60 runs" not in bare["provenance_source"]
     text = CliRunner().invoke(app, list(COST), env={"COLUMNS": "300"}).stdout
-    assert "speed from Group, sigma" in text
+    assert "speed from Roofline, sigma" in text
     assert "60 runs of llama-3.1-70b on h200-sxm with vllm" in text
 
 
 @pytest.mark.usefixtures("without_package")
 def test_compare_and_cost_rest_on_the_same() -> None:
     model = ("--model", "llama-3.3-70b", "--accelerator", "h200-sxm", "--weights", "fp8", "--tpot", "80ms")
+    model += ("--engine", "trtllm")
     compared = answer("compare", *model, "--no-api", "--no-pairs")["entries"][0]
     priced = answer("cost", *model, "--tp", str(compared["layout"][0]["tensor_parallel"]))
     assert compared["provenance"] == priced["provenance"] == "Group"
@@ -87,5 +88,5 @@ def test_a_plan_tells_what_its_options_rest_on(tmp_path: Path, package: bool, re
     (tmp_path / "pool.yaml").write_text(POOL)
     (plan,) = answer("plan", "-f", str(tmp_path), "--demand", "chat=20")
     (option,) = plan["plan"]["options"]
-    assert option["provenance"] == ("AIConfigurator" if package else "Group")
+    assert option["provenance"] == ("AIConfigurator" if package else "Roofline")
     assert 0.05 < float(option["sigma"]) < 0.3

@@ -71,6 +71,13 @@ def test_the_lowest_measured_error_wins_whichever_model_it_is() -> None:
     assert theirs.source.startswith("tables, by 60 runs of llama-3.1-70b on h200-sxm with vllm 0.18.0")
 
 
+def test_a_difference_that_may_be_chance_leaves_the_simpler_model() -> None:
+    assert nearest(replace(GROUP, roofline=0.10, scalar=0.095)).provenance == "Roofline"
+    assert nearest(replace(GROUP, roofline=0.10, scalar=0.095, runs=2000)).provenance == "Group"
+    close = replace(GROUP, other=0.095, beside=0.10)
+    assert nearest(close, other=lambda _group, _replica: THEIRS).provenance == "Group"
+
+
 def test_the_other_model_is_asked_only_where_it_is_the_nearest() -> None:
     asked = []
 
@@ -132,7 +139,7 @@ def test_the_engine_is_found_in_any_case() -> None:
 
 
 def test_measurements_of_ones_own_beat_public_runs() -> None:
-    one = next(each for each in GROUPS if each.scalar < each.roofline and each.model in MODELS)
+    one = next(each for each in GROUPS if each.prefers_scalar)
     replica = Replica(MODELS[one.model], CHIPS[one.accelerator], one.chips[-1], one.weights, "Fp8", engine=one.engine)
     assert Evidence().correction(replica).provenance == "Group"
     live = Correction("Live", 0.3)

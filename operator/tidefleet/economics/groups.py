@@ -2,7 +2,8 @@
 
 For a group of runs of one model family, accelerator type, engine and precision of weights there are three models of the
 time: the roofline, the roofline times the group's scalar, and aiconfigurator-core where that package is installed. Each
-has a measured error there (``group_table``); the one with the lowest speaks for replicas of the group.
+has a measured error there (``group_table``); the one with the lowest speaks for replicas of the group, where it is
+lower by more than chance: by its standard error, sigma / sqrt(2 runs). Otherwise the simpler one does.
 """
 
 from __future__ import annotations
@@ -59,7 +60,17 @@ class Group:
     @property
     def prefers_other(self) -> bool:
         """Whether aiconfigurator-core is nearer to the runs it predicts than both of the others."""
-        return self.other is not None and self.other < self.beside
+        return self.other is not None and _is_lower(self.other, self.beside, self.runs)
+
+    @property
+    def prefers_scalar(self) -> bool:
+        """Whether the roofline times the scalar is nearer to the runs than the roofline as it is."""
+        return _is_lower(self.scalar, self.roofline, self.runs)
+
+
+def _is_lower(sigma: float, other: float, runs: int) -> bool:
+    """Whether one of two errors over so many runs is lower by more than its own standard error."""
+    return sigma * (1.0 + 1.0 / math.sqrt(2.0 * runs)) < other
 
 
 Other = Callable[[Group, Replica], Correction | None]
@@ -121,7 +132,7 @@ def group_evidence(
     if other is not None and group.prefers_other and (said := other(group, replica)) is not None:
         sigma = _sigma(group, group.other or 0.0, replica, engine_version, today)
         return replace(said, sigma=sigma, source=f"{said.source}, by {source}")
-    if group.scalar < group.roofline:
+    if group.prefers_scalar:
         sigma = _sigma(group, group.scalar, replica, engine_version, today)
         return Correction("Group", sigma, decode=((1.0, group.factor),), prefill=group.factor, source=source)
     sigma = _sigma(group, group.roofline, replica, engine_version, today)
