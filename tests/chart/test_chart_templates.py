@@ -438,9 +438,9 @@ def test_the_router_is_a_deployment_of_its_own_that_only_reads(render):
 
 
 def test_the_routers_options_exist(render):
-    values = {
-        "router": {"enabled": True, "poolHeader": "x-pool", "hashSecret": {"name": "h", "key": "k"}, "tlsSecret": "t"}
-    }
+    secret = {"name": "h", "key": "k"}
+    records = {"usageRecords": {"enabled": True}, "otlpEndpoint": "http://collector:4318"}
+    values = {"router": {"enabled": True, "poolHeader": "x-pool", "hashSecret": secret, "tlsSecret": "t", **records}}
     (container,) = one(render(values, show_only=("router",)), "Deployment")["spec"]["template"]["spec"]["containers"]
     given = {argument.partition("=")[0] for argument in container["args"] if argument.startswith("--")}
     said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
@@ -455,6 +455,25 @@ def test_the_router_runs_as_many_processes_as_are_asked_for(render):
     assert not [one for one in arguments() if one.startswith("--workers")]
     assert "--workers=4" in arguments(workers=4)
     assert "--workers" in CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
+
+
+def test_the_routers_usage_records_have_a_volume_and_its_replicas_share_of_limits_is_told(render):
+    def a_pod(**values):
+        router = {"enabled": True, "hashSecret": {"name": "h", "key": "k"}, **values}
+        return one(render({"router": router}, show_only=("router",)), "Deployment")["spec"]["template"]["spec"]
+
+    pod = a_pod(usageRecords={"enabled": True}, replicas=4)
+    (container,) = pod["containers"]
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "usage"]
+    assert f"--usage-records={mount}" in container["args"]
+    assert "--limits-share=0.25" in container["args"]
+    assert {"name": "usage", "emptyDir": {"sizeLimit": "6Gi"}} in pod["volumes"]
+    pod = a_pod(usageRecords={"enabled": True, "existingClaim": "usage"}, limitsShare=1)
+    assert {"name": "usage", "persistentVolumeClaim": {"claimName": "usage"}} in pod["volumes"]
+    assert "--limits-share=1" in pod["containers"][0]["args"]
+    plain = a_pod(replicas=1)
+    assert not [one for one in plain["volumes"] if one["name"] == "usage"]
+    assert not [one for one in plain["containers"][0]["args"] if one.startswith(("--limits", "--usage", "--otlp"))]
 
 
 def test_a_router_for_some_namespaces_reads_only_there(render):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 
+from tidefleet.controller import marks
 from tidefleet.controller.accounting import Accountant
 from tidefleet.controller.calibrating import workload_key
 from tidefleet.controller.config import OperatorConfiguration
@@ -30,6 +31,9 @@ OF_LENDERS = {
     "tidefleet_pool_loaned_nodes",
 }
 """Gauges that only a pool has that may lend nodes."""
+
+OF_ADOPTERS = {"tidefleet_pool_adopted_cost_usd_per_hour"}
+"""Gauges that only a pool has that adopted its workloads."""
 
 
 @dataclass
@@ -174,6 +178,25 @@ def test_conditions_are_counted_by_status_and_old_counts_go_to_zero() -> None:
     assert (counted("True"), counted("False")) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("uid", "mark", "expected"), [("uid-chat", 3, 3.0), ("uid-other", 3, None), ("uid-chat", None, None)]
+)
+def test_what_adopted_replicas_would_cost_is_told_of_the_pool_that_adopted_them(
+    uid: str, mark: int | None, expected: float | None
+) -> None:
+    pool, option = a_pool(), an_option("l40s")
+    served = a_served(pool, option, replicas=1)
+    assert served.workload is not None
+    text = {marks.ADOPTED_ANNOTATION: marks.write_adopted("prod/chat", uid, mark)} if mark is not None else {}
+    served = replace(served, workload=replace(served.workload, annotations=text))
+    telemetry, decision = Telemetry(), a_decision(types=("l40s",), served=(served,))
+    an_accountant(telemetry).account([decision], NOW)
+    told = telemetry.value("tidefleet_pool_adopted_cost_usd_per_hour", namespace="prod", pool="chat")
+    assert decision.market is not None
+    price = decision.market.candidates[0].price.usd_per_chip_hour
+    assert told == (None if expected is None else pytest.approx(expected * option.chips * price))
+
+
 def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
     telemetry, decision = Telemetry(), a_decision()
     options = {workload_key(one.option, "chat"): one.option for one in decision.view.served}
@@ -188,7 +211,7 @@ def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
             spec.process == "operator"
             and spec.kind == "gauge"
             and spec.labels[:2] == ("namespace", "pool")
-            and name not in OF_LENDERS
+            and name not in OF_LENDERS | OF_ADOPTERS
         ):
             assert f"{name}{{" in page, name
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tidefleet.controller import lent_costs
+from tidefleet.controller import lent_costs, marks
 from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
@@ -137,6 +137,20 @@ class Accountant:
                 level = logging.INFO if told.verdict == "agrees" else logging.WARNING
                 log.log(level, "the bill and OpenCost's", extra={"pool": "/".join(pool.key), "why": told.words})
 
+    def _adopted_cost(self, decision: Decision) -> float | None:
+        """USD per hour of the replicas that workloads had when adopted; ``None``: none was, or a price is missing."""
+        prices, power = self._prices(decision), self._electricity(decision)
+        uid, found = decision.view.pool.metadata.uid, list[float]()
+        for served in decision.view.served:
+            adopted = marks.read_adopted(served.workload.annotations) if served.workload is not None else None
+            if adopted is None or adopted[0] != uid:
+                continue
+            key = (served.option.accelerator, served.option.capacity_type)
+            if key not in prices:
+                return None
+            found.append(adopted[1] * served.option.chips * max(0.0, prices[key] + power.get(key, 0.0)))
+        return math.fsum(found) if found else None
+
     def utilization(self, pool: tuple[str, str]) -> float | None:
         """Needed over paid accelerator-seconds of a pool in the last minutes; ``None`` while it is not known."""
         known = self._seconds.get(pool)
@@ -236,6 +250,7 @@ class Accountant:
             "plan_cost_usd_per_hour": plan.usd_per_hour if plan else None,
             "plan_lower_bound_usd_per_hour": plan.lower_bound_usd_per_hour if plan else None,
             "plan_savings_usd_per_hour": plan.savings_usd_per_hour if plan else None,
+            "pool_adopted_cost_usd_per_hour": self._adopted_cost(decision),
             "pool_load_ratio": load(decision),
             "pool_utilization_ratio": self.utilization(view.pool.key),
         }

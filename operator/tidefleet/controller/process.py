@@ -15,6 +15,7 @@ from tidefleet import __version__, catalogue
 from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.flipping import QueueKind
 from tidefleet.api.validation import parse
+from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.connection import connect
 from tidefleet.cluster.credentials import credentials
@@ -54,6 +55,7 @@ from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.training.suspend import SuspendTrainer
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
+from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.prices import known_prices, node_chips
 from tidefleet.telemetry import Telemetry
 
@@ -192,6 +194,7 @@ class OperatorProcess:
                 self.settings,
                 wake=wake,
                 remembrance=Remembrance(actor),
+                memo=EstimateMemo(other=kernel_tables()),
             )
             if self.settings.flipping.enabled:
                 loop.flips = self._flips(actor, observer, loop, objects)

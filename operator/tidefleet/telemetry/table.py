@@ -116,6 +116,13 @@ _TABLE = (
         "What the plan saves against the best plan of one accelerator type, in USD per hour.",
     ),
     MetricSpec(
+        "pool_adopted_cost_usd_per_hour",
+        "gauge",
+        _POOL,
+        "Rent, at today's prices, of the replicas that the pool's workloads had when they were adopted, in USD per "
+        "hour; absent where none was. Less what the pool costs, it is the saving against the fleet as adopted.",
+    ),
+    MetricSpec(
         "accelerator_price_usd_per_hour",
         "gauge",
         ("accelerator", "capacity_type", "source"),
