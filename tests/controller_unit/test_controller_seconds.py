@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidefleet.controller.accounting import Accountant
@@ -160,6 +160,7 @@ def test_energy_lies_between_idle_and_tdp_and_rises_with_work() -> None:
     assert 200.0 < drawn[2] <= 700.0
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     staying=st.integers(0, 40),
     leaving=st.integers(0, 40),

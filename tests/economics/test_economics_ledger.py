@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from economics_builders import ACCELERATORS, MODELS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidefleet.economics.evidence import planning_share
@@ -52,6 +52,7 @@ CHAT = TokenShape(1200.0, 300.0, cached_share=0.4)
 # --- the bill --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 1e12), st.lists(st.floats(0.0, 1e9), max_size=20))
 def test_settled_usage_and_idle_are_the_bill(paid: float, used: list[float]) -> None:
     found = settle(paid, math.fsum(used))
@@ -111,6 +112,7 @@ def test_a_mix_that_asks_for_nothing_has_no_speeds() -> None:
 # --- the seconds -----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(worked, st.none() | speeds, st.booleans())
 def test_needed_and_lost_are_what_was_paid(one: Worked, at: Speeds | None, leaving: bool) -> None:
     found = served(one, at, leaving=leaving)
@@ -120,12 +122,14 @@ def test_needed_and_lost_are_what_was_paid(one: Worked, at: Speeds | None, leavi
     assert found.lost.keys() <= CAUSES.keys()
 
 
+@settings(deadline=None)
 @given(worked, speeds)
 def test_needed_is_what_the_tokens_take_and_never_more_than_was_paid(one: Worked, at: Speeds) -> None:
     asked = at.needed(one.uncached, one.output)
     assert served(one, at).needed == pytest.approx(min(asked, one.seconds), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(worked, speeds)
 def test_what_prompts_took_is_their_part_of_what_was_needed(one: Worked, at: Speeds) -> None:
     found, asked = served(one, at), at.needed(one.uncached, one.output)
@@ -134,12 +138,14 @@ def test_what_prompts_took_is_their_part_of_what_was_needed(one: Worked, at: Spe
     assert 0.0 <= found.prefill <= found.needed * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(worked, speeds)
 def test_busy_is_needed_recompute_fetch_and_half_batches(one: Worked, at: Speeds) -> None:
     found = served(one, at)
     assert one.seconds - found.lost["idle"] >= (one.busy - 1e-9) * one.seconds
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 1e9), st.lists(worked, max_size=5), speeds)
 def test_paid_seconds_are_spread_whole(paid: float, seen: list[Worked], at: Speeds) -> None:
     found = spread(paid, added(served(one, at) for one in seen))
@@ -190,6 +196,7 @@ def test_seconds_of_which_nothing_was_seen_went_nobody_knows_where() -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(amounts, amounts, st.none() | amounts), min_size=1, max_size=10))
 def test_seconds_on_loan_are_kept_lost_or_stalled_and_no_lost_work_is_forgotten(
     slots: list[tuple[float, float, float | None]],
