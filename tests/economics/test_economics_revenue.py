@@ -178,3 +178,14 @@ def test_what_contradicts_itself_is_named(made: object, named: str) -> None:
         made()  # type: ignore[operator]
     assert named in str(told.value)
     assert "e.g." in str(told.value)
+
+
+def test_a_request_pays_for_what_is_written_only_where_its_client_asked_for_that() -> None:
+    prices = prices_of(USAGE)
+    assert prices is not None
+    found = prices.request_usd(1000.0, 600.0, 100.0)
+    assert found == pytest.approx((400 * 2.0 + 600 * 0.2 + 100 * 10.0) / 1e6)
+    written = prices.request_usd(1000.0, 600.0, 100.0, writes_cache=True)
+    assert written == pytest.approx((400 * 2.5 + 600 * 0.2 + 100 * 10.0) / 1e6)
+    assert prices.request_usd(1000.0, 600.0, 100.0, batch=True) == pytest.approx(found / 2)
+    assert prices.request_usd(1000.0, 5000.0, 0.0) == pytest.approx(1000 * 0.2 / 1e6), "no more is found than there is"

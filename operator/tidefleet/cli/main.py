@@ -12,6 +12,7 @@ from tidefleet.cli import (
     conformance,
     cost,
     crds,
+    demand,
     emulator,
     explain,
     flip,
@@ -50,6 +51,7 @@ app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
 app.command("money")(money.money)
+app.command("demand")(demand.demand)
 
 
 def _print_version(wanted: bool) -> None:

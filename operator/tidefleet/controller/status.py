@@ -11,6 +11,7 @@ from tidefleet.api import ConditionType
 from tidefleet.controller import marks
 from tidefleet.controller.decision import Decision, Verdict
 from tidefleet.planning.demand import MEAN_SECONDS, Known
+from tidefleet.planning.earning import earnings_of, pool_margin
 from tidefleet.planning.words import rounded
 
 LINE = 1024
@@ -168,6 +169,10 @@ def pool_status(
     }
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
+    earned = pool_margin(plan, earnings_of(plan, decision.classes, view.classes).values())
+    if earned is not None:
+        status["plan"]["revenueUsdPerHour"] = decimal(earned.revenue_usd)
+        status["plan"]["marginUsdPerHour"] = decimal(earned.usd)
     status["demand"] = _demand(decision, now)
     used = utilization(decision)
     if used is not None:

@@ -90,6 +90,22 @@ class Prices:
         )
         return earned * self.batch_factor if batch else earned
 
+    def request_usd(
+        self, prompt: float, cached: float, output: float, *, writes_cache: bool = False, batch: bool = False
+    ) -> float:
+        """USD that a request earns.
+
+        Args:
+            prompt: all of its prompt's tokens.
+            cached: of them, found in a cache.
+            output: generated tokens, reasoning included.
+            writes_cache: whether its client asked for its prompt to be kept: what was not found is then written.
+            batch: whether it may wait, and the batch discount holds.
+        """
+        held = min(prompt, cached)
+        uncached = prompt - held
+        return self.usd(uncached, held, output, uncached if writes_cache else 0.0, batch)
+
 
 NOTHING = Prices(0.0, 0.0, 0.0, 0.0)
 
@@ -101,7 +117,7 @@ def seat_use(mean: float, p95: float = 0.0, cap: float = math.inf) -> LengthLaw:
         ValueError: a number is not usable, or the mean or the p95 is above the cap that nobody can pass.
     """
     mean = checked("tokensPerSeatMonth.mean", mean, example="2000000")
-    p95 = checked("tokensPerSeatMonth.p95", p95, example="9000000")
+    p95 = checked("tokensPerSeatMonth.p95", p95, example="7000000")
     cap = checked("capTokensPerMonth", cap, least=1.0, most=math.inf, example="50000000")
     for name, value in (("mean", mean), ("p95", p95)):
         if value > cap:

@@ -145,10 +145,10 @@ def revenue_usd(prices: Prices | None, ask: Ask, *, cached_tokens: float = 0.0) 
     """
     if prices is None:
         return None
-    held = min(float(ask.tokens), cached_tokens)
-    uncached = ask.tokens - held
-    written = 0.0 if ask.cache_ttl_seconds is None else uncached
-    return prices.usd(uncached, held, ask.output_tokens, written, ask.is_deferrable)
+    writes = ask.cache_ttl_seconds is not None
+    return prices.request_usd(
+        float(ask.tokens), cached_tokens, ask.output_tokens, writes_cache=writes, batch=ask.is_deferrable
+    )
 
 
 def priced(pool: PoolState, ask: Ask) -> Ask:
