@@ -32,7 +32,7 @@ def accelerator_manifests(path: Path | None = None) -> tuple[Mapping[str, Any], 
         yaml.YAMLError: it is not YAML.
     """
     text = path.read_text() if path else (files(__name__) / "data" / "acceleratortypes.yaml").read_text()
-    return tuple(one for one in yaml.load_all(text, Loader=_LOADER) if one)  # noqa: S506 - it is a safe loader
+    return tuple(one for one in yaml.load_all(text, Loader=_LOADER) if one)
 
 
 # What publishers append to a checkpoint of the same architecture: tuning, date and precision.
