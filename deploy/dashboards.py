@@ -6,7 +6,7 @@ of `tidefleet.telemetry` and series that `policies/alerts` records, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
@@ -238,7 +238,79 @@ def money() -> dashboard.Dashboard:
         ),
     ):
         board = board.with_panel(panel)
+    board = board.with_row(dashboard.Row("Requests and caches, by the router"))
+    for panel in _of_the_router():
+        board = board.with_panel(panel)
     return board
+
+
+def _of_the_router() -> Iterator[timeseries.Panel]:
+    """What only the router knows; empty where there is none."""
+    hour = f"namespace_pool:tidefleet_pool_spend_usd_per_hour:rate1h{{{POOL}}} / 3600"
+    output = f"1 - namespace_pool:tidefleet_pool_prefill:ratio_rate1h{{{POOL}}}"
+    costs = f"sum by (le, workload_class) (rate(tidefleet_request_cost_usd_bucket{{{POOL}}}[$__rate_interval]))"
+    yield _graph(
+        "A request in dollars",
+        "currencyUSD",
+        "USD of the accelerator-seconds that requests of each class took, idle time not included: half of them, and "
+        "all but one in twenty, cost less.",
+        (
+            (f"histogram_quantile(0.5, {costs})", "{{workload_class}}, median"),
+            (f"histogram_quantile(0.95, {costs})", "{{workload_class}}, 95 %"),
+        ),
+    )
+    yield _graph(
+        "USD per million output tokens, good ones and all",
+        "currencyUSD",
+        "What output tokens cost, over all of them and over those of requests that met their class's objectives.",
+        (
+            (
+                f"namespace_pool:tidefleet_pool_usd_per_million_output_tokens:rate1h{{{POOL}}}",
+                "{{namespace}}/{{pool}}, all",
+            ),
+            (
+                f"1e6 * {hour} * ({output}) / (sum by (namespace, pool) (rate("
+                f'tidefleet_router_output_tokens_total{{{POOL},slo="met"}}[1h])) > 0)',
+                "{{namespace}}/{{pool}}, good",
+            ),
+        ),
+    )
+    yield _graph(
+        "USD per successful task",
+        "currencyUSD",
+        "The whole bill over the tasks that their clients called a success; failed and retried ones are in the price.",
+        (
+            (
+                f"{hour} / (sum by (namespace, pool) (rate("
+                f'tidefleet_pool_tasks_total{{{POOL},outcome="success"}}[1h])) > 0)',
+                "{{namespace}}/{{pool}}",
+            ),
+        ),
+    )
+    yield _graph(
+        "Prompt tokens computed twice",
+        "short",
+        "Prompt tokens per second that were prefilled although they had been computed before, by cause.",
+        (
+            (
+                f"sum by (cause) (rate(tidefleet_pool_recomputed_tokens_total{{{POOL}}}[$__rate_interval]))",
+                "{{cause}}",
+            ),
+        ),
+        stacked=True,
+    )
+    yield _graph(
+        "Power that cache hits saved",
+        "watt",
+        "Joules per second of prefill that hits made needless, less those of the fetch, by the tier that held them.",
+        (
+            (
+                f"sum by (tier) (rate(tidefleet_pool_energy_avoided_joules_total{{{POOL}}}[$__rate_interval]))",
+                "saved, {{tier}}",
+            ),
+            (f"sum(rate(tidefleet_pool_energy_joules_total{{{POOL}}}[$__rate_interval]))", "drawn"),
+        ),
+    )
 
 
 def _choice(name: str, query: str) -> dashboard.QueryVariable:

@@ -18,10 +18,15 @@ from tidefleet.economics.energy import (
     joules_per_token,
     needed_flops,
     prefill_joules,
+    prompt_of,
     replica_watts,
+    step_of,
     tokens_per_joule,
+    worked_watts,
 )
 from tidefleet.economics.replica import Replica
+from tidefleet.economics.serving import Estimate, estimate
+from tidefleet.economics.shape import TokenShape
 
 shares = st.floats(0.0, 1.0)
 
@@ -143,3 +148,25 @@ def test_the_facility_adds_host_network_and_cooling() -> None:
 def test_an_impossible_pue_is_an_error_with_an_example(pue: float) -> None:
     with pytest.raises(ValueError, match=r"pue is .*e\.g\. 1\.2"):
         facility_watts(an_accelerator(), 600.0, pue=pue)
+
+
+def test_a_replica_at_its_operating_point_draws_what_its_estimate_says_and_less_when_it_idles() -> None:
+    chip = replace(ACCELERATORS["h100-sxm"], idle_watts=70.0)
+    shape = TokenShape(1200.0, 300.0, cached_share=0.25)
+    one = estimate(Replica(MODELS["llama-3.1-8b"], chip, 1, "Bf16", "Bf16"), shape)
+    assert isinstance(one, Estimate)
+    assert one.watts_per_chip is not None
+    step = step_of(one.replica, one.batch, shape.input_mean + shape.output_mean / 2.0)
+    prompt = prompt_of(one.replica, shape.uncached, shape.cached)
+    rate = one.requests_per_second
+
+    def drawn(share: float) -> float | None:
+        steps = share * rate * shape.output_mean / one.batch
+        return worked_watts(
+            one.replica, busy=share, batch=one.batch, steps=(steps, step), prompts=(share * rate, prompt)
+        )
+
+    assert drawn(1.0) == pytest.approx(one.watts_per_chip, rel=1e-6)
+    assert drawn(0.25) == pytest.approx(0.25 * one.watts_per_chip + 0.75 * 70.0, rel=1e-6)
+    assert drawn(0.0) == 70.0
+    assert prompt_of(one.replica, 0.0, 500.0).flops == 0.0

@@ -91,7 +91,7 @@ def test_the_files_are_what_the_code_makes():
 
 
 OF_MONEY = re.compile(
-    r"tidefleet_(pool_(cost|tokens|needed|lost|energy|revenue|monthly|\w+_ratio$)|plan_\w+_usd|(training|fleet_idle)_cost)"
+    r"tidefleet_(pool_(cost|tokens|tasks|recomputed|needed|lost|energy|revenue|monthly|\w+_ratio$)|plan_\w+_usd|(training|fleet_idle)_cost)"
 )
 
 

@@ -16,23 +16,74 @@ from tidefleet.controller.decision import Decision
 from tidefleet.controller.lent_costs import chips_by_phase
 from tidefleet.controller.work import EngineWork
 from tidefleet.economics import ledger
-from tidefleet.economics.energy import worked_watts
-from tidefleet.economics.ledger import Speeds, Split, added, served, speeds_of, spread, trained
+from tidefleet.economics.energy import Chore, prompt_of, step_of, worked_watts
+from tidefleet.economics.ledger import Speeds, Split, Worked, added, served, speeds_of, spread, trained
+from tidefleet.economics.serving import Estimate
 from tidefleet.flipping.phase import Phase
 from tidefleet.planning.demand import MEAN_SECONDS
-from tidefleet.planning.options import Candidate, ClassDemand, Option
+from tidefleet.planning.options import Option
 
 MOST_UNKNOWN = 0.5
 """Share of the paid seconds that nobody knows about above which no utilisation is told."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OperatingPoint:
-    """What replicas of an option are rated by: the speeds needed seconds are counted with, and the classes' points."""
+    """What replicas of an option are rated by, as long as estimates and mix stay as they are.
 
+    Attributes:
+        shares: of the classes; ``estimates`` each one's operating point.
+        speeds: with which needed seconds are counted.
+        uncached, cached, output: mean tokens of a request of the mix.
+    """
+
+    shares: tuple[float, ...]
+    estimates: tuple[Estimate, ...]
     speeds: Speeds
-    candidate: Candidate
-    classes: tuple[ClassDemand, ...]
+    uncached: float
+    cached: float
+    output: float
+    _prompt: Chore | None = None
+    _steps: dict[int, Chore] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shares: tuple[float, ...], estimates: tuple[Estimate, ...]) -> OperatingPoint:
+        """The point of a mix whose shares sum to more than 0."""
+        mix = list(zip(shares, estimates, strict=True))
+        whole = sum(shares)
+        return cls(
+            shares,
+            estimates,
+            speeds_of(mix),
+            uncached=sum(share * one.shape.uncached for share, one in mix) / whole,
+            cached=sum(share * one.shape.cached for share, one in mix) / whole,
+            output=sum(share * one.shape.output_mean for share, one in mix) / whole,
+        )
+
+    def is_of(self, shares: tuple[float, ...], estimates: tuple[Estimate, ...]) -> bool:
+        """Whether it is the point of this mix; estimates are remembered, so that the same one is the same object."""
+        return self.shares == shares and all(a is b for a, b in zip(self.estimates, estimates, strict=True))
+
+    def watts(self, spells: Sequence[Worked]) -> float | None:
+        """Mean power of a chip over what engines did; ``None`` where its power is not known."""
+        seconds = sum(one.seconds for one in spells)
+        busy = sum(one.seconds * one.busy for one in spells)
+        if not seconds > 0.0:
+            return None
+        batch = max(1.0, sum(one.batch * one.seconds * one.busy for one in spells) / busy if busy > 0.0 else 1.0)
+        replica, whole = self.estimates[0].replica, max(1, round(batch))
+        if self._prompt is None:
+            self._prompt = prompt_of(replica, self.uncached, self.cached)
+        if whole not in self._steps:
+            self._steps[whole] = step_of(replica, whole, self.uncached + self.cached + self.output / 2.0)
+        output, uncached = sum(one.output for one in spells), sum(one.uncached for one in spells)
+        return worked_watts(
+            replica,
+            busy=busy / seconds,
+            batch=batch,
+            steps=(output / batch / seconds, self._steps[whole]),
+            prompts=(uncached / self.uncached / seconds if self.uncached > 0.0 else 0.0, self._prompt),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +163,30 @@ class PoolSeconds:
         """The operating point of each option that runs; of one that is no candidate any more the last known."""
         running = {one.option for one in decision.view.served}
         self._points = {option: point for option, point in self._points.items() if option in running}
-        for one in decision.market.candidates if decision.market is not None else ():
-            if one.option in running and any(each.share > 0.0 for each in decision.classes):
-                shares = [each.share for each in decision.classes]
-                speeds = speeds_of(list(zip(shares, one.estimates, strict=True)))
-                self._points[one.option] = OperatingPoint(speeds, one, decision.classes)
+        shares = tuple(one.share for one in decision.classes)
+        if decision.market is None or not any(share > 0.0 for share in shares):
+            return
+        for one in decision.market.candidates:
+            known = self._points.get(one.option)
+            if one.option in running and (known is None or not known.is_of(shares, one.estimates)):
+                self._points[one.option] = OperatingPoint.of(shares, one.estimates)
 
     def _by_type(self, decision: Decision, work: Iterable[EngineWork]) -> Mapping[str, list[_Seen]]:
-        """What each engine was seen doing, in chip-seconds, by accelerator type."""
+        """What engines were seen doing, in chip-seconds, by accelerator type."""
         name = decision.view.pool.name
         options = {workload_key(one.option, name): one.option for one in decision.view.served}
-        found: dict[str, list[_Seen]] = {}
+        spells: dict[tuple[Option, bool], list[Worked]] = {}
         for one in work:
             option = options.get(one.workload)
-            if option is None:
-                continue
+            if option is not None:
+                spells.setdefault((option, one.leaving), []).extend(one.spells)
+        found: dict[str, list[_Seen]] = {}
+        for (option, leaving), each in spells.items():
             point = self._points.get(option)
             speeds = point.speeds if point is not None else None
-            split = added(served(each, speeds, leaving=one.leaving) for each in one.spells).times(option.chips)
-            watts = _watts(point, one) if point is not None else None
-            found.setdefault(option.accelerator, []).append(_Seen(one.leaving, split, watts))
+            split = added(served(one, speeds, leaving=leaving) for one in each).times(option.chips)
+            watts = point.watts(each) if point is not None else None
+            found.setdefault(option.accelerator, []).append(_Seen(leaving, split, watts))
         return found
 
     def _trained(
@@ -155,40 +210,15 @@ class PoolSeconds:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What one engine did: chip-seconds by what they were, and the mean power of one of its chips."""
+    """What engines of one option did: chip-seconds by what they were, and the mean power of a chip."""
 
     leaving: bool
     split: Split
     watts: float | None
 
 
-def _watts(point: OperatingPoint, work: EngineWork) -> float | None:
-    shares = [(one.share, each.shape) for one, each in zip(point.classes, point.candidate.estimates, strict=True)]
-    whole = sum(share for share, _ in shares)
-    uncached, cached, output = (
-        sum(share * amount for (share, _), amount in zip(shares, amounts, strict=True)) / whole
-        for amounts in (
-            [shape.uncached for _, shape in shares],
-            [shape.cached for _, shape in shares],
-            [shape.output_mean for _, shape in shares],
-        )
-    )
-    seconds = sum(one.seconds for one in work.spells)
-    busy = sum(one.seconds * one.busy for one in work.spells)
-    return worked_watts(
-        point.candidate.estimates[0].replica,
-        seconds=seconds,
-        busy_seconds=busy,
-        batch=sum(one.batch * one.seconds * one.busy for one in work.spells) / busy if busy > 0.0 else 0.0,
-        output=sum(one.output for one in work.spells),
-        context=uncached + cached + output / 2.0,
-        uncached=sum(one.uncached for one in work.spells),
-        prompt=(uncached, cached),
-    )
-
-
 def _mean_watts(seen: Iterable[_Seen]) -> float | None:
-    """Mean power of a chip over engines that were seen and whose power is known."""
+    """Mean power of a chip that serves, over options that were seen and whose power is known."""
     known = [(one.split.paid, one.watts) for one in seen if one.watts is not None and not one.leaving]
     whole = sum(paid for paid, _ in known)
     return sum(paid * watts for paid, watts in known) / whole if whole > 0.0 else None

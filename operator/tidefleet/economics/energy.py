@@ -19,7 +19,7 @@ without --fit it measures the law on architectures left out of the fit: 8.8 % me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
@@ -173,48 +173,57 @@ def prefill_joules(replica: Replica, uncached: float, cached: float = 0.0) -> fl
     return None if watts is None else watts * replica.chips * seconds / ranks
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """HBM bytes that something moves, and FLOP that it needs, on all chips of a replica."""
+
+    bytes_moved: float
+    flops: float
+
+
+def step_of(replica: Replica, batch: float, context: float) -> Chore:
+    """One decode step of so many sequences that attend to so many tokens each, on average."""
+    one = decode_step(replica, max(1.0, batch), max(1.0, context))
+    return Chore(float(one.bytes_moved[0]), float(one.flops[0]))
+
+
+def prompt_of(replica: Replica, uncached: float, cached: float) -> Chore:
+    """Prefill of one prompt; nothing where all of it is cached."""
+    if uncached <= 0.0:
+        return Chore(0.0, 0.0)
+    one = prefill(replica, uncached, cached)
+    return Chore(float(one.bytes_moved[0]), float(one.flops[0]))
+
+
 def worked_watts(
     replica: Replica,
     *,
-    seconds: float,
-    busy_seconds: float,
+    busy: float,
     batch: float,
-    output: float,
-    context: float,
-    uncached: float,
-    prompt: tuple[float, float],
+    steps: tuple[float, Chore],
+    prompts: tuple[float, Chore],
 ) -> float | None:
-    """Mean power of one chip of a replica over some time, from what it did; ``None`` when TDP or a peak is unknown.
+    """Mean power of one chip of a replica, from what it did; ``None`` when TDP or a peak is unknown.
 
     While it is idle it draws ``idle_watts``, and nothing where that is not known.
 
     Args:
-        seconds: of the time; busy_seconds: of them, with a request running.
-        batch: sequences decoded together; output: tokens generated; context: mean tokens that one attends to.
-        uncached: prompt tokens prefilled; prompt: (uncached, cached) tokens of a mean prompt.
+        busy: share of the time in which it had a request running, 0..1.
+        batch: sequences decoded together meanwhile.
+        steps: decode steps per second of the whole time, and what one is; prompts: prefilled ones likewise.
     """
-    idle = replica.accelerator.idle_watts or 0.0
-    batch = max(1.0, batch)
-    work = [(decode_step(replica, batch, max(1.0, context)), output / batch)]
-    if prompt[0] > 0.0 and uncached > 0.0:
-        work.append((prefill(replica, *prompt), uncached / prompt[0]))
-    busy_seconds = min(seconds, max(0.0, busy_seconds))
+    idle, busy = replica.accelerator.idle_watts or 0.0, min(1.0, max(0.0, busy))
+    per_busy_second = 1.0 / busy if busy > 0.0 else 0.0
+    (steps_per_second, step), (prompts_per_second, prompt) = steps, prompts
     at_work = replica_watts(
         replica,
-        tokens=batch,
-        steps_per_second=output / batch / busy_seconds if busy_seconds > 0.0 else 0.0,
-        bytes_per_second=_per_second(busy_seconds, ((float(one.bytes_moved[0]), times) for one, times in work)),
-        flops_per_second=_per_second(busy_seconds, ((float(one.flops[0]), times) for one, times in work)),
+        tokens=max(1.0, batch),
+        steps_per_second=steps_per_second * per_busy_second,
+        bytes_per_second=(steps_per_second * step.bytes_moved + prompts_per_second * prompt.bytes_moved)
+        * per_busy_second,
+        flops_per_second=(steps_per_second * step.flops + prompts_per_second * prompt.flops) * per_busy_second,
     )
-    if at_work is None:
-        return None
-    if not seconds > 0.0:
-        return idle
-    return (at_work * busy_seconds + idle * (seconds - busy_seconds)) / seconds
-
-
-def _per_second(seconds: float, parts: Iterable[tuple[float, float]]) -> float:
-    return sum(amount * times for amount, times in parts) / seconds if seconds > 0.0 else 0.0
+    return None if at_work is None else at_work * busy + idle * (1.0 - busy)
 
 
 def avoided_joules(
