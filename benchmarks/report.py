@@ -1,6 +1,6 @@
 """How long a report over usage records takes, and the memory it needs.
 
-    python benchmarks/report.py [--records N] [--tenants N] [--by tenant] [--compression zstd] [--directory DIR] [--json]
+    python benchmarks/report.py [--records N] [--tenants N] [--by KEY] [--compression zstd] [--directory DIR] [--json]
 
 A week of N requests (10 million: about 6 GB of JSON Lines) of 20 pools on three types, 20,000 tenants and their tasks,
 with the paid lines of every minute from two routers, is written to a temporary file, which is gone at the end. Then
