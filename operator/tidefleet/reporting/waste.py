@@ -204,7 +204,7 @@ def _precision(found: Found) -> Iterator[Waster]:
             "precision",
             f"{model} on {accelerator}",
             usd(figures.used) * (1.0 - step),
-            f"8-bit weights cost {1.0 - step:.0%} less by the cost model at these lengths, unless the engines have them",
+            f"8-bit weights cost {1.0 - step:.0%} less by the cost model at these lengths; unless engines have them",
             "serve the FP8 checkpoint where its answers are as good; tidefleet cost --levers tells more",
             f"from {PRECISION_STEP:.0%} cheaper",
         )
