@@ -1,18 +1,29 @@
 """One demand on two accelerator types: who carries it, who trains, and that every second is counted once."""
 
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulator_builders import a_session
 
+from tidefleet.simulator.checkpoint import Parts
+from tidefleet.simulator.cluster import Cluster
+from tidefleet.simulator.engine.facts import facts_of
 from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.rivals import RIVALS
 from tidefleet.simulator.fleet.run import foreseeing, ours, run_fluid
 from tidefleet.simulator.fleet.split import in_order, nodes_by_kind
-from tidefleet.simulator.load import ScenarioError, parse_scenario
+from tidefleet.simulator.load import ScenarioError, load_scenario, parse_scenario
+from tidefleet.simulator.week import run_fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACES = Path(os.environ.get("TIDEFLEET_SHARED", ROOT.parent / "shared")) / "traces"
+needs_traces = pytest.mark.skipif(not TRACES.exists(), reason=f"no traces at {TRACES}; TIDEFLEET_SHARED names another")
 
 NEW = a_pool(nodes=8, usd_per_node_hour=40.0)
 OLD = a_pool(name="older", accelerator="h100-sxm", nodes=8, usd_per_node_hour=16.0, demand="main", carries=0.5)
@@ -129,3 +140,42 @@ def test_a_pool_that_shares_a_demand_fits_the_pool_whose_demand_it_is(old, new, 
     assert parse_scenario(SHARED, "two.yaml").pools[1].serves == "main"
     with pytest.raises(ScenarioError, match=words):
         parse_scenario(SHARED.replace(old, new), "two.yaml")
+
+
+@needs_traces
+def test_requests_are_served_by_both_types_within_their_objectives():
+    changes = {
+        "seconds": "10800", "beginSeconds": "36000", "pools.0.replicas": "5", "pools.1.replicas": "6",
+        "windows.count": "1", "windows.seconds": "10", "windows.warmSeconds": "5", "windows.historySeconds": "60",
+        "windows.keptSeconds": "600",
+    }  # fmt: skip
+    scenario = load_scenario("two-types", [f"{name}={value}" for name, value in changes.items()])
+    found = run_fleet(
+        scenario, TRACES, seed=1, policy=None, full=False, progress=lambda share, words: None, parts=Parts()
+    )
+    assert found.utilization + sum(found.utilization_lost.values()) == pytest.approx(1.0, abs=1e-9)
+    assert set(found.usd_by_accelerator) == {"h200-sxm", "h100-sxm"}
+    assert found.slo_attainment["overall"] > 0.95
+    assert 0.6 < found.figures["needed_seen_over_planned"] < 1.5
+    assert found.joules_per_token is None
+
+
+def test_each_replica_is_as_fast_as_its_own_type_and_the_router_knows():
+    scenario = load_scenario("two-types")
+    first, other = scenario.pools
+    facts = {pool.accelerator: facts_of(pool) for pool in scenario.pools}
+    cluster = Cluster(first, scenario.classes, facts=facts["h200-sxm"], others={1: (other, facts["h100-sxm"])})
+    for number in (0, 1):
+        cluster.add(number)
+    table = cluster.policy.table
+    known = [table.endpoint(address).rates for address in table.addresses]
+    assert known == [facts["h200-sxm"].rates, facts["h100-sxm"].rates]
+    room = [cluster.replicas[number].blocks.capacity_tokens for number in (0, 1)]
+    assert room[0] > room[1] > 0.0
+    firsts = {}
+    for number in (0, 1):
+        cluster.submit(a_session(number + 1, tokens=(8192,), output=50), 0, 0.0)
+    while len(firsts) < 2:
+        now = cluster.next()
+        firsts |= {job.replica: job.first for what, job in cluster.advance(now) if what == "first"}
+    assert firsts[0] < firsts[1]
