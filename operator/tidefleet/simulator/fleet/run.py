@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -150,6 +151,7 @@ class _Fleet:
         self.due = dict.fromkeys(self.states, 0.0)
         self.most_watts = self.over_seconds = 0.0
         self.crashes: list[tuple[float, int, float]] = []
+        self.next_end = math.inf
 
     def _pool(self, kinds: tuple[PoolSpec, ...], demand: Demand, planner: PlannerOf) -> _Pool:
         flips, spec, nodes = self.spec.flips, kinds[0], list[Node]()
@@ -214,8 +216,10 @@ class _Fleet:
                 if self.due[node.name] <= self.now:
                     self._settle(node)
             case "training", _:
-                self.trainers.advance(self.now - ORIGIN)
-                self._at_next_end()
+                if self.now >= self.next_end:
+                    self.next_end = math.inf
+                    self.trainers.advance(self.now - ORIGIN)
+                    self._at_next_end()
             case "fault", Fault() as fault:
                 self._break(fault)
             case "mend", Fault() as fault:
@@ -402,7 +406,11 @@ class _Fleet:
             self.since[name] = now
 
     def _at_next_end(self) -> None:
-        self._at(ORIGIN + self.trainers.next_end(), "training", None)
+        """Look at the trainers when the next job is done; once, however often this is called."""
+        when = ORIGIN + self.trainers.next_end()
+        if when < self.next_end:
+            self.next_end = when
+            self._at(when, "training", None)
 
     def _timeline(self) -> Timeline:
         self.trainers.close(self.now - ORIGIN)
