@@ -302,7 +302,7 @@ def _cli() -> Iterator[str]:
     yield from _text("""
     # The command line
 
-    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`,
+    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`, `report`,
     `validate` and `crds` need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as
     kubectl does.
 

@@ -11,7 +11,7 @@ from flipping_builders import DEEPSEEK_NODES, deepseek_day, traces_week
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidefleet.flipping.staircase import Staircase, Terms, envelope, schedule
+from tidefleet.flipping.staircase import Staircase, Terms, envelope, lead_slots, schedule
 
 DEEPSEEK = Terms(lead_slots=0, reserve=0, step_share=0.22, usd_per_node_hour=16.0, flip_usd=1.6)
 
@@ -163,6 +163,12 @@ def test_lead_brings_nodes_back_before_the_need_and_the_reserve_stays() -> None:
     made = schedule(need, nodes=5, terms=terms)
     assert made.needed == (5, 5, 2, 2, 5, 5, 5, 5)
     assert made.loans == (0, 0, 3, 3, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("recall", "slots"), [(0.0, 1), (720.0, 2), (900.0, 2), (901.0, 3)])
+def test_nodes_are_called_home_the_slots_of_a_recall_and_one_more_ahead(recall: float, slots: int) -> None:
+    assert lead_slots(recall) == slots
+    assert lead_slots(recall * 2.0, slot_seconds=1800.0) == slots
 
 
 def test_loans_keep_to_the_slots_that_are_allowed_and_are_back_at_their_end() -> None:

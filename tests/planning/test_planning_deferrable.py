@@ -177,6 +177,17 @@ def test_replicas_are_added_thinly_over_hours_rather_than_at_once() -> None:
     assert short.missing.tolist() == [8 * SLOT_SECONDS]
 
 
+def test_replicas_are_added_where_there_is_room_for_them() -> None:
+    room = [0, 0, 2, 2, 5, 0, 0, 0, 0, 0]
+    plan, units = fewest_units([a_volume(6, 8)], np.zeros(10), now=NOW, unit=1.0, most=room)
+    assert units == 2
+    assert (plan.extra <= np.array(room)).all()
+    assert not plan.missing.any()
+    short, units = fewest_units([a_volume(60, 8)], np.zeros(10), now=NOW, unit=1.0, most=room)
+    assert (units, short.extra.tolist()) == (5, [0.0, 0.0, 2.0, 2.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert short.missing.tolist() == [51 * SLOT_SECONDS]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.floats(0, 60), st.lists(st.floats(0, 3), min_size=8, max_size=8), st.floats(0.3, 3))
 def test_one_unit_less_would_not_do(work: float, slack: list[float], unit: float) -> None:

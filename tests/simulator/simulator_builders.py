@@ -11,7 +11,6 @@ from tidefleet.routing.rates import Rates
 from tidefleet.simulator.engine.blocks import Blocks, Store
 from tidefleet.simulator.engine.job import Job
 from tidefleet.simulator.engine.replica import Replica
-from tidefleet.simulator.engine.timing import StraightLines
 from tidefleet.simulator.sessions import Session, Turn
 
 BLOCK = 64
@@ -24,6 +23,32 @@ RATES = Rates(
     step_seconds_per_kv_token=0.0,
 )
 """A prompt of 1,000 tokens takes 0.1 s, an output token 10 ms, whatever the batch."""
+
+
+class StraightLines:
+    """An engine as fast as the router expects: the coefficients of its picks."""
+
+    __slots__ = ("_floor", "_p1", "_p2", "_s0", "_s1", "_s2", "rates")
+
+    def __init__(self, rates: Rates) -> None:
+        self.rates = rates
+        self._p1, self._p2 = rates.prefill_seconds_per_token, rates.prefill_seconds_per_pair
+        self._floor = rates.prefill_floor_seconds
+        self._s0, self._s1 = rates.step_seconds, rates.step_seconds_per_sequence
+        self._s2 = rates.step_seconds_per_kv_token
+
+    def prompts_seconds(self, prompts: Sequence[tuple[float, float]]) -> float:
+        """The sum of theirs, at least one forward pass."""
+        p1, p2 = self._p1, self._p2
+        return max(self._floor, sum(new * (p1 + p2 * (old + new / 2.0)) for new, old in prompts))
+
+    def step_seconds(self, batch: float, context_tokens: float) -> float:
+        """T_d."""
+        return self._s0 + self._s1 * batch + self._s2 * context_tokens
+
+    def fetch_seconds(self, tokens: float, tier: int) -> float:
+        """Latency and transfer."""
+        return self.rates.fetch_seconds(tokens, tier)
 
 
 def a_session(

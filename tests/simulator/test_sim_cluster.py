@@ -67,7 +67,7 @@ def test_a_draining_replica_takes_nothing_more_and_ends_what_it_has() -> None:
     driver.run()
     assert all(one.replica == busy and one.done < math.inf for one in there)
     assert all(one.replica != busy for one in driver.jobs if one.came > 20.0)
-    assert cluster.is_empty(busy)
+    assert cluster.replicas[busy].requests == 0
 
 
 def test_requests_of_a_killed_replica_are_served_elsewhere_and_what_was_lost_is_counted() -> None:
@@ -94,12 +94,12 @@ def test_a_replica_that_is_added_later_takes_its_share() -> None:
     assert cluster.replicas[7].counts.finished > 50
 
 
-@pytest.mark.parametrize("policy", ["pick", "sticky", "greedy"])
+@pytest.mark.parametrize("policy", ["pick", "greedy"])
 def test_a_turn_that_was_served_before_is_found_where_the_next_one_goes(policy: str) -> None:
     cluster = a_cluster(policy)
     found = sessions(12)
-    for session in found:
-        cluster.warm(session, 2, -10.0)
+    for place, session in enumerate(found):
+        cluster.keep(place % len(cluster.replicas), session, 2)
     jobs = []
     for place, session in enumerate(found):
         cluster.submit(session, 3, 10.0 * place)

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from simulator_builders import RATES, a_session
+from simulator_builders import RATES, StraightLines, a_session
 
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.detail import TAIL_SECONDS, Moves, Turns, is_in_time, simulate
 from tidefleet.simulator.engine.facts import Facts, facts_of
-from tidefleet.simulator.engine.timing import StraightLines
 from tidefleet.simulator.operating import OperatingPoint
 from tidefleet.simulator.scenario import Class, Objective, Pool
 from tidefleet.simulator.windows import Window

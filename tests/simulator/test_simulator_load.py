@@ -108,7 +108,7 @@ def test_changes_go_by_fields_places_and_names() -> None:
             "pools.0.replicas=128",
             "pools.main.accelerator=h100-sxm",
             "classes.chat.objective.tpotSeconds=0.1",
-            "flips.lead_seconds=600",
+            "flips.recall_seconds=600",
             "peakShare=0.9",
             "settings.some_thing=3",
         ],
@@ -117,7 +117,7 @@ def test_changes_go_by_fields_places_and_names() -> None:
     assert scenario.pools[0].accelerator == "h100-sxm"
     assert scenario.classes[0].objective is not None
     assert scenario.classes[0].objective.tpot_seconds == 0.1
-    assert scenario.flips.lead_seconds == 600
+    assert scenario.flips.recall_seconds == 600
     assert scenario.peak_share == 0.9
     assert scenario.settings == {"some_thing": 3.0}
 

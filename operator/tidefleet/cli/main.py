@@ -12,13 +12,16 @@ from tidefleet.cli import (
     conformance,
     cost,
     crds,
+    demand,
     emulator,
     explain,
     flip,
     flips,
+    money,
     operator,
     pause,
     plan,
+    report,
     route,
     router,
     simulate,
@@ -48,6 +51,9 @@ app.command("cost")(cost.cost)
 app.command("conformance")(conformance.conformance)
 app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
+app.command("demand")(demand.demand)
+app.command("money")(money.money)
+app.command("report")(report.report)
 
 
 def _print_version(wanted: bool) -> None:

@@ -211,9 +211,19 @@ def files(names: Sequence[str]) -> Iterator[str]:
 
 
 def _is_ours(content: Any) -> bool:
-    """Whether the object claims to be of our group; what has no apiVersion does, so that it is complained of."""
+    """Whether the object claims to be of our group; what has no apiVersion does, so that it is complained of.
+
+    A file of `tidefleet demand` (its personas tell) may lie beside manifests, and is none.
+    """
     version = content.get("apiVersion") if isinstance(content, dict) else None
+    if isinstance(content, dict) and version is None and "kind" not in content and "personas" in content:
+        return False
     return not isinstance(version, str) or version.partition("/")[0] == GROUP
+
+
+def _is_a_manifest(content: Any) -> bool:
+    """Whether it means to be one: below a directory, files of options and terms stand beside manifests."""
+    return not isinstance(content, dict) or "apiVersion" in content or "kind" in content
 
 
 def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
@@ -234,7 +244,7 @@ def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
             if document.unreadable:
                 complain(document, "", "", document.unreadable, "Unreadable")
                 continue
-            if not _is_ours(document.content):
+            if not _is_ours(document.content) or (name not in names and not _is_a_manifest(document.content)):
                 continue
             result = validation.parse(document.content, strict=True)
             if isinstance(result, Invalid):

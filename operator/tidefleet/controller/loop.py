@@ -186,6 +186,7 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
+        view = replace(view, utilization=self.accountant.utilization(view.pool.key))
         if self.flips is not None:
             moving, leaving = self.flips.moves(view)
             view = replace(view, moving=moving, leaving=leaving)

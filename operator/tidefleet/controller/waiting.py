@@ -74,7 +74,7 @@ class Waiting:
         replicas = np.maximum(least, np.ceil(steady / self.unit - 1e-9))
         slack = np.maximum(0.0, replicas * self.unit - steady)
         volumes = [one for each in classes for one in self._volumes(each, mix, now, len(slack) * SLOT_SECONDS)]
-        room = int(max(0.0, min(MOST_UNITS, most - float(replicas.max()))))
+        room = np.clip(most - replicas, 0, MOST_UNITS).astype(np.int64).tolist()
         self.plan, self.units = fewest_units(volumes, slack, now=now, unit=self.unit, most=room)
 
     def is_due(self, classes: Sequence[WorkloadClass], now: float) -> bool:

@@ -42,6 +42,17 @@ ROUND_TRIPS = 10.0
 Ints = NDArray[np.int64]
 
 
+def lead_slots(recall_seconds: float, slot_seconds: float = 900.0) -> int:
+    """How far ahead of a need nodes are called home: the slots of a recall, and one more.
+
+    A slot is planned by its mean, and its demand may come at its beginning: the slot before it is the room for that.
+
+    Args:
+        recall_seconds: from a node's recall until it serves.
+    """
+    return math.ceil(recall_seconds / slot_seconds) + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On which terms nodes of one kind are loaned.

@@ -129,9 +129,12 @@ def plan_deferrable(
     extra = np.zeros(slots)
     total = float(served.sum())
     wanted = sum(tokens)
+    end = max((window[1] for window in windows), default=0)
     for slot in np.argsort(prices, kind="stable"):
         if total >= wanted - enough:
             break
+        if slot >= end:
+            continue  # nothing is due by then that could be done there
         limit = most[slot] * seconds[slot] if math.isfinite(most[slot]) else wanted
         more = room.copy()
         more[slot] += min(limit, wanted - total)
@@ -180,33 +183,37 @@ def fewest_units(
     *,
     now: float,
     unit: float,
-    most: int,
+    most: int | Sequence[int],
     prices: Array | None = None,
 ) -> tuple[DeferrablePlan, int]:
     """The plan with the fewest whole units (replicas) of ``unit`` tokens/s added at a time, and how many those are.
 
     Capacity comes in replicas that stay for a while: a thin addition over hours beats all of it in one slot. With
     ``most`` units not enough is done in time; then that plan is returned, and says what is missing.
+
+    Args:
+        most: units that can be added, in every slot or by slot (where a peak leaves no room, a night may).
     """
+    rooms = np.maximum(0, np.broadcast_to(np.asarray(most, dtype=np.int64), (len(slack),)))
     plan = plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=0.0)
-    if not plan.missing.any() or most <= 0:
+    if not plan.missing.any() or not rooms.any():
         return plan, 0
     windows = [_window(one, now, plan.first, len(slack)) for one in volumes]
     tokens = [one.tokens for one in volumes]
     enough = NOTHING * max(1.0, sum(tokens))
 
     def suffices(units: int) -> bool:
-        served = _earliest_first(tokens, windows, (slack + units * unit) * plan.seconds)
+        served = _earliest_first(tokens, windows, (slack + np.minimum(units, rooms) * unit) * plan.seconds)
         return float(served.sum()) >= sum(tokens) - enough
 
-    low, high = 0, most
+    low, high = 0, int(rooms.max())
     while high - low > 1 and suffices(high):
         middle = (low + high) // 2
         if suffices(middle):
             high = middle
         else:
             low = middle
-    return plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=high * unit), high
+    return plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=np.minimum(high, rooms) * unit), high
 
 
 def daily_volumes(

@@ -117,10 +117,6 @@ class Cluster:
         self._live = [one for one in self._live if one.number != number]
         self.policy.draining(number, now)
 
-    def is_empty(self, number: int) -> bool:
-        """Whether a replica has no request."""
-        return self.replicas[number].requests == 0
-
     def kill(self, number: int, now: float) -> list[Job]:
         """A replica is gone at once. Its requests, which are sent elsewhere and begin again (events ``lost``)."""
         replica = self.replicas[number]
@@ -143,20 +139,6 @@ class Cluster:
             self._lost(entry[2], now)
         heapq.heapify(self._sent)
         return jobs
-
-    def warm(self, session: Session, at_turn: int, at: float) -> None:
-        """A turn was served before: its KV lies where the policy would have sent it, and nothing else is simulated."""
-        if not self._live:
-            return
-        job = self._job(session, at_turn, at)
-        choice = self.policy.place(job, self._live, self._hits(job), at)
-        if not isinstance(choice, Placed):
-            return
-        job.replica, job.first, job.done = choice.replica, at, at
-        replica = self.replicas[choice.replica]
-        replica.blocks.keep(job.keys + job.answer_keys, job.block_size)
-        self.policy.first(job, at)
-        self.policy.ended(job, at)
 
     def keep(self, number: int, session: Session, at_turn: int, *, shared: bool = True) -> list[int]:
         """A turn was served by a replica, of which the policy was told nothing but what the index says; its keys.
@@ -296,7 +278,7 @@ class Cluster:
             self._lost(job, now)
             return
         replica = self.replicas[number]
-        self._take(number, replica.advance(now), now)
+        self._tell(replica.advance(now), now)
         replica.submit(job, now)
         self._wake(replica)
 
@@ -307,6 +289,11 @@ class Cluster:
             heapq.heappush(self._events, (when, stamp, replica.number))
 
     def _take(self, number: int, events: Sequence[tuple[str, Job]], now: float) -> None:
+        self._tell(events, now)
+        if number in self.replicas:
+            self._wake(self.replicas[number])
+
+    def _tell(self, events: Sequence[tuple[str, Job]], now: float) -> None:
         for what, job in events:
             if what == FIRST:
                 self.policy.first(job, job.first)
@@ -316,8 +303,6 @@ class Cluster:
                 self._send(job, now)
                 continue
             self._happened.append((what, job))
-        if number in self.replicas:
-            self._wake(self.replicas[number])
 
     def _send(self, job: Job, now: float) -> None:
         """The KV of its prompt goes to the replica that decodes, which lacks some of it."""

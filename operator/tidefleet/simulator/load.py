@@ -59,6 +59,9 @@ _EXAMPLES: Mapping[str, object] = {
     "usdPerGpuHour": 2.0,
     "seconds": 86400,
     "beginSeconds": 0,
+    "spill": "{usdPerMillionInputTokens: 0.9, usdPerMillionOutputTokens: 3.6}",
+    "usdPerMillionInputTokens": 0.9,
+    "usdPerMillionOutputTokens": 3.6,
 }
 
 
@@ -375,6 +378,16 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
                     f"waits, deadlineSeconds where work may wait, e.g. objective: {_EXAMPLES['objective']}",
                 )
             )
+        if one.spill is not None and one.deadline_seconds is not None:
+            words = (
+                f"classes[{index}] ({one.name}) has both spill and deadlineSeconds; expected spill where somebody waits"
+            )
+            found.append((("classes", index, "spill"), f"{words}, e.g. objective: {_EXAMPLES['objective']}"))
+    found += [
+        (("shapes", name), f"shapes.{name} is of no class; expected one of {', '.join(classes)}")
+        for name in scenario.shapes
+        if name not in classes
+    ]
     for index, surge in enumerate(scenario.surges):
         if surge.wclass not in classes:
             found.append(

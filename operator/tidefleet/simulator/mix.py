@@ -33,6 +33,7 @@ class Kind:
         tokens: of the prompt; output: generated.
         prefill_seconds: for what no cache holds; ideal_seconds: the same if caches forgot nothing.
         delays: shape (bins,): share of requests that come so many bins of 600 s after their session's begin.
+        lengths: shape (requests,): tokens of some answers, equally likely.
     """
 
     turns: float
@@ -41,6 +42,11 @@ class Kind:
     prefill_seconds: float
     ideal_seconds: float
     delays: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+    def grown(self, factor: float, cap: float) -> float:
+        """Mean answer over the usual one when each is ``factor`` times as long, and none longer than ``cap`` tokens."""
+        return float(np.minimum(self.lengths * factor, cap).mean() / self.lengths.mean())
 
 
 def kind_of(sessions: Sequence[Session], rates: Rates, *, step_seconds: float) -> Kind:
@@ -70,7 +76,8 @@ def kind_of(sessions: Sequence[Session], rates: Rates, *, step_seconds: float) -
         raise ValueError("kind_of: no session; expected at least one")
     prefill = float(np.mean(ideal))
     turns = len(tokens) / len(sessions)
-    return Kind(turns, float(np.mean(tokens)), float(np.mean(outputs)), prefill, prefill, delays / delays.sum())
+    lengths = np.array(outputs, dtype=np.float64)
+    return Kind(turns, float(np.mean(tokens)), float(lengths.mean()), prefill, prefill, delays / delays.sum(), lengths)
 
 
 def spread(starts: NDArray[np.float64], delays: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +99,7 @@ class Mix:
         shapes: sessions/s whose turns come in each bin of 600 s, at one session/s, by class.
         answers: how many times as long answers are in each bin, by class.
         point: operating point of the pool's replicas.
-        deferrable: classes that may wait.
+        deferrable: classes that may wait; spillable: those that an external API may take.
     """
 
     kinds: Mapping[str, Kind]
@@ -101,6 +108,11 @@ class Mix:
     answers: Mapping[str, NDArray[np.float64]]
     point: OperatingPoint
     deferrable: frozenset[str]
+    spillable: frozenset[str] = frozenset()
+
+    def requests(self, name: str) -> NDArray[np.float64]:
+        """Requests/s of a class in each bin."""
+        return self.starts[name] * self.shapes[name] * self.kinds[name].turns
 
     def needed(self, name: str) -> float:
         """Replica-seconds of a request."""
@@ -170,24 +182,27 @@ def mix_of(
             mean = float(usual[one.name].mean())
             starts[one.name] = one.volume_share * pool.replicas / each[one.name] / mean
     assert point is not None  # noqa: S101 -- there is at least one round
-    return Mix(kinds, starts, shapes, answers, point, frozenset(one.name for one in deferrable))
+    spillable = frozenset(one.name for one in online if one.spill is not None)
+    return Mix(kinds, starts, shapes, answers, point, frozenset(one.name for one in deferrable), spillable)
 
 
 def demand_of(mix: Mix, *, deadline_seconds: float) -> Demand:
     """A pool's demand, in replicas at their operating point."""
-    online = deferrable = None
+    online = deferrable = spillable = None
     for name, kind in mix.kinds.items():
         if name not in mix.starts:
             continue
-        requests = mix.starts[name] * mix.shapes[name] * kind.turns
+        requests = mix.requests(name)
         decoded = requests * kind.output * mix.answers[name]
         rows = np.stack([requests * kind.prefill_seconds, decoded * mix.point.seconds_per_output_token], 1)
         if name in mix.deferrable:
             deferrable = rows.sum(axis=1) + (0.0 if deferrable is None else deferrable)
         else:
             online = rows + (0.0 if online is None else online)
+        if name in mix.spillable:
+            spillable = rows.sum(axis=1) + (0.0 if spillable is None else spillable)
     assert online is not None  # noqa: S101 -- mix_of refuses a pool without online demand
-    return Demand(online, deferrable, deadline_seconds=deadline_seconds)
+    return Demand(online, deferrable, deadline_seconds=deadline_seconds, spillable=spillable)
 
 
 def _seconds(kind: Kind, point: OperatingPoint) -> float:

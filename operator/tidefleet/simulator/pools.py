@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tidefleet.routing.hashing import mix as scrambled
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.detail import TAIL_SECONDS, Detail, Moves, simulate
 from tidefleet.simulator.engine.facts import Facts
@@ -64,11 +65,13 @@ class PoolRun:
         *,
         terms: Windows,
         filler: float,
+        timeline: Timeline | None = None,
     ) -> Detail:
         """A window of it.
 
         Args:
             filler: replicas that deferrable work is to keep busy.
+            timeline: says which share of the classes with an external API goes there; none, unless given.
         """
         warm, until = window.begin - terms.warm_seconds, window.end + TAIL_SECONDS
         sessions: list[Session] = []
@@ -76,8 +79,11 @@ class PoolRun:
             if one.name in self.mix.deferrable or one.name not in self.mix.starts:
                 continue
             back = terms.history_seconds
-            sessions += workload.standing(one.name, warm, back, before=1)
-            sessions += workload.sessions(one.name, warm - back, until)
+            drawn = workload.standing(one.name, warm, back, before=1, until=until)
+            drawn += workload.sessions(one.name, warm - back, until, until=until)
+            if timeline is not None and one.name in self.mix.spillable:
+                drawn = [each for each in drawn if not self._is_spilled(each, timeline)]
+            sessions += drawn
         sessions += self._filler(workload, warm, until, filler)
         cluster = Cluster(self.pool, self.classes, policy=self.policy, seed=self.seed, facts=self.facts)
         rng = np.random.default_rng([self.seed, round(window.begin * 1000.0), 0x77])
@@ -93,10 +99,20 @@ class PoolRun:
             rng=rng,
         )
 
+    def _is_spilled(self, session: Session, timeline: Timeline) -> bool:
+        """Whether an external API takes a session: each with the share that is taken when it begins."""
+        at = max(0.0, session.begins)
+        demand = timeline.demand[self.pool.name]
+        most = demand.spilled(at, 0.0)
+        share = timeline.spilled(at, self.pool.name) / most if most > 0.0 else 0.0
+        drawn = scrambled(np.array([session.number], dtype=np.int64).astype(np.uint64))[0]
+        return float(drawn) < share * 2.0**64
+
     def _filler(self, workload: Workload, begin: float, end: float, replicas: float) -> list[Session]:
         """Deferrable work as the plan lets it in: it came in the hours before, and is spread evenly now.
 
-        A little more comes than is planned, since over the day before a queue has built up from which to take.
+        A little more comes than is planned, since over the day before a queue has built up from which to take. It is
+        so much by what its own requests need, and not by what a request needs on average: these differ a hundredfold.
         """
         found: list[Session] = []
         names = sorted(self.mix.deferrable)
@@ -104,14 +120,28 @@ class PoolRun:
         total = sum(self.mix.starts[name] * each[name] for name in names)
         for name in names:
             share = self.mix.starts[name] * each[name] / total
-            count = round(QUEUED * (end - begin) * replicas * share / each[name])
-            drawn: list[Session] = []
-            back = begin
-            while len(drawn) < count and back > begin - 30 * 86_400.0:
-                drawn += workload.sessions(name, back - BIN_SECONDS, back)
+            wanted = QUEUED * (end - begin) * replicas * share
+            upto, back = 0.0, begin
+            while upto < wanted and back > begin - 30 * 86_400.0:
+                for one in workload.sessions(name, back - BIN_SECONDS, back):
+                    needs = self._needs(one)
+                    if upto + needs / 2.0 >= wanted:
+                        upto = wanted
+                        break
+                    at = begin + (end - begin) * (upto + needs / 2.0) / wanted
+                    found.append(replace(one, begins=at))
+                    upto += needs
                 back -= BIN_SECONDS
-            step = (end - begin) / max(1, count)
-            found += [replace(one, begins=begin + (place + 0.5) * step) for place, one in enumerate(drawn[:count])]
+        return found
+
+    def _needs(self, session: Session) -> float:
+        """Replica-seconds of a session at the operating point."""
+        found, held = 0.0, 0
+        for turn in session.turns:
+            held = min(held, turn.tokens - 1)
+            found += self.mix.point.rates.prefill_seconds(turn.tokens - held, held)
+            found += turn.output * self.mix.point.seconds_per_output_token
+            held = turn.tokens + turn.output
         return found
 
 
@@ -154,7 +184,7 @@ def shapes_of(
 def answers_of(
     scenario: Scenario, classes: Sequence[Class], kinds: Mapping[str, Kind]
 ) -> dict[str, NDArray[np.float64]]:
-    """How many times as long as usual answers are in each bin, by class; caps are taken to cut the mean."""
+    """How many times as long as usual answers are in each bin, by class, on average."""
     bins = np.arange(math.ceil(scenario.seconds / BIN_SECONDS)) * BIN_SECONDS
     found = {}
     for one in classes:
@@ -164,7 +194,10 @@ def answers_of(
                 inside = (bins >= surge.begin_seconds) & (bins < surge.begin_seconds + surge.seconds)
                 factors[inside] *= surge.output_factor
                 if surge.output_cap_tokens is not None:
-                    factors[inside] = np.minimum(factors[inside], surge.output_cap_tokens / kinds[one.name].output)
+                    cap = surge.output_cap_tokens
+                    for factor in np.unique(factors[inside]):
+                        same = inside & (factors == factor)
+                        factors[same] = kinds[one.name].grown(float(factor), cap)
         found[one.name] = factors
     return found
 
@@ -177,8 +210,8 @@ def scaled(workload: Workload, mix: Mix) -> Workload:
 
 
 def busiest(mix: Mix) -> float:
-    """Where the busiest hour of online demand begins, seconds of the scenario."""
-    needed = demand_of(mix, deadline_seconds=86_400.0).needed
+    """Where the busiest hour of online demand begins that has to be served here, seconds of the scenario."""
+    needed = demand_of(mix, deadline_seconds=86_400.0).held
     width = min(6, len(needed))
     return float(np.argmax(np.convolve(needed, np.full(width, 1.0 / width), mode="valid")) * BIN_SECONDS)
 

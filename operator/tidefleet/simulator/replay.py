@@ -10,16 +10,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from tidefleet.simulator.checkpoint import Parts
 from tidefleet.simulator.cluster import Cluster
 from tidefleet.simulator.driving import Driver
 from tidefleet.simulator.engine.facts import Facts, facts_of
 from tidefleet.simulator.engine.job import DONE, REFUSED, Job
 from tidefleet.simulator.engine.mocker import mocked
 from tidefleet.simulator.result import Outcome, percentiles
+from tidefleet.simulator.run import Progress
 from tidefleet.simulator.scenario import Class, Scenario
 from tidefleet.simulator.sessions import Session
-from tidefleet.simulator.workload import Workload
+from tidefleet.simulator.workload import Workload, load
 from tidefleet.simulator.workload.bodies import Templates
 from tidefleet.simulator.workload.own import Own
 from tidefleet.simulator.workload.shared_prefix import Staged, stages
@@ -72,6 +75,22 @@ def run_replay(
         if ttft > BROKEN * least:
             figures.setdefault("ttft_breaks_at_ratio", ratio)
     return replace(found[-1], figures={**found[-1].figures, **figures})
+
+
+def run_traces(
+    scenario: Scenario,
+    traces: Path | None,
+    *,
+    seed: int,
+    policy: str | None,
+    full: bool,
+    progress: Progress,
+    parts: Parts,
+) -> Outcome:
+    """Replay a scenario on the traces of a directory; always in full, and in one piece."""
+    del full, parts
+    workload = load(scenario, traces or Path(), seed=seed)
+    return run_replay(scenario, workload, seed=seed, policy=policy, progress=progress)
 
 
 def _once(

@@ -64,6 +64,13 @@ class Objective(_Part):
     tpot_seconds: Positive
 
 
+class Spill(_Part):
+    """An external API that takes what the fleet cannot, and what it charges."""
+
+    usd_per_million_input_tokens: Positive
+    usd_per_million_output_tokens: Positive
+
+
 class Class(_Part):
     """One class of demand."""
 
@@ -81,13 +88,18 @@ class Class(_Part):
     volume_share: Share = Field(default=0.0, description="deferrable: of the accelerator time of the whole fleet")
     rate_factor: Positive = 1.0
     output_factor: Positive = 1.0
+    spill: Spill | None = Field(
+        default=None, description="takes requests of this class while the fleet is asked for more than it carries"
+    )
 
 
 class Flips(_Part):
     """How nodes change sides, and what is kept ready."""
 
     enabled: bool = True
-    lead_seconds: Seconds = 1200.0
+    recall_seconds: Seconds = Field(
+        default=720.0, description="what is allowed for a node's way home; loans end so many slots early, and one more"
+    )
     dwell_seconds: Seconds = 3600.0
     spare_replicas: Annotated[int, Field(ge=0)] = 1
     fill: Share = Field(default=0.95, description="share of a replica's operating point that is planned for")
@@ -102,7 +114,10 @@ class Flips(_Part):
 class Training(_Part):
     """What trains on nodes that are lent."""
 
-    backlog: Literal["philly", "endless", "none"] = "philly"
+    backlog: Literal["philly", "endless", "none"] = Field(
+        default="philly",
+        description="jobs of the traces of Philly, jobs of a node each without an end, or nobody",
+    )
     checkpoint_every_seconds: Positive = 1800.0
     restart_seconds: Seconds = 120.0
     usd_per_gpu_hour: Positive | None = Field(
@@ -155,6 +170,10 @@ class Scenario(_Part):
     begin_seconds: Seconds = Field(default=0.0, description="where in the traces it begins")
     pools: tuple[Pool, ...] = ()
     classes: tuple[Class, ...] = ()
+    shapes: Mapping[str, Annotated[tuple[Seconds, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="by class, relative rates every 600 s that take the place of its shape; they repeat",
+    )
     peak_share: Share = Field(
         default=0.925, description="share of the fleet that the busiest hour of online demand needs"
     )
@@ -162,7 +181,10 @@ class Scenario(_Part):
     training: Training = Training()
     faults: Faults = Faults()
     surges: tuple[Surge, ...] = ()
-    site_kilowatts: Positive | None = Field(default=None, description="power that the site may draw")
+    site_kilowatts: Positive | None = Field(default=None, description="power that the site may draw, cooling included")
+    site_pue: Annotated[float, Field(ge=1.0, le=10.0)] = Field(
+        default=1.0, description="power of the site over that of its accelerators"
+    )
     windows: Windows = Windows()
     router: str = Field(default="pick", description="policy; pick is ours")
     live_sessions: Count | None = Field(default=None, description="replay of closed sessions: how many at a time")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.economics.energy import prefill_joules, replica_watts
 from tidefleet.economics.roofline import decode_step
@@ -14,7 +15,7 @@ from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.pools import PoolRun, Sampled
 from tidefleet.simulator.result import PERCENTILES, Outcome
 from tidefleet.simulator.scenario import BIN_SECONDS
-from tidefleet.simulator.windows import estimate
+from tidefleet.simulator.windows import Window, estimate, estimate_beside
 
 RECOMPUTED, NOT_TAKEN = "recomputed prefixes", "filler not taken"
 
@@ -35,13 +36,20 @@ def outcome_of(
     for pool in pools:
         found = windows[pool.pool.name]
         serving = _serving_seconds(timeline, pool) / paid if paid else 0.0
-        for cause, points in ((RECOMPUTED, _recomputed), (NOT_TAKEN, _not_taken)):
-            mean, error = _by_time(found, [points(one) for one in found])
-            lost[cause] = lost.get(cause, 0.0) + mean * serving
-            utilization -= mean * serving
+        times = [_by_time(one) for one in found]
+        aside = [_more_than_planned(timeline, pool, one) for one in found]
+        for cause, (mean, error) in (
+            (RECOMPUTED, estimate(times, [_recomputed(one) for one in found])),
+            (NOT_TAKEN, estimate_beside(times, [_not_taken(one) for one in found], aside)),
+        ):
+            gone = max(0.0, mean) * serving  # in the long run no more is done than came
+            lost[cause] = lost.get(cause, 0.0) + gone
+            utilization -= gone
             variance += 0.0 if full else (error * serving) ** 2
     attained, attainment_se = _attainment(pools, windows)
-    tokens, by_class, joules = _tokens(pools)
+    spilled = {one.pool.name: _Spilled.of(one, timeline) for one in pools}
+    tokens, by_class, joules = _tokens(pools, spilled)
+    api_usd = sum(one.usd for one in spilled.values())
     usd = timeline.usd
     trained = timeline.seconds_in(State.TRAINING) / paid if paid else 0.0
     serving_usd = usd * (1.0 - trained)
@@ -61,7 +69,7 @@ def outcome_of(
         prefix_hit_ratio=_ratio(every, lambda one: one.hit_tokens, lambda one: one.prompt_tokens),
         load_max_over_mean=_mean(every, lambda one: one.load_max_over_mean),
         usd_per_million_tokens=serving_usd / tokens * 1e6 if tokens and usd else None,
-        usd_total=usd or None,
+        usd_total=usd + api_usd if usd else None,
         usd_by_class=each if usd else {},
         usd_by_accelerator=_by_accelerator(pools, timeline, by_class) if usd else {},
         joules_per_token=joules,
@@ -79,6 +87,7 @@ def outcome_of(
             "requests_flown": float(sum(one.flown for one in every)),
             "short_replica_seconds": float(sum(timeline.short_seconds.values())),
             "needed_seen_over_planned": _seen(pools, timeline, windows),
+            **_spill_figures(spilled.values()),
         },
         ribbon=timeline.ribbon(),
     )
@@ -91,6 +100,51 @@ class _Class:
 
     def __init__(self, accelerator: str, tokens: float, needed: float) -> None:
         self.accelerator, self.tokens, self.needed = accelerator, tokens, needed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spilled:
+    """What an external API took of a pool's classes that name one.
+
+    Attributes:
+        share: shape (bins,): of their requests; asked, taken: requests.
+        usd: what the API charges.
+    """
+
+    share: NDArray[np.float64]
+    asked: float
+    taken: float
+    usd: float
+
+    @classmethod
+    def of(cls, pool: PoolRun, timeline: Timeline) -> _Spilled:
+        """From the seconds that a bin's share holds; a bin is counted by minutes."""
+        demand, name = timeline.demand[pool.pool.name], pool.pool.name
+        share = np.zeros(len(demand.online))
+        if demand.spillable is not None:
+            for place in np.flatnonzero(demand.spillable):
+                minutes = place * BIN_SECONDS + 60.0 * (np.arange(BIN_SECONDS / 60.0) + 0.5)
+                share[place] = np.mean([timeline.spilled(at, name) for at in minutes]) / demand.spillable[place]
+        asked = taken = usd = 0.0
+        for one in pool.classes:
+            if one.spill is None or one.name not in pool.mix.spillable:
+                continue
+            kind, requests = pool.mix.kinds[one.name], pool.mix.requests(one.name) * BIN_SECONDS
+            gone = requests * share
+            asked, taken = asked + float(requests.sum()), taken + float(gone.sum())
+            usd += float(gone.sum()) * kind.tokens * one.spill.usd_per_million_input_tokens / 1e6
+            written = float((gone * pool.mix.answers[one.name]).sum()) * kind.output
+            usd += written * one.spill.usd_per_million_output_tokens / 1e6
+        return cls(share, asked, taken, usd)
+
+
+def _spill_figures(spilled: Iterable[_Spilled]) -> dict[str, float]:
+    """Share of the requests of classes with an external API that went there, and what it cost; none without such."""
+    found = [one for one in spilled if one.asked]
+    if not found:
+        return {}
+    asked, taken = sum(one.asked for one in found), sum(one.taken for one in found)
+    return {"spilled_requests": taken, "spilled_share": taken / asked, "spilled_usd": sum(one.usd for one in found)}
 
 
 def _serving_seconds(timeline: Timeline, pool: PoolRun) -> float:
@@ -111,9 +165,18 @@ def _recomputed(one: Sampled) -> float:
 
 
 def _not_taken(one: Sampled) -> float:
-    """Share of serving time that deferrable work was planned for and did not take."""
+    """Share of serving time that deferrable work was planned for and did not take; below 0 where it took more.
+
+    Work that one window had no room for waits (a queue of hours is at hand) and is done in one that has more.
+    """
     missing = one.planned_filler_seconds - one.filler_seconds
-    return max(0.0, missing) / one.serving_seconds if one.serving_seconds else 0.0
+    return missing / one.serving_seconds if one.serving_seconds else 0.0
+
+
+def _more_than_planned(timeline: Timeline, pool: PoolRun, one: Sampled) -> float:
+    """Share of serving time that online requests of a window needed beyond the fluid: 0, over all time."""
+    planned = sum(timeline.demand[pool.pool.name].at((one.window.begin + one.window.end) / 2.0)) * one.window.seconds
+    return (one.online_seconds - planned) / one.serving_seconds if one.serving_seconds else 0.0
 
 
 def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Sequence[Sampled]]) -> float:
@@ -123,14 +186,15 @@ def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Se
         demand = timeline.demand[pool.pool.name]
         for one in windows[pool.pool.name]:
             seen += one.online_seconds
-            planned += sum(demand.at((one.window.begin + one.window.end) / 2.0)) * one.window.seconds
+            middle = (one.window.begin + one.window.end) / 2.0
+            here = sum(demand.at(middle)) - timeline.spilled(middle, pool.pool.name)
+            planned += here * one.window.seconds
     return seen / planned if planned else 1.0
 
 
-def _by_time(found: Sequence[Sampled], values: Sequence[float]) -> tuple[float, float]:
-    """Mean over serving time, and its standard error."""
-    weights = [one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())) for one in found]
-    return estimate([replace(one.window, weight=weight) for one, weight in zip(found, weights, strict=True)], values)
+def _by_time(one: Sampled) -> Window:
+    """A window that stands for serving time, and not for requests."""
+    return replace(one.window, weight=one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())))
 
 
 def _expansion(one: Sampled) -> float:
@@ -159,8 +223,8 @@ def _attainment(pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled
     return found, variance**0.5 / total if total else 0.0
 
 
-def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float | None]:
-    """All tokens, by class, and the accelerators' joules at work for each."""
+def _tokens(pools: Sequence[PoolRun], spilled: Mapping[str, _Spilled]) -> tuple[float, dict[str, _Class], float | None]:
+    """All tokens that were served here, by class, and the accelerators' joules at work for each."""
     by_class: dict[str, _Class] = {}
     joules: float | None = 0.0
     for pool in pools:
@@ -176,9 +240,14 @@ def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float |
         )
         for name in pool.mix.starts:
             kind = pool.mix.kinds[name]
-            count = float(pool.mix.shapes[name].sum()) * BIN_SECONDS * pool.mix.starts[name] * kind.turns
-            tokens = count * (kind.tokens + kind.output)
-            needed = count * pool.mix.needed(name) * pool.pool.chips_per_replica
+            here = pool.mix.requests(name) * BIN_SECONDS
+            if name in pool.mix.spillable:
+                here *= 1.0 - spilled[pool.pool.name].share
+            count = float(here.sum())
+            output = kind.output * float((here * pool.mix.answers[name]).sum()) / count if count else kind.output
+            tokens = count * (kind.tokens + output)
+            each = kind.prefill_seconds + output * pool.mix.point.seconds_per_output_token
+            needed = count * each * pool.pool.chips_per_replica
             by_class[name] = _Class(pool.pool.accelerator, tokens, needed)
             fresh = kind.prefill_seconds / pool.facts.rates.prefill_seconds_per_token
             held = max(0.0, kind.tokens - fresh)
@@ -187,7 +256,7 @@ def _tokens(pools: Sequence[PoolRun]) -> tuple[float, dict[str, _Class], float |
                 joules = None
             elif joules is not None:
                 decoding = watts * pool.facts.copy.chips * seconds / batch
-                joules += count * (prompt + kind.output * decoding)
+                joules += count * (prompt + output * decoding)
     total = sum(one.tokens for one in by_class.values())
     return total, by_class, joules / total if joules is not None and total else None
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ from tidefleet.simulator.run import CannotFit, CannotRun, Progress
 from tidefleet.simulator.scenario import BIN_SECONDS, Pool, Scenario
 from tidefleet.simulator.summary import outcome_of
 from tidefleet.simulator.windows import Window, choose
-from tidefleet.simulator.workload import Workload, load
+from tidefleet.simulator.workload import TrainingJob, Workload, backlog, load
 
 PILOT_SECONDS = 45.0
 FULL_WINDOW_SECONDS = 1800.0
@@ -73,12 +73,11 @@ def run_fleet(
     """Simulate a scenario of kind ``fleet``; ``policy`` is a router's policy or another planner.
 
     Raises:
-        CannotRun: there are no traces, or no such policy.
+        CannotRun: there is no such policy.
         CannotFit: the busiest hour asks for more than the fleet.
         ValueError: a trace or a class is not usable.
     """
-    if traces is None:
-        raise CannotRun(f"scenario {scenario.name} needs traces; name their directory, e.g. --traces ./traces")
+    traces = traces or Path()  # a scenario that needs none names files of the user's
     router, planner = _policy(scenario, policy)
     progress(0.0, "reading traces")
     workload = load(scenario, traces, seed=seed)
@@ -96,7 +95,8 @@ def run_fleet(
             )
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
-    timeline = run_fluid(scenario, demand, seed=seed, planner=planner)
+    waiting = _training(scenario, traces, seed)
+    timeline = run_fluid(scenario, demand, seed=seed, planner=planner, backlog=waiting())
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
@@ -104,7 +104,7 @@ def run_fleet(
         found[one.pool.name].append(_window(scenario, one, workload, timeline, window, parts=parts))
     without = None
     if policy is None:
-        without = run_fluid(scenario, demand, seed=seed, planner=no_loans).utilization().ratio
+        without = run_fluid(scenario, demand, seed=seed, planner=no_loans, backlog=waiting()).utilization().ratio
     return outcome_of(pools, timeline, found, without_loans=without, full=full)
 
 
@@ -118,6 +118,15 @@ def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf]:
         return policy, ours
     known = sorted([*POLICIES, *PLANNERS])
     raise CannotRun(f"scenario {scenario.name}: no baseline {policy!r}; expected one of {', '.join(known)}")
+
+
+def _training(scenario: Scenario, traces: Path, seed: int) -> Callable[[], Iterable[TrainingJob]]:
+    """The backlog of training jobs, anew at each call."""
+    if scenario.training.backlog != "philly":
+        return lambda: ()
+    found = backlog(traces)
+    chips = sum(one.replicas * one.chips_per_replica for one in scenario.pools)
+    return lambda: found.jobs(chips=chips, begin_seconds=scenario.begin_seconds, seconds=scenario.seconds, seed=seed)
 
 
 def _deadline(one: PoolRun) -> float:
@@ -149,7 +158,7 @@ def _prepared(
         )
 
     one = PoolRun(pool, classes, facts, at(kinds), router, seed)
-    trial = scaled(workload, one.mix)
+    trial = scaled(plain if one.mix.spillable else workload, one.mix)
     name = f"pilot {pool.name}"
     factors = parts.get(name)
     if factors is None:
@@ -211,6 +220,6 @@ def _window(
         filler = timeline.filler_at(middle, one.pool.name) if one.mix.deferrable else 0.0
         warm = window.begin - scenario.windows.warm_seconds
         moves = one.moves(timeline, max(0.0, warm), window.end + 60.0)
-        detail = one.run(workload, window, moves, terms=scenario.windows, filler=filler)
+        detail = one.run(workload, window, moves, terms=scenario.windows, filler=filler, timeline=timeline)
         kept = parts.put(name, to_json(sampled(one.pool.name, detail, planned_filler=filler)))
     return from_json(kept)

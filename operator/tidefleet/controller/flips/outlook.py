@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
@@ -24,7 +23,7 @@ from tidefleet.flipping.budgets import allowance
 from tidefleet.flipping.lending import HISTORY_DAYS, LoanPlan, Needs, TypeDecision, ends_of, flights
 from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import nodes_for
-from tidefleet.flipping.staircase import STEP_SHARE, Terms, schedule
+from tidefleet.flipping.staircase import STEP_SHARE, Terms, lead_slots, schedule
 from tidefleet.flipping.value import FlipTimes, Worth, flip_cost, loan_quantile
 from tidefleet.flipping.windows import next_opening, open_slots, open_window
 from tidefleet.planning.demand import Known
@@ -328,7 +327,7 @@ class Outlooks:
                 usd_per_node_hour=None if value is None else per_node * value,
                 flip_usd=cost,
                 round_trip_seconds=limits.round_trip_seconds,
-                lead_slots=math.ceil(limits.recall_seconds / SLOT_SECONDS) + 1,
+                lead_slots=lead_slots(limits.recall_seconds, SLOT_SECONDS),
                 reserve=0,
                 step_share=min(1.0, max(STEP_SHARE, largest(units) / max(1, total))),
             ),

@@ -30,6 +30,7 @@ class Demand:
         deadline_seconds: such work is to be done so long after it came.
         seconds_per_bin: length of a bin.
         history: shape (bins, 2): what was measured before the scenario begins; absent: nothing was.
+        spillable: shape (bins,): how much of ``online`` an external API may take; absent: nothing.
     """
 
     online: Array
@@ -37,20 +38,23 @@ class Demand:
     deadline_seconds: float = DAY_SECONDS
     seconds_per_bin: float = BIN_SECONDS
     history: Array | None = field(default=None)
+    spillable: Array | None = field(default=None)
 
     def __post_init__(self) -> None:
         if self.online.ndim != 2 or self.online.shape[1] != 2 or not len(self.online):
             raise ValueError(f"Demand: online has shape {self.online.shape}; expected (bins, 2), e.g. (1008, 2)")
         if not (math.isfinite(self.seconds_per_bin) and self.seconds_per_bin > 0):
             raise ValueError(f"Demand: seconds_per_bin is {self.seconds_per_bin}; expected seconds above 0, e.g. 600")
-        if self.deferrable is not None and self.deferrable.shape != self.online.shape[:1]:
-            raise ValueError(
-                f"Demand: deferrable has shape {self.deferrable.shape}; expected one rate for each of the "
-                f"{len(self.online)} bins of online"
-            )
+        for name, rates in (("deferrable", self.deferrable), ("spillable", self.spillable)):
+            if rates is not None and rates.shape != self.online.shape[:1]:
+                raise ValueError(
+                    f"Demand: {name} has shape {rates.shape}; expected a rate for each of the {len(self.online)} bins "
+                    "of online"
+                )
         if self.history is not None and (self.history.ndim != 2 or self.history.shape[1] != 2):
             raise ValueError(f"Demand: history has shape {self.history.shape}; expected (bins, 2), e.g. (2016, 2)")
-        for name, rates in (("online", self.online), ("deferrable", self.deferrable), ("history", self.history)):
+        for name in ("online", "deferrable", "history", "spillable"):
+            rates = getattr(self, name)
             if rates is not None and not (np.isfinite(rates) & (rates >= 0)).all():
                 raise ValueError(f"Demand: {name} has a rate that is no number from 0 on; expected e.g. 31.5")
 
@@ -63,6 +67,18 @@ class Demand:
     def needed(self) -> Array:
         """Replicas that online demand keeps busy, shape (bins,)."""
         return np.asarray(self.online.sum(axis=1), dtype=np.float64)
+
+    @property
+    def held(self) -> Array:
+        """Replicas that demand keeps busy which nobody else may take, shape (bins,)."""
+        return self.needed if self.spillable is None else np.maximum(0.0, self.needed - self.spillable)
+
+    def spilled(self, seconds: float, replicas: float) -> float:
+        """Replicas that an external API takes off at a time, while so many here may be kept busy."""
+        if self.spillable is None:
+            return 0.0
+        place = min(len(self.online) - 1, max(0, int(seconds // self.seconds_per_bin)))
+        return float(min(self.spillable[place], max(0.0, self.online[place].sum() - replicas)))
 
     def at(self, seconds: float) -> tuple[float, float]:
         """(prefill, decode) at a time of the scenario's clock; the last bin goes on for ever."""
@@ -93,9 +109,9 @@ class Demand:
         return np.asarray(np.diff(volume) / np.diff(edges), dtype=np.float64)
 
     def busiest_hour(self) -> float:
-        """Mean of the busiest hour (of all, where it is shorter)."""
+        """Mean of the busiest hour (of all, where it is shorter) of what has to be served here."""
         width = min(len(self.online), max(1, round(3600.0 / self.seconds_per_bin)))
-        return float(np.convolve(self.needed, np.full(width, 1.0 / width), mode="valid").max())
+        return float(np.convolve(self.held, np.full(width, 1.0 / width), mode="valid").max())
 
     def scaled(self, factor: float) -> Demand:
         """So many times as much of everything."""
@@ -104,6 +120,7 @@ class Demand:
             online=self.online * factor,
             deferrable=None if self.deferrable is None else self.deferrable * factor,
             history=None if self.history is None else self.history * factor,
+            spillable=None if self.spillable is None else self.spillable * factor,
         )
 
 

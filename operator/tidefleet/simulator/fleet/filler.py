@@ -11,13 +11,15 @@ import numpy as np
 from tidefleet.planning.deferrable import Volume, fewest_units
 from tidefleet.planning.slots import SLOT_SECONDS, Array
 
+NEARLY = 1e-9
+
 BUCKET_SECONDS = 3 * 3600.0
 """Work whose deadlines lie this close is planned as one volume, due at the first of them."""
 
 
 @dataclass(slots=True)
 class Filler:
-    """Work of one pool that waits, in replica-seconds; times are Unix seconds.
+    """Work of one pool that waits, in replica-seconds; times are seconds of the scenario's clock.
 
     Attributes:
         done, late: so far; ``late`` is the part of ``done`` that came after its deadline.
@@ -70,8 +72,10 @@ class Filler:
         if not self.arrived and not self._queue:
             return np.zeros(len(replicas))
         slack = np.maximum(0.0, replicas * top - point)
-        room = int(max(0.0, most - float(replicas.max(initial=0.0))))
-        plan, units = fewest_units(self._volumes(now), slack, now=now, unit=top, most=room)
+        room = np.maximum(0, np.floor(most - replicas + NEARLY)).astype(np.int64).tolist()
+        # As late as will do: as a rule more turns out idle than is planned.
+        later = 1.0 - 1e-6 * np.arange(len(slack), dtype=np.float64)
+        plan, units = fewest_units(self._volumes(now), slack, now=now, unit=top, most=room, prices=later)
         self.most_units = max(self.most_units, units)
         return np.ceil(plan.extra / top - 1e-9)
 

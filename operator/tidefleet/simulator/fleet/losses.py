@@ -26,7 +26,8 @@ class Losses:
     lent`` where nobody lends). Deferrable work fills them from below; what it fills is needed.
 
     Attributes:
-        needed: by online demand, at most what serves; short: beyond that; busy: in which anything ran;
+        needed: by online demand, at most what serves; spilled: that an external API took, since serving was loaded to
+            its fill; short: beyond these; busy: in which anything ran;
             load: share of what serves that was used in the last stretch.
         filler_rate: replicas that deferrable work keeps busy, by bin.
     """
@@ -36,6 +37,7 @@ class Losses:
     demand: Demand
     lends: bool
     needed: float = 0.0
+    spilled: float = 0.0
     short: float = 0.0
     busy: float = 0.0
     load: float = 0.0
@@ -51,7 +53,9 @@ class Losses:
         """Count a stretch within one bin, in which so many replicas serve."""
         seconds = end - begin
         place = min(len(self._needs) - 1, int(begin / self.demand.seconds_per_bin + NEARLY))
-        need = self._needs[place]
+        spilled = self.demand.spilled(begin + NEARLY, ready * self.spec.flips.fill)
+        self.spilled += spilled * seconds
+        need = self._needs[place] - spilled
         served = min(need, float(ready))
         self.needed += served * seconds
         self.short += (need - served) * seconds

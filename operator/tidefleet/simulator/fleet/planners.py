@@ -46,8 +46,8 @@ class Situation:
     Attributes:
         prefill, decode: replicas that online demand keeps busy now.
         ready: replicas that take requests now.
+        nodes: of the pool, those that are on; the site's power may keep others off.
         order: the order in which so many of these nodes come home, by what training loses.
-        most_loans: nodes that power lets train.
         waiting: replicas to have beyond these (by slot) for work that may wait, when so many of them are busy.
     """
 
@@ -59,7 +59,6 @@ class Situation:
     decode: float
     ready: int
     order: Callable[[Sequence[Node], int], Sequence[tuple[str, str]]]
-    most_loans: int
     waiting: Callable[[Array, Array], Array]
 
     @property
@@ -186,7 +185,7 @@ class Ours:
         self._extra = None
         if point is not None and self._slots is not None:
             replicas = np.asarray(self._replicas(self._slots, seen), dtype=np.float64)
-            self._extra = seen.waiting(np.minimum(replicas, seen.pool.nodes * seen.pool.replicas_per_node), point)
+            self._extra = seen.waiting(np.minimum(replicas, len(seen.nodes) * seen.pool.replicas_per_node), point)
 
     def _quantile(self, seen: Situation) -> float:
         """What serving keeps: the scenario's quantile, or the newsvendor's where training has a price."""
@@ -220,7 +219,7 @@ class Ours:
         surge = ""
         if seen.ready and seen.needed > flips.fill * seen.ready * (1.0 + 1e-9):
             surge = f"{pool.name} is asked for {seen.needed / seen.ready:.0%} of what its ready replicas carry"
-        most = pool.nodes
+        most = len(seen.nodes)
         nodes = nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips)
         return Needs(min(nodes, most), surge), min(replicas, most * pool.replicas_per_node)
 
@@ -234,7 +233,7 @@ class Ours:
         """The loan schedule over the day to come."""
         away = sum(one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING for one in seen.nodes)
         total = sum(one.present for one in seen.nodes)
-        key = (self._made, needs.nodes, away, total, seen.most_loans)
+        key = (self._made, needs.nodes, away, total)
         if self._scheduled is not None and self._scheduled[0] == key:
             return self._scheduled[1]
         plan = self._schedule(seen, needs, on_loan=min(away, total), total=total)
@@ -251,7 +250,6 @@ class Ours:
             replicas += self._extra[: len(replicas)].astype(np.int64)
         needed = -(-replicas // pool.replicas_per_node)
         needed[0] = max(int(needed[0]), needs.nodes)
-        needed = np.maximum(needed, total - seen.most_loans)
         cost = 0.0
         if value is not None:
             cost = flip_cost(chips=pool.chips, value_usd_per_chip_hour=value, times=seen.spec.times).usd

@@ -1,15 +1,16 @@
-"""What nodes draw, and what a site's limit leaves: training goes first, then nodes that nothing needs are off."""
+"""What nodes draw, and how many of them a site's limit lets be on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from tidefleet.economics.energy import chip_watts
 from tidefleet.simulator.catalogued import chip_of
 from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, Watts
+
+NEARLY = 1e-9
 
 RESTING_SHARE = 0.15
 """Of the TDP where nobody has measured what a chip draws at rest; an H100 SXM rests at 70 to 120 of its 700 W."""
@@ -18,14 +19,6 @@ SERVING_USE = (64.0, 0.6, 0.3)
 TRAINING_USE = (4096.0, 0.5, 0.45)
 """(tokens together, share of HBM bandwidth, share of peak FLOP/s) in serving at the operating point, and in training:
 assumptions; either keeps a chip near its TDP."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Nodes of a pool that may train, and that may be on at all."""
-
-    training: int
-    on: int
 
 
 def node_watts(accelerator: str, chips: int) -> Watts | None:
@@ -41,27 +34,21 @@ def node_watts(accelerator: str, chips: int) -> Watts | None:
     return Watts(busy * chips, resting * chips, training * chips)
 
 
-def room(spec: FleetSpec, pool: PoolSpec, *, needed: int) -> Room:
-    """What a pool's share of the site's power allows while so many of its nodes must serve.
+def powered(spec: FleetSpec, pool: PoolSpec) -> int:
+    """Nodes of a pool that its share of the site's power lets be on at once; the others are off.
 
-    Nodes that serve count at their operating point, the others at rest. What is left lets nodes train; where it is less
-    than nothing, nodes that nothing needs are switched off, and last those that serving needs. Pools share the power by
-    what all their nodes draw in serving.
+    Each counts at the most that it may draw, in serving at its operating point or in training, as a site's limit does
+    in the operator: however load and loans turn out, the limit holds. Pools share the power by what all their nodes
+    draw.
     """
-    watts = pool.watts
-    whole = sum(one.watts.serving * one.nodes for one in spec.pools if one.watts is not None)
-    if watts is None or not math.isfinite(spec.watts) or whole <= 0:
-        return Room(pool.nodes, pool.nodes)
-    budget = spec.watts * watts.serving * pool.nodes / whole
-    needed = min(needed, pool.nodes)
-    left = budget - needed * watts.serving - (pool.nodes - needed) * watts.resting
-    if left >= 0.0:
-        more = watts.training - watts.resting
-        training = pool.nodes if more <= 0 else math.floor(left / more + 1e-9)
-        return Room(min(pool.nodes - needed, training), pool.nodes)
-    rest = math.floor(max(0.0, budget - needed * watts.serving) / max(watts.resting, 1e-9))
-    serving = min(needed, math.floor(budget / watts.serving + 1e-9))
-    return Room(0, serving + min(rest, pool.nodes - needed))
+    whole = sum(_most(one.watts) * one.nodes for one in spec.pools if one.watts is not None)
+    if pool.watts is None or not math.isfinite(spec.watts) or whole <= 0:
+        return pool.nodes
+    return min(pool.nodes, math.floor(spec.watts / spec.pue * pool.nodes / whole + NEARLY))
+
+
+def _most(watts: Watts) -> float:
+    return max(watts.serving, watts.training)
 
 
 def draw(watts: Watts, counts: Mapping[State, int], load: float) -> float:

@@ -1,4 +1,4 @@
-"""What others do with a fleet: no loans, a split once and for all, an autoscaler on queues, whole slices."""
+"""What others do with a fleet: no loans, a split once and for all, an autoscaler on queues, slices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tidefleet.flipping.required import nodes_for
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.planners import Decided, Fixed, Planner, PlannerOf, Situation
+from tidefleet.simulator.fleet.slices import Type, replicas_by_slices
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
 
 SYNC_SECONDS = 15.0
@@ -64,8 +65,7 @@ class QueueAutoscaler:
 
 @dataclass(slots=True)
 class Slices:
-    """Planning by whole slices (Griggs et al., arXiv 2404.14527): each class's rate is cut, and a slice goes whole to
-    one replica. With one type of node what is left to solve is packing: first fit, the largest slice first.
+    """Planning by slices (Griggs et al., arXiv 2404.14527) for the present demand; see ``slices`` for the program.
 
     Attributes:
         shares: of the demand, by class; factor: slices that each class is cut into.
@@ -86,20 +86,12 @@ class Slices:
 
     def decide(self, seen: Situation) -> Decided:
         """Replicas for what is asked for now, slice by slice."""
-        room = seen.spec.flips.fill
-        free: list[float] = []
-        for share in sorted(self.shares, reverse=True):
-            whole = share / sum(self.shares) * seen.needed
-            pieces = max(self.factor, math.ceil(whole / room))
-            for _ in range(pieces):
-                size = whole / pieces
-                place = next((i for i, left in enumerate(free) if left >= size - 1e-12), None)
-                if place is None:
-                    free.append(room - size)
-                else:
-                    free[place] -= size
-        replicas = min(max(1, len(free)), seen.pool.nodes * seen.pool.replicas_per_node)
-        nodes = nodes_for(replicas, seen.pool.chips // seen.pool.replicas_per_node, seen.pool.chips)
+        pool = seen.pool
+        each = pool.replicas_per_node
+        loads = [share / sum(self.shares) * seen.needed for share in self.shares]
+        kind = Type(seen.spec.flips.fill, pool.usd_per_node_hour / each, pool.nodes * each)
+        replicas = max(1, replicas_by_slices(loads, [kind], factor=self.factor)[0])
+        nodes = nodes_for(replicas, pool.chips // each, pool.chips)
         return Decided({one.name: Stay() for one in seen.nodes}, replicas, 0, nodes=nodes)
 
 
@@ -119,7 +111,7 @@ def queue_autoscaler(pool: PoolSpec, demand: Demand) -> Planner:
 
 
 def slices(pool: PoolSpec, demand: Demand) -> Planner:
-    """Replicas by whole slices of the present demand; nobody trains."""
+    """Replicas by slices of the present demand; nobody trains."""
     return Slices()
 
 

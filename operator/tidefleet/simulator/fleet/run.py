@@ -16,7 +16,7 @@ from tidefleet.simulator.fleet.filler import Filler
 from tidefleet.simulator.fleet.losses import Losses
 from tidefleet.simulator.fleet.node import Node, State, a_node, lent
 from tidefleet.simulator.fleet.planners import Decided, Ours, Planner, PlannerOf, Situation
-from tidefleet.simulator.fleet.power import draw, node_watts, room
+from tidefleet.simulator.fleet.power import draw, node_watts, powered
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec, Watts, fleet_of
 from tidefleet.simulator.fleet.timeline import Flip, Span, Timeline
 from tidefleet.simulator.fleet.training import Arrival, Trainers
@@ -95,6 +95,7 @@ class _Pool:
     nodes: list[Node]
     losses: Losses
     filler: Filler
+    powered: int
     ready: int = 0
     decided: Decided = field(default_factory=lambda: Decided({}, 0, 0))
     measured_at: float = 0.0
@@ -141,7 +142,8 @@ class _Fleet:
         ]
         made = planner(spec, demand)
         losses = Losses(self.spec, spec, demand, lends=made.lends)
-        pool = _Pool(spec, demand, made, nodes, losses, Filler(demand.deadline_seconds), measured_at=ORIGIN)
+        pool = _Pool(spec, demand, made, nodes, losses, Filler(demand.deadline_seconds), powered(self.spec, spec))
+        pool.measured_at = ORIGIN
         pool.counts[State.SERVING] = len(nodes)
         if demand.history is not None:
             begin = ORIGIN - len(demand.history) * demand.seconds_per_bin
@@ -154,9 +156,9 @@ class _Fleet:
     def run(self, progress: Progress | None) -> Timeline:
         """From begin to end."""
         for pool in self.pools:
-            for node in pool.planner.set_aside(pool.nodes, self.spec, pool.spec, pool.demand.busiest_hour()):
+            on, peak = pool.nodes[: pool.powered], pool.demand.busiest_hour()
+            for node in pool.planner.set_aside(on, self.spec, pool.spec, peak):
                 lent(node, self.now)
-                self.trainers.offer(node.name, node.spec.chips, 0.0)
             self._at(self.now, "bin", pool)
             self._at(self.now, "pass", (pool, 0))
         for node in self.nodes:
@@ -255,6 +257,7 @@ class _Fleet:
                 watts = draw(pool.spec.watts, pool.counts, pool.losses.load)
                 pool.joules += watts * seconds
                 total += watts
+        total *= self.spec.pue
         self.most_watts = max(self.most_watts, total)
         if total > self.spec.watts * (1.0 + 1e-9):
             self.over_seconds += seconds
@@ -269,20 +272,18 @@ class _Fleet:
             pool.planner.measured(self.now, self.now - pool.measured_at, *rates)
             pool.measured_at = self.now
         prefill, decode = pool.demand.at(at)
-        allowed = room(self.spec, pool.spec, needed=-(-pool.decided.replicas // pool.spec.replicas_per_node))
         pool.decided = pool.planner.decide(
             Situation(
                 now=self.now,
                 spec=self.spec,
                 pool=pool.spec,
-                nodes=pool.nodes,
+                nodes=[one for one in pool.nodes if one.wanted or one.journal.phase is not Phase.SERVING],
                 prefill=prefill,
                 decode=decode,
                 ready=pool.ready,
                 order=lambda nodes, back: self.trainers.order(
                     [(one.name, one.spec.chips) for one in nodes], back, self.now - ORIGIN
                 ),
-                most_loans=allowed.training,
                 waiting=lambda replicas, point: self._waiting(pool, replicas, point),
             )
         )
@@ -290,7 +291,7 @@ class _Fleet:
         for node in pool.nodes:
             node.wish = pool.decided.wishes.get(node.name, node.wish)
         away = sum(one.journal.phase is not Phase.SERVING for one in pool.nodes)
-        on = min(pool.spec.nodes if pool.decided.nodes is None else pool.decided.nodes, allowed.on - away)
+        on = min(pool.spec.nodes if pool.decided.nodes is None else pool.decided.nodes, pool.powered - away)
         if on < pool.spec.nodes - away or not all(one.wanted for one in pool.nodes):
             self._have(pool, max(0, on))
         for node in pool.nodes:
@@ -298,8 +299,9 @@ class _Fleet:
                 self._settle(node)
 
     def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
-        most = pool.spec.nodes * pool.spec.replicas_per_node
-        return pool.filler.plan(replicas, point, now=self.now, top=self.spec.filler_top, most=most)
+        most = pool.powered * pool.spec.replicas_per_node
+        at = self.now - ORIGIN
+        return pool.filler.plan(replicas, point, now=at, top=self.spec.filler_top, most=most)
 
     def _kept(self, node: Node) -> bool:
         """Whether the replicas that are wanted are ready without those on a node."""
@@ -318,8 +320,9 @@ class _Fleet:
             self._at(due, "node", node)
 
     def _have(self, pool: _Pool, count: int) -> None:
-        """Have replicas on so many nodes that serve, the first ones; those that get some start them."""
-        there = [one for one in pool.nodes if one.present and not one.unhealthy and one.journal.phase is Phase.SERVING]
+        """Have replicas on so many nodes that are not lent: the sound ones, and of these those that have some first."""
+        there = [one for one in pool.nodes if one.journal.phase is Phase.SERVING]
+        there.sort(key=lambda one: (not one.present or bool(one.unhealthy), not one.wanted))
         for place, node in enumerate(there):
             wanted = place < count
             if wanted != node.wanted:
@@ -405,8 +408,10 @@ class _Fleet:
             filler_rate={one.spec.name: one.losses.filler_rate for one in self.pools},
             filler_late=sum(one.filler.late for one in self.pools),
             filler_left=sum(one.filler.left for one in self.pools),
+            spilled_seconds={one.spec.name: one.losses.spilled for one in self.pools},
             short_seconds={one.spec.name: one.losses.short for one in self.pools},
             joules=sum(one.joules for one in self.pools),
+            off_for="power" if all(one.decided.nodes is None for one in self.pools) else "not lent",
             crashes=tuple(self.crashes),
             busy_seconds=sum(one.losses.busy * chips[one.spec.name] for one in self.pools) + worked,
             figures={

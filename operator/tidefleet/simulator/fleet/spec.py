@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidefleet.flipping.observation import Terms
+from tidefleet.flipping.staircase import lead_slots
 from tidefleet.flipping.value import FlipTimes
 from tidefleet.planning.slots import SLOT_SECONDS
 from tidefleet.simulator.scenario import Faults, Flips, Pool, Scenario, Training
@@ -48,7 +49,8 @@ class FleetSpec:
 
     Attributes:
         filler_top: share of its operating point that a serving replica reaches at most with deferrable work.
-        watts: that the whole site may draw; infinite where nothing limits it.
+        watts: that the whole site may draw, cooling included; infinite where nothing limits it.
+        pue: power of the site over that of its accelerators.
     """
 
     pools: tuple[PoolSpec, ...]
@@ -58,6 +60,7 @@ class FleetSpec:
     seconds: float
     filler_top: float = 1.0
     watts: float = math.inf
+    pue: float = 1.0
 
     @property
     def times(self) -> FlipTimes:
@@ -69,9 +72,8 @@ class FleetSpec:
 
     @property
     def lead_slots(self) -> int:
-        """Whole slots that nodes are home before the demand they are for; at least one, since a slot is planned as a
-        whole."""
-        return max(1, round(self.flips.lead_seconds / SLOT_SECONDS))
+        """Slots ahead of the demand they are for in which nodes are called home, as in the operator."""
+        return lead_slots(self.flips.recall_seconds, SLOT_SECONDS)
 
     @property
     def terms(self) -> Terms:
@@ -112,6 +114,7 @@ def fleet_of(
         faults=scenario.faults,
         seconds=scenario.seconds,
         filler_top=scenario.settings.get("fillerTop", 1.0),
+        pue=scenario.site_pue,
         watts=math.inf if scenario.site_kilowatts is None else scenario.site_kilowatts * 1000.0,
     )
 

@@ -21,6 +21,7 @@ CAUSES = (
     "spare",
     "held",
     "not lent",
+    "power",
     "outbound",
     "homebound",
     "no training",
@@ -29,8 +30,8 @@ CAUSES = (
 )
 """Where paid seconds go that are not needed, in the order in which they are told apart.
 
-``held``: nodes stay that serving does not need, since a step, a dwell, a pause after a surge, the shortest loan that
-pays or the site's power holds them back. ``not lent``: nobody may lend them, or they are off for want of power.
+``held``: nodes stay that serving does not need, since a step, a dwell, a pause after a surge or the shortest loan that
+pays holds them back. ``not lent``: nobody may lend them. ``power``: they are off, since the site has none for them.
 """
 
 
@@ -87,8 +88,10 @@ class Timeline:
         idle: serving that was not used, by cause; training_lost: by cause; training_idle: lent, and no job there.
         filler_rate: by pool, replicas that deferrable work keeps busy in each bin; filler_late: replica-seconds of it
             that came after their deadline, filler_left: that were not done at the end.
-        short_seconds: by pool, replica-seconds that online demand asked for beyond all that served.
+        spilled_seconds: by pool, replica-seconds of online demand that went to an external API.
+        short_seconds: by pool, replica-seconds that online demand asked for beyond all that served, and nobody took.
         joules: of all nodes; 0 where no watts are known.
+        off_for: the cause that nodes without replicas count for.
     """
 
     spec: FleetSpec
@@ -109,9 +112,11 @@ class Timeline:
     filler_rate: Mapping[str, Array]
     filler_late: float
     filler_left: float
+    spilled_seconds: Mapping[str, float]
     short_seconds: Mapping[str, float]
     joules: float = 0.0
     busy_seconds: float = 0.0
+    off_for: str = "not lent"
     crashes: tuple[tuple[float, int, float], ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
 
@@ -154,7 +159,12 @@ class Timeline:
     def short(self, at: float, pool: str | None = None) -> float:
         """Replicas that online demand keeps busy beyond those that serve; 0 when all is well."""
         name = self._pool(pool)
-        return max(0.0, sum(self.demand[name].at(at)) - self.replicas(at, name))
+        return max(0.0, sum(self.demand[name].at(at)) - self.spilled(at, name) - self.replicas(at, name))
+
+    def spilled(self, at: float, pool: str | None = None) -> float:
+        """Replicas of online demand that an external API takes off at a time."""
+        name = self._pool(pool)
+        return self.demand[name].spilled(at, self.replicas(at, name) * self.spec.flips.fill)
 
     def filler_at(self, at: float, pool: str | None = None) -> float:
         """Replicas that deferrable work keeps busy at a time (mean of its bin)."""
@@ -187,7 +197,7 @@ class Timeline:
             lost[cause] += seconds
         lost["outbound"] += self.seconds_in(State.OUTBOUND)
         lost["homebound"] += self.seconds_in(State.HOMEBOUND)
-        lost["not lent"] += self.seconds_in(State.IDLE)
+        lost[self.off_for] += self.seconds_in(State.IDLE)
         lost["no training"] += self.training_idle
         lost["recall losses"] += sum(self.training_lost.values())
         lost["down"] += self.seconds_in(State.DOWN)

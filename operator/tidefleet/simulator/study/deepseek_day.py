@@ -36,7 +36,7 @@ def nodes_by_slot() -> list[float]:
 
 def study(scenario: Scenario) -> Finding:
     """What the day comes to: published money, the schedule's staircase, and the run's."""
-    chosen = settings_of(scenario, {"fill": 1.0, "spareNodes": 0.0, "leadSeconds": 900.0}, positive=("fill",))
+    chosen = settings_of(scenario, {"fill": 1.0, "spareNodes": 0.0, "recallSeconds": 720.0}, positive=("fill",))
     found = {f"published_{name}": value for name, value in day().items()}
     for name, lead in (("saved_share", 0), ("saved_share_with_a_slot_of_lead", 1)):
         made = schedule(
@@ -51,7 +51,7 @@ def study(scenario: Scenario) -> Finding:
             ),
         )
         found[f"schedule_{name}"] = made.freed_ratio
-    run = days(fill=chosen["fill"], spare=int(chosen["spareNodes"]), lead_seconds=chosen["leadSeconds"])
+    run = days(fill=chosen["fill"], spare=int(chosen["spareNodes"]), recall_seconds=chosen["recallSeconds"])
     lost = run.utilization()
     found["run_trained_share"] = run.kept / run.paid
     found["run_lost_on_the_way_share"] = lost.lost["outbound"] + lost.lost["homebound"]
@@ -75,7 +75,7 @@ def study(scenario: Scenario) -> Finding:
     )
 
 
-def days(*, fill: float, spare: int, lead_seconds: float) -> Timeline:
+def days(*, fill: float, spare: int, recall_seconds: float) -> Timeline:
     """Three such days, each flip with all its phases."""
     rates = np.tile(np.asarray(nodes_by_slot()), RUN_DAYS)
     scenario = Scenario(
@@ -91,7 +91,7 @@ def days(*, fill: float, spare: int, lead_seconds: float) -> Timeline:
                 usd_per_chip_hour=USD_PER_CHIP_HOUR,
             ),
         ),
-        flips=Flips(fill=fill, spare_replicas=spare, lead_seconds=lead_seconds),
+        flips=Flips(fill=fill, spare_replicas=spare, recall_seconds=recall_seconds),
         training=Training(backlog="endless"),
     )
     demand = Demand(np.stack([rates, np.zeros(len(rates))], axis=1), seconds_per_bin=900.0)
