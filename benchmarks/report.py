@@ -1,6 +1,6 @@
 """How long a report over usage records takes, and the memory it needs.
 
-    python benchmarks/report.py [--records N] [--by tenant] [--compression zstd] [--directory DIR] [--json]
+    python benchmarks/report.py [--records N] [--tenants N] [--by KEY] [--compression zstd] [--directory DIR] [--json]
 
 A week of N requests (10 million: about 6 GB of JSON Lines) of 20 pools on three types, 20,000 tenants and their tasks,
 with the paid lines of every minute from two routers, is written to a temporary file, which is gone at the end. Then
@@ -39,7 +39,7 @@ SELECT 'request' AS type, 1 AS v, {START} + i * ({SECONDS}.0 / $records) AS "end
     'pool-' || (i % 20) AS pool, 'class-' || (i % 12) AS workload_class, 'llama-3.3-70b' AS model,
     ['h200-sxm', 'h100-sxm', 'mi300x'][1 + i % 3] AS accelerator, 'OnDemand' AS capacity_type,
     'team-' || (i % 7) AS team, 'feature-' || (i % 31) AS feature,
-    printf('%016x', hash(i % 20000)::UBIGINT) AS tenant,
+    printf('%016x', hash(i % $tenants)::UBIGINT) AS tenant,
     CASE WHEN i % 2 = 0 THEN printf('%016x', hash(i // 6)::UBIGINT) END AS task,
     CASE WHEN i % 12 = 0 THEN 'success' WHEN i % 60 = 30 THEN 'failure' END AS outcome,
     CASE WHEN i % 97 = 0 THEN 'error' WHEN i % 89 = 0 THEN 'cut' ELSE 'ok' END AS result,
@@ -61,12 +61,12 @@ FROM range({SECONDS // 60}) minutes(minute), range(20) pools(pool),
 """
 
 
-def write_records(directory: Path, records: int, compression: str) -> int:
+def write_records(directory: Path, records: int, tenants: int, compression: str) -> int:
     """Write the week; its bytes."""
     ending = {"none": "", "gzip": ".gz", "zstd": ".zst"}[compression]
     settings = {"threads": 2, "memory_limit": "600MB", "preserve_insertion_order": False}
     with duckdb.connect(config={**settings, "temp_directory": str(directory / "spill")}) as database:
-        for name, query, values in (("usage", REQUESTS, {"records": records}), ("paid", PAID, {})):
+        for name, query, values in (("usage", REQUESTS, {"records": records, "tenants": tenants}), ("paid", PAID, {})):
             path = directory / f"{name}.jsonl{ending}"
             database.execute(f"COPY ({query}) TO '{path}' (FORMAT json, COMPRESSION {compression})", values)
     return sum(path.stat().st_size for path in directory.glob("*.jsonl*"))
@@ -104,13 +104,14 @@ def main() -> None:
     """Write, measure, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=FOR_RECORDS)
+    parser.add_argument("--tenants", type=int, default=20_000)
     parser.add_argument("--by", default="tenant")
     parser.add_argument("--compression", choices=("none", "gzip", "zstd"), default="none")
     parser.add_argument("--directory", type=Path, help="where the file may be; the machine's own place by default")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tidefleet-benchmark-", dir=given.directory) as name:
-        figures: dict[str, Any] = {"bytes": write_records(Path(name), given.records, given.compression)}
+        figures: dict[str, Any] = {"bytes": write_records(Path(name), given.records, given.tenants, given.compression)}
         load = os.getloadavg()[0]
         figures |= measure(Path(name), given.by) | {"load_before": load}
     if given.json:

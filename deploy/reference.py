@@ -338,7 +338,11 @@ def commands(command: Any = None, words: tuple[str, ...] = ("tidefleet",)) -> It
     """Every command by its words, groups before what is in them; hidden ones are left out."""
     command = command or typer.main.get_command(app)
     yield words, command
-    for name, each in getattr(command, "commands", {}).items():
+    if not hasattr(command, "commands"):
+        return
+    context = command.context_class(command)
+    for name in command.list_commands(context):
+        each = command.get_command(context, name)
         if not each.hidden:
             yield from commands(each, (*words, name))
 

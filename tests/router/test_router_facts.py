@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_ground import ENGINE, a_pool_object, a_served_pod, accelerators
 
+from tidefleet.planning.options import Option
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.facts import UNKNOWN_KV_TOKENS, endpoint_of
 from tidefleet.router.serving_pods import ranks_of, slim
@@ -32,6 +33,16 @@ def test_a_known_replica_has_the_cost_models_speed_room_and_price():
     assert wide.usd_per_second == pytest.approx(4 * one.usd_per_second)
     assert wide.kv_capacity_tokens > one.kv_capacity_tokens
     assert one.usd_per_second > 0
+
+
+def test_a_pods_option_tells_as_what_it_is_paid_and_so_its_price():
+    def of(kind):
+        key = Option("h100-sxm", kind, 1, "Bf16", "Bf16").key("chat")
+        return endpoint(labels={"tidefleet.io/option": key})
+
+    spot, demand, unknown = of("Spot"), of("OnDemand"), endpoint(labels={"tidefleet.io/option": "0badcafe"})
+    assert (spot.capacity_type, demand.capacity_type, unknown.capacity_type) == ("Spot", "OnDemand", "OnDemand")
+    assert 0.0 < spot.usd_per_second < demand.usd_per_second == unknown.usd_per_second
 
 
 def test_tiers_of_the_pool_are_tiers_of_its_endpoints_and_a_shared_one_has_a_name():

@@ -19,9 +19,10 @@ _WASTED = {
 }
 _STYLE = (
     """
-th, td { text-align: left; vertical-align: top; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .4rem; }
+table { font-size: .82rem; }
 .n { text-align: right; white-space: nowrap; }
-th[scope=row] { overflow-wrap: anywhere; min-width: 8rem; }
+th[scope=row] { overflow-wrap: anywhere; min-width: 7rem; }
 nav a { margin-right: 1rem; }
 .line th, .line td { color: var(--soft); }
 .total th, .total td { border-top: 2px solid var(--ink); font-weight: 600; }
@@ -74,7 +75,9 @@ def _parts(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if wasted:
         yield "wasted", "Used for nothing", bars("Dollars used for nothing", wasted)
     if answer["wasters"]:
-        dollars = [(clean(one["where"]), one["usd"], told("_usd", one["usd"])) for one in answer["wasters"]]
+        dollars = [
+            (clean(f"{one['rule']}, {one['where']}"), one["usd"], told("_usd", one["usd"])) for one in answer["wasters"]
+        ]
         yield (
             "wasters",
             "What cost more than it had to",
@@ -111,9 +114,12 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _wasters(found: Sequence[Mapping[str, Any]]) -> str:
-    heads = "".join(f'<th scope="col">{one}</th>' for one in ("Where", "USD", "Why", "What would mend it", "Threshold"))
+    heads = "".join(
+        f'<th scope="col">{one}</th>' for one in ("Rule", "Where", "USD", "Why", "What would mend it", "Threshold")
+    )
     body = "".join(
-        f'<tr><th scope="row">{escape(clean(one["where"]))}</th>{_cell("_usd", one["usd"])}'
+        f'<tr><th scope="row">{escape(clean(one["rule"]))}</th><td>{escape(clean(one["where"]))}</td>'
+        + _cell("_usd", one["usd"])
         + "".join(f"<td>{escape(clean(one[name]))}</td>" for name in ("why", "mend", "threshold"))
         + "</tr>"
         for one in found

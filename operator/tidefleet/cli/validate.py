@@ -211,13 +211,8 @@ def files(names: Sequence[str]) -> Iterator[str]:
 
 
 def _is_ours(content: Any) -> bool:
-    """Whether the object claims to be of our group; what has no apiVersion does, so that it is complained of.
-
-    A file of `tidefleet demand` (its personas tell) may lie beside manifests, and is none.
-    """
+    """Whether the object claims to be of our group; what has no apiVersion does, so that it is complained of."""
     version = content.get("apiVersion") if isinstance(content, dict) else None
-    if isinstance(content, dict) and version is None and "kind" not in content and "personas" in content:
-        return False
     return not isinstance(version, str) or version.partition("/")[0] == GROUP
 
 

@@ -59,7 +59,13 @@ def read_records(paths: Sequence[Path], by: By, period: Period, *, top: int) -> 
     sources, passed_over = find_sources(paths)
     with tempfile.TemporaryDirectory(prefix="tidefleet-report-") as name, _database(Path(name)) as database:
         unfinished = load_lines(database, sources, Path(name), period)
-        found = _Reader(database, by, period, top).found()
+        try:
+            found = _Reader(database, by, period, top).found()
+        except _database_error() as error:
+            raise RecordsError(
+                f"--records: cannot be summed: {str(error).splitlines()[0]}; expected about 60 bytes a record "
+                f"in {name} (TMPDIR), and some more for a million tenants or tasks"
+            ) from None
     found.source = f"usage records, {len(sources)} files" if len(sources) > 1 else f"usage records, {sources[0].path}"
     if unfinished:
         found.counted["unfinished_files"] = len(unfinished)
@@ -67,6 +73,13 @@ def read_records(paths: Sequence[Path], by: By, period: Period, *, top: int) -> 
     if passed_over:
         found.notes.append(f"{passed_over} files in the directories have other names and were not read")
     return found
+
+
+def _database_error() -> type[Exception]:
+    """What DuckDB raises."""
+    import duckdb  # noqa: PLC0415
+
+    return duckdb.Error
 
 
 @contextlib.contextmanager
@@ -230,15 +243,23 @@ class _Reader:
         return [Cell(row[0], Unit(*row[2:6]), row[6], _figures(row[7:]), row[1]) for row in rows]
 
     def _tasks(self, found: Found) -> None:
+        """Tasks that ended, of each row and of all; each counts once in a row, however many requests it had."""
+        self._database.execute(
+            "CREATE TABLE ended AS SELECT shown, others, task, task_succeeded, "
+            "CASE WHEN task IS NULL THEN count(*) ELSE 1 END AS tasks, coalesce(sum(usd), 0) AS usd "
+            "FROM keyed WHERE task_succeeded IS NOT NULL GROUP BY shown, others, task, task_succeeded"
+        )
         sums = (
-            "count(DISTINCT task) FILTER (task_succeeded) + count(*) FILTER (task IS NULL AND task_succeeded), "
-            "count(DISTINCT task) FILTER (task_failed) + count(*) FILTER (task IS NULL AND task_failed), "
+            "coalesce(sum(tasks) FILTER (task_succeeded), 0), coalesce(sum(tasks) FILTER (NOT task_succeeded), 0), "
             "coalesce(sum(usd), 0)"
         )
-        ended = "FROM keyed WHERE task_succeeded IS NOT NULL"
-        for shown, others, *row in self._ask(f"SELECT shown, others, {sums} {ended} GROUP BY shown, others"):
+        for shown, others, *row in self._ask(f"SELECT shown, others, {sums} FROM ended GROUP BY shown, others"):
             found.tasks[row_name(shown, others=others)] = Tasks(*(int(one) for one in row))
-        ((*row,),) = self._ask(f"SELECT {sums} {ended}")
+        named = (
+            "SELECT task, task_succeeded, 1 AS tasks, sum(usd) AS usd FROM ended WHERE task IS NOT NULL GROUP BY 1, 2"
+        )
+        alone = "SELECT task, task_succeeded, tasks, usd FROM ended WHERE task IS NULL"
+        ((*row,),) = self._ask(f"SELECT {sums} FROM ({named} UNION ALL {alone})")
         found.all_tasks = Tasks(*(int(one) for one in row))
 
     def _peers(self) -> Iterator[Peer]:

@@ -115,7 +115,7 @@ def _idle(bill: Bill) -> Iterator[Waster]:
             name,
             usd(idle + used) - usd(round(enough)),
             f"{idle / (idle + used):.0%} of ${_money(idle + used)} was used by nobody",
-            "fewer replicas at least, scale to zero, or lend its nodes to training while it is quiet",
+            "a lower minimum of replicas, scale to zero, or its nodes lent to training while it is quiet",
             f"from {IDLE_SHARE:.0%} idle; what {HEADROOM_SHARE:.0%} of headroom would cost is not counted",
         )
 
@@ -204,7 +204,7 @@ def _precision(found: Found) -> Iterator[Waster]:
             "precision",
             f"{model} on {accelerator}",
             usd(figures.used) * (1.0 - step),
-            f"8-bit weights cost {step - 1.0:+.0%} by the cost model at these lengths; unless the engines have them",
+            f"8-bit weights cost {1.0 - step:.0%} less by the cost model at these lengths; unless engines have them",
             "serve the FP8 checkpoint where its answers are as good; tidefleet cost --levers tells more",
             f"from {PRECISION_STEP:.0%} cheaper",
         )

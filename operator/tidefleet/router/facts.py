@@ -9,6 +9,7 @@ from functools import lru_cache
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.inference_pool import KVMedium
+from tidefleet.api.vocabulary import CapacityType
 from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
 from tidefleet.economics.energy import prefill_joules
@@ -16,6 +17,7 @@ from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import prefill
 from tidefleet.planning.from_api import accelerator_of, chosen_price
+from tidefleet.planning.options import Option
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.serving_pods import Rank
 from tidefleet.routing.endpoint import AGGREGATED, ROLES, Endpoint
@@ -164,9 +166,19 @@ def _model(rank: Rank, spec: InferencePool | None) -> Architecture | None:
 
 
 def capacity_type(rank: Rank, spec: InferencePool | None) -> str:
-    """As what its chips are paid: as the plan has them on that accelerator, else on demand."""
+    """As what its chips are paid: as its pod's option says; else as the plan has that accelerator; else on demand."""
+    option = Option(rank.accelerator, "", rank.chips, rank.weights, rank.kv)
+    told = _of_option(rank.option, spec.name if spec is not None else rank.pool, option) if rank.option else ""
+    if told:
+        return told
     planned = spec.status.plan.options if spec is not None and spec.status and spec.status.plan else ()
     return next((str(one.capacity_type) for one in planned if one.accelerator == rank.accelerator), "OnDemand")
+
+
+@lru_cache(maxsize=4096)
+def _of_option(key: str, pool: str, option: Option) -> str:
+    """The capacity type with which an option has a key; empty where none has."""
+    return next((str(one) for one in CapacityType if replace(option, capacity_type=str(one)).key(pool) == key), "")
 
 
 def usd_per_second(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | None) -> float:

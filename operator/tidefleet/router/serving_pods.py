@@ -34,6 +34,7 @@ class Rank:
         events: where it publishes KV events; None where it does not.
         by_priority: its engine serves requests by the priority that they carry.
         served_names: names under which the engine answers; empty where only the pool's model is known.
+        option: key of the option of its pool that it is, where the operator made it.
         restarts: of the pod's containers; with one more its engine may hold nothing of what it held.
         odd: what of the pod's words could not be read.
     """
@@ -58,6 +59,7 @@ class Rank:
     adapters: tuple[str, ...]
     config: Mapping[str, Any] | None
     model: str
+    option: str = ""
     restarts: int = 0
     by_priority: bool = False
     odd: tuple[str, ...] = ()
@@ -120,6 +122,7 @@ def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
             adapters=tuple(sorted(_adapters(arguments))),
             config=facts["config"] if isinstance(facts.get("config"), dict) else None,
             model=_word(facts.get("model")),
+            option=own.labels.get(OPTION_LABEL, ""),
             restarts=own.restarts,
             by_priority=value_of(arguments, "--scheduling-policy") == "priority",
             odd=tuple(odd),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tidefleet.simulator.engine.blocks import TIER_NUMBERS, Blocks, Store
 from tidefleet.simulator.engine.facts import Facts, facts_of
@@ -33,6 +33,7 @@ class Cluster:
         refuses: whether requests that would be too late are refused (event ``refused``) rather than served late.
         answers_kept: whether the KV of an answer serves the session's next turn, where that begins with it.
         timing: speeds of the engines; the cost model's own, unless given. The router expects straight lines through it.
+        others: what replicas of another kind are, by number.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Cluster:
         answers_kept: bool = True,
         facts: Facts | None = None,
         timing: Timing | None = None,
+        others: Mapping[int, tuple[Pool, Facts]] | None = None,
     ) -> None:
         self.pool = pool
         self.facts = facts or facts_of(pool)
@@ -57,6 +59,10 @@ class Cluster:
                 raise ValueError(f"policy is {policy!r}; expected one of {', '.join(sorted(POLICIES))}")
             policy = POLICIES[policy](self.facts, self.classes, seed=seed, refuses=refuses)
         self.policy = policy
+        self.others = dict(others or {})
+        self.policy.others = {number: facts for number, (_, facts) in self.others.items()}
+        self._timings = {id(facts): facts.timing() for _, facts in self.others.values()}
+        self._room = min([self.facts.kv_tokens, *(facts.kv_tokens for _, facts in self.others.values())])
         self.replicas: dict[int, Replica] = {}
         self.past = Counts()
         self._live: list[Replica] = []
@@ -88,19 +94,20 @@ class Cluster:
         """
         if number in self.replicas:
             raise ValueError(f"replica {number} is there already; expected a number of its own")
-        stores = [Store(TIER_NUMBERS[one.medium], one.tokens) for one in self.pool.tiers if one.medium != "shared"]
+        pool, facts = self.others.get(number, (self.pool, self.facts))
+        stores = [Store(TIER_NUMBERS[one.medium], one.tokens) for one in pool.tiers if one.medium != "shared"]
         stores.sort(key=lambda one: one.tier)
         slot = -1
         if self.index is not None:
             slot = self.index.add()
-        blocks = Blocks(self.facts.kv_tokens, stores=[*stores, *self._shared], index=self.index, slot=slot)
+        blocks = Blocks(facts.kv_tokens, stores=[*stores, *self._shared], index=self.index, slot=slot)
         replica = Replica(
             number,
-            self.timing,
+            self._timings.get(id(facts), self.timing),
             blocks,
-            role=role or self.pool.role,
-            max_batch=self.pool.max_batch,
-            chunk_tokens=self.pool.chunk_tokens,
+            role=role or pool.role,
+            max_batch=pool.max_batch,
+            chunk_tokens=pool.chunk_tokens,
             at=now,
         )
         self.replicas[number] = replica
@@ -257,8 +264,8 @@ class Cluster:
         return None if self.index is None else self.index.match(job.keys)
 
     def _route(self, job: Job, now: float) -> None:
-        if job.tokens + job.output > (1.0 - ROOM_SHARE) * self.facts.kv_tokens:
-            self._refuse(job, f"{job.tokens + job.output} tokens exceed the {self.facts.kv_tokens:.0f} of a replica")
+        if job.tokens + job.output > (1.0 - ROOM_SHARE) * self._room:
+            self._refuse(job, f"{job.tokens + job.output} tokens exceed the {self._room:.0f} of a replica")
             return
         if not self._live:
             self._refuse(job, "no replica takes requests")

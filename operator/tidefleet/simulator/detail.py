@@ -37,10 +37,12 @@ class Moves:
     Attributes:
         serving: numbers of replicas at the beginning.
         changes: (time, replica, ``join``, ``leave`` or ``kill``), in order of time.
+        carries: what a replica of another kind carries, over one of the first; 1 of those that are not named.
     """
 
     serving: tuple[int, ...]
     changes: tuple[tuple[float, int, str], ...] = ()
+    carries: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ class Detail:
 
     Attributes:
         seen: by class.
-        serving_seconds: replica-seconds in which replicas took requests; busy_seconds: in which they did anything.
+        serving_seconds: replica-seconds in which replicas took requests, in those of the first kind;
+            busy_seconds: in which they did anything.
         online_seconds, filler_seconds: replica-seconds needed for tokens that were computed in the window.
         loads: tokens by replica; flown: requests sent again since their replica went away.
     """
@@ -204,7 +207,7 @@ def simulate(
     last = warm
     for mark in marks:
         driver.run(mark)
-        paid += len(serving) * _overlap(last, mark, window)
+        paid += sum(moves.carries.get(one, 1.0) for one in serving) * _overlap(last, mark, window)
         last = mark
         if mark == window.begin:
             begun = _tally(cluster, driver.jobs, mark)

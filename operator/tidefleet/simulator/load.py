@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,6 +60,7 @@ _EXAMPLES: Mapping[str, object] = {
     "seconds": 86400,
     "beginSeconds": 0,
     "spill": "{usdPerMillionInputTokens: 0.9, usdPerMillionOutputTokens: 3.6}",
+    "serves": "main",
     "usdPerMillionInputTokens": 0.9,
     "usdPerMillionOutputTokens": 3.6,
 }
@@ -361,12 +362,14 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
                         f"pools[{index}].{name} is {value!r}; expected a name of the catalogue, e.g. {', '.join(near)}",
                     )
                 )
+    found += _sharing(scenario)
+    own = [pool.name for pool in scenario.pools if pool.serves is None]
     for index, one in enumerate(scenario.classes):
-        if one.pool not in pools:
+        if one.pool not in own:
             found.append(
                 (
                     ("classes", index, "pool"),
-                    f"classes[{index}].pool is {one.pool!r}; expected one of {', '.join(pools) or 'the pools'}",
+                    f"classes[{index}].pool is {one.pool!r}; expected one of {', '.join(own) or 'the pools'}",
                 )
             )
         if scenario.kind == "fleet" and (one.objective is None) == (one.deadline_seconds is None):
@@ -405,3 +408,23 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
                 )
             )
     return found
+
+
+def _sharing(scenario: Scenario) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with pools that serve the demand of another."""
+    own = {one.name: one for one in scenario.pools if one.serves is None}
+    for index, pool in enumerate(scenario.pools):
+        if pool.serves is None:
+            continue
+        whose, where = own.get(pool.serves), f"pools[{index}]"
+        if scenario.kind != "fleet":
+            yield (("pools", index, "serves"), f"{where}.serves is {pool.serves!r}; expected none in a {scenario.kind}")
+        elif whose is None:
+            words = f"{where}.serves is {pool.serves!r}; expected a pool with a demand of its own"
+            yield ("pools", index, "serves"), f"{words}, e.g. {', '.join(own) or 'main'}"
+        else:
+            for name, field in (("model", "model"), ("replicasPerNode", "replicas_per_node"), ("role", "role")):
+                came, expected = getattr(pool, field), getattr(whose, field)
+                if came != expected:
+                    words = f"{where}.{name} is {came!r}; expected that of {whose.name}, whose demand it serves"
+                    yield ("pools", index, name), f"{words}, e.g. {name}: {expected}"

@@ -137,6 +137,7 @@ def mix_of(
     rates: Rates,
     kv_tokens: float,
     pool: Pool,
+    replicas: float,
 ) -> Mix:
     """Rates at which online classes have their shares of the accelerator time, and the busiest hour its own.
 
@@ -144,6 +145,7 @@ def mix_of(
         usual: sessions/s whose turns come in each bin of 600 s, at one session/s, by class, with nothing out of the
             ordinary: what rates are made for; shapes: with all that the scenario has happen.
         answers: how many times as long answers are in each bin, by class.
+        replicas: that there are, each counted by what it carries of the first kind.
 
     Raises:
         ValueError: the classes have no shares, or an objective cannot be met by a request alone.
@@ -158,32 +160,63 @@ def mix_of(
     starts = {one.name: one.share for one in online}
     point = None
     for _ in range(ROUNDS):
-        parts = [
-            Part(
-                starts[one.name] * kinds[one.name].turns,
-                kinds[one.name].tokens,
-                kinds[one.name].prefill_seconds,
-                kinds[one.name].output,
-                one.objective.tpot_seconds if one.objective else None,
-            )
-            for one in online
-        ]
-        point = operating_point(
-            rates, parts, kv_tokens=kv_tokens, max_batch=pool.max_batch, tpot_seconds=pool.operating_tpot_seconds
-        )
+        point = _point(online, kinds, starts, rates=rates, kv_tokens=kv_tokens, pool=pool)
         each = {name: kind.turns * _seconds(kind, point) for name, kind in kinds.items()}
         unit = {one.name: one.share / whole / each[one.name] for one in online}
         curve = np.sum([usual[one.name] * unit[one.name] * each[one.name] for one in online], axis=0)
         width = min(6, len(curve))
         peak = float(np.convolve(curve, np.full(width, 1.0 / width), mode="valid").max())
-        scale = scenario.peak_share * pool.replicas / peak
+        scale = scenario.peak_share * replicas / peak
         starts = {name: value * scale for name, value in unit.items()}
         for one in deferrable:
             mean = float(usual[one.name].mean())
-            starts[one.name] = one.volume_share * pool.replicas / each[one.name] / mean
+            starts[one.name] = one.volume_share * replicas / each[one.name] / mean
     assert point is not None  # noqa: S101 -- there is at least one round
     spillable = frozenset(one.name for one in online if one.spill is not None)
     return Mix(kinds, starts, shapes, answers, point, frozenset(one.name for one in deferrable), spillable)
+
+
+def carried(
+    mix: Mix, classes: Sequence[Class], kinds: Mapping[str, Kind], *, rates: Rates, kv_tokens: float, pool: Pool
+) -> float:
+    """Demand of a mix that a replica of another pool carries at its operating point, over what the mix's own does.
+
+    Args:
+        kinds: the classes' requests as that pool's replicas compute them.
+
+    Raises:
+        ValueError: an objective cannot be met there by a request alone.
+    """
+    online = [one for one in classes if one.deadline_seconds is None and one.share > 0.0]
+    point = _point(online, kinds, mix.starts, rates=rates, kv_tokens=kv_tokens, pool=pool)
+    turns = {one.name: mix.starts[one.name] * mix.kinds[one.name].turns for one in online}
+    here = sum(turns[name] * mix.needed(name) for name in turns)
+    return here / sum(turns[name] * _seconds(kinds[name], point) for name in turns)
+
+
+def _point(
+    online: Sequence[Class],
+    kinds: Mapping[str, Kind],
+    starts: Mapping[str, float],
+    *,
+    rates: Rates,
+    kv_tokens: float,
+    pool: Pool,
+) -> OperatingPoint:
+    """The operating point of a pool's replicas for a mix."""
+    parts = [
+        Part(
+            starts[one.name] * kinds[one.name].turns,
+            kinds[one.name].tokens,
+            kinds[one.name].prefill_seconds,
+            kinds[one.name].output,
+            one.objective.tpot_seconds if one.objective else None,
+        )
+        for one in online
+    ]
+    return operating_point(
+        rates, parts, kv_tokens=kv_tokens, max_batch=pool.max_batch, tpot_seconds=pool.operating_tpot_seconds
+    )
 
 
 def demand_of(mix: Mix, *, deadline_seconds: float) -> Demand:

@@ -73,6 +73,8 @@ class Policy:
 
     def __init__(self, facts: Facts, classes: Mapping[str, Class], *, seed: int = 0, refuses: bool = False) -> None:
         self.facts = facts
+        self.others: dict[int, Facts] = {}
+        """Of replicas that are of another kind, by number."""
         self.classes = classes
         self.refuses = refuses
         self._turn = itertools.count(seed)
@@ -183,15 +185,16 @@ class Ours(Policy):
     def added(self, replica: Replica, now: float) -> None:
         address = _address(replica.number)
         self._numbers[address] = replica.number
+        facts = self.others.get(replica.number, self.facts)
         self.table.add(
             Endpoint(
                 address,
-                self.facts.rates,
+                facts.rates,
                 slot=replica.blocks.slot,
                 role=replica.role,
                 kv_capacity_tokens=replica.blocks.capacity_tokens,
-                usd_per_second=self.facts.usd_per_second,
-                store="store" if any(self.facts.rates.tier_bytes_per_second[2:]) else "",
+                usd_per_second=facts.usd_per_second,
+                store="store" if any(facts.rates.tier_bytes_per_second[2:]) else "",
             )
         )
 

@@ -29,8 +29,17 @@ PIECES = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A pool that serves the demand of another: what its replicas are, and what each carries of it."""
+
+    pool: Pool
+    facts: Facts
+    carries: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolRun:
-    """One pool of a scenario, ready to be simulated."""
+    """One pool of a scenario with a demand of its own, and those that serve it too, ready to be simulated."""
 
     pool: Pool
     classes: tuple[Class, ...]
@@ -38,10 +47,27 @@ class PoolRun:
     mix: Mix
     policy: str
     seed: int
+    beside: tuple[Beside, ...] = ()
+
+    @property
+    def replicas(self) -> float:
+        """All that there are, in those of the first kind."""
+        return self.pool.replicas + sum(one.pool.replicas * one.carries for one in self.beside)
+
+    @property
+    def others(self) -> dict[int, Beside]:
+        """Replicas that are not of the first kind, by number."""
+        every = [one for one in self.beside for _ in range(one.pool.replicas)]
+        return dict(enumerate(every, self.pool.replicas))
+
+    @property
+    def carries(self) -> dict[int, float]:
+        """What each of these carries."""
+        return {number: one.carries for number, one in self.others.items()}
 
     def everything(self) -> Moves:
         """All of its replicas serve."""
-        return Moves(tuple(range(self.pool.replicas)))
+        return Moves(tuple(range(self.pool.replicas + len(self.others))), carries=self.carries)
 
     def moves(self, timeline: Timeline, begin: float, end: float) -> Moves:
         """Its replicas between two times."""
@@ -55,7 +81,7 @@ class PoolRun:
             for one in timeline.changes(begin, end, self.pool.name)
             for place in range(each)
         ]
-        return Moves(tuple(serving), tuple(changes))
+        return Moves(tuple(serving), tuple(changes), carries=self.carries)
 
     def run(
         self,
@@ -85,7 +111,8 @@ class PoolRun:
                 drawn = [each for each in drawn if not self._is_spilled(each, timeline)]
             sessions += drawn
         sessions += self._filler(workload, warm, until, filler)
-        cluster = Cluster(self.pool, self.classes, policy=self.policy, seed=self.seed, facts=self.facts)
+        others = {number: (one.pool, one.facts) for number, one in self.others.items()}
+        cluster = Cluster(self.pool, self.classes, policy=self.policy, seed=self.seed, facts=self.facts, others=others)
         rng = np.random.default_rng([self.seed, round(window.begin * 1000.0), 0x77])
         return simulate(
             window,

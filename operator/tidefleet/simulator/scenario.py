@@ -54,6 +54,9 @@ class Pool(_Part):
     )
     spot_share: Share = 0.0
     usd_per_chip_hour: Positive | None = Field(default=None, description="the catalogue's price, unless set")
+    serves: str | None = Field(
+        default=None, description="a pool whose demand these replicas serve too: the same model on another type"
+    )
 
 
 class Objective(_Part):

@@ -96,10 +96,10 @@ def outcome_of(
 class _Class:
     """Tokens and needed replica-seconds of a class over the whole time."""
 
-    __slots__ = ("accelerator", "needed", "tokens")
+    __slots__ = ("needed", "tokens")
 
-    def __init__(self, accelerator: str, tokens: float, needed: float) -> None:
-        self.accelerator, self.tokens, self.needed = accelerator, tokens, needed
+    def __init__(self, tokens: float, needed: float) -> None:
+        self.tokens, self.needed = tokens, needed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,15 +148,8 @@ def _spill_figures(spilled: Iterable[_Spilled]) -> dict[str, float]:
 
 
 def _serving_seconds(timeline: Timeline, pool: PoolRun) -> float:
-    """Accelerator-seconds in which nodes of a pool took requests."""
-    chips = pool.pool.replicas_per_node * pool.pool.chips_per_replica
-    return chips * sum(
-        span.end - span.begin
-        for name, spans in zip(timeline.pool_of, timeline.spans, strict=True)
-        if name == pool.pool.name
-        for span in spans
-        if span.state is State.SERVING
-    )
+    """Accelerator-seconds in which nodes of a pool, and of those beside it, took requests."""
+    return sum(timeline.seconds_in(State.SERVING, one.name) for one in timeline.spec.kinds(pool.pool.name))
 
 
 def _recomputed(one: Sampled) -> float:
@@ -248,11 +241,11 @@ def _tokens(pools: Sequence[PoolRun], spilled: Mapping[str, _Spilled]) -> tuple[
             tokens = count * (kind.tokens + output)
             each = kind.prefill_seconds + output * pool.mix.point.seconds_per_output_token
             needed = count * each * pool.pool.chips_per_replica
-            by_class[name] = _Class(pool.pool.accelerator, tokens, needed)
+            by_class[name] = _Class(tokens, needed)
             fresh = kind.prefill_seconds / pool.facts.rates.prefill_seconds_per_token
             held = max(0.0, kind.tokens - fresh)
             prompt = prefill_joules(pool.facts.copy, min(fresh, kind.tokens), held)
-            if watts is None or prompt is None:
+            if watts is None or prompt is None or pool.beside:
                 joules = None
             elif joules is not None:
                 decoding = watts * pool.facts.copy.chips * seconds / batch
@@ -272,18 +265,20 @@ def _context(pool: PoolRun) -> float:
 
 
 def _by_accelerator(pools: Sequence[PoolRun], timeline: Timeline, by_class: Mapping[str, _Class]) -> dict[str, float]:
-    """$/1M tokens of each accelerator type: rent of its serving nodes over the tokens of its classes."""
-    found: dict[str, float] = {}
-    for kind in dict.fromkeys(one.pool.accelerator for one in pools):
-        usd = sum(
-            _serving_seconds(timeline, one) * one.facts.usd_per_second / one.pool.chips_per_replica
-            for one in pools
-            if one.pool.accelerator == kind
-        )
-        tokens = sum(one.tokens for one in by_class.values() if one.accelerator == kind)
-        if tokens:
-            found[kind] = usd / tokens * 1e6
-    return found
+    """$/1M tokens of each accelerator type: rent of its serving nodes over the tokens of its classes; where types share
+    classes, tokens are shared by what their serving nodes carry."""
+    usd, tokens = dict[str, float](), dict[str, float]()
+    for pool in pools:
+        kinds = timeline.spec.kinds(pool.pool.name)
+        nodes = {one.name: timeline.seconds_in(State.SERVING, one.name) / one.chips for one in kinds}
+        carried = sum(nodes[one.name] * one.units_per_node for one in kinds)
+        written = sum(by_class[name].tokens for name in pool.mix.starts)
+        for one in kinds:
+            share = nodes[one.name] * one.units_per_node / carried if carried else 0.0
+            rent = nodes[one.name] * one.usd_per_node_hour / 3600.0
+            usd[one.accelerator] = usd.get(one.accelerator, 0.0) + rent
+            tokens[one.accelerator] = tokens.get(one.accelerator, 0.0) + written * share
+    return {name: usd[name] / count * 1e6 for name, count in tokens.items() if count}
 
 
 def _mean(found: Sequence[Sampled], value: Callable[[Sampled], float]) -> float:

@@ -22,11 +22,12 @@ from tidefleet.simulator.engine.facts import facts_of
 from tidefleet.simulator.fleet.demand import with_history
 from tidefleet.simulator.fleet.planners import PlannerOf
 from tidefleet.simulator.fleet.rivals import RIVALS, no_loans
-from tidefleet.simulator.fleet.run import foreseeing, ours, run_fluid
+from tidefleet.simulator.fleet.run import described, foreseeing, ours, run_fluid
 from tidefleet.simulator.fleet.timeline import Timeline
-from tidefleet.simulator.mix import Kind, Mix, demand_of, mix_of
+from tidefleet.simulator.mix import Kind, Mix, carried, demand_of, mix_of
 from tidefleet.simulator.policies import POLICIES
 from tidefleet.simulator.pools import (
+    Beside,
     PoolRun,
     Sampled,
     answers_of,
@@ -82,21 +83,22 @@ def run_fleet(
     progress(0.0, "reading traces")
     workload = load(scenario, traces, seed=seed)
     pools = []
-    for pool in scenario.pools:
+    for pool in (one for one in scenario.pools if one.serves is None):
         one, workload = _prepared(scenario, pool, workload, router=router, seed=seed, parts=parts)
         pools.append(one)
     demand = {}
     for one in pools:
         mine = demand_of(one.mix, deadline_seconds=_deadline(one))
-        if mine.busiest_hour() > one.pool.replicas:
+        if mine.busiest_hour() > one.replicas:
             raise CannotFit(
                 f"scenario {scenario.name}: the busiest hour keeps {mine.busiest_hour():.1f} replicas of pool "
-                f"{one.pool.name} busy; it has {one.pool.replicas}. Lower peakShare, or set more replicas"
+                f"{one.pool.name} busy; it has {one.replicas:g}. Lower peakShare, or set more replicas"
             )
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
     waiting = _training(scenario, traces, seed)
-    timeline = run_fluid(scenario, demand, seed=seed, planner=planner, backlog=waiting())
+    fleet = described(scenario, carries={each.pool.name: each.carries for one in pools for each in one.beside})
+    timeline = run_fluid(fleet, demand, seed=seed, planner=planner, backlog=waiting())
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
@@ -104,7 +106,7 @@ def run_fleet(
         found[one.pool.name].append(_window(scenario, one, workload, timeline, window, parts=parts))
     without = None
     if policy is None:
-        without = run_fluid(scenario, demand, seed=seed, planner=no_loans, backlog=waiting()).utilization().ratio
+        without = run_fluid(fleet, demand, seed=seed, planner=no_loans, backlog=waiting()).utilization().ratio
     return outcome_of(pools, timeline, found, without_loans=without, full=full)
 
 
@@ -144,7 +146,7 @@ def _prepared(
     base, shapes = shapes_of(classes, kinds, plain), shapes_of(classes, kinds, workload)
     answers = answers_of(scenario, classes, kinds)
 
-    def at(now: Mapping[str, Kind]) -> Mix:
+    def at(now: Mapping[str, Kind], replicas: float) -> Mix:
         return mix_of(
             scenario,
             classes,
@@ -155,9 +157,14 @@ def _prepared(
             rates=facts.rates,
             kv_tokens=facts.kv_tokens,
             pool=pool,
+            replicas=replicas,
         )
 
-    one = PoolRun(pool, classes, facts, at(kinds), router, seed)
+    one = PoolRun(pool, classes, facts, at(kinds, pool.replicas), router, seed)
+    beside = [_beside(each, one, scenario, plain) for each in scenario.pools if each.serves == pool.name]
+    if beside:
+        one = replace(one, beside=tuple(beside))
+        one = replace(one, mix=at(kinds, one.replicas))
     trial = scaled(plain if one.mix.spillable else workload, one.mix)
     name = f"pilot {pool.name}"
     factors = parts.get(name)
@@ -174,8 +181,16 @@ def _prepared(
                 if seen.ideal_seconds > 0.0
             },
         )
-    mix = at(one.mix.corrected(factors))
+    mix = at(one.mix.corrected(factors), one.replicas)
     return replace(one, mix=mix), scaled(workload, mix)
+
+
+def _beside(pool: Pool, one: PoolRun, scenario: Scenario, plain: Workload) -> Beside:
+    """A pool that serves the demand of another, and how much of it a replica carries."""
+    facts = facts_of(pool)
+    kinds = kinds_of(scenario, one.classes, plain, facts)
+    carries = carried(one.mix, one.classes, kinds, rates=facts.rates, kv_tokens=facts.kv_tokens, pool=pool)
+    return Beside(pool, facts, carries)
 
 
 def _windows(scenario: Scenario, one: PoolRun, timeline: Timeline, *, seed: int, full: bool) -> Iterator[Window]:

@@ -60,7 +60,7 @@ class Filler:
         self.done += did
         return did
 
-    def plan(self, replicas: Array, point: Array, *, now: float, top: float, most: int) -> Array:
+    def plan(self, replicas: Array, point: Array, *, now: float, top: float, most: float) -> Array:
         """Whole replicas to have beyond those planned, by slot: none while what they leave idle suffices.
 
         Args:

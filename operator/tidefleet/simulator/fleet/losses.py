@@ -18,7 +18,8 @@ NEARLY = 1e-9
 
 @dataclass(slots=True)
 class Losses:
-    """Adds up one pool, in replica-seconds. Times are seconds of the scenario's clock.
+    """Adds up one pool: accelerator-seconds by what they were for, and demand in replica-seconds. Times are seconds of
+    the scenario's clock.
 
     With n the need, the layers above it end at n over the fill (``thin batches``), at whole nodes of it (``node
     rounding``), at the highest need until nodes that are called now are home for the slot after (``lead``), at what is
@@ -26,8 +27,9 @@ class Losses:
     lent`` where nobody lends). Deferrable work fills them from below; what it fills is needed.
 
     Attributes:
-        needed: by online demand, at most what serves; spilled: that an external API took, since serving was loaded to
-            its fill; short: beyond these; busy: in which anything ran;
+        needed: accelerator-seconds for online demand; filler: for deferrable work; idle: by cause.
+        spilled: replica-seconds that an external API took, since serving was loaded to its fill; short: that nobody
+            served; busy: accelerator-seconds in which anything ran;
             load: share of what serves that was used in the last stretch.
         filler_rate: replicas that deferrable work keeps busy, by bin.
     """
@@ -37,6 +39,7 @@ class Losses:
     demand: Demand
     lends: bool
     needed: float = 0.0
+    filler: float = 0.0
     spilled: float = 0.0
     short: float = 0.0
     busy: float = 0.0
@@ -49,40 +52,42 @@ class Losses:
         self.filler_rate = np.zeros(len(self.demand.online))
         self._needs = self.demand.needed.tolist()
 
-    def count(self, begin: float, end: float, ready: int, decided: Decided, filler: Filler) -> None:
-        """Count a stretch within one bin, in which so many replicas serve."""
+    def count(self, begin: float, end: float, decided: Decided, filler: Filler, *, ready: float, chips: float) -> None:
+        """Count a stretch within one bin, in which so many replicas serve, on so many accelerators."""
         seconds = end - begin
+        each = chips / ready if ready else 0.0
         place = min(len(self._needs) - 1, int(begin / self.demand.seconds_per_bin + NEARLY))
         spilled = self.demand.spilled(begin + NEARLY, ready * self.spec.flips.fill)
         self.spilled += spilled * seconds
         need = self._needs[place] - spilled
         served = min(need, float(ready))
-        self.needed += served * seconds
+        self.needed += served * seconds * each
         self.short += (need - served) * seconds
         rate = float(self.demand.deferrable[place]) if self.demand.deferrable is not None else 0.0
         slack = max(0.0, ready * self.spec.filler_top - served)
         did = filler.advance(begin, end, rate=rate, slack=slack) if rate or filler.arrived else 0.0
+        self.filler += did * each
         self.filler_rate[place] += did / self.demand.seconds_per_bin
         used = served + did / seconds
         self.load = used / ready if ready else 0.0
-        self.busy += (ready if used > NEARLY else 0) * seconds
+        self.busy += (chips if used > NEARLY else 0.0) * seconds
         if ready <= used:
             return
         level = used
         for cause, top in self._layers(begin, need, ready, decided):
             if top > level:
                 upper = min(top, float(ready))
-                self.idle[cause] = self.idle.get(cause, 0.0) + (upper - level) * seconds
+                self.idle[cause] = self.idle.get(cause, 0.0) + (upper - level) * seconds * each
                 level = upper
             if level >= ready:
                 break
 
-    def broken(self, seconds: float, replicas: int) -> None:
-        """Count replicas that start again on nodes that serve with others."""
-        if replicas:
-            self.idle["down"] = self.idle.get("down", 0.0) + replicas * seconds
+    def broken(self, seconds: float, chips: float) -> None:
+        """Count accelerators of replicas that start again on nodes that serve with others."""
+        if chips:
+            self.idle["down"] = self.idle.get("down", 0.0) + chips * seconds
 
-    def _layers(self, begin: float, need: float, ready: int, decided: Decided) -> tuple[tuple[str, float], ...]:
+    def _layers(self, begin: float, need: float, ready: float, decided: Decided) -> tuple[tuple[str, float], ...]:
         slot_end = (math.floor(begin / SLOT_SECONDS + NEARLY) + 1) * SLOT_SECONDS
         last = slot_end + self.spec.lead_slots * SLOT_SECONDS
         width = self.demand.seconds_per_bin

@@ -112,6 +112,11 @@ class Node:
         return self.spec.replicas_per_node - self.broken if self.state(now) is State.SERVING else 0
 
     @property
+    def chips_per_replica(self) -> float:
+        """Accelerators of a replica."""
+        return self.spec.chips / self.spec.replicas_per_node
+
+    @property
     def brief(self) -> Observation:
         """What a round looks at before it wishes for anything: health and terms."""
         if self._brief is None or self._brief.unhealthy != self.unhealthy:
@@ -216,9 +221,14 @@ class Node:
 def a_node(name: str, pool: PoolSpec, flips: Flips, terms: Terms, *, spot: bool) -> Node:
     """A node that has served since ever."""
     journal = Journal(
-        epoch=1, phase=Phase.SERVING, since=0.0, unit=name, pool=f"simulated/{pool.name}", accelerator=pool.accelerator
+        epoch=1,
+        phase=Phase.SERVING,
+        since=0.0,
+        unit=name,
+        pool=f"simulated/{pool.serves}",
+        accelerator=pool.accelerator,
     )
-    return Node(name, pool.name, pool, flips, terms, journal, spot=spot)
+    return Node(name, pool.serves, pool, flips, terms, journal, spot=spot)
 
 
 def lent(node: Node, now: float) -> None:

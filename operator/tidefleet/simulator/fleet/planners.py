@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidefleet.flipping.lending import (
     HISTORY_DAYS,
@@ -21,7 +22,7 @@ from tidefleet.flipping.lending import (
 )
 from tidefleet.flipping.observation import Stay, Wish
 from tidefleet.flipping.phase import Phase
-from tidefleet.flipping.required import needed_replicas, nodes_for
+from tidefleet.flipping.required import needed_replicas
 from tidefleet.flipping.staircase import Staircase, Terms, schedule
 from tidefleet.flipping.value import flip_cost, loan_quantile
 from tidefleet.planning.forecast import HORIZON_SLOTS, Forecast, forecast
@@ -29,6 +30,7 @@ from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, Array, SlotHistory
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
+from tidefleet.simulator.fleet.split import nodes_by_kind
 
 PENALTY = 4.0
 """How many times its margin a serving hour costs that was missing: the operator's default."""
@@ -45,7 +47,8 @@ class Situation:
 
     Attributes:
         prefill, decode: replicas that online demand keeps busy now.
-        ready: replicas that take requests now.
+        pool: what the first kind of its nodes is; kinds: all of them.
+        ready: replicas that take requests now, in those of the first kind.
         nodes: of the pool, those that are on; the site's power may keep others off.
         order: the order in which so many of these nodes come home, by what training loses.
         waiting: replicas to have beyond these (by slot) for work that may wait, when so many of them are busy.
@@ -54,10 +57,11 @@ class Situation:
     now: float
     spec: FleetSpec
     pool: PoolSpec
+    kinds: tuple[PoolSpec, ...]
     nodes: Sequence[Node]
     prefill: float
     decode: float
-    ready: int
+    ready: float
     order: Callable[[Sequence[Node], int], Sequence[tuple[str, str]]]
     waiting: Callable[[Array, Array], Array]
 
@@ -66,18 +70,24 @@ class Situation:
         """Replicas that online demand keeps busy now."""
         return self.prefill + self.decode
 
+    @property
+    def most(self) -> float:
+        """Replicas on nodes that are on, in those of the first kind."""
+        return sum(one.spec.units_per_node for one in self.nodes)
+
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What a planner came to: wishes by node, replicas that are to serve, and how many of them are spare.
+    """What a planner came to: wishes by node, replicas that are to serve, and how many of them are spare (both in
+    those of the first kind).
 
-    ``nodes``: where replicas stop on nodes that stay, how many nodes are to have any.
+    ``nodes``: where replicas stop on nodes that stay, how many nodes are to have any, by kind.
     """
 
     wishes: Mapping[str, Wish]
-    replicas: int
-    spare: int
-    nodes: int | None = None
+    replicas: float
+    spare: float
+    nodes: Mapping[str, int] | None = None
 
 
 class Planner(Protocol):
@@ -117,13 +127,13 @@ class Ours:
     foresight: Array | None = None
     first_slot: int = 0
     history: SlotHistory = field(default_factory=SlotHistory)
-    memory: LendingMemory = field(default_factory=LendingMemory)
+    memory: dict[str, LendingMemory] = field(default_factory=dict)
     planned_rate: float = 0.0
     _forecast: Forecast | None = None
     _slots: Array | None = None
     _extra: Array | None = None
     _made: int | None = None
-    _scheduled: tuple[object, LoanPlan] | None = None
+    _scheduled: dict[str, tuple[object, LoanPlan]] = field(default_factory=dict)
 
     def measured(self, at: float, seconds: float, prefill: float, decode: float) -> None:
         """Into the history that forecasts are made from."""
@@ -134,32 +144,34 @@ class Ours:
         return ()
 
     def decide(self, seen: Situation) -> Decided:
-        """One pass of the operator over one pool."""
+        """One pass of the operator over one pool: a round for each kind of its nodes."""
         self._look_ahead(seen)
-        needs, replicas = self._needs(seen)
-        plan = self._plan(seen, needs)
-        spec, now = seen.spec, seen.now
+        needs, replicas, spare = self._needs(seen)
+        now = seen.now
         known = self.history.series().known / DAY_SLOTS if self.foresight is None else HISTORY_DAYS
         closed = "" if known >= HISTORY_DAYS else f"{known:.1f} days of demand are known"
-        out, _ = flights(seen.nodes, now, SLOT_SECONDS)
-        step = max(1, int(STEP_SHARE * len(seen.nodes)))
-        observed = {one.name: one.brief for one in seen.nodes}
-        decision = Round[Node](
-            accelerator=seen.pool.accelerator,
-            units=seen.nodes,
-            seen=observed,
-            needs=needs,
-            plan=plan,
-            lenders=[Lender(pool=f"simulated/{seen.pool.name}", queue="Simulated", closed=closed)],
-            allowed=max(0, step - out),
-            held_by="a step",
-            recalls=(len(seen.nodes), ""),
-            requests={},
-            memory=self.memory,
-            recall_order=seen.order,
-            now=now,
-        ).decide()
-        return Decided(decision.wishes, replicas, spec.flips.spare_replicas)
+        wishes: dict[str, Wish] = {}
+        for kind in seen.kinds:
+            units = [one for one in seen.nodes if one.spec is kind]
+            out, _ = flights(units, now, SLOT_SECONDS)
+            step = max(1, int(STEP_SHARE * len(units)))
+            decision = Round[Node](
+                accelerator=kind.accelerator,
+                units=units,
+                seen={one.name: one.brief for one in units},
+                needs=needs[kind.name],
+                plan=self._plan(seen, kind, units, needs[kind.name]),
+                lenders=[Lender(pool=f"simulated/{seen.pool.name}", queue="Simulated", closed=closed)],
+                allowed=max(0, step - out),
+                held_by="a step",
+                recalls=(len(units), ""),
+                requests={},
+                memory=self.memory.setdefault(kind.name, LendingMemory()),
+                recall_order=seen.order,
+                now=now,
+            ).decide()
+            wishes |= decision.wishes
+        return Decided(wishes, replicas, spare)
 
     # --- looking ahead -----------------------------------------------------------------------------------------------
 
@@ -185,7 +197,7 @@ class Ours:
         self._extra = None
         if point is not None and self._slots is not None:
             replicas = np.asarray(self._replicas(self._slots, seen), dtype=np.float64)
-            self._extra = seen.waiting(np.minimum(replicas, len(seen.nodes) * seen.pool.replicas_per_node), point)
+            self._extra = seen.waiting(np.minimum(replicas, seen.most), point)
 
     def _quantile(self, seen: Situation) -> float:
         """What serving keeps: the scenario's quantile, or the newsvendor's where training has a price."""
@@ -206,22 +218,32 @@ class Ours:
 
     # --- what serving needs ------------------------------------------------------------------------------------------
 
-    def _needs(self, seen: Situation) -> tuple[Needs, int]:
-        """Nodes for the highest of what is asked for now and what is expected until a node could be home."""
+    def _needs(self, seen: Situation) -> tuple[dict[str, Needs], float, float]:
+        """Nodes by kind for the highest of what is asked for now and what is expected until a node could be home; how
+        many replicas that is, and how many of them are spare."""
         times, flips = seen.spec.times, seen.spec.flips
         home = times.checkpoint_seconds + times.load_seconds + times.warm_seconds
         rate = max(seen.needed, self._highest(seen.now, home))
         rate = max(rate, min(self.planned_rate, self._highest(seen.now, HOLD_SECONDS)))
         self.planned_rate = rate
-        replicas = self._replicas(np.array([rate]), seen)[0]
-        replicas += int(self._extra[0]) if self._extra is not None else 0
-        pool = seen.pool
+        extra = float(self._extra[0]) if self._extra is not None else 0.0
         surge = ""
         if seen.ready and seen.needed > flips.fill * seen.ready * (1.0 + 1e-9):
-            surge = f"{pool.name} is asked for {seen.needed / seen.ready:.0%} of what its ready replicas carry"
-        most = len(seen.nodes)
-        nodes = nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips)
-        return Needs(min(nodes, most), surge), min(replicas, most * pool.replicas_per_node)
+            words = f"{seen.needed / seen.ready:.0%} of what its ready replicas carry"
+            surge = f"{seen.pool.name} is asked for {words}"
+        most = {kind.name: sum(one.spec is kind for one in seen.nodes) for kind in seen.kinds}
+        if len(seen.kinds) == 1:
+            replicas = self._replicas(np.array([rate]), seen)[0] + extra
+            nodes = {seen.pool.name: -(-replicas // seen.pool.replicas_per_node)}
+            replicas = min(replicas, seen.most)
+            spare: float = flips.spare_replicas
+        else:
+            chosen = nodes_by_kind(seen.kinds, rate / flips.fill + extra, spare=flips.spare_replicas, most=most)
+            nodes = {name: float(count) for name, count in chosen.items()}
+            used = [(nodes[kind.name], kind) for kind in seen.kinds if nodes[kind.name]]
+            replicas = sum(min(count, most[kind.name]) * kind.units_per_node for count, kind in used)
+            spare = flips.spare_replicas * max((kind.carries for _, kind in used), default=0.0)
+        return {name: Needs(min(int(count), most[name]), surge) for name, count in nodes.items()}, replicas, spare
 
     def _highest(self, now: float, seconds: float) -> float:
         if self._slots is None or self._made is None:
@@ -229,26 +251,38 @@ class Ours:
         begin = slot_of(now) - self._made
         return float(self._slots[begin : slot_of(now + seconds) - self._made + 1].max(initial=0.0))
 
-    def _plan(self, seen: Situation, needs: Needs) -> LoanPlan:
-        """The loan schedule over the day to come."""
-        away = sum(one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING for one in seen.nodes)
-        total = sum(one.present for one in seen.nodes)
+    def _plan(self, seen: Situation, kind: PoolSpec, units: Sequence[Node], needs: Needs) -> LoanPlan:
+        """The loan schedule of a kind over the day to come."""
+        away = sum(one.journal.phase.is_outbound or one.journal.phase is Phase.TRAINING for one in units)
+        total = sum(one.present for one in units)
         key = (self._made, needs.nodes, away, total)
-        if self._scheduled is not None and self._scheduled[0] == key:
-            return self._scheduled[1]
-        plan = self._schedule(seen, needs, on_loan=min(away, total), total=total)
-        self._scheduled = (key, plan)
+        kept = self._scheduled.get(kind.name)
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        plan = self._schedule(seen, kind, needs, on_loan=min(away, total), total=total)
+        self._scheduled[kind.name] = (key, plan)
         return plan
 
-    def _schedule(self, seen: Situation, needs: Needs, *, on_loan: int, total: int) -> LoanPlan:
+    def _needed_nodes(self, seen: Situation, kind: PoolSpec, total: int) -> NDArray[np.int64]:
+        """Nodes of a kind that serving needs in each slot of the day to come."""
+        assert self._slots is not None  # noqa: S101 -- asked for only where something is forecast
+        rates = self._slots[:DAY_SLOTS]
+        extra = np.zeros(len(rates)) if self._extra is None else self._extra[: len(rates)]
+        if len(seen.kinds) == 1:
+            replicas = np.asarray(self._replicas(rates, seen), dtype=np.int64) + extra.astype(np.int64)
+            return -(-replicas // kind.replicas_per_node)
+        flips = seen.spec.flips
+        most = {one.name: sum(node.spec is one for node in seen.nodes) for one in seen.kinds}
+        units = rates / flips.fill + extra
+        each = [nodes_by_kind(seen.kinds, one, spare=flips.spare_replicas, most=most)[kind.name] for one in units]
+        return np.minimum(np.array(each, dtype=np.int64), total)
+
+    def _schedule(self, seen: Situation, kind: PoolSpec, needs: Needs, *, on_loan: int, total: int) -> LoanPlan:
         start = slot_of(seen.now) * SLOT_SECONDS
         if self._slots is None:
             return LoanPlan(0, (), "nothing is forecast")
-        pool, value = seen.pool, seen.spec.training.usd_per_gpu_hour
-        replicas = np.asarray(self._replicas(self._slots[:DAY_SLOTS], seen), dtype=np.int64)
-        if self._extra is not None:
-            replicas += self._extra[: len(replicas)].astype(np.int64)
-        needed = -(-replicas // pool.replicas_per_node)
+        pool, value = kind, seen.spec.training.usd_per_gpu_hour
+        needed = self._needed_nodes(seen, kind, total)
         needed[0] = max(int(needed[0]), needs.nodes)
         cost = 0.0
         if value is not None:
@@ -287,11 +321,16 @@ class Fixed:
         """The nodes above what the busiest hour needs, the fill and the spare included."""
         if not self.training:
             return ()
-        replicas = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
-        return tuple(nodes[nodes_for(replicas, pool.chips // pool.replicas_per_node, pool.chips) :])
+        left: float = math.ceil(peak / spec.flips.fill - 1e-9) + spec.flips.spare_replicas
+        found = []
+        for node in nodes:
+            if left <= 1e-9:
+                found.append(node)
+            left -= node.spec.units_per_node
+        return tuple(found)
 
     def decide(self, seen: Situation) -> Decided:
         """All that serve go on serving."""
-        serving = sum(one.spec.replicas_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
+        serving = sum(one.spec.units_per_node for one in seen.nodes if one.journal.phase is Phase.SERVING)
         need = min(serving, math.ceil(seen.needed / seen.spec.flips.fill - 1e-9))
         return Decided({one.name: Stay() for one in seen.nodes}, need, 0)

@@ -14,6 +14,7 @@ from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.planners import Decided, Fixed, Planner, PlannerOf, Situation
 from tidefleet.simulator.fleet.slices import Type, replicas_by_slices
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
+from tidefleet.simulator.fleet.split import in_order
 
 SYNC_SECONDS = 15.0
 STABLE_SECONDS = 300.0
@@ -49,17 +50,17 @@ class QueueAutoscaler:
 
     def decide(self, seen: Situation) -> Decided:
         """One look of the autoscaler."""
-        each, ready = seen.pool.replicas_per_node, max(1, seen.ready)
-        self.asked = self.asked or seen.pool.nodes * each
+        ready, most = max(1.0, seen.ready), sum(one.nodes * one.units_per_node for one in seen.kinds)
+        self.asked = self.asked or math.floor(most)
         load = min(0.999, seen.needed / ready)
         ratio = min(50.0, load * load / (1.0 - load)) / self.target
         wanted = self.asked if abs(ratio - 1.0) <= TOLERANCE else math.ceil(ready * ratio - 1e-9)
-        wanted = max(1, min(wanted, max(2 * ready, ready + 4), seen.pool.nodes * each))
+        wanted = math.floor(max(1.0, min(wanted, max(2.0 * ready, ready + 4.0), most)))
         self._recent.append((seen.now, wanted))
         while self._recent[0][0] < seen.now - STABLE_SECONDS:
             self._recent.popleft()
         self.asked = max(one for _, one in self._recent) if wanted < self.asked else wanted
-        nodes = nodes_for(self.asked, seen.pool.chips // each, seen.pool.chips)
+        nodes = in_order(seen.kinds, self.asked)
         return Decided({one.name: Stay() for one in seen.nodes}, self.asked, 0, nodes=nodes)
 
 
@@ -86,12 +87,23 @@ class Slices:
 
     def decide(self, seen: Situation) -> Decided:
         """Replicas for what is asked for now, slice by slice."""
-        pool = seen.pool
-        each = pool.replicas_per_node
         loads = [share / sum(self.shares) * seen.needed for share in self.shares]
-        kind = Type(seen.spec.flips.fill, pool.usd_per_node_hour / each, pool.nodes * each)
-        replicas = max(1, replicas_by_slices(loads, [kind], factor=self.factor)[0])
-        nodes = nodes_for(replicas, pool.chips // each, pool.chips)
+        types = [
+            Type(
+                seen.spec.flips.fill * one.carries,
+                one.usd_per_node_hour / one.replicas_per_node,
+                one.nodes * one.replicas_per_node,
+            )
+            for one in seen.kinds
+        ]
+        counts = replicas_by_slices(loads, types, factor=self.factor)
+        if not any(counts):
+            counts = (1, *counts[1:])
+        nodes = {
+            one.name: nodes_for(count, one.chips // one.replicas_per_node, one.chips)
+            for one, count in zip(seen.kinds, counts, strict=True)
+        }
+        replicas = sum(count * one.carries for one, count in zip(seen.kinds, counts, strict=True))
         return Decided({one.name: Stay() for one in seen.nodes}, replicas, 0, nodes=nodes)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidefleet.flipping.phase import Phase
@@ -25,6 +26,8 @@ from tidefleet.simulator.scenario import Scenario
 ORIGIN = 1_704_067_200.0
 """Unix seconds of a scenario's begin: Monday, 2024-01-01 00:00 UTC."""
 
+NEARLY = 1e-9
+
 Progress = Callable[[float], None]
 """Called with the share of the scenario that is done."""
 
@@ -39,8 +42,11 @@ def foreseeing(pool: PoolSpec, demand: Demand) -> Planner:
     return Ours(name="foreseeing", foresight=demand.by_slot(SLOT_SECONDS), first_slot=slot_of(ORIGIN))
 
 
-def described(scenario: Scenario) -> FleetSpec:
+def described(scenario: Scenario, *, carries: Mapping[str, float] | None = None) -> FleetSpec:
     """The fleet of a scenario, with the power and the list prices of the shipped catalogue.
+
+    Args:
+        carries: demand of a replica, by pool that serves another's, over what one of that pool carries.
 
     Raises:
         ValueError: it has no pool, an accelerator is unknown, or a pool's replicas do not fill whole nodes.
@@ -53,7 +59,7 @@ def described(scenario: Scenario) -> FleetSpec:
             watts[one.name] = found
         if price is not None:
             prices[one.accelerator] = price
-    return fleet_of(scenario, watts=watts, usd_per_chip_hour=prices)
+    return fleet_of(scenario, watts=watts, usd_per_chip_hour=prices, carries=carries)
 
 
 def run_fluid(
@@ -78,8 +84,8 @@ def run_fluid(
         ValueError: a pool has no demand, or there is demand for none of the pools.
     """
     spec = scenario if isinstance(scenario, FleetSpec) else described(scenario)
-    given = {spec.pools[0].name: demand} if isinstance(demand, Demand) else dict(demand)
-    names = [one.name for one in spec.pools]
+    given = {spec.demands[0]: demand} if isinstance(demand, Demand) else dict(demand)
+    names = spec.demands
     if sorted(names) != sorted(given):
         raise ValueError(f"demand is of pools {sorted(given)}; expected one for each of {sorted(names)}")
     return _Fleet(spec, given, seed=seed, planner=planner, backlog=backlog).run(progress)
@@ -87,22 +93,34 @@ def run_fluid(
 
 @dataclass(slots=True, eq=False)
 class _Pool:
-    """One pool under way."""
+    """One demand under way, and the nodes that serve it: ``spec`` says what the first kind is, ``kinds`` all of them.
+
+    Attributes:
+        powered: nodes that may be on, by kind.
+        ready: replicas that take requests, in those of the first kind; chips: accelerators that they have.
+        counts: nodes by kind and state.
+    """
 
     spec: PoolSpec
+    kinds: tuple[PoolSpec, ...]
     demand: Demand
     planner: Planner
     nodes: list[Node]
     losses: Losses
     filler: Filler
-    powered: int
-    ready: int = 0
+    powered: Mapping[str, int]
+    ready: float = 0.0
+    chips: float = 0.0
     decided: Decided = field(default_factory=lambda: Decided({}, 0, 0))
     measured_at: float = 0.0
     joules: float = 0.0
-    counts: dict[State, int] = field(default_factory=dict)
-    capacity: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
-    planned: tuple[list[float], list[int]] = field(default_factory=lambda: ([], []))
+    counts: dict[str, dict[State, int]] = field(default_factory=dict)
+    capacity: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    planned: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+
+    def of(self, kind: PoolSpec) -> list[Node]:
+        """Its nodes of a kind."""
+        return [one for one in self.nodes if one.spec is kind]
 
 
 class _Fleet:
@@ -120,7 +138,7 @@ class _Fleet:
         self.spec, self.now, self.end = spec, ORIGIN, ORIGIN + spec.seconds
         self.seed = seed
         self.trainers = Trainers.of(spec.training, spec.flips.checkpoint_seconds, backlog)
-        self.pools = [self._pool(one, demand[one.name], planner) for one in spec.pools]
+        self.pools = [self._pool(spec.kinds(name), demand[name], planner) for name in spec.demands]
         self.nodes = [node for pool in self.pools for node in pool.nodes]
         self.pool_of = {one.spec.name: one for one in self.pools}
         self.events: list[tuple[float, int, str, object]] = []
@@ -133,18 +151,21 @@ class _Fleet:
         self.due = dict.fromkeys(self.states, 0.0)
         self.most_watts = self.over_seconds = 0.0
         self.crashes: list[tuple[float, int, float]] = []
+        self.next_end = math.inf
 
-    def _pool(self, spec: PoolSpec, demand: Demand, planner: PlannerOf) -> _Pool:
-        flips, width = self.spec.flips, len(str(spec.nodes - 1))
-        nodes = [
-            a_node(f"{spec.name}-{number:0{width}d}", spec, flips, self.spec.terms, spot=number < spec.spot)
-            for number in range(spec.nodes)
-        ]
+    def _pool(self, kinds: tuple[PoolSpec, ...], demand: Demand, planner: PlannerOf) -> _Pool:
+        flips, spec, nodes = self.spec.flips, kinds[0], list[Node]()
+        for kind in kinds:
+            width = len(str(kind.nodes - 1))
+            nodes += [
+                a_node(f"{kind.name}-{number:0{width}d}", kind, flips, self.spec.terms, spot=number < kind.spot)
+                for number in range(kind.nodes)
+            ]
         made = planner(spec, demand)
-        losses = Losses(self.spec, spec, demand, lends=made.lends)
-        pool = _Pool(spec, demand, made, nodes, losses, Filler(demand.deadline_seconds), powered(self.spec, spec))
-        pool.measured_at = ORIGIN
-        pool.counts[State.SERVING] = len(nodes)
+        losses, filler = Losses(self.spec, spec, demand, lends=made.lends), Filler(demand.deadline_seconds)
+        on = {kind.name: powered(self.spec, kind) for kind in kinds}
+        pool = _Pool(spec, kinds, demand, made, nodes, losses, filler, on, measured_at=ORIGIN)
+        pool.counts = {kind.name: {State.SERVING: kind.nodes} for kind in kinds}
         if demand.history is not None:
             begin = ORIGIN - len(demand.history) * demand.seconds_per_bin
             for number, (prefill, decode) in enumerate(demand.history.tolist()):
@@ -156,7 +177,8 @@ class _Fleet:
     def run(self, progress: Progress | None) -> Timeline:
         """From begin to end."""
         for pool in self.pools:
-            on, peak = pool.nodes[: pool.powered], pool.demand.busiest_hour()
+            on = [node for kind in pool.kinds for node in pool.of(kind)[: pool.powered[kind.name]]]
+            peak = pool.demand.busiest_hour()
             for node in pool.planner.set_aside(on, self.spec, pool.spec, peak):
                 lent(node, self.now)
             self._at(self.now, "bin", pool)
@@ -194,8 +216,10 @@ class _Fleet:
                 if self.due[node.name] <= self.now:
                     self._settle(node)
             case "training", _:
-                self.trainers.advance(self.now - ORIGIN)
-                self._at_next_end()
+                if self.now >= self.next_end:
+                    self.next_end = math.inf
+                    self.trainers.advance(self.now - ORIGIN)
+                    self._at_next_end()
             case "fault", Fault() as fault:
                 self._break(fault)
             case "mend", Fault() as fault:
@@ -244,8 +268,11 @@ class _Fleet:
         if when <= self.now:
             return
         for pool in self.pools:
-            pool.losses.count(self.now - ORIGIN, when - ORIGIN, pool.ready, pool.decided, pool.filler)
-            pool.losses.broken(when - self.now, sum(one.broken for one in pool.nodes if one.replicas(self.now)))
+            pool.losses.count(
+                self.now - ORIGIN, when - ORIGIN, pool.decided, pool.filler, ready=pool.ready, chips=pool.chips
+            )
+            crashed = sum(one.broken * one.chips_per_replica for one in pool.nodes if one.replicas(self.now))
+            pool.losses.broken(when - self.now, crashed)
         self._draw(when - self.now)
         self.now = when
 
@@ -253,10 +280,11 @@ class _Fleet:
         """Count what all nodes draw."""
         total = 0.0
         for pool in self.pools:
-            if pool.spec.watts is not None:
-                watts = draw(pool.spec.watts, pool.counts, pool.losses.load)
-                pool.joules += watts * seconds
-                total += watts
+            for kind in pool.kinds:
+                if kind.watts is not None:
+                    watts = draw(kind.watts, pool.counts[kind.name], pool.losses.load)
+                    pool.joules += watts * seconds
+                    total += watts
         total *= self.spec.pue
         self.most_watts = max(self.most_watts, total)
         if total > self.spec.watts * (1.0 + 1e-9):
@@ -277,6 +305,7 @@ class _Fleet:
                 now=self.now,
                 spec=self.spec,
                 pool=pool.spec,
+                kinds=pool.kinds,
                 nodes=[one for one in pool.nodes if one.wanted or one.journal.phase is not Phase.SERVING],
                 prefill=prefill,
                 decode=decode,
@@ -290,23 +319,26 @@ class _Fleet:
         _step(pool.planned, at, pool.decided.replicas)
         for node in pool.nodes:
             node.wish = pool.decided.wishes.get(node.name, node.wish)
-        away = sum(one.journal.phase is not Phase.SERVING for one in pool.nodes)
-        on = min(pool.spec.nodes if pool.decided.nodes is None else pool.decided.nodes, pool.powered - away)
-        if on < pool.spec.nodes - away or not all(one.wanted for one in pool.nodes):
-            self._have(pool, max(0, on))
+        for kind in pool.kinds:
+            mine = pool.of(kind)
+            away = sum(one.journal.phase is not Phase.SERVING for one in mine)
+            wanted = kind.nodes if pool.decided.nodes is None else pool.decided.nodes.get(kind.name, 0)
+            on = min(wanted, pool.powered[kind.name] - away)
+            if on < kind.nodes - away or not all(one.wanted for one in mine):
+                self._have(mine, max(0, on))
         for node in pool.nodes:
             if node.is_due(self.now):
                 self._settle(node)
 
     def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
-        most = pool.powered * pool.spec.replicas_per_node
+        most = sum(pool.powered[kind.name] * kind.units_per_node for kind in pool.kinds)
         at = self.now - ORIGIN
         return pool.filler.plan(replicas, point, now=at, top=self.spec.filler_top, most=most)
 
     def _kept(self, node: Node) -> bool:
         """Whether the replicas that are wanted are ready without those on a node."""
         pool = self.pool_of[node.pool]
-        return pool.ready - self.counted[node.name] >= pool.decided.replicas
+        return pool.ready - self.counted[node.name] * node.spec.carries >= pool.decided.replicas - NEARLY
 
     def _settle(self, node: Node) -> None:
         """Everything that is due on a node now."""
@@ -319,9 +351,9 @@ class _Fleet:
             self.due[node.name] = due
             self._at(due, "node", node)
 
-    def _have(self, pool: _Pool, count: int) -> None:
+    def _have(self, nodes: Sequence[Node], count: int) -> None:
         """Have replicas on so many nodes that are not lent: the sound ones, and of these those that have some first."""
-        there = [one for one in pool.nodes if one.journal.phase is Phase.SERVING]
+        there = [one for one in nodes if one.journal.phase is Phase.SERVING]
         there.sort(key=lambda one: (not one.present or bool(one.unhealthy), not one.wanted))
         for place, node in enumerate(there):
             wanted = place < count
@@ -350,16 +382,19 @@ class _Fleet:
         now, pool = self.now, self.pool_of[node.pool]
         replicas, state = node.replicas(now), node.state(now)
         if replicas != self.counted[node.name]:
-            pool.ready += replicas - self.counted[node.name]
             self.counted[node.name] = replicas
+            serving = [(self.counted[one.name], one) for one in pool.nodes if self.counted[one.name]]
+            pool.ready = float(sum(count * one.spec.carries for count, one in serving))
+            pool.chips = sum(count * one.chips_per_replica for count, one in serving)
             _step(pool.capacity, now - ORIGIN, pool.ready)
         before = self.states[node.name]
         if state is before:
             return
         self._close(node.name, now)
         self.states[node.name] = state
-        pool.counts[before] -= 1
-        pool.counts[state] = pool.counts.get(state, 0) + 1
+        counts = pool.counts[node.spec.name]
+        counts[before] -= 1
+        counts[state] = counts.get(state, 0) + 1
         if state is State.TRAINING:
             self.trainers.offer(node.name, node.spec.chips, now - ORIGIN)
             self._at_next_end()
@@ -371,17 +406,20 @@ class _Fleet:
             self.since[name] = now
 
     def _at_next_end(self) -> None:
-        self._at(ORIGIN + self.trainers.next_end(), "training", None)
+        """Look at the trainers when the next job is done; once, however often this is called."""
+        when = ORIGIN + self.trainers.next_end()
+        if when < self.next_end:
+            self.next_end = when
+            self._at(when, "training", None)
 
     def _timeline(self) -> Timeline:
         self.trainers.close(self.now - ORIGIN)
         for name in self.spans:
             self._close(name, self.now)
-        chips = {one.spec.name: one.spec.chips / one.spec.replicas_per_node for one in self.pools}
         idle: dict[str, float] = {}
         for pool in self.pools:
             for cause, seconds in pool.losses.idle.items():
-                idle[cause] = idle.get(cause, 0.0) + seconds * chips[pool.spec.name]
+                idle[cause] = idle.get(cause, 0.0) + seconds
         training = sum(
             (span.end - span.begin) * node.spec.chips
             for node in self.nodes
@@ -399,8 +437,9 @@ class _Fleet:
             capacity={one.spec.name: one.capacity for one in self.pools},
             planned={one.spec.name: one.planned for one in self.pools},
             flips=tuple(self.flips),
-            needed=sum(one.losses.needed * chips[one.spec.name] for one in self.pools),
-            filler=sum(one.filler.done * chips[one.spec.name] for one in self.pools),
+            kind_of=tuple(node.spec.name for node in self.nodes),
+            needed=sum(one.losses.needed for one in self.pools),
+            filler=sum(one.losses.filler for one in self.pools),
             kept=self.trainers.kept,
             idle=idle,
             training_lost=dict(self.trainers.lost),
@@ -413,7 +452,7 @@ class _Fleet:
             joules=sum(one.joules for one in self.pools),
             off_for="power" if all(one.decided.nodes is None for one in self.pools) else "not lent",
             crashes=tuple(self.crashes),
-            busy_seconds=sum(one.losses.busy * chips[one.spec.name] for one in self.pools) + worked,
+            busy_seconds=sum(one.losses.busy for one in self.pools) + worked,
             figures={
                 "jobs_finished": float(self.trainers.finished),
                 "jobs_stopped": float(self.trainers.stopped),
@@ -424,7 +463,7 @@ class _Fleet:
         )
 
 
-def _step(steps: tuple[list[float], list[int]], at: float, value: int) -> None:
+def _step(steps: tuple[list[float], list[float]], at: float, value: float) -> None:
     """Note a value from a time on."""
     times, values = steps
     if times and times[-1] == at:

@@ -24,9 +24,11 @@ class Watts:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """Nodes of one kind that serve one demand.
+    """Nodes of one kind that serve one demand, alone or beside nodes of other kinds.
 
     Attributes:
+        demand: the pool whose demand they serve; their own, unless given.
+        carries: demand that a replica carries, over what one of that pool's first kind does.
         nodes: that there are; ``replicas_per_node`` and ``chips`` of each.
         spot: how many of them are spot.
         watts: of a node; ``None`` where nobody says, and then nothing is limited by power.
@@ -41,6 +43,18 @@ class PoolSpec:
     spot: int = 0
     watts: Watts | None = None
     usd_per_node_hour: float = 0.0
+    demand: str = ""
+    carries: float = 1.0
+
+    @property
+    def serves(self) -> str:
+        """The pool whose demand it serves."""
+        return self.demand or self.name
+
+    @property
+    def units_per_node(self) -> float:
+        """Demand that a node carries, in replicas of the first kind."""
+        return self.replicas_per_node * self.carries
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,15 @@ class FleetSpec:
     filler_top: float = 1.0
     watts: float = math.inf
     pue: float = 1.0
+
+    def kinds(self, demand: str) -> tuple[PoolSpec, ...]:
+        """Kinds of nodes that serve the demand of a pool, its own first."""
+        return tuple(sorted((one for one in self.pools if one.serves == demand), key=lambda one: one.name != demand))
+
+    @property
+    def demands(self) -> tuple[str, ...]:
+        """Pools that have a demand of their own."""
+        return tuple(one.name for one in self.pools if one.serves == one.name)
 
     @property
     def times(self) -> FlipTimes:
@@ -94,11 +117,13 @@ def fleet_of(
     *,
     watts: Mapping[str, Watts] | None = None,
     usd_per_chip_hour: Mapping[str, float] | None = None,
+    carries: Mapping[str, float] | None = None,
 ) -> FleetSpec:
     """The fleet of a scenario.
 
     Args:
         watts: of a node, by pool.
+        carries: of a replica, by pool that serves the demand of another; 1, unless given.
         usd_per_chip_hour: by accelerator, where a pool does not say itself.
 
     Raises:
@@ -106,7 +131,10 @@ def fleet_of(
     """
     if not scenario.pools:
         raise ValueError(f"scenario {scenario.name}: pools is empty; expected at least one pool, e.g. 64 replicas")
-    pools = tuple(_pool(scenario, one, watts or {}, usd_per_chip_hour or {}) for one in scenario.pools)
+    pools = tuple(
+        _pool(scenario, one, watts or {}, usd_per_chip_hour or {}, (carries or {}).get(one.name, 1.0))
+        for one in scenario.pools
+    )
     return FleetSpec(
         pools=pools,
         flips=scenario.flips,
@@ -119,7 +147,9 @@ def fleet_of(
     )
 
 
-def _pool(scenario: Scenario, pool: Pool, watts: Mapping[str, Watts], prices: Mapping[str, float]) -> PoolSpec:
+def _pool(
+    scenario: Scenario, pool: Pool, watts: Mapping[str, Watts], prices: Mapping[str, float], carries: float
+) -> PoolSpec:
     nodes, rest = divmod(pool.replicas, pool.replicas_per_node)
     if rest:
         raise ValueError(
@@ -137,4 +167,6 @@ def _pool(scenario: Scenario, pool: Pool, watts: Mapping[str, Watts], prices: Ma
         spot=round(pool.spot_share * nodes),
         watts=watts.get(pool.name),
         usd_per_node_hour=price * chips,
+        demand=pool.serves or pool.name,
+        carries=carries,
     )

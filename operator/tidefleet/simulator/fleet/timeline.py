@@ -79,7 +79,8 @@ class Timeline:
 
     Attributes:
         demand: by pool, as it was met (surges included).
-        nodes: names; pool_of: the pool of each, in the same order.
+        nodes: names; pool_of: the pool whose demand each serves, in the same order; kind_of: the pool that says what
+            each is.
         spans: of each node, without a gap from 0 to ``seconds``.
         capacity: by pool, (times, replicas that take requests from then on).
         planned: by pool, (times, replicas that the planner wanted from then on).
@@ -100,8 +101,9 @@ class Timeline:
     nodes: tuple[str, ...]
     pool_of: tuple[str, ...]
     spans: tuple[tuple[Span, ...], ...]
-    capacity: Mapping[str, tuple[list[float], list[int]]]
-    planned: Mapping[str, tuple[list[float], list[int]]]
+    kind_of: tuple[str, ...]
+    capacity: Mapping[str, tuple[list[float], list[float]]]
+    planned: Mapping[str, tuple[list[float], list[float]]]
     flips: tuple[Flip, ...]
     needed: float
     filler: float
@@ -148,11 +150,11 @@ class Timeline:
                     found.append(Change(after.begin, number, what))
         return tuple(sorted(found, key=lambda one: (one.at, one.node)))
 
-    def replicas(self, at: float, pool: str | None = None) -> int:
-        """Replicas that take requests at a time."""
+    def replicas(self, at: float, pool: str | None = None) -> float:
+        """Replicas that take requests at a time, each as many as it carries of the first kind."""
         return _value_at(self.capacity[self._pool(pool)], at)
 
-    def wanted(self, at: float, pool: str | None = None) -> int:
+    def wanted(self, at: float, pool: str | None = None) -> float:
         """Replicas that the planner wanted at a time, the spare included."""
         return _value_at(self.planned[self._pool(pool)], at)
 
@@ -174,12 +176,13 @@ class Timeline:
 
     # --- where the seconds went --------------------------------------------------------------------------------------
 
-    def seconds_in(self, state: State) -> float:
-        """Accelerator-seconds that nodes spent in a state."""
+    def seconds_in(self, state: State, kind: str | None = None) -> float:
+        """Accelerator-seconds that nodes spent in a state; of all, or of those that one pool describes."""
         chips = {one.name: one.chips for one in self.spec.pools}
         return sum(
-            (span.end - span.begin) * chips[pool]
-            for pool, spans in zip(self.pool_of, self.spans, strict=True)
+            (span.end - span.begin) * chips[mine]
+            for mine, spans in zip(self.kind_of, self.spans, strict=True)
+            if kind is None or mine == kind
             for span in spans
             if span.state is state
         )
@@ -214,8 +217,8 @@ class Timeline:
         """Rent of all that is paid."""
         each = {one.name: one.usd_per_node_hour / 3600.0 for one in self.spec.pools}
         return sum(
-            (span.end - span.begin) * each[pool]
-            for pool, spans in zip(self.pool_of, self.spans, strict=True)
+            (span.end - span.begin) * each[kind]
+            for kind, spans in zip(self.kind_of, self.spans, strict=True)
             for span in spans
             if span.state is not State.GONE
         )
@@ -260,7 +263,7 @@ def _span_at(spans: tuple[Span, ...], at: float) -> Span:
     return spans[max(0, bisect_right(spans, at, key=lambda one: one.begin) - 1)]
 
 
-def _value_at(steps: tuple[list[float], list[int]], at: float) -> int:
+def _value_at(steps: tuple[list[float], list[float]], at: float) -> float:
     times, values = steps
     place = bisect_right(times, at) - 1
     return values[max(0, place)] if values else 0

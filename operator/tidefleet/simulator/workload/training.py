@@ -2,8 +2,9 @@
 
 Every week of the trace is laid upon one week (weekday and hour are kept), as often as it takes for the work that comes
 in a week to be ``SURPLUS`` times what the whole fleet could do; durations are drawn for each job from those recorded
-with as many accelerators (with the nearest number that there is). Before second 0 stands the work of
-``STANDING_SECONDS`` for the whole fleet. So the backlog never empties, whatever share of the fleet is lent.
+with as many accelerators (with the nearest number that there is). At second 0 there stands the work of a day for the
+whole fleet, in jobs that together ask for at least twice its accelerators (most work is in a few long jobs). So the
+backlog never empties, whatever share of the fleet is lent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DURATIONS = "training_philly_durations.csv.zst"
 WEEK_SECONDS = 604_800.0
 SURPLUS = 1.5
 """Accelerator-seconds that come in a week, over those of the whole fleet in a week."""
-STANDING_SECONDS = 86_400.0
+STANDING_SECONDS, STANDING_TIMES = 86_400.0, 2.0
 LONGEST_SECONDS = 1e9
 _SEED = 0x7068_696C
 
@@ -81,13 +82,16 @@ class Backlog:
             yield TrainingJob(at.item(place), wanted, float(rng.choice(self.of(wanted))))
 
     def _standing(self, week: int, copies: int, chips: int, seed: int) -> Iterator[TrainingJob]:
-        """Jobs that wait when the scenario begins: the first ones of a week before, as many as it takes."""
-        left = STANDING_SECONDS * chips
-        for job in self._week(week, copies, seed):
-            if left <= 0.0:
-                return
-            left -= job.gpus * job.seconds
-            yield TrainingJob(0.0, job.gpus, job.seconds)
+        """Jobs that wait when the scenario begins: those of weeks before, the latest first, as many as it takes."""
+        work, wide = STANDING_SECONDS * chips, STANDING_TIMES * chips
+        while True:
+            for job in self._week(week, copies, seed):
+                if work <= 0.0 and wide <= 0.0:
+                    return
+                work -= job.gpus * job.seconds
+                wide -= job.gpus
+                yield TrainingJob(0.0, job.gpus, job.seconds)
+            week -= 1
 
 
 def backlog(traces: Path) -> Backlog:
