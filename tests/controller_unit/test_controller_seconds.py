@@ -10,16 +10,27 @@ from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidefleet.cluster import records
+from tidefleet.cluster.kinds import JOB
+from tidefleet.controller import marks
 from tidefleet.controller.accounting import Accountant
 from tidefleet.controller.calibrating import workload_key
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
+from tidefleet.controller.flips.rounds import Moved
+from tidefleet.controller.flips.telling import _trained
+from tidefleet.controller.flips.units import Unit
+from tidefleet.controller.observe import _chips
 from tidefleet.controller.readings import EngineRates
 from tidefleet.controller.seconds import PoolSeconds
+from tidefleet.controller.training.lending import TrainingJob, TrainingSeen
 from tidefleet.controller.view import Chips, PoolMemory
 from tidefleet.controller.work import EngineWork, WorkLog
 from tidefleet.economics.ledger import Worked
+from tidefleet.flipping.journal import Journal
+from tidefleet.flipping.machine import Step, Wanted
+from tidefleet.flipping.observation import Observation
 from tidefleet.flipping.phase import Phase
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import EstimateMemo
@@ -282,3 +293,68 @@ def test_requests_put_out_are_computed_anew_at_the_mean_context() -> None:
     log.add(100.0, {"a": rates(10.0, preempted=3.0)}, {"a": ("w", False)}, context=700.0)
     (one,) = log.take(100.0, usable_seconds=30.0)
     assert one.spells[0].recomputed == 2100.0
+
+
+# --- what is seen of pods and jobs ------------------------------------------------------------------------------------
+
+
+def a_pod(name: str, *, ready: bool = True, deleting: bool = False, **labels: str) -> records.Pod:
+    meta: dict[str, Any] = {"name": name, "namespace": "prod", "uid": name, "labels": labels}
+    if deleting:
+        meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    limits = {"limits": {"nvidia.com/gpu": "1"}}
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], "podIP": "10.0.0.1"}
+    spec = {"nodeName": "n", "containers": [{"name": "engine", "resources": limits}]}
+    return records.pod({"metadata": meta, "spec": spec, "status": status})
+
+
+def test_pods_leave_when_they_are_deleted_or_not_routed_to_any_more() -> None:
+    ours = {marks.OPTION_LABEL: "k"}
+    routed = {**ours, marks.ROUTABLE_LABEL: "true"}
+    pods = [
+        a_pod("serves", **routed),
+        a_pod("starts", ready=False, **routed),
+        a_pod("unrouted", **ours),
+        a_pod("deleted", deleting=True, **routed),
+        a_pod("ends", ready=False, deleting=True, **routed),
+        a_pod("adopted"),
+        a_pod("worker", **ours, **{marks.WORKER_INDEX_LABEL: "1"}),
+    ]
+    view = a_decision().view
+    (found,) = _chips(view, view.served[:1], {view.served[0].name: pods}).values()
+    assert (found.scheduled, found.ready, found.leaving, found.leaving_ready) == (7, 5, 3, 2)
+    assert (found.staying, found.warming) == (3, 1)
+
+
+def a_lent(name: str, phase: Phase, pool: str = "prod/chat") -> Moved:
+    node = records.node({"metadata": {"name": name, "uid": name, "labels": {}}, "spec": {}, "status": {}})
+    journal = Journal(epoch=1, phase=phase, since=NOW, unit=name, members=(name,), pool=pool)
+    unit = Unit(name=name, nodes=(node,), accelerator="l40s", resource="nvidia.com/gpu", chips=8, journal=journal)
+    return Moved(unit, Observation(), Step(journal), Wanted())
+
+
+def a_job(name: str, chips: int, *nodes: str, running: bool = True) -> TrainingJob:
+    return TrainingJob(
+        kind=JOB,
+        namespace="prod",
+        name=name,
+        uid=name,
+        resource_version="1",
+        chips=chips,
+        nodes=frozenset(nodes),
+        running=running,
+    )
+
+
+def test_jobs_hold_their_chips_spread_over_their_nodes_and_only_those_of_this_pool_count() -> None:
+    own = [
+        a_lent("a", Phase.TRAINING),
+        a_lent("b", Phase.RECALLING),
+        a_lent("c", Phase.WARMING),
+        a_lent("d", Phase.TRAINING, "prod/code"),
+    ]
+    jobs = (a_job("wide", 16, "a", "b", "c", "d"), a_job("small", 2, "a"), a_job("waits", 8, "a", running=False))
+    seen = TrainingSeen(jobs=jobs)
+    assert _trained(own, "prod/chat", seen) == {"l40s": 4.0 + 2.0 + 4.0}
+    assert _trained(own, "prod/chat", TrainingSeen(jobs=jobs, readable=False)) is None
+    assert _trained(own[2:3], "prod/chat", None) == {}
