@@ -16,7 +16,8 @@ pairs_ordered_ratio       of pairs of accelerators that ran the same model, prec
                           engine, those whose mean TPOT the model orders as measured.
 estimate_us               microseconds of one estimate (decode step and prefill), many batches priced in one call.
 mape_model_left_out       with --left-out: the starting values are fitted anew without the runs of each model, and
-mape_system_left_out      without those of each accelerator, from the same guesses; judged on the runs left out.
+mape_system_left_out      without those of each accelerator, from the same guesses; judged on the runs left out;
+                          ``mape_calibrated_model_left_out`` and ``.._system_..`` with one scalar per group besides.
 ttft_mape, ttft_ratio     time to first token with its queue: mean error, and median of modelled over measured;
                           ``ttft_bare_ratio`` is the same of a lone prefill.
 
@@ -183,7 +184,7 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
         for run in runs
     ]
     pairs, right = ordered_pairs(cases, [run.group[1] for run in runs], modelled, measured)
-    split = np.array([run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512 for run in runs])
+    split = np.array([silicon.splits_times(run) for run in runs])
     whole = [run.group for run, apart in zip(runs, split, strict=True) if not apart]
     found = {
         "tpot_runs": float(len(runs)),
@@ -225,10 +226,13 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
             ("system", lambda group: group[1]),
         )
         for name, of in kinds:
-            errors = fitting.errors_left_out(runs, lambda run, of=of: of(run.group))
+            apart = fitting.modelled_left_out(runs, lambda run, of=of: of(run.group))
+            errors = relative_error(apart, measured)
             found[f"mape_{name}_left_out"] = float(errors.mean())
             found[f"mape_{name}_left_out_dense"] = float(errors[~moe].mean())
             found[f"mape_{name}_left_out_moe"] = float(errors[moe].mean())
+            scaled = calibrated_error([run.group for run in runs], apart, measured, seed)
+            found[f"mape_calibrated_{name}_left_out"] = float(scaled.mean())
     return found
 
 

@@ -14,6 +14,7 @@ Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the row
 from __future__ import annotations
 
 import csv
+import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ class Run:
     """One measured run.
 
     ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision; ``version`` the
-    engine's, empty where the sample does not state it.
+    engine's and ``measured_on`` the day, empty and ``None`` where the sample does not state them.
     """
 
     group: tuple[str, str, str, str]
@@ -81,6 +82,7 @@ class Run:
     states_precision: bool
     states_parallelism: bool
     version: str = ""
+    measured_on: datetime.date | None = None
 
 
 def sample_path() -> Path:
@@ -111,18 +113,19 @@ def read_runs(path: Path | None = None) -> list[Run]:
                 continue
             if float(row["tp_size"]) > 8 or float(row["attention_dp_size"] or 1) > 1:
                 continue
-            width = _width(row)
+            width, chips = _width(row), _chips(row)
             model = models[MODELS[row["model_path"]]]
             weights = "Fp4" if model.native_weights == "Fp4" else _WEIGHTS[row["precision"]]
             stated = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
+            day = re.search(r"measured=(\d{4}-\d{2}-\d{2})", row["silicon_data_source"])
             replica = Replica(
                 model,
                 accelerators[SYSTEMS[row["system"]]],
-                width,
+                chips,
                 weights,
                 _kv(row, weights),
                 tensor_parallel=width,
-                expert_parallel=min(width, max(1, int(float(row["moe_ep_size"] or 1)))),
+                expert_parallel=chips if chips > width else min(width, max(1, int(float(row["moe_ep_size"] or 1)))),
                 speculation=_speculation(row),
                 engine=row["backend"],
             )
@@ -132,15 +135,22 @@ def read_runs(path: Path | None = None) -> list[Run]:
                     replica=replica,
                     input_tokens=float(row["isl"]),
                     output_tokens=float(row["osl"]),
-                    concurrency=float(stated.group(1)) if stated else float(row["batch_size"]),
+                    concurrency=chips // width * (float(stated.group(1)) if stated else float(row["batch_size"])),
                     tpot_seconds=float(row["silicon_tpot_ms"]) / 1e3,
                     ttft_seconds=float(row["silicon_ttft_ms"]) / 1e3,
                     states_precision=bool(row["precision"]),
                     states_parallelism=float(row["moe_ep_size"] or 0) > 0,
                     version=row["backend_version"],
+                    measured_on=datetime.date.fromisoformat(day.group(1)) if day else None,
                 )
             )
     return runs
+
+
+def splits_times(run: Run) -> bool:
+    """Whether a run is one of the nine that state 79 to 82 % of each request's time as time to first token: vLLM's of
+    gpt-oss-120b on H100 at 512 requests."""
+    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512
 
 
 def _is_inferencex(row: Mapping[str, str]) -> bool:
@@ -158,6 +168,18 @@ def _width(row: Mapping[str, str]) -> int:
     if later and float(row["moe_tp_size"] or 1) > 1 and float(row["moe_ep_size"] or 1) > 1:
         return int(float(row["moe_tp_size"]))
     return int(float(row["tp_size"]))
+
+
+def _chips(row: Mapping[str, str]) -> int:
+    """Chips of the replica: more than share a sequence where experts are spread over ranks of attention.
+
+    The experts' widths say so (the product of ``moe_tp_size`` and ``moe_ep_size`` is that of ``tp_size`` and the ranks)
+    in 19 runs of Qwen3-235B with vLLM, which leave ``attention_dp_size`` empty: its 235 GB fit on no single H200. They
+    state the concurrency of one rank: times the ranks it is what the runs of one rank on as many chips have.
+    """
+    width = _width(row)
+    experts = int(float(row["moe_tp_size"] or 1)) * int(float(row["moe_ep_size"] or 1))
+    return experts if not row["attention_dp_size"] and experts > width and experts % width == 0 else width
 
 
 def _kv(row: Mapping[str, str], weights: str) -> str:
@@ -229,11 +251,11 @@ def loads(runs: Sequence[Run]) -> list[Load]:
 
 
 def between_tokens(load: Load, efficiency: Efficiency | None = None) -> tuple[Floats, Floats, Floats]:
-    """Seconds between tokens, of a decode step and of a prefill: TPOT = T_d(B, I + O/2) + B/O * T_p(I)."""
+    """Seconds between tokens, of a decode step and of a prefill: TPOT = T_d(B, I + O/2) + B/(D*O) * T_p(I), D ranks."""
     priced = replace(load.replica, efficiency=efficiency) if efficiency else load.replica
     step = decode_step(priced, load.batch, load.input_tokens + load.output_tokens / 2.0).seconds
     own = prefill(priced, load.input_tokens, 0.0).seconds
-    return step + load.batch / load.output_tokens * own, step, own
+    return step + load.batch / load.replica.data_parallel / load.output_tokens * own, step, own
 
 
 def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:

@@ -22,6 +22,7 @@ from tidefleet.economics.money import HOUR, MILLION, ChipCost, pair_cost
 from tidefleet.economics.replica import Replica, Speculation
 from tidefleet.economics.serving import Estimate, estimate
 from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.planning.evidence import Evidence
 
 _NAMES = {"H100": "h100-sxm", "H200": "h200-sxm", "B200": "b200-sxm", "GB200": "gb200-nvl72", "GB300": "gb300-nvl72"}
 _TRT = "trtllm"
@@ -57,7 +58,7 @@ def _forms(
 def _rate_per_chip(replica: Replica, shape: TokenShape, tpot: float = math.inf) -> float:
     """Output tokens/s of a chip within a mean time per output token; 0 when it cannot serve."""
     objectives = [Objective("TPOT", tpot)] if math.isfinite(tpot) else []
-    found = estimate(replica, shape, objectives)
+    found = estimate(replica, shape, objectives, correction=Evidence().correction(replica))
     return found.output_tokens_per_second / replica.chips if isinstance(found, Estimate) else 0.0
 
 

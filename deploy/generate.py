@@ -1,6 +1,7 @@
 """Writes every generated file but the CRDs (`tidefleet crds generate`), or checks them (``--check``).
 
-The chart's copies and table of values come from `charts/generate.py`, the reference pages from `deploy/reference.py`.
+The chart's copies and table of values come from `charts/generate.py`, the reference pages from `deploy/reference.py`,
+the dashboards from `deploy/dashboards.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> int:
     wanted: dict[Path, str] = {
         **_load(ROOT / "charts/generate.py").generated(),
         **_load(ROOT / "deploy/reference.py").pages(),
+        **_load(ROOT / "deploy/dashboards.py").pages(),
     }
     drifted = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     for path in drifted:

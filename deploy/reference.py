@@ -302,7 +302,7 @@ def _cli() -> Iterator[str]:
     yield from _text("""
     # The command line
 
-    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`,
+    `tidefleet`, and `kubectl tidefleet` once both are in the `PATH`. `plan`, `cost`, `compare`, `simulate`, `report`,
     `validate` and `crds` need no cluster; `explain`, `flips`, `flip`, `pause` and `operator` take their credentials as
     kubectl does.
 
@@ -338,7 +338,11 @@ def commands(command: Any = None, words: tuple[str, ...] = ("tidefleet",)) -> It
     """Every command by its words, groups before what is in them; hidden ones are left out."""
     command = command or typer.main.get_command(app)
     yield words, command
-    for name, each in getattr(command, "commands", {}).items():
+    if not hasattr(command, "commands"):
+        return
+    context = command.context_class(command)
+    for name in command.list_commands(context):
+        each = command.get_command(context, name)
         if not each.hidden:
             yield from commands(each, (*words, name))
 

@@ -195,6 +195,7 @@ GOOD: tuple[Case, ...] = (
     good("pool", deletionPolicy="Delete"),
     good("adopting", serving__workloads__0__kind="StatefulSet"),
     good("class", demand={"requestsPerSecond": "3.5"}, tokens=TOKENS),
+    good("class", demand={"requestsPerSecond": "0"}, tokens=TOKENS),
     good("class", demand={"source": "Metrics"}),
     good("class", demand={"volumeTokensPerDay": 2000000000, "deadlineSeconds": 86400}, tokens=TOKENS),
     good(
@@ -396,7 +397,7 @@ SCHEMA_BAD: tuple[Case, ...] = (
         tokens=TOKENS,
     ),
     bad("spec.demand.deadlineSeconds", "class", demand={"source": "Metrics", "deadlineSeconds": 86400}),
-    bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": "0"}, tokens=TOKENS),
+    bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": "-1"}, tokens=TOKENS),
     bad("spec.demand.requestsPerSecond", "class", demand={"requestsPerSecond": 3.5}, tokens=TOKENS),
     bad("spec.demand.source", "class", demand={"source": "Guess"}),
     bad("spec.tokens", "class", demand={"requestsPerSecond": "3.5"}),
@@ -431,6 +432,14 @@ SCHEMA_BAD: tuple[Case, ...] = (
     bad("spec.revenue", "class", revenue={"free": {}, "internal": {"usdPerMillionTokens": "1"}}),
     bad("spec.revenue.usage.usdPerMillionOutputTokens", "class", revenue__usage={"usdPerMillionInputTokens": "1"}),
     bad("spec.revenue.seat.seats", "class", revenue={"seat": {"usdPerMonth": "20", "seats": 0}}),
+    *(
+        bad(
+            "spec.revenue.seat.capTokensPerMonth",
+            "class",
+            revenue={"seat": {"usdPerMonth": "20", "seats": 5, "tokensPerSeatMonth": use, "capTokensPerMonth": 1000}},
+        )
+        for use in ({"mean": 1001}, {"mean": 500, "p95": 1001})
+    ),
     bad("spec.revenue.free", "class", revenue={"free": True}),
     bad("spec.penaltyUsdPerMiss", "class", penaltyUsdPerMiss="-0.1"),
     bad("spec.spill[0].usdPerMillionInputTokens", "class", spill=[{"provider": "p", "model": "m"}]),

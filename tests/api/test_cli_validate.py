@@ -46,6 +46,20 @@ def test_good_files_are_good(tmp_path: Path) -> None:
     assert "2 valid objects, no problems" in result.stderr
 
 
+def test_files_of_terms_beside_manifests_are_complained_of_only_where_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "book.yaml").write_text("name: chat-business\npools: []\n")
+    (tmp_path / "pool.yaml").write_text(POOL)
+    result = CliRunner().invoke(app, ["-f", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "1 valid object, no problems" in result.stderr
+    result = CliRunner().invoke(app, ["-f", str(tmp_path / "book.yaml")])
+    assert result.exit_code == 1
+    assert "apiVersion is missing" in result.stdout
+    (tmp_path / "pool.yaml").write_text(POOL.replace("apiVersion: tidefleet.io/v1alpha1", ""))
+    result = CliRunner().invoke(app, ["-f", str(tmp_path)])
+    assert "apiVersion is missing" in result.stdout
+
+
 def test_a_problem_has_file_line_and_the_house_form(tmp_path: Path) -> None:
     result = run(tmp_path, f"{POOL}---{CLASS.replace('300', '0')}")
     assert result.exit_code == 1

@@ -238,19 +238,30 @@ def test_monitor_keeps_the_pools_namespace_label(render, kind):
     assert endpoint["port"] in [port["name"] for port in ports]
 
 
+ALERTS = (
+    "FlipStuck",
+    "FlipThrash",
+    "MarginNegative",
+    "MonthlyBudgetForecastExceeded",
+    "SpendAnomaly",
+    "TokenCostBudgetBurn",
+)
+
+
 def test_rules_are_those_of_the_policies(render):
     values = {"monitoring": {"rules": {"additionalLabels": {"release": "kps"}}}}
     rule = one(render(values, *PROMETHEUS_KINDS), "PrometheusRule")
-    assert rule["spec"] == yaml.safe_load((ROOT / "policies" / "alerts" / "tidefleet.rules.yaml").read_text())
+    files = sorted((ROOT / "policies" / "alerts").glob("*.rules.yaml"))
+    assert len(files) > 1
+    groups = [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    assert rule["spec"] == {"groups": groups}
     assert rule["metadata"]["labels"]["release"] == "kps"
 
 
 def test_rules_without_a_cluster_never_and_less_an_alert(render):
     assert of(render({"monitoring": {"enabled": "Always"}}), "PrometheusRule")
     assert not of(render({"monitoring": {"enabled": "Never"}}, *PROMETHEUS_KINDS), "PrometheusRule")
-    objects = render(
-        {"monitoring": {"rules": {"disabled": ["TokenCostBudgetBurn", "FlipStuck", "FlipThrash"]}}}, *PROMETHEUS_KINDS
-    )
+    objects = render({"monitoring": {"rules": {"disabled": list(ALERTS)}}}, *PROMETHEUS_KINDS)
     rules = [rule for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
     assert rules
     assert all("record" in rule for rule in rules)
@@ -260,8 +271,7 @@ def test_runbooks_may_live_elsewhere(render):
     values = {"monitoring": {"rules": {"runbookUrlPrefix": "https://wiki.example.com/books/"}}}
     rule = one(render(values, *PROMETHEUS_KINDS), "PrometheusRule")
     urls = {r["annotations"]["runbook_url"] for g in rule["spec"]["groups"] for r in g["rules"] if "alert" in r}
-    names = ("FlipStuck", "FlipThrash", "TokenCostBudgetBurn")
-    assert urls == {f"https://wiki.example.com/books/{name}.md" for name in names}
+    assert urls == {f"https://wiki.example.com/books/{name}.md" for name in ALERTS}
 
 
 def test_network_policy_lets_only_the_named_ones_scrape(render):
@@ -428,9 +438,9 @@ def test_the_router_is_a_deployment_of_its_own_that_only_reads(render):
 
 
 def test_the_routers_options_exist(render):
-    values = {
-        "router": {"enabled": True, "poolHeader": "x-pool", "hashSecret": {"name": "h", "key": "k"}, "tlsSecret": "t"}
-    }
+    secret = {"name": "h", "key": "k"}
+    records = {"usageRecords": {"enabled": True}, "otlpEndpoint": "http://collector:4318"}
+    values = {"router": {"enabled": True, "poolHeader": "x-pool", "hashSecret": secret, "tlsSecret": "t", **records}}
     (container,) = one(render(values, show_only=("router",)), "Deployment")["spec"]["template"]["spec"]["containers"]
     given = {argument.partition("=")[0] for argument in container["args"] if argument.startswith("--")}
     said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
@@ -447,7 +457,39 @@ def test_the_router_runs_as_many_processes_as_are_asked_for(render):
     assert "--workers" in CliRunner(env={"COLUMNS": "200"}).invoke(app, ["router", "run", "--help"]).output
 
 
+def test_the_routers_usage_records_have_a_volume_and_its_replicas_share_of_limits_is_told(render):
+    def a_pod(**values):
+        router = {"enabled": True, "hashSecret": {"name": "h", "key": "k"}, **values}
+        return one(render({"router": router}, show_only=("router",)), "Deployment")["spec"]["template"]["spec"]
+
+    pod = a_pod(usageRecords={"enabled": True}, replicas=4)
+    (container,) = pod["containers"]
+    (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "usage"]
+    assert f"--usage-records={mount}" in container["args"]
+    assert "--limits-share=0.25" in container["args"]
+    assert {"name": "usage", "emptyDir": {"sizeLimit": "6Gi"}} in pod["volumes"]
+    pod = a_pod(usageRecords={"enabled": True, "existingClaim": "usage"}, limitsShare=1)
+    assert {"name": "usage", "persistentVolumeClaim": {"claimName": "usage"}} in pod["volumes"]
+    assert "--limits-share=1" in pod["containers"][0]["args"]
+    plain = a_pod(replicas=1)
+    assert not [one for one in plain["volumes"] if one["name"] == "usage"]
+    assert not [one for one in plain["containers"][0]["args"] if one.startswith(("--limits", "--usage", "--otlp"))]
+
+
 def test_a_router_for_some_namespaces_reads_only_there(render):
     objects = render({"router": {"enabled": True}, "scope": {"namespaces": ["team-a"]}}, show_only=("router",))
     assert {rule["resources"][0] for rule in one(objects, "ClusterRole")["rules"]} == {"acceleratortypes"}
     assert one(objects, "Role")["metadata"]["namespace"] == "team-a"
+
+
+def test_dashboards_come_as_configmaps_that_a_sidecar_finds(render):
+    assert not [one for one in of(render(), "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+    values = {"dashboards": {"enabled": True, "annotations": {"grafana_folder": "fleet"}, "namespace": "grafana"}}
+    found = [one for one in of(render(values), "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+    files = sorted((ROOT / "charts" / "tidefleet" / "files" / "dashboards").glob("*.json"))
+    assert len(found) == len(files) > 0
+    for one, file in zip(found, files, strict=True):
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert one["metadata"]["annotations"] == {"grafana_folder": "fleet"}
+        assert one["metadata"]["namespace"] == "grafana"
+        assert one["data"] == {file.name: file.read_text()}

@@ -7,6 +7,9 @@ pytestmark = pytest.mark.chart
 
 UNKNOWN_OR_OUT_OF_BOUNDS = [
     ({"router": {"workers": 0}}, "/router/workers"),
+    ({"router": {"limitsShare": 1.5}}, "/router/limitsShare"),
+    ({"router": {"otlpEndpoint": "collector:4318"}}, "/router/otlpEndpoint"),
+    ({"router": {"usageRecords": {"megabytes": 0}}}, "/router/usageRecords/megabytes"),
     ({"replica": 2}, "replica"),
     ({"replicas": -1}, "/replicas"),
     ({"replicas": "2"}, "/replicas"),
@@ -49,6 +52,8 @@ AN_ACCELERATOR = {
 }
 
 IMPOSSIBLE_TOGETHER = [
+    ({"router": {"enabled": True, "usageRecords": {"enabled": True}}}, "need router.hashSecret"),
+    ({"router": {"enabled": True, "otlpEndpoint": "http://collector:4318"}}, "need router.hashSecret"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.create is false and serviceAccount.name is empty"),
     ({"crds": {"keep": False}, "uninstall": {"releaseFinalizers": False}}, "would hold that deletion for ever"),
     ({"podDisruptionBudget": {"maxUnavailable": 1}}, "a budget takes exactly one"),

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option, offers
 
+from tidefleet.controller import marks
 from tidefleet.controller.accounting import Accountant
+from tidefleet.controller.calibrating import workload_key
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision
+from tidefleet.controller.opencost import Beside
 from tidefleet.controller.view import Chips, Fault, PoolMemory, Reason
+from tidefleet.controller.work import EngineWork
+from tidefleet.economics.ledger import Worked
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import Electricity, EstimateMemo
 from tidefleet.telemetry import METRICS, Telemetry
@@ -27,6 +32,9 @@ OF_LENDERS = {
 }
 """Gauges that only a pool has that may lend nodes."""
 
+OF_ADOPTERS = {"tidefleet_pool_adopted_cost_usd_per_hour"}
+"""Gauges that only a pool has that adopted its workloads."""
+
 
 @dataclass
 class Tallies:
@@ -34,8 +42,13 @@ class Tallies:
 
     tokens: Mapping[str, float] = field(default_factory=lambda: {"input": 600.0, "cached": 400.0, "output": 250.0})
 
+    work: tuple[EngineWork, ...] = ()
+
     def take_tokens(self, _pool: tuple[str, str]) -> Mapping[str, float]:
         return self.tokens
+
+    def take_work(self, _pool: tuple[str, str]) -> tuple[EngineWork, ...]:
+        return self.work
 
 
 def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int = 3, **changes: Any) -> Decision:
@@ -45,7 +58,7 @@ def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int
     facts: dict[str, Any] = {
         "served": tuple(a_served(pool, one, replicas=2) for one in options),
         "chips": {(one, "OnDemand"): Chips(scheduled=2, ready=2) for one in types},
-        "classes": tuple(a_class(f"class-{i}", pool=name) for i in range(classes)),
+        "classes": tuple(a_class(f"class-{i}", pool=name, revenue={"free": {}}) for i in range(classes)),
         "reading": Known(NOW, 20.0, "Engines"),
         "busy_ratio": 0.5,
         **changes,
@@ -165,16 +178,40 @@ def test_conditions_are_counted_by_status_and_old_counts_go_to_zero() -> None:
     assert (counted("True"), counted("False")) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("uid", "mark", "expected"), [("uid-chat", 3, 3.0), ("uid-other", 3, None), ("uid-chat", None, None)]
+)
+def test_what_adopted_replicas_would_cost_is_told_of_the_pool_that_adopted_them(
+    uid: str, mark: int | None, expected: float | None
+) -> None:
+    pool, option = a_pool(), an_option("l40s")
+    served = a_served(pool, option, replicas=1)
+    assert served.workload is not None
+    text = {marks.ADOPTED_ANNOTATION: marks.write_adopted("prod/chat", uid, mark)} if mark is not None else {}
+    served = replace(served, workload=replace(served.workload, annotations=text))
+    telemetry, decision = Telemetry(), a_decision(types=("l40s",), served=(served,))
+    an_accountant(telemetry).account([decision], NOW)
+    told = telemetry.value("tidefleet_pool_adopted_cost_usd_per_hour", namespace="prod", pool="chat")
+    assert decision.market is not None
+    price = decision.market.candidates[0].price.usd_per_chip_hour
+    assert told == (None if expected is None else pytest.approx(expected * option.chips * price))
+
+
 def test_every_gauge_of_a_pool_has_a_value_once_it_is_planned() -> None:
-    telemetry = Telemetry()
-    an_accountant(telemetry).account([a_decision()], NOW)
+    telemetry, decision = Telemetry(), a_decision()
+    options = {workload_key(one.option, "chat"): one.option for one in decision.view.served}
+    seen = tuple(EngineWork(one, leaving=False, spells=(Worked(15.0, 10.0, 10.0, 1.0),)) for one in options)
+    accountant = Accountant(telemetry, collector=Tallies(work=seen))  # type: ignore[arg-type]
+    accountant.beside = Beside({("prod", "m"): 1.0}, {("prod", "chat"): "m"})
+    for passed in range(3):
+        accountant.account([decision], NOW + 15 * passed)
     page = telemetry.render()[1].decode()
     for name, spec in METRICS.items():
         if (
             spec.process == "operator"
             and spec.kind == "gauge"
             and spec.labels[:2] == ("namespace", "pool")
-            and name not in OF_LENDERS
+            and name not in OF_LENDERS | OF_ADOPTERS
         ):
             assert f"{name}{{" in page, name
 

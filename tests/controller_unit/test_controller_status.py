@@ -62,6 +62,17 @@ def test_every_decimal_is_one_that_the_api_takes(value: float) -> None:
         assert float(text) == pytest.approx(value, rel=0.051)
 
 
+def test_a_plan_says_what_its_classes_earn_where_one_says_how_it_is_paid() -> None:
+    usage = {"usdPerMillionInputTokens": "0.50", "usdPerMillionOutputTokens": "2"}
+    plan = written(a_decision(classes=(a_class(revenue={"usage": usage}),)))["plan"]
+    InferencePoolStatus.model_validate({"plan": plan})
+    tokens = 5.0 * 3600.0 / 1e6
+    assert float(plan["revenueUsdPerHour"]) == pytest.approx(tokens * (1000 * 0.5 + 250 * 2.0), rel=0.1)
+    left = float(plan["revenueUsdPerHour"]) - float(plan["usdPerHour"])
+    assert float(plan["marginUsdPerHour"]) == pytest.approx(left, abs=0.6)
+    assert "marginUsdPerHour" not in written(a_decision())["plan"]
+
+
 def test_times_are_rfc_3339_in_utc() -> None:
     assert timestamp(1_800_000_000.9) == "2027-01-15T08:00:00Z"
 

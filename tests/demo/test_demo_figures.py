@@ -25,7 +25,7 @@ def page_of(value: float, *, pool: str = "chat", accelerator: str = "b200-sxm") 
     return (Sample("usd_total", frozenset({("pool", pool), ("accelerator", accelerator)}), value),)
 
 
-def a_moment(at: float, *, usd: float, tokens: float, ready: int = 4, utilisation: float | None = 0.5) -> Moment:
+def a_moment(at: float, *, usd: float, tokens: float, ready: int = 4, load: float | None = 0.5) -> Moment:
     return Moment(
         at=at,
         offered=10.0,
@@ -35,7 +35,7 @@ def a_moment(at: float, *, usd: float, tokens: float, ready: int = 4, utilisatio
         usd={"b200-sxm": usd},
         tokens=tokens,
         plan_usd_per_hour=57.0,
-        utilisation=utilisation,
+        load=load,
         lost=0.0,
         finished=tokens / 1000.0,
     )
@@ -158,10 +158,10 @@ def test_usd_per_million_divides_what_both_counters_gained() -> None:
 
 def test_time_counts_as_covered_only_while_ready_replicas_carry_the_demand() -> None:
     moments = [
-        a_moment(0.0, usd=0, tokens=0, utilisation=0.9),
-        a_moment(60.0, usd=0, tokens=0, utilisation=1.0),
-        a_moment(120.0, usd=0, tokens=0, ready=0, utilisation=0.2),
-        a_moment(180.0, usd=0, tokens=0, utilisation=None),
+        a_moment(0.0, usd=0, tokens=0, load=0.9),
+        a_moment(60.0, usd=0, tokens=0, load=1.0),
+        a_moment(120.0, usd=0, tokens=0, ready=0, load=0.2),
+        a_moment(180.0, usd=0, tokens=0, load=None),
         a_moment(240.0, usd=0, tokens=0),
     ]
     assert covered_share(moments) == 0.25

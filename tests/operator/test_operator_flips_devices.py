@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from exporter_page import ExporterPage
 from operator_builders import Place, a_class
 from prometheus_server import Prometheus
 
@@ -16,41 +15,17 @@ from tidefleet.controller import process
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
 
-class Exporter:
+class Exporter(ExporterPage):
     """A page as dcgm-exporter has it: the last XID of the first device of each node."""
 
     def __init__(self) -> None:
         self.xids: dict[str, int] = {}
-        exporter = self
-
-        class Page(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                lines = [
-                    f'DCGM_FI_DEV_XID_ERRORS{{gpu="0",UUID="GPU-1",Hostname="{node}"}} {xid}'
-                    for node, xid in exporter.xids.items()
-                ]
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.end_headers()
-                self.wfile.write("\n".join([*lines, ""]).encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    @property
-    def target(self) -> str:
-        """Its address."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def end(self) -> None:
-        """Stop it."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(
+            lambda: [
+                f'DCGM_FI_DEV_XID_ERRORS{{gpu="0",UUID="GPU-1",Hostname="{node}"}} {xid}'
+                for node, xid in self.xids.items()
+            ]
+        )
 
 
 @pytest.fixture

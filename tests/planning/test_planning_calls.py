@@ -98,3 +98,10 @@ def test_a_declared_class_gets_what_is_asked_of_it_on_top_and_a_measured_one_is_
     assert declared.spec.demand.requests_per_second == Decimal("1.5")
     assert with_called(measured, asked) is measured
     assert with_called(declared, None) is declared
+
+
+def test_a_class_that_only_others_call_declares_nothing_of_its_own() -> None:
+    classes = [a_class("agent", "12", callsPerTask="6", calls={"embed": "2"}), a_class("embed", "0")]
+    found = calls_between(classes)
+    assert rates(found) == {"embed": pytest.approx(4.0)}
+    assert declared_rate(with_called(classes[1], found.called["prod", "embed"])) == pytest.approx(4.0)

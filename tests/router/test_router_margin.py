@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from router_ground import MODEL, a_class_object, a_fleet, a_pool_object, a_served_pod
 
+from tidefleet.planning.earning import prices_of_class
 from tidefleet.router.asking import revenue_usd
 from tidefleet.router.chooser import Choice, RequestHead
 from tidefleet.router.picking import Picker
@@ -39,13 +40,13 @@ def test_a_request_earns_what_its_class_says(
 ) -> None:
     """``usd`` in millionths."""
     ask = Ask("prod/chat", MODEL, 1000, output_tokens=100.0, **facts)
-    found = revenue_usd(a_class_object(revenue=revenue), ask, cached_tokens=cached)
+    found = revenue_usd(prices_of_class(a_class_object(revenue=revenue)), ask, cached_tokens=cached)
     assert found == (None if usd is None else pytest.approx(usd / 1e6))
 
 
 def test_a_class_that_says_nothing_of_revenue_earns_nobody_knows_what() -> None:
     assert revenue_usd(None, Ask("p", "m", 1)) is None
-    assert revenue_usd(a_class_object(), Ask("p", "m", 1)) is None
+    assert prices_of_class(a_class_object()) is None
 
 
 def test_of_requests_that_wait_for_full_engines_the_best_margin_in_a_second_of_one_goes_first() -> None:
@@ -93,7 +94,7 @@ def test_of_requests_that_wait_for_full_engines_the_best_margin_in_a_second_of_o
         assert writes.margin_usd is not None
         assert reads.margin_usd is not None
         assert writes.margin_usd > reads.margin_usd
-        assert writes.margin_usd < (revenue_usd(classes[0], writes) or 0.0)
+        assert writes.margin_usd < (revenue_usd(prices_of_class(classes[0]), writes) or 0.0)
         for one in order:
             state.queue.put_back(one)
         state.table.end(busy, loop.time())

@@ -84,6 +84,12 @@ def test_a_plain_response_has_its_usage_wherever_it_is():
     assert read(json.dumps(last, indent=2).encode(), stream=False).usage().output_tokens == 3
 
 
+def test_reasoning_tokens_are_told_where_the_engine_tells_them():
+    usage = {"prompt_tokens": 7, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 20}}
+    assert read(json.dumps({"usage": usage}).encode(), stream=False).usage().reasoning_tokens == 20
+    assert read(*OPENAI).usage().reasoning_tokens is None
+
+
 def test_the_first_token_is_the_first_output_not_a_greeting():
     reader = read(OPENAI[0], event({"type": "ping"}))
     assert not reader.started

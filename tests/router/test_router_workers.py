@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,26 @@ from typing import Any
 import httpx
 import pytest
 from emulated_ground import Emulated, emulated, free_port
-from router_ground import MODEL, a_fleet, eventually
+from router_ground import MODEL, a_class_object, a_fleet, eventually
 from typer.testing import CliRunner
 
 from localcluster import envoy
 from localcluster.processes import Processes
 from tidefleet.cli.main import app
 from tidefleet.router.process import Settings
+from tidefleet.router.recording import RecordSettings
+from tidefleet.router.records import FileSettings
 
 pytestmark = [pytest.mark.envoy, pytest.mark.needs_local_pods]
 HERE = Path(__file__).parent
 WORKERS = 3
+CAPPED = a_class_object(
+    "capped",
+    match={"headers": [{"name": "x-class", "value": "capped"}]},
+    tenantKey={"header": "x-tenant"},
+    limits={"tokensPerMinutePerTenant": 6000},
+    tokens={"input": {"mean": 100}, "output": {"mean": 8}},
+)
 
 
 @dataclass
@@ -87,19 +98,23 @@ class Ground:
     router: Router
     engines: Emulated
     gateway: str
+    records: Path
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     directory = tmp_path_factory.mktemp("workers")
     with emulated(3) as engines, contextlib.ExitStack() as stack:
-        router = stack.enter_context(a_router(directory, fleet=a_fleet(engines.pods)))
+        records = directory / "usage"
+        fleet = a_fleet(engines.pods, classes=[CAPPED])
+        settings = RecordSettings(file=FileSettings(records))
+        router = stack.enter_context(a_router(directory, fleet=fleet, records=settings))
         processes = Processes(tmp_path_factory.mktemp("gateway"))
         stack.callback(processes.close)
         router.wait_ready()
         picker = ("127.0.0.1", router.port)
         found = envoy.start(processes, "full-duplex", picker=picker, endpoints=engines.places, threads=4)
-        yield Ground(router, engines, f"http://127.0.0.1:{found.port}")
+        yield Ground(router, engines, f"http://127.0.0.1:{found.port}", records)
 
 
 class Load:
@@ -197,6 +212,36 @@ def test_the_commands_work_with_several_workers(ground: Ground, tmp_path: Path) 
     assert (status, "first token in" in said) == (0, True), said
     status, said = tidefleet(ground.router, "top", "--once")
     assert (status, "max/mean load" in said) == (0, True), said
+
+
+def test_workers_count_a_tenant_together_and_each_writes_a_file_of_its_own(ground: Ground) -> None:
+    ground.router.wait_ready()
+
+    def post(number: int) -> int:
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"{number} " + "word " * 400}],
+            "max_tokens": 8,
+        }
+        headers = {"x-class": "capped", "x-tenant": "acme"}
+        with httpx.Client(
+            base_url=ground.gateway, timeout=60
+        ) as client:  # a connection, and perhaps a worker, of its own
+            return client.post("/v1/chat/completions", json=body, headers=headers).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        found = Counter(threads.map(post, range(60)))
+
+    def records() -> list[dict[str, Any]]:
+        whole = [one.read_text().rpartition("\n")[0].splitlines() for one in ground.records.glob("*.jsonl")]
+        return [one for one in map(json.loads, itertools.chain(*whole)) if one.get("workload_class") == "capped"]
+
+    assert set(found) == {200, 429}
+    eventually(lambda: len(records()) == 60)
+    assert len(list(ground.records.glob("*-[0-2].jsonl"))) == WORKERS
+    assert Counter(one["result"] for one in records()) == {"ok": found[200], "refused": found[429]}
+    spent = sum(one["input_tokens"] + one["cached_tokens"] + one["output_tokens"] for one in records())
+    assert 3000 < spent < 6000 * 1.5, "one limit, not one for each worker"
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(ground: Ground) -> None:

@@ -22,9 +22,9 @@ def replica():
 
 
 @pytest.mark.parametrize(("uncached", "cached"), [(2000.0, 0.0), (8000.0, 30_000.0), (30_000.0, 0.0)])
-def test_prefill_is_within_a_tenth_of_the_roofline(replica, uncached, cached):
+def test_prefill_is_within_an_eighth_of_the_roofline(replica, uncached, cached):
     exact = float(prefill(replica, np.array([uncached]), np.array([cached])).seconds[0])
-    assert rates_of(replica).prefill_seconds(uncached, cached) == pytest.approx(exact, rel=0.1)
+    assert rates_of(replica).prefill_seconds(uncached, cached) == pytest.approx(exact, rel=0.125)
 
 
 @pytest.mark.parametrize(("batch", "context"), [(1.0, 4000.0), (32.0, 4000.0), (200.0, 2000.0)])

@@ -148,3 +148,10 @@ def test_memory_grows_by_columns_and_not_by_rows_of_objects(tmp_path):
     assert found.count == 50_000
     assert np.diff(found.begins).min() >= 0.0
     assert peak < 50_000 * 200 + 8e6
+
+
+def test_csv_as_spreadsheets_and_arrow_write_it_is_read(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text('"time","input","output","session"\r\n1.5,1024,20,"a, ""b"""\r\n2.5,2048,30,"a, ""b"""\r\n')
+    found = own(path)
+    assert (found.count, len(found.turns(0, 0))) == (1, 2)

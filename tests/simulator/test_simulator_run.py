@@ -17,6 +17,7 @@ import pytest
 from simulate_builders import STUDY, a_request, a_study, an_outcome
 from typer.testing import CliRunner
 
+import tidefleet
 from tidefleet.cli.main import app
 from tidefleet.simulator import run
 from tidefleet.simulator.checkpoint import Checkpoint, CheckpointError, Parts, identity_of
@@ -366,3 +367,47 @@ def test_medians_are_of_each_number_and_words_of_the_first() -> None:
     assert middle.figures["things_seconds"] == 6.0
     assert middle.words == an_outcome().words
     assert Task(None, 3).key == "ours/3"
+
+
+def test_a_second_run_on_the_same_checkpoint_is_refused_while_the_first_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", _HOLDS_IT, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tidefleet.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "has it\n"
+        with_runner(monkeypatch, a_runner([]))
+        with pytest.raises(
+            CheckpointError, match=rf"run: process {first.pid} on .* is writing to it now; expected one"
+        ):
+            simulate(a_request(), spread=here, resume=path)
+        first.kill()
+    assert simulate(a_request(), spread=here, resume=path).median.as_json()  # who is dead holds nothing
+    assert [one.name for one in tmp_path.iterdir()] == ["run"]
+
+
+_HOLDS_IT = """
+import pathlib, sys, time
+from tidefleet.simulator.checkpoint import alone
+with alone(pathlib.Path(sys.argv[1])):
+    print("has it", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_traces_that_changed_since_are_told_though_their_sizes_are_the_same(tmp_path: Path) -> None:
+    traces, own = tmp_path / "traces", tmp_path / "mine.csv"
+    traces.mkdir()
+    (traces / "a.csv").write_text("t,x\n0,1\n")
+    own.write_text("time,input,output\n0,1,1\n")
+    classes = [{"name": "mine", "source": str(own), "share": 1.0}]
+    request = Request(a_study(kind="replay", study=None, classes=classes), traces, (1,))
+    first = identity_of(request)
+    assert identity_of(request) == first
+    (traces / "a.csv").write_text("t,x\n0,2\n")
+    second = identity_of(request)
+    own.write_text("time,input,output\n0,2,1\n")
+    third = identity_of(request)
+    assert len({one["traces"] for one in (first, second, third)}) == 3

@@ -28,14 +28,14 @@ SMALL = {
 needs_traces = pytest.mark.skipif(not TRACES.exists(), reason=f"no traces at {TRACES}; TIDEFLEET_SHARED names another")
 
 
-def run(policy=None, *, seed=1, parts=None, **changes):
+def run(policy=None, *, seed=1, parts=None, full=False, **changes):
     scenario = load_scenario("week", [f"{name}={value}" for name, value in {**SMALL, **changes}.items()])
     return run_fleet(
         scenario,
         TRACES,
         seed=seed,
         policy=policy,
-        full=False,
+        full=full,
         progress=lambda share, words: None,
         parts=parts or Parts(),
     )
@@ -122,3 +122,24 @@ def test_turns_come_after_their_sessions_begin_and_none_is_lost():
     assert found.sum() == pytest.approx(6.0)
     assert found[[10, 13]] == pytest.approx([3.0, 3.0])
     assert Kind(1.0, 1.0, 1.0, 1.0, 1.0, delays, np.ones(1)).delays.sum() == 1.0
+
+
+@needs_traces
+def test_windows_and_every_request_agree_within_the_errors_that_are_told():
+    changes = {
+        "seconds": "1800", "beginSeconds": "36000", "pools.0.replicas": "2",
+        "classes": "[{name: chat, source: mooncake-conversation, share: 0.7, shape: chat_global, "
+                   "objective: {ttftSeconds: 0.8, tpotSeconds: 0.05}}, "
+                   "{name: code, source: azure2023-code, share: 0.3, shape: code, "
+                   "objective: {ttftSeconds: 0.4, tpotSeconds: 0.04}}, "
+                   "{name: batch, source: 'servegen:m-mid', shape: batch, deadlineSeconds: 86400, volumeShare: 0.1}]",
+        "windows.count": "10", "windows.seconds": "15", "windows.warmSeconds": "10", "windows.historySeconds": "60",
+        "windows.keptSeconds": "600",
+    }  # fmt: skip
+    some, every = run(**changes), run(full=True, **changes)
+    assert every.requests > 5 * some.requests
+    assert (every.utilization_se, every.slo_attainment_se) == (0.0, 0.0)
+    assert 0.0 < some.utilization_se < 0.02
+    assert abs(some.utilization - every.utilization) < 2.0 * some.utilization_se + 1e-3
+    assert abs(some.slo_attainment["overall"] - every.slo_attainment["overall"]) < 2.0 * some.slo_attainment_se + 1e-3
+    assert some.prefix_hit_ratio == pytest.approx(every.prefix_hit_ratio, abs=0.05)

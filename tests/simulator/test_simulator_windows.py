@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tidefleet.simulator.windows import AROUND_FLIP_SECONDS, choose, estimate
+from tidefleet.simulator.windows import AROUND_FLIP_SECONDS, choose, estimate, estimate_beside
 
 DAY = 86_400.0
 
@@ -71,3 +71,26 @@ def test_nonsense_is_refused(count, seconds, total):
         chosen(count=count, seconds=seconds, total=total)
     with pytest.raises(ValueError, match="at least one"):
         estimate((), ())
+
+
+def test_what_is_known_of_the_whole_run_narrows_what_windows_say_of_it():
+    rng = np.random.default_rng(2)
+    windows = chosen(count=40, total=7 * DAY)
+    plain, beside = [], []
+    for _ in range(300):
+        load = rng.normal(0.0, 0.05, len(windows))
+        seen = 0.03 + 0.8 * load + rng.normal(0.0, 0.005, len(windows))
+        plain.append(estimate(windows, seen.tolist()))
+        beside.append(estimate_beside(windows, seen.tolist(), load.tolist()))
+    spread = float(np.std([mean for mean, _ in beside]))
+    assert np.mean([error for _, error in beside]) == pytest.approx(spread, rel=0.15)
+    assert spread < 0.2 * np.std([mean for mean, _ in plain])
+    assert np.mean([mean for mean, _ in beside]) == pytest.approx(0.03, abs=0.0005)
+
+
+def test_few_windows_and_what_never_varies_change_nothing():
+    windows = chosen(count=6)
+    values = [0.1, 0.2, 0.3, 0.2, 0.1, 0.0]
+    assert estimate_beside(windows, values, [5.0, 1.0, 2.0, 3.0, 1.0, 0.0]) == estimate(windows, values)
+    windows = chosen(count=12)
+    assert estimate_beside(windows, values * 2, [0.0] * 12) == estimate(windows, values * 2)

@@ -21,6 +21,9 @@
 {{- fail (printf "podDisruptionBudget.minAvailable is %d with replicas %d: no node that holds a replica could ever be drained; lower minAvailable to %d or less." (int $pdb.minAvailable) (int $v.replicas) (sub (int $v.replicas) 1)) }}
 {{- end }}
 {{- end }}
+{{- if and $v.router.enabled (not $v.router.hashSecret) (or $v.router.usageRecords.enabled $v.router.otlpEndpoint) }}
+{{- fail "router.usageRecords and router.otlpEndpoint need router.hashSecret: without it each replica, and each start, gives a tenant another name; name a Secret, e.g. router.hashSecret.name=router-hash and router.hashSecret.key=secret." }}
+{{- end }}
 {{- range $file := list "tokenFile" "caFile" }}
 {{- if and (index $v.config.prometheus $file) (not $v.config.prometheus.url) }}
 {{- fail (printf "config.prometheus.%s is set, but config.prometheus.url is empty: give the address of the Prometheus it is for, e.g. https://prometheus.monitoring:9090." $file) }}

@@ -22,7 +22,7 @@ class Moment:
         usd: Dollars so far by accelerator type.
         tokens: Tokens so far, all directions.
         plan_usd_per_hour: Rent of the plan.
-        utilisation: What the demand needs of what is ready, clipped at 1; None before it is known.
+        load: Requests asked for over those that the ready replicas carry; None before it is known.
         lost: Requests lost so far; ``finished`` served so far.
     """
 
@@ -34,7 +34,7 @@ class Moment:
     usd: Mapping[str, float]
     tokens: float
     plan_usd_per_hour: float
-    utilisation: float | None
+    load: float | None
     lost: float
     finished: float
 
@@ -51,7 +51,7 @@ class Moment:
     @property
     def is_covered(self) -> bool:
         """Whether the ready replicas carry the demand."""
-        return self.replicas > 0 and self.utilisation is not None and self.utilisation < 1.0
+        return self.replicas > 0 and self.load is not None and self.load < 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,12 +108,12 @@ class Screen:
                 text.append("✓" if met else "✗", "green" if met else "red")
         if per_hour is not None:
             text.append(f"   {words.usd(per_hour)}/h")
-        if latest.utilisation is not None:
-            filled = round(latest.utilisation * 10)
+        if latest.load is not None:
+            filled = min(10, round(latest.load * 10))
             text.append("   used ")
-            text.append("▰" * filled, "green" if latest.utilisation < 0.95 else "red")
+            text.append("▰" * filled, "green" if latest.load < 0.95 else "red")
             text.append("▱" * (10 - filled), "bright_black")
-            text.append(f" {latest.utilisation:.0%}")
+            text.append(f" {latest.load:.0%}")
         return shown, text
 
     def _decisions(self) -> RenderableType:

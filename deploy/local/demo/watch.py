@@ -86,7 +86,7 @@ class Watcher(threading.Thread):
         used = {
             one.label("pool"): one.value
             for one in page
-            if one.name == "tidefleet_pool_utilization_ratio" and one.label("namespace") == self._namespace
+            if one.name == "tidefleet_pool_load_ratio" and one.label("namespace") == self._namespace
         }
         with self._record.lock:
             witness.see(at, nodes=nodes, pods=pods, engines=engines, outcome=outcome, used=used)
@@ -124,7 +124,7 @@ class Watcher(threading.Thread):
             usd=self.totals.by(COST, "accelerator", pool=pool, namespace=self._namespace),
             tokens=self.totals.sum(TOKENS, pool=pool, namespace=self._namespace),
             plan_usd_per_hour=gauges.get("tidefleet_plan_cost_usd_per_hour", 0.0),
-            utilisation=gauges.get("tidefleet_pool_utilization_ratio"),
+            load=gauges.get("tidefleet_pool_load_ratio"),
             lost=float(outcome.get("lost_requests", 0.0)),
             finished=float(outcome.get("finished_requests", 0.0)),
         )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tidefleet.api.base import Model, Rule
 from tidefleet.api.leaves import Integer
-from tidefleet.api.scalars import Name, PositiveNumber
+from tidefleet.api.scalars import Name, Number
 
 
 class DemandSource(StrEnum):
@@ -69,8 +69,8 @@ class Demand(Model):
         ),
     )
 
-    requests_per_second: PositiveNumber | None = Field(default=None, examples=["3.5"])
-    """A declared rate of requests per second, e.g. "3.5"."""
+    requests_per_second: Number | None = Field(default=None, examples=["3.5"])
+    """A declared rate of requests per second, e.g. "3.5"; "0" for a class that only other classes call."""
     source: DemandSource | None = None
     """Metrics: demand is observed."""
     volume_tokens_per_day: (

@@ -319,6 +319,10 @@ class Gateway(Model):
     """The upstream InferencePool through which a gateway routes."""
     session_header: HeaderName = "x-session-id"
     """Header that names a session, e.g. x-session-id."""
+    task_header: HeaderName = "x-task-id"
+    """Header that names the task that a request is part of, e.g. x-task-id; its value is hashed, never logged."""
+    task_outcome_header: HeaderName = "x-task-outcome"
+    """Header by which a task's last request, or one after it, tells `success` or `failure`, e.g. x-task-outcome."""
 
 
 class InferencePoolSpec(Model):

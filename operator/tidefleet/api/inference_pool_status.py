@@ -42,7 +42,7 @@ class PlannedOption(Model):
     usd_per_hour: USD | None = None
     """USD per hour of the planned replicas, e.g. "12.66"."""
     provenance: Label | None = None
-    """What its estimate rests on: Live (calibrated by the pool's own engines), Profile, Group or Roofline."""
+    """What its estimate rests on: Live (its own engines), Profile, Group, AIConfigurator or Roofline."""
     sigma: Number | None = None
     """Relative one-sigma error of its estimate, e.g. "0.04"."""
 
@@ -89,6 +89,10 @@ class PlanStatus(Model):
     """USD for a million tokens at the demand planned for, blended, e.g. "0.52"."""
     savings_usd_per_hour: SignedUSD | None = None
     """USD per hour less than the cheapest single accelerator type, e.g. "6.40"."""
+    revenue_usd_per_hour: USD | None = None
+    """USD per hour that the pool's classes earn at the demand planned for, e.g. "61.00"; absent where none says."""
+    margin_usd_per_hour: SignedUSD | None = None
+    """What that leaves of the plan's cost, in USD per hour, e.g. "22.90"; negative for a loss."""
     reason: Line = ""
     """Why this plan, in words."""
     runners_up: Annotated[tuple[RunnerUp, ...], Many(maximum=16)] = ()

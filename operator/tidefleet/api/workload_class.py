@@ -194,14 +194,30 @@ class UsageRevenue(Model):
 class SeatTokens(Model):
     """Tokens that one seat uses in a month."""
 
-    mean: Annotated[int, Integer(minimum=0, maximum=10**12, example=2_000_000)]
+    mean: Annotated[int, Integer(minimum=0, maximum=10**12, exact=True, example=2_000_000)]
     """Mean in tokens, e.g. 2000000."""
-    p95: Annotated[int, Integer(minimum=0, maximum=10**12, example=9_000_000)] | None = None
-    """95th percentile over seats in tokens, e.g. 9000000."""
+    p95: Annotated[int, Integer(minimum=0, maximum=10**12, exact=True, example=7_000_000)] | None = None
+    """95th percentile over seats in tokens, e.g. 7000000."""
 
 
 class SeatRevenue(Model):
     """Customers pay by the seat."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="capTokensPerMonth",
+            cel="!has(self.capTokensPerMonth) || !has(self.tokensPerSeatMonth) || "
+            "(self.tokensPerSeatMonth.mean <= self.capTokensPerMonth && "
+            "(!has(self.tokensPerSeatMonth.p95) || self.tokensPerSeatMonth.p95 <= self.capTokensPerMonth))",
+            holds=lambda s: (
+                s.cap_tokens_per_month is None
+                or s.tokens_per_seat_month is None
+                or max(s.tokens_per_seat_month.mean, s.tokens_per_seat_month.p95 or 0) <= s.cap_tokens_per_month
+            ),
+            expected="a cap not below the mean and the p95 of what a seat uses under it",
+            example="50000000",
+        ),
+    )
 
     usd_per_month: PositiveUSD = Field(examples=["20"])
     """USD for a seat and month, e.g. "20"."""
@@ -210,7 +226,10 @@ class SeatRevenue(Model):
     tokens_per_seat_month: SeatTokens | None = None
     """What a seat uses; absent: observed."""
     cap_tokens_per_month: (
-        Annotated[int, Integer(minimum=1, maximum=10**12, expected="a positive integer of tokens", example=50_000_000)]
+        Annotated[
+            int,
+            Integer(minimum=1, maximum=10**12, exact=True, expected="a positive integer of tokens", example=50_000_000),
+        ]
         | None
     ) = None
     """Tokens that a seat may use in a month, e.g. 50000000."""

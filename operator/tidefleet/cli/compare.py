@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +22,6 @@ from tidefleet.cli.rows import Bill, Row, external, hosted, ranked, standing, wi
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.contest import Ask
 from tidefleet.economics.ranking import METRICS, misled, sentence
-from tidefleet.planning.evidence import Evidence
 
 APIS_SHOWN = 3
 """External offers of one model, where no provider is named."""
@@ -69,6 +67,7 @@ def compare(
         ),
     ] = None,
     kv: Annotated[list[str] | None, typer.Option(help="bf16 or fp8; may be repeated. bf16 by default.")] = None,
+    engine: workload.EngineName = "vllm",
     pairs: Annotated[bool, typer.Option("--pairs/--no-pairs", help="Also prefill and decode apart.")] = True,
     prices: workload.Prices = None,
     capacity_type: Annotated[
@@ -122,6 +121,7 @@ def compare(
             weights=tuple(dict.fromkeys(workload.precision("--weights", text, "") for text in weights or [])),
             kv=tuple(dict.fromkeys(workload.precision("--kv", text, "Bf16") for text in kv or ["bf16"])),
             pairs=pairs,
+            engine=workload.engine_named(engine),
         )
         for one in models
     ]
@@ -182,7 +182,7 @@ def comparison(
     Args:
         apis: providers to show; empty: the cheapest few; ``None``: no external API.
     """
-    evidence = Evidence(today=datetime.datetime.now(tz=datetime.UTC).date())
+    evidence = workload.evidence()
     notes: list[str] = []
     rows, unpriced, refused = [], [], []
     for ask in asks:

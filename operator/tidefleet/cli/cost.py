@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -81,7 +80,7 @@ def cost(
     weights: Annotated[str, typer.Option(help="bf16, fp8 or fp4; the model's own by default.")] = "",
     kv: Annotated[str, typer.Option(help="bf16 or fp8.")] = "bf16",
     compute: Annotated[str, typer.Option(help="Precision of arithmetic; what storage and chip give by default.")] = "",
-    engine: Annotated[str, typer.Option(help=f"Serving engine: {', '.join(workload.ENGINES)}.")] = "vllm",
+    engine: workload.EngineName = "vllm",
     preset: workload.PresetName = "",
     input_tokens: workload.Lengths = None,
     output_tokens: workload.Generated = None,
@@ -187,7 +186,7 @@ def cost(
         chip=ChipCost(1.0 if price is None else price, usd_per_kilowatt_hour=usd_per_kwh, pue=pue),
         usd_per_chip_hour=price,
         utilisation=utilisation,
-        evidence=Evidence(today=datetime.datetime.now(tz=datetime.UTC).date()),
+        evidence=workload.evidence(),
         profiles=tuple(offer_of(kind, placeable=False).profiles),
     )
     refused = workload.refused_role(kind, kind_of_role)
@@ -300,8 +299,12 @@ def _answer(asked: Question, found: Estimate | CannotServe) -> dict[str, Any]:
     fit = replica_memory(replica, utilisation=asked.memory_utilisation)
     answer = _head(asked, replica, fit)
     if isinstance(found, CannotServe):
-        return answer | dict.fromkeys(FIGURES) | {"cannot_serve": found.cause, "because": found.detail}
-    figures = as_json(breakdown_of(asked, found))
+        return (
+            answer
+            | dict.fromkeys((*FIGURES, "provenance_source"))
+            | {"cannot_serve": found.cause, "because": found.detail}
+        )
+    figures = as_json(breakdown_of(asked, found)) | {"provenance_source": asked.correction(replica).source}
     if asked.usd_per_chip_hour is None:
         figures |= dict.fromkeys(name for name in figures if name.startswith(("usd_", "cost_")))
     return answer | figures

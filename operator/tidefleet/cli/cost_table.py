@@ -34,7 +34,8 @@ def print_cost(answer: Mapping[str, Any], work: Workload) -> None:
         if answer["cost_share"]:
             parts = sorted(answer["cost_share"].items(), key=lambda part: -part[1])
             say("of each dollar: " + ", ".join(f"{_SHARES.get(n, n)} {v:.0%}" for n, v in parts if v >= 5e-3))
-        say(f"speed from {answer['provenance']}, sigma {answer['sigma']:.0%}")
+        source = f": {answer['provenance_source']}" if answer["provenance_source"] else ""
+        say(f"speed from {answer['provenance']}, sigma {answer['sigma']:.0%}{source}")
         if answer["price_source"]:
             say(f"price: {answer['price_source']}")
         if answer.get("host_or_buy"):

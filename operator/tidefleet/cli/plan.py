@@ -15,6 +15,8 @@ import typer
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
 from tidefleet.api.validation import parse
+from tidefleet.catalogue.aiconfigurator import kernel_tables
+from tidefleet.cli import margins
 from tidefleet.cli.output import Form, fail, print_json, print_table
 from tidefleet.cli.prices import with_price_book
 from tidefleet.cli.validate import complaints
@@ -112,7 +114,7 @@ def plan(
         changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), terms)
     tasks = _tasks(decisions)
     if output is Form.JSON:
-        answers = [{**_as_json(one), "classes": _tasks_json(tasks[one.view.pool.key])} for one in decisions]
+        answers = [{**_as_json(one), "classes": _classes_json(one, tasks[one.view.pool.key])} for one in decisions]
         for answer, before, after in zip(answers, decisions, changed, strict=False):
             answer["whatIf"] = {"questions": what_if, **compared(before, after), **_as_json(after)}
         print_json(answers)
@@ -164,7 +166,7 @@ class _Terms:
     sites: Sequence[Site]
     there: Mapping[str, frozenset[str]]
     compare_roles: bool
-    memo: EstimateMemo = field(default_factory=EstimateMemo)
+    memo: EstimateMemo = field(default_factory=lambda: EstimateMemo(other=kernel_tables()))
 
 
 def _decided(
@@ -304,11 +306,19 @@ def _tasks(decisions: Sequence[Decision]) -> dict[tuple[str, str], dict[str, Tas
     return answer
 
 
-def _tasks_json(tasks: Mapping[str, TaskCost]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "usdPerTask": {"mean": usd.mean, "p50": usd.p50, "p95": usd.p95, "p99": usd.p99}}
-        for name, usd in ((name, one.usd) for name, one in tasks.items())
-    ]
+def _classes_json(decision: Decision, tasks: Mapping[str, TaskCost]) -> list[dict[str, Any]]:
+    """What a task of each class costs, and what the class leaves, where that is known."""
+    earned = margins.earnings(decision)
+    answer = []
+    for name in dict.fromkeys((*tasks, *earned)):
+        row: dict[str, Any] = {"name": name}
+        if name in tasks:
+            usd = tasks[name].usd
+            row["usdPerTask"] = {"mean": usd.mean, "p50": usd.p50, "p95": usd.p95, "p99": usd.p99}
+        if name in earned:
+            row["margin"] = margins.as_json(earned[name])
+        answer.append(row)
+    return answer
 
 
 def print_decision(decision: Decision, tasks: Mapping[str, TaskCost]) -> None:
@@ -318,6 +328,7 @@ def print_decision(decision: Decision, tasks: Mapping[str, TaskCost]) -> None:
     paper = ("Ready", "Reconciling")  # nothing runs on paper
     status["conditions"] = [one for one in status["conditions"] if decision.plan is None or one["type"] not in paper]
     told = [f"a task of {name} costs ${brief(one.usd.mean)}, p95 ${brief(one.usd.p95)}" for name, one in tasks.items()]
+    told += margins.lines(margins.earnings(decision))
     print_status(f"{pool.namespace}/{pool.name}", status, decision.reason, told)
     if decision.plan is not None and not decision.rate:
         typer.echo(f"  its demand is measured; to plan for some: --demand {pool.namespace}/{pool.name}=20\n")
@@ -401,6 +412,10 @@ def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[
         per_million = plan.get("usdPerMillionTokens")
         cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
         typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
+        if "marginUsdPerHour" in plan:
+            margin = plan["marginUsdPerHour"]
+            left = f"-${margin[1:]}" if margin.startswith("-") else f"${margin}"
+            typer.echo(f"  its classes earn ${plan['revenueUsdPerHour']}/h: margin {left}/h")
         for line in more:
             typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):

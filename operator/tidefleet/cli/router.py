@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from tidefleet.cluster.connection import NoConnection
+from tidefleet.router.exporting import Collector, headers_of
 from tidefleet.router.process import RouterProcess, Settings, say_ports, spare_the_collector, write_ports
+from tidefleet.router.recording import RecordSettings
+from tidefleet.router.records import FileSettings
 from tidefleet.router.supervising import Supervisor
 from tidefleet.telemetry import logs
 
@@ -56,6 +60,30 @@ def run(
         int,
         typer.Option(help="Processes that share the port; a processor each is what they can use.", min=1, max=64),
     ] = 1,
+    usage_records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a line of JSON for every request to this file; in a folder, to a file called after this host. "
+            "Of several workers each has its own, numbered."
+        ),
+    ] = None,
+    usage_records_megabytes: Annotated[
+        int, typer.Option(help="A file of usage records that is larger is put aside, with the time in its name.", min=1)
+    ] = 256,
+    usage_records_keep: Annotated[
+        int, typer.Option(help="Files of usage records that are put aside and kept; 0 keeps all.", min=0)
+    ] = 16,
+    otlp_endpoint: Annotated[
+        str,
+        typer.Option(
+            help="Send usage records to this OpenTelemetry collector as logs, OTLP over HTTP, e.g. "
+            "http://collector:4318; headers are taken from OTEL_EXPORTER_OTLP_HEADERS."
+        ),
+    ] = "",
+    limits_share: Annotated[
+        float,
+        typer.Option(help="The share of tenants' limits that is this replica's own: 1 / replicas keeps the sum."),
+    ] = 1.0,
     ports_file: Annotated[Path | None, typer.Option(help="Write the ports that were opened here, as JSON.")] = None,
     log_format: Annotated[str, typer.Option(help="json or text.")] = "text",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -78,6 +106,15 @@ def run(
             key=tls_key,
             client_ca=tls_client_ca,
             reuse_port=reuse_port,
+            records=RecordSettings(
+                file=FileSettings(usage_records, usage_records_megabytes * 2**20, usage_records_keep)
+                if usage_records is not None
+                else None,
+                collector=Collector(otlp_endpoint, headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")))
+                if otlp_endpoint
+                else None,
+            ),
+            limits_share=limits_share,
         )
         if secret_file is not None:
             settings = dataclasses.replace(settings, secret=_secret(secret_file))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from tidefleet.cli.simulate_table import print_report, print_scenarios
 from tidefleet.simulator import run
 from tidefleet.simulator.checkpoint import CheckpointError
 from tidefleet.simulator.load import ScenarioError, load_scenario, shipped
+from tidefleet.simulator.measured import MeasuredError, Query, ask, with_shapes
 from tidefleet.simulator.run import CannotRun, Report, Request, Spread
 
 MOST_SEEDS = 1000
@@ -58,6 +61,15 @@ def simulate(
         typer.Option(help="Checkpoint: go on from it where it exists, and keep in it what is done."),
     ] = None,
     dask: Annotated[str, typer.Option(help="Run on a Dask cluster, e.g. tcp://10.0.0.5:8786.")] = "",
+    prometheus: Annotated[
+        str, typer.Option(help="A Prometheus whose demand the classes follow, e.g. http://localhost:9090.")
+    ] = "",
+    query: Annotated[
+        str, typer.Option(help="Rate of requests, in PromQL: one series, or one a class by one label.")
+    ] = "",
+    span: Annotated[str, typer.Option("--range", help="How far back it is asked, e.g. 7d or 36h.")] = "7d",
+    until: Annotated[datetime | None, typer.Option(help="Until when (UTC), e.g. 2026-03-02; now by default.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with a bearer token for the Prometheus.")] = None,
     form: Annotated[SimulationForm, typer.Option("-o", "--output", help="table, json or html.")] = SimulationForm.TABLE,
     output_file: Annotated[Path | None, typer.Option(help="File to write to, instead of standard output.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell no progress.")] = False,
@@ -79,8 +91,11 @@ def simulate(
     if traces is not None and not traces.is_dir():
         fail(f"--traces {traces} is no directory; expected one with the traces that the scenario names", 2)
     try:
+        loaded = load_scenario(scenario, change or [])
+        if prometheus or query:
+            loaded = with_shapes(loaded, ask(_query(prometheus, query, span, until, token_file)))
         request = Request(
-            load_scenario(scenario, change or []),
+            loaded,
             traces,
             tuple(range(1, seeds + 1)) if seeds is not None else (1 if seed is None else seed,),
             _names(compare),
@@ -88,7 +103,7 @@ def simulate(
         )
         with _progress(request, quiet=quiet) as progress:
             report = run.simulate(request, spread=_spread(jobs, dask, request), progress=progress, resume=resume)
-    except (ScenarioError, CheckpointError) as error:
+    except (ScenarioError, CheckpointError, MeasuredError) as error:
         fail(str(error), 2)
     except CannotRun as error:
         fail(str(error))
@@ -96,6 +111,28 @@ def simulate(
         kept = f"what is done is in {resume}; the same command goes on" if resume else "with --resume FILE it is kept"
         fail(f"stopped; {kept}", 130)
     _write(report, form, output_file)
+
+
+def _query(url: str, text: str, span: str, until: datetime | None, token_file: Path | None) -> Query:
+    """What to ask a Prometheus."""
+    if not url or not text:
+        fail(
+            f"--{'query' if url else 'prometheus'} is missing; expected both, e.g. --prometheus http://localhost:9090 "
+            "--query 'sum(rate(vllm:request_success_total[10m]))'",
+            2,
+        )
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", span)
+    if found is None:
+        fail(f"--range is {span[:40]!r}; expected a number with m, h, d or w, e.g. 7d", 2)
+    seconds = int(found[1]) * {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}[found[2]]
+    at = time.time() if until is None else until.replace(tzinfo=UTC).timestamp()
+    token = ""
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"--token-file {token_file}: cannot be read: {error}; expected a file with a token", 2)
+    return Query(url, text, seconds, at, token)
 
 
 def _known() -> list[dict[str, Any]]:

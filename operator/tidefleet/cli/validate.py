@@ -216,6 +216,11 @@ def _is_ours(content: Any) -> bool:
     return not isinstance(version, str) or version.partition("/")[0] == GROUP
 
 
+def _is_a_manifest(content: Any) -> bool:
+    """Whether it means to be one: below a directory, files of options and terms stand beside manifests."""
+    return not isinstance(content, dict) or "apiVersion" in content or "kind" in content
+
+
 def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
     """Everything that is wrong in the files, and the objects that are right on their own."""
     found: list[Complaint] = []
@@ -234,7 +239,7 @@ def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
             if document.unreadable:
                 complain(document, "", "", document.unreadable, "Unreadable")
                 continue
-            if not _is_ours(document.content):
+            if not _is_ours(document.content) or (name not in names and not _is_a_manifest(document.content)):
                 continue
             result = validation.parse(document.content, strict=True)
             if isinstance(result, Invalid):

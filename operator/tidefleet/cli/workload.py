@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from tidefleet.api import AcceleratorType
 from tidefleet.api.accelerator_type import Price
 from tidefleet.api.validation import implausible_prices, parse
 from tidefleet.api.vocabulary import CapacityType
+from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli.output import fail
 from tidefleet.cli.prices import with_price_book
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
@@ -27,6 +29,7 @@ from tidefleet.economics.presets import PRESETS
 from tidefleet.economics.replica import Replica, Speculation
 from tidefleet.economics.serving import CannotServe
 from tidefleet.economics.shape import Objective, TokenShape
+from tidefleet.planning.evidence import Evidence
 
 ENGINES = ("vllm", "sglang", "trtllm")
 PRECISIONS = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
@@ -79,6 +82,7 @@ PresetName = Annotated[
 ]
 First = Annotated[str, typer.Option("--ttft-p95", help="Objective for the first token at p95, e.g. 0.8 or 800ms.")]
 Between = Annotated[str, typer.Option("--tpot", help="Objective between tokens, e.g. 0.05 or 50ms.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Serving engine: vllm, sglang or trtllm.")]
 Prices = Annotated[Path | None, typer.Option("--prices", help="A price book (YAML or CSV) laid over the catalogue.")]
 Busy = Annotated[
     float,
@@ -216,6 +220,11 @@ def precision(option: str, text: str, default: str) -> str:
     if text.lower() not in PRECISIONS:
         fail(f"{option} is {text!r}; expected bf16, fp8 or fp4", 2)
     return PRECISIONS[text.lower()]
+
+
+def evidence() -> Evidence:
+    """What is measured as of today, with aiconfigurator-core where that is installed."""
+    return Evidence(today=datetime.datetime.now(tz=datetime.UTC).date(), other=kernel_tables())
 
 
 def engine_named(name: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -31,6 +31,7 @@ from tidefleet.controller.readings import (
     Trouble,
     pool_reading,
 )
+from tidefleet.controller.work import EngineWork, WorkLog
 from tidefleet.planning.demand import Cause, Reading, Stale
 from tidefleet.telemetry import Telemetry
 
@@ -39,6 +40,11 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64
 AT_ONCE_PER_POOL = 16
 SCRAPE_SECONDS = 5.0
+
+UNREAD_SECONDS, UNREAD_PERIODS = 240.0, 4.0
+"""Seconds, and periods, without a further sample after which nothing is said of an engine's work: a Prometheus scrapes
+once a minute as it is usually set up."""
+
 PoolKey = tuple[str, str]
 
 
@@ -46,7 +52,8 @@ PoolKey = tuple[str, str]
 class Target:
     """One engine: its pod (``namespace/name``), the address of its metrics page, whether the pod is ready, restarts.
 
-    ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template.
+    ``workload`` says which option of the pool it belongs to, ``revision`` by which pod template; one that is
+    ``leaving`` takes no further requests.
     """
 
     uid: str
@@ -56,12 +63,14 @@ class Target:
     restarts: int = 0
     workload: str = ""
     revision: str = ""
+    leaving: bool = False
 
 
 @dataclass(slots=True)
 class _PoolState:
     memory: EngineMemory = field(default_factory=EngineMemory)
     tally: TokenTally = field(default_factory=TokenTally)
+    work: WorkLog = field(default_factory=WorkLog)
     lengths: LengthWindow = field(default_factory=LengthWindow)
     trail: IntervalTrail = field(default_factory=IntervalTrail)
     measured: Round | None = None
@@ -141,6 +150,13 @@ class Collector(threading.Thread):
         with self._lock:
             state = self._pools.get(pool)
             return state.tally.take() if state else {}
+
+    def take_work(self, pool: PoolKey) -> Sequence[EngineWork]:
+        """What the pool's engines did since this was last called."""
+        with self._lock:
+            state = self._pools.get(pool)
+            usable = max(UNREAD_SECONDS, UNREAD_PERIODS * self._period)
+            return state.work.take(self._clock.now(), usable_seconds=usable) if state else ()
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
@@ -232,6 +248,10 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
+            into, out, _ = state.lengths.means()
+            context = into + (out or 0.0) / 2.0 if into is not None else None
+            names = {t.uid: (t.workload, t.leaving) for t in targets}
+            state.work.add(now, engines.worked, names, context=context)
             state.measured = state.trail.step(now, answers, {t.uid: (t.workload, t.revision) for t in targets})
             reading = pool_reading(
                 engines, now=now, last=state.reading, lengths=state.lengths, drain_seconds=self.drain_seconds

@@ -199,7 +199,7 @@ def _market(
     assert view.architecture is not None  # noqa: S101 - checked by the caller
     offers = _with_remembered_prices(view.offers, memory, view)
     if view.pool.spec.serving.workloads is not None:
-        return _adopted_market(view, offers, classes, memo=memo, evidence=_evidence(view, memory))
+        return _adopted_market(view, offers, classes, memo=memo, evidence=_evidence(view, memory, memo))
     offers = across_nodes(view, offers, allowed)
     return find_candidates(
         view.architecture,
@@ -209,7 +209,7 @@ def _market(
         default_weights=defaults[0],
         default_kv=defaults[1],
         memo=memo,
-        evidence=_evidence(view, memory),
+        evidence=_evidence(view, memory, memo),
     )
 
 
@@ -240,18 +240,19 @@ def _apart(
         default_kv=defaults[1],
         prefill_only=roles.prefill_only,
         prefill_per_decode=(float(ratio.min), float(ratio.max)) if ratio else (0.0, math.inf),
-        evidence=_evidence(view, memory),
+        evidence=_evidence(view, memory, memo),
         memo=memo,
     )
 
 
-def _evidence(view: PoolView, memory: PoolMemory) -> Evidence:
+def _evidence(view: PoolView, memory: PoolMemory, memo: EstimateMemo) -> Evidence:
     engine = view.pool.spec.serving.engine
     return Evidence(
         live=memory.calibrations,
         engine=str(engine.type),
         engine_version=str(engine.version or ""),
         today=datetime.datetime.fromtimestamp(view.now, tz=datetime.UTC).date(),
+        other=memo.other,
     )
 
 

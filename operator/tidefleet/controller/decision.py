@@ -50,6 +50,7 @@ class Decision:
         write: whether workloads may be written (valid, and mode other than Recommend).
         summary: the accelerators of the pool in one phrase.
         flipping: what its status says of flips; ``next_flip`` its column. Empty for a pool that lends nothing.
+        trained: chips on loan that training jobs hold, by accelerator type; ``None`` = it is not known.
     """
 
     view: PoolView
@@ -67,6 +68,7 @@ class Decision:
     summary: str = ""
     flipping: Mapping[str, Any] = field(default_factory=dict)
     next_flip: str = ""
+    trained: Mapping[str, float] | None = None
 
     def verdict(self, kind: ConditionType) -> Verdict | None:
         """The condition of a type."""

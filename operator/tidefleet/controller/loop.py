@@ -81,10 +81,10 @@ class FleetLoop:
     last_pass_seconds: float = 0.0
     _memories: dict[PoolKey, PoolMemory] = field(default_factory=dict)
     _ids: dict[PoolKey, str] = field(default_factory=dict)
-    _memo: EstimateMemo = field(default_factory=EstimateMemo)
     _guarded: set[str] = field(default_factory=set)
     _claimed: bool = False
     sharing: Sharing = field(default_factory=Sharing)
+    memo: EstimateMemo = field(default_factory=EstimateMemo)
     flips: Flips | None = None
 
     def run(self, stop: threading.Event, *, may_go_on: Callable[[], bool] = lambda: True) -> None:
@@ -129,7 +129,7 @@ class FleetLoop:
         if self.flips is not None:
             self.flips.look(fleet)
         planning = time.monotonic()
-        self._memo.begin_pass()
+        self.memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
         decided = _with_power(self._within_shared_limits(decided, fleet), fleet)
         acting = time.monotonic()
@@ -186,13 +186,14 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
+        view = replace(view, utilization=self.accountant.utilization(view.pool.key))
         if self.flips is not None:
             moving, leaving = self.flips.moves(view)
             view = replace(view, moving=moving, leaving=leaving)
         if seen.metadata.deletion_timestamp:
             return Decision(view=view, verdicts=())
         try:
-            return decide(view, memory, self.settings, self._memo, share)
+            return decide(view, memory, self.settings, self.memo, share)
         except Exception as error:  # one pool's surprise must not stop the others
             log.exception("deciding failed", extra={"pool": f"{seen.metadata.namespace}/{seen.metadata.name}"})
             self.telemetry.count("reconcile_errors_total", kind="InferencePool", reason=type(error).__name__)

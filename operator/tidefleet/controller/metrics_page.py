@@ -30,7 +30,8 @@ class EngineCounters:
 
     ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say. Latencies are
     sums over all requests in seconds, with their counts: between two tokens (``token_seconds``), to the first one, and
-    in the engine's queue; both are 0 where an engine does not tell.
+    in the engine's queue; both are 0 where an engine does not tell. ``preemptions`` are requests that were put out to
+    make room for others and computed anew.
     """
 
     prompt_tokens: float
@@ -50,6 +51,7 @@ class EngineCounters:
     first_tokens: float = 0.0
     queue_seconds: float = 0.0
     queued: float = 0.0
+    preemptions: float = 0.0
 
 
 LATENCIES: Mapping[str, str] = {
@@ -58,6 +60,9 @@ LATENCIES: Mapping[str, str] = {
     "queue_seconds": "queued",
 }
 """Sums and their counts: a page without them, or with unusable ones, is still good for demand."""
+
+_BESIDE = frozenset({"preemptions"})
+"""Counters of which the same is true."""
 
 _OLDER = "older "
 """Marks the name that an engine's releases before the newest gave a latency; both may be on one page."""
@@ -82,6 +87,7 @@ VLLM: Mapping[str, str] = {
     "vllm:time_to_first_token_seconds_count": "first_tokens",
     "vllm:request_queue_time_seconds_sum": "queue_seconds",
     "vllm:request_queue_time_seconds_count": "queued",
+    "vllm:num_preemptions_total": "preemptions",
 }
 SGLANG: Mapping[str, str] = {
     "sglang:prompt_tokens_total": "prompt_tokens",
@@ -139,7 +145,7 @@ def read_page(text: str) -> EngineCounters:
         except ValueError:
             raise Unusable(f"{metric} has no value") from None
         found[field] = found.get(field, 0.0) + value
-        if not (is_usable(value) and is_usable(found[field])) and not is_latency(field):
+        if not (is_usable(value) and is_usable(found[field])) and not is_beside(field):
             raise NotANumber(f"{metric} is {match[2][:20]}; expected a finite number of at least 0, e.g. 42")
     missing = [name for name in NEEDED if name not in found]
     if missing:
@@ -151,8 +157,10 @@ def read_page(text: str) -> EngineCounters:
 
 
 def counters_of(found: Mapping[str, float]) -> EngineCounters:
-    """The counters from values by field; what is absent is 0, and so is a latency that is not a usable number."""
+    """The counters from values by field; what is absent is 0, and so is a useless number that demand does not need."""
     values = {name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__}
+    for name in _BESIDE:
+        values[name] = values[name] if is_usable(values[name]) else 0.0
     for total, count in LATENCIES.items():
         pairs = [(found.get(f"{age}{total}", 0.0), found.get(f"{age}{count}", 0.0)) for age in ("", _OLDER)]
         told = [pair for pair in pairs if all(is_usable(one) for one in pair) and pair[1] > 0]
@@ -160,10 +168,10 @@ def counters_of(found: Mapping[str, float]) -> EngineCounters:
     return EngineCounters(**values)
 
 
-def is_latency(field: str) -> bool:
-    """Whether a field is part of a latency, without which a page is still good for demand."""
+def is_beside(field: str) -> bool:
+    """Whether a field is part of a latency, or another without which a page is still good for demand."""
     plain = field.removeprefix(_OLDER)
-    return plain in LATENCIES or plain in LATENCIES.values()
+    return plain in LATENCIES or plain in LATENCIES.values() or plain in _BESIDE
 
 
 def moment(text: str) -> float:

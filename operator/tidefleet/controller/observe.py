@@ -306,7 +306,7 @@ class Observer:
         assert isinstance(site, Site)  # noqa: S101
         return seen, tariff_faults(site), nodes_at(site, self.inventory.nodes())
 
-    def _pods(self, pool: InferencePool) -> list[tuple[str, Pod]]:
+    def pods_of(self, pool: InferencePool) -> list[tuple[str, Pod]]:
         """The pods that serve a pool, with the option they are of: not whatever carries a label of ours."""
         if pool.spec.serving.workloads is None:
             options = {one.name.rsplit("-", 1)[-1] for one in _own(pool, self._workloads_of(pool))}
@@ -332,7 +332,7 @@ class Observer:
             pool = seen.parsed
             if not isinstance(pool, InferencePool):
                 continue
-            pods = self._pods(pool)
+            pods = self.pods_of(pool)
             engine = pool.spec.serving.engine
             found[pool.key] = tuple(
                 Target(
@@ -343,6 +343,7 @@ class Observer:
                     pod.restarts,
                     workload,
                     revision_of(pod),
+                    _is_leaving(pod),
                 )
                 for workload, pod in pods
                 if pod.pod_ip and not pod.deleting and pod.phase == "Running" and _answers(pod)
@@ -420,6 +421,12 @@ def _answers(pod: Pod) -> bool:
     return pod.labels.get(marks.WORKER_INDEX_LABEL, "0") == "0"
 
 
+def _is_leaving(pod: Pod) -> bool:
+    """Whether a pod takes no further requests: it is being deleted, or ours and not routed to any more."""
+    routed = not _answers(pod) or pod.labels.get(marks.ROUTABLE_LABEL) == "true"
+    return pod.deleting or (marks.OPTION_LABEL in pod.labels and not routed)
+
+
 def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
@@ -456,8 +463,13 @@ def _chips(view: PoolView, served: Sequence[Served], pods: Mapping[str, Sequence
                 continue
             before, held = result.get(key, Chips()), pod.chips.get(resource, 0)
             if pod.node:
+                leaving = held if _is_leaving(pod) else 0
                 result[key] = replace(
-                    before, scheduled=before.scheduled + held, ready=before.ready + (held if pod.ready else 0)
+                    before,
+                    scheduled=before.scheduled + held,
+                    ready=before.ready + (held if pod.ready else 0),
+                    leaving=before.leaving + leaving,
+                    leaving_ready=before.leaving_ready + (leaving if pod.ready else 0),
                 )
             elif pod.unschedulable_since is not None:
                 result[key] = replace(

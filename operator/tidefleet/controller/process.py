@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidefleet import __version__, catalogue
-from tidefleet.api import AcceleratorType
+from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.flipping import QueueKind
 from tidefleet.api.validation import parse
+from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.connection import connect
 from tidefleet.cluster.credentials import credentials
 from tidefleet.cluster.events import EventSink
 from tidefleet.cluster.inventory import Inventory
-from tidefleet.cluster.kinds import CONFIG_MAP, Kind
+from tidefleet.cluster.kinds import CONFIG_MAP, INFERENCE_POOL, Kind
 from tidefleet.cluster.lease import Deposed as LeaseDeposed
 from tidefleet.cluster.lease import Leadership, unique_identity
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects
@@ -45,6 +46,7 @@ from tidefleet.controller.http import HttpEndpoints
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.loop import FleetLoop, known_epochs
 from tidefleet.controller.observe import Observer
+from tidefleet.controller.opencost import Beside, model_of, read_opencost
 from tidefleet.controller.price_source import PriceSource
 from tidefleet.controller.remember import Remembrance
 from tidefleet.controller.store import KINDS, Store
@@ -53,6 +55,7 @@ from tidefleet.controller.training.lending import Trainer
 from tidefleet.controller.training.suspend import SuspendTrainer
 from tidefleet.controller.watch import Watch
 from tidefleet.planning.from_api import shipped_prices
+from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.prices import known_prices, node_chips
 from tidefleet.telemetry import Telemetry
 
@@ -191,6 +194,7 @@ class OperatorProcess:
                 self.settings,
                 wake=wake,
                 remembrance=Remembrance(actor),
+                memo=EstimateMemo(other=kernel_tables()),
             )
             if self.settings.flipping.enabled:
                 loop.flips = self._flips(actor, observer, loop, objects)
@@ -241,8 +245,10 @@ class OperatorProcess:
             if now >= next_look:
                 self._look_around(observer, objects)
                 observer.prices = prices.read(observer.chips_per_node())
-                if self._loop is not None and self._loop.flips is not None:
-                    self._look_at_flips(self._loop.flips, objects)
+                if self._loop is not None:
+                    self._loop.accountant.beside = self._look_at_opencost(store, observer)
+                    if self._loop.flips is not None:
+                        self._look_at_flips(self._loop.flips, objects)
                 next_look = now + LOOK_AROUND_SECONDS
             if now >= next_relist:
                 try:
@@ -277,6 +283,14 @@ class OperatorProcess:
         flips = Flips(actor, observer, self.settings, trainers, loop.known_memory, self.clock, canaries)
         self._look_at_flips(flips, objects)
         return flips
+
+    def _look_at_opencost(self, store: Store, observer: Observer) -> Beside | None:
+        """What OpenCost says that models cost; ``None`` where it says nothing, or nobody can be asked."""
+        theirs = read_opencost(self.settings.prometheus)
+        if not theirs:
+            return None
+        pools = [one.parsed for one in store.all(INFERENCE_POOL) if isinstance(one.parsed, InferencePool)]
+        return Beside(theirs, {one.key: model_of(pod for _, pod in observer.pods_of(one)) for one in pools})
 
     def _look_at_flips(self, flips: Flips, objects: Objects) -> None:
         """The pause of the whole fleet, the devices that claims may hold, and Cohorts that nobody lends by.

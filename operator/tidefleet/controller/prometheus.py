@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 
 from tidefleet.controller.config import Prometheus
-from tidefleet.controller.metrics_page import NEEDED, SGLANG, STARTED, VLLM, counters_of, is_latency
+from tidefleet.controller.metrics_page import NEEDED, SGLANG, STARTED, VLLM, counters_of, is_beside
 from tidefleet.controller.readings import Sample, Trouble
 from tidefleet.planning.demand import Cause, is_usable
 
 ANSWER_LIMIT = 256 * 1024 * 1024
-"""Bytes of an answer that are read: 5,000 engines with 8 samples of 18 metrics each take about 70 MB."""
+"""Bytes of an answer that are read: 5,000 engines with 8 samples of 19 metrics each take about 70 MB."""
 
 SECONDS = 30.0
 
@@ -137,7 +137,7 @@ def _sample(found: Mapping[str, tuple[float, float]] | None, pod: str) -> Sample
     if missing:
         return Trouble(Cause.UNREADABLE, f"Prometheus has no {missing[0]} of {pod}")
     values = {name: value for name, (_, value) in found.items()}
-    bad = [name for name, value in values.items() if not (is_usable(value) or is_latency(name))]
+    bad = [name for name, value in values.items() if not (is_usable(value) or is_beside(name))]
     if bad:
         why = f"{bad[0]} of {pod} is {values[bad[0]]}; expected a finite number of at least 0, e.g. 42"
         return Trouble(Cause.NOT_A_NUMBER, why)

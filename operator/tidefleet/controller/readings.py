@@ -87,7 +87,8 @@ _RISING = ("prompt_tokens", "generation_tokens", "finished", "hit_tokens", "quer
 class EngineRates:
     """One engine between two samples; rates per second, gauges as last seen.
 
-    ``first_tokens`` is how many requests got their first token in that time, ``first_token_seconds`` their waits' sum.
+    ``first_tokens`` is how many requests got their first token in that time, ``first_token_seconds`` their waits' sum;
+    ``busy`` is the share of the two samples that had a request running, ``preempted`` counts requests put out.
     """
 
     seconds: float
@@ -102,6 +103,8 @@ class EngineRates:
     waiting: float
     first_tokens: float = 0.0
     first_token_seconds: float = 0.0
+    busy: float = 0.0
+    preempted: float = 0.0
 
 
 def rates_between(before: Sample, after: Sample) -> EngineRates | None:
@@ -131,6 +134,8 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
         waiting=two.waiting,
         first_tokens=first if told else 0.0,
         first_token_seconds=waited if told else 0.0,
+        busy=((one.running > 0) + (two.running > 0)) / 2.0,
+        preempted=max(0.0, two.preemptions - one.preemptions),
     )
 
 
@@ -211,6 +216,7 @@ class PoolEngines:
         young: engines without two usable samples (just started, or restarted).
         faulty: engines that did not answer, or with something unusable; ``fault`` is the trouble of one of them.
         returned: requests that were inside engines which are gone: sent again to the others, they are not new.
+        worked: those that are fresh, by uid.
     """
 
     rates: tuple[EngineRates, ...]
@@ -219,6 +225,7 @@ class PoolEngines:
     fault: Trouble | None = None
     fresh: tuple[EngineRates, ...] = ()
     returned: float = 0.0
+    worked: Mapping[str, EngineRates] = field(default_factory=dict)
 
 
 def pool_reading(
@@ -310,7 +317,7 @@ class EngineMemory:
         """
         gone = [one.counters for uid, one in self.samples.items() if uid not in answers]
         known: list[EngineRates] = []
-        fresh: list[EngineRates] = []
+        fresh: dict[str, EngineRates] = {}
         first: list[tuple[str, Sample]] = []
         faulty = unsure = 0
         fault: Trouble | None = None
@@ -339,7 +346,7 @@ class EngineMemory:
             else:
                 self.rates[uid] = between
                 known.append(between)
-                fresh.append(between)
+                fresh[uid] = between
         most = MOST_BY_NEW * sum(one.arrivals * one.seconds for one in known)
         for uid, sample in first:
             began = None if uid in self._seen or self._last_round is None else Sample(self._last_round, NOTHING_YET)
@@ -347,12 +354,12 @@ class EngineMemory:
             if between is not None and between.arrivals * between.seconds <= most:
                 self.rates[uid] = between
                 known.append(between)
-                fresh.append(between)
+                fresh[uid] = between
         young = unsure + sum(uid not in self.rates for uid, _ in first)
         self._seen = dict.fromkeys([*self._seen, *answers][-SEEN_ENGINES:])
         self._last_round = max((one.at for one in self.samples.values()), default=self._last_round)
         returned = sum(one.running + one.waiting for one in gone)
-        return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh), returned)
+        return PoolEngines(tuple(known), young, faulty, fault, tuple(fresh.values()), returned, fresh)
 
     def forget_all_but(self, uids: Iterable[str]) -> None:
         """Drop engines whose pods are gone."""

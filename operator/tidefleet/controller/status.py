@@ -11,6 +11,7 @@ from tidefleet.api import ConditionType
 from tidefleet.controller import marks
 from tidefleet.controller.decision import Decision, Verdict
 from tidefleet.planning.demand import MEAN_SECONDS, Known
+from tidefleet.planning.earning import earnings_of, pool_margin
 from tidefleet.planning.words import rounded
 
 LINE = 1024
@@ -168,8 +169,12 @@ def pool_status(
     }
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
+    earned = pool_margin(plan, earnings_of(plan, decision.classes, view.classes).values())
+    if earned is not None:
+        status["plan"]["revenueUsdPerHour"] = decimal(earned.revenue_usd)
+        status["plan"]["marginUsdPerHour"] = decimal(earned.usd)
     status["demand"] = _demand(decision, now)
-    used = utilization(decision)
+    used = view.utilization
     if used is not None:
         rate = view.reading.requests_per_second if isinstance(view.reading, Known) else math.inf
         status["utilization"] = followed(used, before.get("utilization"), count=rate * MEAN_SECONDS)
@@ -180,10 +185,10 @@ def pool_status(
     return status
 
 
-def utilization(decision: Decision) -> float | None:
-    """Accelerator-seconds needed over those paid for, 0..1; ``None`` while nothing serves or the need is not known.
+def load(decision: Decision) -> float | None:
+    """Measured requests of the last minutes over those that the ready replicas carry at their operating points.
 
-    Needed: the measured requests of the last minutes at each option's operating point. Paid: every replica that serves.
+    ``None`` while nothing serves, or it is not known what that carries.
     """
     if decision.market is None:
         return None
@@ -193,7 +198,7 @@ def utilization(decision: Decision) -> float | None:
     asked = decision.rate
     if isinstance(reading, Known):
         asked = reading.requests_per_second if reading.median is None else reading.median
-    return min(1.0, asked / carried) if carried > 0 else None
+    return asked / carried if carried > 0 else None
 
 
 def _demand(decision: Decision, now: float) -> dict[str, Any]:

@@ -64,8 +64,9 @@ class Served:
 class Chips:
     """Chips that a pool's pods hold or wait for, of one accelerator type and capacity type.
 
-    ``scheduled`` are on a node (and paid for), ``ready`` of them serve; ``waiting`` belong to pods without a node;
-    ``why`` is the scheduler's message.
+    ``scheduled`` are on a node (and paid for), ``ready`` of them serve; ``leaving`` of those on a node take no further
+    requests, ``leaving_ready`` of them are ready. ``waiting`` belong to pods without a node; ``why`` is the scheduler's
+    message.
     """
 
     scheduled: int = 0
@@ -73,6 +74,18 @@ class Chips:
     waiting: int = 0
     waiting_pods: int = 0
     why: str = ""
+    leaving: int = 0
+    leaving_ready: int = 0
+
+    @property
+    def warming(self) -> int:
+        """Chips on nodes that do not serve yet."""
+        return max(0, self.scheduled - self.leaving - self.staying)
+
+    @property
+    def staying(self) -> int:
+        """Chips that serve and go on serving."""
+        return max(0, self.ready - self.leaving_ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,7 @@ class PoolView:
         reading: newest reading of its engines; ``None`` before the first round.
         compare_roles: whether prefill and decode on replicas of their own is priced too where the owner leaves it open.
         measured: what that round measured of each engine, for the calibration.
+        utilization: needed over paid accelerator-seconds of the last minutes; ``None`` while it is not known.
         price_fault: why the price book cannot be used as it is; empty when it can, and without one.
         called: what classes of other pools, or of this one, ask of its classes, by name. A declared class's demand has
             it in it.
@@ -115,6 +129,7 @@ class PoolView:
     measured: Round | None = None
     compare_roles: bool = False
     busy_ratio: float | None = None
+    utilization: float | None = None
     price_fault: str = ""
     groups: bool = False
     called: Mapping[str, Called] = field(default_factory=dict)

@@ -48,6 +48,7 @@ class Ask:
         weights: storage precisions to try; empty: the model's own, and the narrower ones that the chip computes in.
         kv: precisions of the KV cache to try.
         pairs: whether prefill and decode may have replicas of their own.
+        engine: serving engine, e.g. ``vllm``; empty = unknown.
     """
 
     model: Architecture
@@ -56,6 +57,7 @@ class Ask:
     weights: tuple[str, ...] = ()
     kv: tuple[str, ...] = ("Bf16",)
     pairs: bool = True
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,16 @@ def precisions(ask: Ask, accelerator: Accelerator) -> tuple[str, ...]:
 def replicas(ask: Ask, one: Contestant) -> list[Replica]:
     """Every replica to try of an accelerator type."""
     return [
-        Replica(ask.model, one.accelerator, chips, weights, kv, tensor_parallel=width, expert_parallel=group)
+        Replica(
+            ask.model,
+            one.accelerator,
+            chips,
+            weights,
+            kv,
+            tensor_parallel=width,
+            expert_parallel=group,
+            engine=ask.engine,
+        )
         for weights, kv in product(precisions(ask, one.accelerator), ask.kv)
         for chips, width, group in layouts(ask.model, one.accelerator)
     ]

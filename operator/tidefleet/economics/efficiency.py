@@ -74,28 +74,30 @@ class StartingValues:
 _SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,754 aggregated runs"
 
 # Fitted by benchmarks/economics_fit.py to the measured times between tokens of those runs (H100, H200, B200, B300,
-# GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models. Few parameters, so
-# each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer, and the share of
-# the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a large GEMM's.
+# GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models: to how times depend on
+# batch, lengths and width, groups of one model, accelerator, engine, precision and version each at a level of its own.
+# Few parameters, so each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer,
+# and the share of the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a
+# large GEMM's.
 _FITTED = Efficiency(
     memory=0.845,
     network=0.80,
-    layer_seconds=43.3e-6,
-    hop_seconds=2.8e-6,
+    layer_seconds=44.8e-6,
+    hop_seconds=2.51e-6,
     imbalance=1.1,
     expert_memory=0.95,
-    attention_compute=0.70,
-    attention_memory=0.806,
-    expert_padding=16.2,
-    moe_layer_seconds=8.8e-6,
-    latent_layer_seconds=41.4e-6,
-    step_seconds=6.9e-4,
+    attention_compute=0.7,
+    attention_memory=0.78,
+    expert_padding=14.7,
+    moe_layer_seconds=13.8e-6,
+    latent_layer_seconds=36.7e-6,
+    step_seconds=5.98e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=54e-6,
+    bulk_seconds=53.6e-6,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.717, "Fp8": 0.526, "Fp4": 0.419}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.219, "Fp8": 0.112, "Fp4": 0.184}
-_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.45, "Fp8": 0.45, "Fp4": 0.184}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.7, "Fp8": 0.551, "Fp4": 0.435}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.16, "Fp4": 0.155}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.155}
 """By precision of the arithmetic. The network's share is assumed, not fitted: the runs cannot tell it apart from the
 other costs of an all-reduce. So is expert imbalance in expert-parallel groups: about what DeepSeek's load balancer
 (EPLB) leaves between the busiest chip and the mean. Latent attention is in one model of the sample (DeepSeek-R1).
@@ -104,16 +106,20 @@ The wide values hold for experts spread over more chips than a node has: such gr
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 6.9e-4, "sglang": 1.20e-3, "trtllm": 8.8e-5}
-_BLACKWELL_MEMORY = 0.965
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.98e-4, "sglang": 1.04e-3, "trtllm": 9.1e-5}
+_BLACKWELL_MEMORY = 0.99
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
-_FOUR_BIT_MEMORY = 0.655
+_FOUR_BIT_MEMORY = 0.688
 """What dense layers in 4 bits reach of the bandwidth that wider ones do: each unpacks block scales, and its activations
 are quantised first."""
 
-_BLACKWELL_LAYERS = 0.868
+_BLACKWELL_LAYERS = 0.856
 """Time of a layer's small kernels on Blackwell over that on Hopper."""
+
+_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.89, 0.451
+"""What dense layers and routed experts in FP8 reach on Blackwell of its peak over what they reach on Hopper of its own:
+the peak is 2.3 times as high, and the kernels for blocks of scales were written for Hopper (DeepSeek-R1 in FP8)."""
 
 _PER_LAYER = ("layer_seconds", "moe_layer_seconds", "latent_layer_seconds")
 
@@ -130,17 +136,17 @@ tokens/s a user comes to InferenceMAX's published 1,342 (MI300X) and 6,757 (MI35
 they count as uncalibrated; without them these accelerators would look three to six times as fast as they were."""
 
 _SIGMA: Mapping[tuple[str, bool], float] = {
-    ("Fitted", False): 0.22,
-    ("Fitted", True): 0.30,
+    ("Fitted", False): 0.23,
+    ("Fitted", True): 0.29,
     ("Uncalibrated", False): 0.35,
     ("Uncalibrated", True): 0.45,
 }
 """Relative errors by provenance and whether the model has experts: 1.25 times a mean error, as for a normal one.
 
-Fitted: over runs of whole models left out of the fit (13.6 % mean error for dense models, 20.2 % for MoE:
-benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (31 and 39 %, most of them slower
-than the model says: benchmarks/economics_energy.py), together 17.8 and 23.8 %. Others: over accelerators left out
-(19.7 and 28.9 %) instead of models, 22.5 and 30.8 % together, and more for hardware that is further away."""
+Fitted: over runs of whole models left out of the fit (14.3 % mean error for dense models, 19.7 % for MoE:
+benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (32 and 39 %, most of them slower
+than the model says: benchmarks/economics_energy.py), together 18.4 and 23.3 %. Others: over accelerators left out
+(14.0 and 21.1 %) instead of models, 18.1 and 24.4 % together, and far more for hardware that is further away."""
 
 
 def generation_of(accelerator: str) -> str:
@@ -178,13 +184,16 @@ def starting_values(
         wide: whether experts are spread over more chips than a node has.
     """
     generation = generation_of(accelerator)
-    bandwidth, launch = (_BLACKWELL_MEMORY, _BLACKWELL_LAYERS) if generation == "Blackwell" else (1.0, 1.0)
+    blackwell = generation == "Blackwell"
+    bandwidth, launch = (_BLACKWELL_MEMORY, _BLACKWELL_LAYERS) if blackwell else (1.0, 1.0)
     dense = dense_precision or precision
+    of_dense = _BLACKWELL_FP8 if blackwell and dense == "Fp8" else 1.0
+    of_experts = _BLACKWELL_EXPERT_FP8 if blackwell and precision == "Fp8" and not wide else 1.0
     expert_compute = _WIDE_EXPERT_COMPUTE if wide else _EXPERT_COMPUTE
     efficiency = replace(
         _FITTED,
-        compute=_DENSE_COMPUTE.get(dense, _DENSE_COMPUTE["Fp8"]),
-        expert_compute=expert_compute.get(precision, expert_compute["Fp8"]),
+        compute=_DENSE_COMPUTE.get(dense, _DENSE_COMPUTE["Fp8"]) * of_dense,
+        expert_compute=expert_compute.get(precision, expert_compute["Fp8"]) * of_experts,
         memory=_FITTED.memory * bandwidth * (_FOUR_BIT_MEMORY if dense == "Fp4" else 1.0),
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,

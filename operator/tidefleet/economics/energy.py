@@ -19,11 +19,12 @@ without --fit it measures the law on architectures left out of the fit: 8.8 % me
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.replica import Replica
-from tidefleet.economics.roofline import prefill
+from tidefleet.economics.roofline import decode_step, prefill
 
 MEMORY_COEFFICIENT = 0.794
 """a, of the share of HBM bandwidth in use."""
@@ -170,6 +171,50 @@ def prefill_joules(replica: Replica, uncached: float, cached: float = 0.0) -> fl
         flops_per_second=ranks * float(one.flops[0]) / seconds,
     )
     return None if watts is None else watts * replica.chips * seconds / ranks
+
+
+def worked_watts(
+    replica: Replica,
+    *,
+    seconds: float,
+    busy_seconds: float,
+    batch: float,
+    output: float,
+    context: float,
+    uncached: float,
+    prompt: tuple[float, float],
+) -> float | None:
+    """Mean power of one chip of a replica over some time, from what it did; ``None`` when TDP or a peak is unknown.
+
+    While it is idle it draws ``idle_watts``, and nothing where that is not known.
+
+    Args:
+        seconds: of the time; busy_seconds: of them, with a request running.
+        batch: sequences decoded together; output: tokens generated; context: mean tokens that one attends to.
+        uncached: prompt tokens prefilled; prompt: (uncached, cached) tokens of a mean prompt.
+    """
+    idle = replica.accelerator.idle_watts or 0.0
+    batch = max(1.0, batch)
+    work = [(decode_step(replica, batch, max(1.0, context)), output / batch)]
+    if prompt[0] > 0.0 and uncached > 0.0:
+        work.append((prefill(replica, *prompt), uncached / prompt[0]))
+    busy_seconds = min(seconds, max(0.0, busy_seconds))
+    at_work = replica_watts(
+        replica,
+        tokens=batch,
+        steps_per_second=output / batch / busy_seconds if busy_seconds > 0.0 else 0.0,
+        bytes_per_second=_per_second(busy_seconds, ((float(one.bytes_moved[0]), times) for one, times in work)),
+        flops_per_second=_per_second(busy_seconds, ((float(one.flops[0]), times) for one, times in work)),
+    )
+    if at_work is None:
+        return None
+    if not seconds > 0.0:
+        return idle
+    return (at_work * busy_seconds + idle * (seconds - busy_seconds)) / seconds
+
+
+def _per_second(seconds: float, parts: Iterable[tuple[float, float]]) -> float:
+    return sum(amount * times for amount, times in parts) / seconds if seconds > 0.0 else 0.0
 
 
 def avoided_joules(

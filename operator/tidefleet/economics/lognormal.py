@@ -64,6 +64,11 @@ class LengthLaw:
         return self._moment(2)
 
     @property
+    def third_moment(self) -> float:
+        """E[min(X, c)^3], for the skewness of sums."""
+        return self._moment(3)
+
+    @property
     def variance(self) -> float:
         """Variance of the length, in tokens squared."""
         return max(0.0, self.second_moment - self.mean**2)

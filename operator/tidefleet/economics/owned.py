@@ -40,8 +40,7 @@ def capital_recovery_factor(wacc: float, years: float) -> float:
     """
     wacc = checked("wacc", wacc, most=1.0, example="0.08")
     years = checked("depreciationYears", years, least=0.01, most=100.0, example="4")
-    growth = math.pow(1.0 + wacc, -years)
-    return 1.0 / years if wacc < 1e-12 else wacc / (1.0 - growth)
+    return 1.0 / years if wacc < 1e-12 else wacc / -math.expm1(-years * math.log1p(wacc))
 
 
 def owned_usd_per_chip_hour(own: Ownership) -> float:

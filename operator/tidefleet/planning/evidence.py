@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tidefleet.economics.evidence import Correction, ProfilePoint, best_evidence, roofline_of
+from tidefleet.economics.group_table import GROUPS
+from tidefleet.economics.groups import AGE_STEP_DAYS, Other, group_evidence
 from tidefleet.economics.profile import group_correction, profile_correction
 from tidefleet.economics.replica import Replica
-
-_AGE_STEP_DAYS = 30
-"""Ages are taken in steps, so that the passing of a day makes no new estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,21 @@ class Evidence:
     Attributes:
         live: calibrations learned from the pool's own engines.
         engine, engine_version: what the pool runs; empty or ``Other`` = unknown.
-        today: the date profiles' ages are counted to; ``None`` takes them as fresh.
+        today: the date that ages of profiles and public runs are counted to; ``None`` takes them as fresh.
+        other: another model of the time beside the roofline, asked where public runs show it to be the nearest.
     """
 
     live: Mapping[ReplicaKey, Correction] = field(default_factory=dict)
     engine: str = ""
     engine_version: str = ""
     today: datetime.date | None = None
+    other: Other | None = None
 
     def correction(self, replica: Replica, profiles: Sequence[Profile] = ()) -> Correction:
         """The evidence that wins for this replica; ``profiles`` are those of its accelerator type.
 
-        Profiles of another width correct it by their group's scalar.
+        Profiles of another width correct it by their group's scalar; without any, public runs of the like (``GROUPS``)
+        say which model of the time is the nearest.
         """
         found = [self.live[key]] if (key := key_of(replica)) in self.live else []
         group = [one for one in profiles if self._is_of_group(one, replica)]
@@ -91,7 +93,8 @@ class Evidence:
             )
             if scalar is not None:
                 found.append(scalar)
-        return best_evidence(found, otherwise=roofline_of(replica))
+        public = group_evidence(replica, GROUPS, engine_version=self.engine_version, today=self.today, other=self.other)
+        return best_evidence(found, otherwise=public or roofline_of(replica))
 
     def _is_of_group(self, profile: Profile, replica: Replica) -> bool:
         return (
@@ -106,7 +109,7 @@ class Evidence:
     def _age(self, measured_on: datetime.date) -> float:
         if self.today is None:
             return 0.0
-        return float(max(0, (self.today - measured_on).days) // _AGE_STEP_DAYS * _AGE_STEP_DAYS)
+        return float(max(0, (self.today - measured_on).days) // AGE_STEP_DAYS * AGE_STEP_DAYS)
 
 
 NO_EVIDENCE = Evidence()

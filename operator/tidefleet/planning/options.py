@@ -11,6 +11,7 @@ from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.disaggregated import Disaggregated, pair
 from tidefleet.economics.evidence import Correction
+from tidefleet.economics.groups import Other
 from tidefleet.economics.money import ChipCost, power_usd_per_hour
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import CannotServe, Estimate, estimate
@@ -202,9 +203,13 @@ class EstimateMemo:
 
     Bounded: a tenth, what was asked for longest ago, goes when ``limit`` entries are reached, or twice what the last
     pass over a fleet asked for. A fixed limit below that would forget each estimate just before it is asked for again.
+
+    Attributes:
+        other: the model of the time beside the roofline that estimates may rest on; ``None``: there is none.
     """
 
     limit: int = 20_000
+    other: Other | None = None
     _asked: int = 0
     _last_pass: int = 0
     _known: dict[tuple[object, ...], Estimate | CannotServe] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def rates_of(plan: PoolPlan, classes: Sequence[ClassDemand]) -> dict[str, TokenR
             for position, rate in enumerate((found.uncached_input, found.cached_input, found.output)):
                 parts[position] += share * rate
         raw[wclass.name] = TokenRates(*parts)
-    bill = served * 3600.0 * sum(one.share * _mean_usd(one.shape, raw[one.name]) for one in classes)
+    bill = served * 3600.0 * sum(one.share * request_usd(one.shape, raw[one.name]) for one in classes)
     scale = plan.usd_per_hour / bill if bill > 0 else 0.0
     return {
         name: TokenRates(scale * one.uncached_input, scale * one.cached_input, scale * one.output)
@@ -109,6 +109,6 @@ def rates_of(plan: PoolPlan, classes: Sequence[ClassDemand]) -> dict[str, TokenR
     }
 
 
-def _mean_usd(shape: TokenShape, rates: TokenRates) -> float:
-    """USD of a mean request."""
+def request_usd(shape: TokenShape, rates: TokenRates) -> float:
+    """USD of a mean request at these USD per token."""
     return shape.uncached * rates.uncached_input + shape.cached * rates.cached_input + shape.output_mean * rates.output

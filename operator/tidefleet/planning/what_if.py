@@ -21,6 +21,14 @@ KINDS: Mapping[str, str] = {
     "hit": "a pool or class, e.g. hit:chat=0.3",
     "api-price": "a provider, or nothing for all, e.g. api-price:*0.2",
 }
+"""What can be asked of a plan: the kinds of question, and what each is about."""
+
+MONEY_KINDS: Mapping[str, str] = {
+    **KINDS,
+    "sell-price": "a class, or nothing for all, e.g. sell-price:chat*0.2",
+    "electricity": "the tariff of owned chips, e.g. electricity:*2",
+}
+"""What can be asked of money over months."""
 
 _SHAPE = re.compile(r"(?P<kind>[a-z-]+):(?P<target>[^=*]*)(?P<op>[=*])(?P<value>[^=*]+)")
 _MOST = 1e9
@@ -32,7 +40,7 @@ class BadQuestion(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """One change: ``kind`` is a key of ``KINDS``, ``target`` a name or empty for all, ``op`` is ``=`` or ``*``."""
+    """One change: ``kind`` is one of ``MONEY_KINDS``, ``target`` a name or empty for all, ``op`` is ``=`` or ``*``."""
 
     kind: str
     target: str
@@ -47,15 +55,18 @@ class WhatIf:
         return self.value if self.op == "=" else before * self.value
 
 
-def parse_what_if(text: str) -> WhatIf:
+def parse_what_if(text: str, kinds: Mapping[str, str] = KINDS) -> WhatIf:
     """A question from its words.
+
+    Args:
+        kinds: those that may be asked, with what each is about and an example.
 
     Raises:
         BadQuestion: it is none; the message says what is expected.
     """
     match = _SHAPE.fullmatch(text.strip())
-    if match is None or match["kind"] not in KINDS:
-        raise BadQuestion(f"{text!r}; expected one of: {'; '.join(KINDS.values())}")
+    if match is None or match["kind"] not in kinds:
+        raise BadQuestion(f"{text!r}; expected one of: {'; '.join(kinds.values())}")
     try:
         value = float(match["value"])
     except ValueError:
@@ -67,7 +78,7 @@ def parse_what_if(text: str) -> WhatIf:
         numbers = (
             f"a number {'above' if least_excluded else 'from'} 0 {'and at most' if least_excluded else 'to'} {most:g}"
         )
-        raise BadQuestion(f"{text!r} has the value {match['value']!r}; expected {numbers} for {KINDS[kind]}")
+        raise BadQuestion(f"{text!r} has the value {match['value']!r}; expected {numbers} for {kinds[kind]}")
     return WhatIf(kind, match["target"].strip(), op, value)
 
 

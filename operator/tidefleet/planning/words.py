@@ -20,7 +20,12 @@ def rounded_down(value: float, digits: int = 2) -> float:
     return rounded(short - 10.0 ** (math.floor(math.log10(value)) + 1 - digits), digits)
 
 
-_PROVENANCES = {"Live": "calibrated live", "Profile": "measured profile", "Group": "calibrated by group"}
+_PROVENANCES = {
+    "Live": "calibrated live",
+    "Profile": "measured profile",
+    "Group": "calibrated by group",
+    "AIConfigurator": "aiconfigurator",
+}
 
 
 def sureness(provenance: str, sigma: float) -> str:

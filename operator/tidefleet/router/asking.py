@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tidefleet.api import WorkloadClass
 from tidefleet.api.workload_class import ObjectiveMetric
+from tidefleet.economics.revenue import Prices
 from tidefleet.router.bodies import Body
 from tidefleet.router.pool_state import PoolState
 from tidefleet.router.tokens import Tokens
@@ -136,40 +137,23 @@ def _output(wclass: WorkloadClass | None) -> float:
     return float(mean) if mean else DEFAULT_OUTPUT_TOKENS
 
 
-def revenue_usd(wclass: WorkloadClass | None, ask: Ask, *, cached_tokens: float = 0.0) -> float | None:
-    """What a request earns in USD; None where nothing says so.
+def revenue_usd(prices: Prices | None, ask: Ask, *, cached_tokens: float = 0.0) -> float | None:
+    """What a request earns in USD at its class's prices; None where nothing says so.
 
-    A seat pays by the month: a request earns its tokens' part of that.
+    Args:
+        cached_tokens: of its prompt, that are found in a cache.
     """
-    told = wclass.spec.revenue if wclass is not None else None
-    if told is None:
+    if prices is None:
         return None
-    total = ask.tokens + ask.output_tokens
-    if told.free is not None:
-        return 0.0
-    if told.internal is not None:
-        return total * float(told.internal.usd_per_million_tokens) / 1e6
-    if told.seat is not None:
-        uses = told.seat.tokens_per_seat_month
-        return total * float(told.seat.usd_per_month) / uses.mean if uses is not None and uses.mean else None
-    if told.usage is None:
-        return None
-    usage, plain = told.usage, float(told.usage.usd_per_million_input_tokens)
-    cached, written = usage.usd_per_million_cached_input_tokens, usage.usd_per_million_cache_write_tokens
-    fresh = plain if written is None or ask.cache_ttl_seconds is None else float(written)
-    held = min(float(ask.tokens), cached_tokens)
-    earned = (
-        held * (plain if cached is None else float(cached))
-        + (ask.tokens - held) * fresh
-        + ask.output_tokens * float(usage.usd_per_million_output_tokens)
-    ) / 1e6
-    discount = float(usage.batch_discount) if usage.batch_discount is not None and ask.is_deferrable else 0.0
-    return earned * (1.0 - discount)
+    writes = ask.cache_ttl_seconds is not None
+    return prices.request_usd(
+        float(ask.tokens), cached_tokens, ask.output_tokens, writes_cache=writes, batch=ask.is_deferrable
+    )
 
 
 def priced(pool: PoolState, ask: Ask) -> Ask:
     """A request with its margin, counted with what the endpoint that holds most of its prompt need not prefill."""
     held = held_tokens(ask, pool.table, pool.match(ask.keys, exact=ask.token_exact))[0]
     cached = float(held.max()) if len(held) else 0.0
-    earned = revenue_usd(pool.class_named(ask.wclass), ask, cached_tokens=cached)
+    earned = revenue_usd(pool.prices.get(ask.wclass), ask, cached_tokens=cached)
     return with_margin(ask, pool.table, earned, cached_tokens=cached)

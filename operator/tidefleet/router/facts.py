@@ -11,8 +11,10 @@ from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.inference_pool import KVMedium
 from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture, UnusableConfig, architecture_from_config
+from tidefleet.economics.energy import prefill_joules
 from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica
+from tidefleet.economics.roofline import prefill
 from tidefleet.planning.from_api import accelerator_of, chosen_price
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.serving_pods import Rank
@@ -23,6 +25,8 @@ UNKNOWN_RATES = Rates(prefill_seconds_per_token=1.0 / 8000.0, step_seconds=0.02)
 """Of an engine on hardware that nothing is known of: an assumption, corrected by what its requests take."""
 UNKNOWN_KV_TOKENS = 200_000.0
 DEFAULT_BLOCK_TOKENS = 16
+PREFILL_TOKENS = 4096.0
+"""At which the power of a prefill is worked out."""
 
 _MEDIA = (KVMedium.HOST, KVMedium.DISK, KVMedium.SHARED)
 
@@ -57,7 +61,10 @@ def endpoint_of(
         kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
         tier_tokens=_tier_tokens(spec, rates.kv_bytes_per_token),
         loras=frozenset({*rank.adapters, *adapters}),
-        usd_per_second=_usd_per_second(rank, spec, kind),
+        usd_per_second=usd_per_second(rank, spec, kind),
+        chips=rank.chips,
+        capacity_type=capacity_type(rank, spec),
+        prefill_watts=_prefill_watts(replica) if replica is not None else None,
         store=store_of(pool),
         draining=rank.leaving,
     )
@@ -93,6 +100,14 @@ def _tier_tokens(spec: InferencePool | None, bytes_per_token: float) -> tuple[fl
 @lru_cache(maxsize=256)
 def _rates(replica: Replica, tiers: Tiers) -> Rates:
     return rates_of(replica, tier_bytes_per_second=tiers[0], tier_latency_seconds=tiers[1])
+
+
+@lru_cache(maxsize=256)
+def _prefill_watts(replica: Replica) -> float | None:
+    """Power of all chips in the middle of a prompt; what depends on its length is within the law's own error."""
+    seconds = float(prefill(replica, PREFILL_TOKENS, 0.0).seconds[0])
+    joules = prefill_joules(replica, PREFILL_TOKENS)
+    return joules / seconds if joules is not None and seconds > 0.0 else None
 
 
 def _unknown_rates(rank: Rank, spec: InferencePool | None) -> Rates:
@@ -148,11 +163,15 @@ def _model(rank: Rank, spec: InferencePool | None) -> Architecture | None:
     return catalogue.models().get(name)
 
 
-def _usd_per_second(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | None) -> float:
+def capacity_type(rank: Rank, spec: InferencePool | None) -> str:
+    """As what its chips are paid: as the plan has them on that accelerator, else on demand."""
+    planned = spec.status.plan.options if spec is not None and spec.status and spec.status.plan else ()
+    return next((str(one.capacity_type) for one in planned if one.accelerator == rank.accelerator), "OnDemand")
+
+
+def usd_per_second(rank: Rank, spec: InferencePool | None, kind: AcceleratorType | None) -> float:
     """Rent of its chips; 0 where no price is known, and with it for all, a pick counts seconds alone."""
     if kind is None:
         return 0.0
-    planned = spec.status.plan.options if spec is not None and spec.status and spec.status.plan else ()
-    ways = [str(one.capacity_type) for one in planned if one.accelerator == rank.accelerator] or ["OnDemand"]
-    price = chosen_price(kind, ways[0]) or chosen_price(kind, "OnDemand")
+    price = chosen_price(kind, capacity_type(rank, spec)) or chosen_price(kind, "OnDemand")
     return float(price.usd_per_chip_hour) * rank.chips / 3600.0 if price is not None else 0.0

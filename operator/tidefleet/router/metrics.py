@@ -18,16 +18,16 @@ class _Served:
 
     prompt: Counter
     predicted: Counter
-    output: Counter
     ttft: Histogram
+    cost: Histogram
 
     @classmethod
     def of(cls, telemetry: Telemetry, labels: dict[str, str]) -> Self:
         return cls(
             telemetry.counter("router_prompt_tokens_total", **labels),
             telemetry.counter("router_predicted_hit_tokens_total", **labels),
-            telemetry.counter("router_output_tokens_total", **labels),
             telemetry.histogram("router_ttft_seconds", **labels),
+            telemetry.histogram("request_cost_usd", **labels),
         )
 
 
@@ -39,6 +39,7 @@ class RouterMeter:
         self._decided: dict[tuple[str, str], tuple[Counter, Histogram | None]] = {}
         self._requests: dict[tuple[str, str, str], Counter] = {}
         self._served: dict[tuple[str, str], _Served] = {}
+        self._output: dict[tuple[str, str, str], Counter] = {}
 
     def decided(self, pool: str, outcome: str, seconds: float) -> None:
         """A request was answered, or refused."""
@@ -61,6 +62,8 @@ class RouterMeter:
             requests = self._telemetry.counter("router_requests_total", **_labels(pool, done.wclass), status=status)
             self._requests[pool, done.wclass, status] = requests
         requests.inc()
+        if done.outcome:
+            self._of_pool("pool_tasks_total", 1.0, pool, outcome=done.outcome)
         if not done.ended_well:
             return
         served = self._served.get((pool, done.wclass))
@@ -68,12 +71,34 @@ class RouterMeter:
             served = self._served[pool, done.wclass] = _Served.of(self._telemetry, _labels(pool, done.wclass))
         served.prompt.inc(max(0, done.tokens))
         served.predicted.inc(max(0, done.predicted))
-        served.output.inc(max(0, done.output_tokens))
+        slo = done.slo or "none"
+        output = self._output.get((pool, done.wclass, slo))
+        if output is None:
+            output = self._telemetry.counter("router_output_tokens_total", **_labels(pool, done.wclass), slo=slo)
+            self._output[pool, done.wclass, slo] = output
+        output.inc(max(0, done.output_tokens))
+        if done.usd is not None:
+            served.cost.observe(done.usd)
+        if done.recomputed_tokens > 0:
+            self._of_pool(
+                "pool_recomputed_tokens_total", float(done.recomputed_tokens), pool, cause=done.recomputed_cause
+            )
+        for tier, joules in done.avoided_joules:
+            self._of_pool("pool_energy_avoided_joules_total", joules, pool, tier=tier)
         if done.cached is not None:
             # Its series appears with the first engine that says what it had cached.
             self._telemetry.count("router_cached_tokens_total", float(done.cached), **_labels(pool, done.wclass))
         if done.ttft_seconds is not None:
             served.ttft.observe(done.ttft_seconds)
+
+    def _of_pool(self, name: str, amount: float, pool: str, **labels: str) -> None:
+        namespace, own = _split(pool)
+        self._telemetry.count(name, amount, namespace=namespace, pool=own, **labels)
+
+    def records(self, sink: str, written: int, lost: int) -> None:
+        """Usage records since the last call."""
+        self._telemetry.count("usage_records_total", float(written), sink=sink, result="written")
+        self._telemetry.count("usage_records_total", float(lost), sink=sink, result="lost")
 
     def gauges(self, pools: Iterable[PoolState]) -> None:
         """What is now."""
@@ -104,7 +129,7 @@ class RouterMeter:
     def forget(self, pool: str) -> None:
         """A pool is gone."""
         namespace, name = _split(pool)
-        for held in (self._decided, self._requests, self._served):
+        for held in (self._decided, self._requests, self._served, self._output):
             held.clear()  # of the other pools, too: they are found again
         self._telemetry.forget(namespace=namespace, pool=name)
 

@@ -8,20 +8,22 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from tidefleet.router import flights
 from tidefleet.router.asking import ask_of, priced
 from tidefleet.router.bodies import BadBody, Body, Format, read
+from tidefleet.router.books import Books
 from tidefleet.router.chooser import Answer, Choice, Hold, Refusal, RequestHead
 from tidefleet.router.discovery import Fleet, ServedPool
+from tidefleet.router.flights import Flight
 from tidefleet.router.pool_state import Ended, Limits, PoolState, Request
 from tidefleet.router.subset import host_of
 from tidefleet.router.tokens import CannotRender, PromptTokens, Tokens
 from tidefleet.router.usage import UsageReader
-from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.pick import Pick, Queued, Refused, pick
 from tidefleet.routing.queue import Removed
 from tidefleet.routing.request import Ask
@@ -57,21 +59,6 @@ class Meter(Protocol):
     def ended(self, pool: str, done: Ended) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A request from its pick to its end: the ticket that the wire hands back."""
-
-    pool: PoolState
-    chosen: Pick
-    body: Body | None
-    began: float
-    reader: UsageReader
-    address: str = ""
-    account: Ticket | None = None
-    status: int | None = None
-    first_at: float | None = None
-
-
 class Picker:
     """Implements ``chooser.Chooser``; one event loop owns it.
 
@@ -82,6 +69,7 @@ class Picker:
         threads: where long prompts are encoded.
         pool_header: a header by which the gateway names the pool (``namespace/name`` or ``name``); empty: none is
             trusted. Clients must not be able to set it.
+        books: what requests come to and what tenants may use; without, nobody keeps account of either.
     """
 
     def __init__(
@@ -94,11 +82,12 @@ class Picker:
         limits: Limits | None = None,
         pool_header: str = "",
         meter: Meter | None = None,
+        books: Books | None = None,
         seed: int = 0,
     ) -> None:
         self._secret, self._now, self._tokens_of, self._threads = secret, now, tokens_of, threads
         self._limits, self._pool_header, self._seed = limits or Limits(), pool_header.lower(), seed
-        self._meter = meter
+        self._meter, self._books = meter, books
         self.pools: dict[str, PoolState] = {}
         self.recent: deque[tuple[float, Pick]] = deque(maxlen=KEPT_PICKS)
         self._by_model: dict[str, tuple[str, ...]] = {}
@@ -205,7 +194,23 @@ class Picker:
     ) -> Answer | Awaitable[Answer]:  # fmt: skip
         ask = ask_of(state, body, head.headers, tokens=tokens, secret=self._secret, now=began)
         told = state.by_priority and body is not None and body.format in TAKE_A_PRIORITY
-        request = Request(body, head.subset, began, raw=raw if told else None)
+        request = Request(body, head.subset, began, raw=raw if told else None, headers=head.headers)
+        books, billing = self._books, state.billings.get(ask.wclass)
+        if books is None or billing is None or billing.limit is None:
+            return self._placed(state, head, ask, request)
+        admitted = books.limiter.takes(billing, ask, began)
+        if isinstance(admitted, Refusal):
+            return self._refused(state.served.key, admitted, "capped", began, ask)
+        request.reserved = admitted
+        answer = self._placed(state, head, ask, request)
+        if request.reserved is not None:
+            books.limiter.ends(billing, ask.tenant, admitted, began, tokens=0.0, usd=0.0)
+            request.reserved = None
+        return answer
+
+    def _placed(self, state: PoolState, head: RequestHead, ask: Ask, request: Request) -> Answer | Awaitable[Answer]:
+        """The answer to a request whose tenant may have it."""
+        began = request.began
         if ask.is_deferrable and len(state.deferred):
             return Hold() if head.may_hold else self._defer(state, ask, request)
         found = self._try(state, ask, request)
@@ -228,20 +233,30 @@ class Picker:
             headers = (("retry-after", str(after)),) if after is not None else ()
             state.totals.refused += 1
             return self._refused(
-                state.served.key, Refusal(found.status, found.reason, headers), f"refused-{found.status}", began
+                state.served.key, Refusal(found.status, found.reason, headers), f"refused-{found.status}", began, ask
             )
         self.recent.append((now, found))
         flight = Flight(state, found, body, now, UsageReader(is_stream=body is not None and body.stream), found.address)
         flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
+        if self._books is not None:
+            flight.came, flight.headers, flight.reserved = began, request.headers, request.reserved
+            request.reserved = None
+            if is_next:
+                self._books.waited(flight, now)
         if self._meter is not None:
             self._meter.decided(state.served.key, "picked", self._now() - began)
         extra = ((PREFILL_HEADER, found.prefill_address),) if found.prefill_address is not None else ()
         told = with_priority(request.raw, found.engine_priority) if request.raw is not None else None
         return Choice((found.address, *found.fallbacks), flight, extra, body=told)
 
-    def _refused(self, pool: str, refusal: Refusal, outcome: str, began: float) -> Refusal:
+    def _refused(self, pool: str, refusal: Refusal, outcome: str, began: float, ask: Ask | None = None) -> Refusal:
+        """Count a refusal; of a request whose pool and class are known, keep a record."""
+        now = self._now()
         if self._meter is not None:
-            self._meter.decided(pool, outcome, self._now() - began)
+            self._meter.decided(pool, outcome, now - began)
+        state = self.pools.get(pool)
+        if self._books is not None and ask is not None and state is not None:
+            self._books.refused(state, ask, began, now)
         return refusal
 
     # --- requests that wait ------------------------------------------------------------------------------------------
@@ -264,7 +279,7 @@ class Picker:
         why = state.deferred.offer(ask, request, self._now())
         if why is not None:
             refusal = Refusal(429, why, (("retry-after", str(DEFERRED_RETRY_SECONDS)),))
-            return self._refused(key, refusal, "refused-429", began)
+            return self._refused(key, refusal, "refused-429", began, ask)
         request.answer = asyncio.get_running_loop().create_future()
         self._pump_later(state)
         try:
@@ -277,7 +292,7 @@ class Picker:
                 f"no endpoint had slack for deferrable work within {self._limits.defer_seconds:.0f} s; send it again"
             )
             refusal = Refusal(429, words, (("retry-after", str(DEFERRED_RETRY_SECONDS)),))
-            return self._refused(key, refusal, "refused-429", began)
+            return self._refused(key, refusal, "refused-429", began, ask)
         except asyncio.CancelledError:
             self._gone(request)
             state.deferred.remove([request])
@@ -294,7 +309,8 @@ class Picker:
     def _let_go(self, state: PoolState, gone: Removed[Request]) -> None:
         waiting = gone.entry.handle
         refusal = Refusal(gone.status, gone.reason, (("retry-after", "1"),))
-        _answer(waiting, self._refused(state.served.key, refusal, f"refused-{gone.status}", waiting.began))
+        outcome = f"refused-{gone.status}"
+        _answer(waiting, self._refused(state.served.key, refusal, outcome, waiting.began, gone.entry.ask))
 
     def _pump_later(self, state: PoolState) -> None:
         key = state.served.key
@@ -324,7 +340,11 @@ class Picker:
                 _answer(waiting, found)
             elif entry.ask.is_deferrable and len(state.table):  # the pool woke up: from here on it waits for slack
                 if (why := state.deferred.offer(entry.ask, waiting, now)) is not None:
-                    _answer(waiting, self._refused(state.served.key, Refusal(429, why), "refused-429", waiting.began))
+                    refusal = Refusal(429, why)
+                    _answer(
+                        waiting,
+                        self._refused(state.served.key, refusal, "refused-429", waiting.began, entry.ask),
+                    )
             else:
                 state.queue.put_back(entry)
                 return
@@ -332,9 +352,9 @@ class Picker:
 
     def _pump_deferred(self, state: PoolState, now: float) -> None:
         """Let deferrable work into what slack there is, once nobody else waits."""
-        for _, late in state.deferred.expire(now):
+        for ask, late in state.deferred.expire(now):
             refusal = Refusal(429, "its deadline passed while it waited for slack")
-            _answer(late, self._refused(state.served.key, refusal, "refused-429", late.began))
+            _answer(late, self._refused(state.served.key, refusal, "refused-429", late.began, ask))
         while (first := state.deferred.next()) is not None:
             ask, waiting = first
             if not waiting.gone:
@@ -349,42 +369,22 @@ class Picker:
     def served(self, ticket: object, address: str | None, status: int | None, now: float) -> None:
         """Response headers came: the endpoint that answered is the truth."""
         flight = _flight(ticket)
-        if flight is None:
-            return
-        flight.status = status
-        state, ask = flight.pool, flight.chosen.ask
-        if address and address != flight.address:
-            if flight.account is not None:
-                state.table.end(flight.account, now)
-                state.table.failed(flight.address, now)
-            flight.address, flight.account = address, None
-            if address in state.table:
-                flight.account = state.table.begin(ask, address, now, work=flight.chosen.work_at(address))
-        if status is not None and status in _FAULTS:
-            state.table.failed(flight.address, now)
-        elif status is not None and status < 400 and not ask.token_exact and len(ask.keys):
-            held = flight.chosen.hit_tokens[0] if flight.address == flight.chosen.address else 0
-            state.placed(flight.address, ask.keys, known=held // ask.block_size)
+        if flight is not None:
+            flights.served(flight, address, status, now)
 
     def body(self, ticket: object, chunk: bytes, end: bool, now: float) -> None:
         """A piece of the response passed."""
-        del end
         flight = _flight(ticket)
-        if flight is None:
-            return
-        reader = flight.reader
-        reader.feed(chunk)
-        if reader.started and flight.first_at is None and (flight.status is None or flight.status < 400):
-            flight.first_at = now
-            if flight.account is not None:
-                flight.pool.table.first_token(flight.account, now)
+        if flight is not None:
+            flights.passed(flight, chunk, end, now)
 
     def closed(self, ticket: object, now: float) -> None:
         """It is over."""
         flight = _flight(ticket)
         if flight is None:
             return
-        usage, ask, state = flight.reader.usage(), flight.chosen.ask, flight.pool
+        usage, ask, state, books = flight.reader.usage(), flight.chosen.ask, flight.pool, self._books
+        again = books.recomputed(flight, usage) if books is not None else (0, "")
         if flight.account is not None:
             state.table.end(
                 flight.account,
@@ -405,6 +405,9 @@ class Picker:
             output_tokens=usage.output,
             ttft_seconds=None if flight.first_at is None else flight.first_at - flight.began,
         )
+        if books is not None:
+            done.recomputed_tokens, done.recomputed_cause = again
+            books.settle(flight, usage, done, now)
         state.totals.add(done)
         if self._meter is not None:
             self._meter.ended(state.served.key, done)
@@ -439,10 +442,6 @@ class Picker:
             with contextlib.suppress(asyncio.CancelledError):
                 await pump
         self._pumps.clear()
-
-
-_FAULTS = frozenset({500, 502, 503, 504})
-"""Statuses that an engine, or the gateway for it, gives where the request is not at fault."""
 
 
 def _answer(request: Request, found: Choice | Refusal) -> None:

@@ -7,15 +7,19 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.economics.revenue import Prices
+from tidefleet.planning.earning import prices_of_class
+from tidefleet.router.billing import Billing, billings_of
 from tidefleet.router.bodies import Body
 from tidefleet.router.chooser import Choice, Refusal
 from tidefleet.router.discovery import ServedPool
 from tidefleet.router.facts import DEFAULT_BLOCK_TOKENS, endpoint_of, store_of
+from tidefleet.router.limiting import Reserved
 from tidefleet.router.serving_pods import Rank
 from tidefleet.router.tokens import PromptTokens
 from tidefleet.routing.defer import Deferred
@@ -71,6 +75,11 @@ class Ended:
     Attributes:
         predicted, cached: prompt tokens held as the pick thought, and as the engine counted (None: it did not say).
         ttft_seconds: from the pick on; None without a first token.
+        usd: None where its price is not known, or nobody keeps books.
+        slo: ``met``, ``missed`` or nothing, by the objectives of its class.
+        recomputed_tokens, recomputed_cause: see ``routing.recomputed``.
+        avoided_joules: by tier.
+        outcome: of its task, where it is the first to tell that.
     """
 
     wclass: str
@@ -80,6 +89,12 @@ class Ended:
     cached: int | None
     output_tokens: int
     ttft_seconds: float | None
+    usd: float | None = None
+    slo: str = ""
+    recomputed_tokens: int = 0
+    recomputed_cause: str = ""
+    avoided_joules: tuple[tuple[str, float], ...] = ()
+    outcome: str = ""
 
     @property
     def ended_well(self) -> bool:
@@ -141,6 +156,8 @@ class Request:
     Attributes:
         answer: set when it has waited; gone: its client went away.
         raw: the client's bytes, where the engine is to be told a priority.
+        headers: of the client.
+        reserved: of its tenant's limit, until its first try.
     """
 
     body: Body | None
@@ -149,6 +166,8 @@ class Request:
     answer: asyncio.Future[Choice | Refusal] | None = None
     gone: bool = False
     raw: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reserved: Reserved | None = None
 
 
 class PoolState:
@@ -161,6 +180,9 @@ class PoolState:
         bytes_per_token: of text, learned from what engines count.
         adapters: names by which requests ask for an adapter instead of the model.
         by_priority: every engine serves requests by the priority that they carry.
+        prices: what tokens earn, by class; of classes that say so.
+        billings: by class name; the empty name is that of requests that belong to none.
+        models: names that requests may ask for.
     """
 
     def __init__(
@@ -188,11 +210,14 @@ class PoolState:
         self.kv_tokens: dict[str, float] = {}
         self.adapters: frozenset[str] = frozenset()
         self.by_priority = False
+        self.billings: Mapping[str, Billing] = billings_of(served)
+        self.models = served.models
         self._slots: dict[str, int] = {}
         self._store = store_of(served)
         self._secret = secrets.token_bytes(16)
         self._salts: dict[str | None, int] = {}
         self._classes: tuple[WorkloadClass, ...] = ()
+        self.prices: dict[str, Prices] = {}
         self._accelerators: Mapping[str, AcceleratorType] = {}
         self.odd: dict[str, str] = {}
         self.totals = Totals()
@@ -207,7 +232,9 @@ class PoolState:
         told_anew = served.spec is not self.served.spec or accelerators != self._accelerators
         self.served, self._accelerators = served, accelerators
         named = served.spec.spec.model.adapters if served.spec is not None else ()
+        self.billings, self.models = billings_of(served), served.models
         self._classes = tuple(sorted(served.classes, key=lambda one: (-(one.spec.priority or 0), one.name)))
+        self.prices = {one.name: prices for one in self._classes if (prices := prices_of_class(one)) is not None}
         ready = {one.address: one for one in served.ranks if one.ready or (one.address in self.ranks and one.leaving)}
         self.block_tokens = _usual_block(ready.values())
         for address in [one for one in self.ranks if one not in ready]:

@@ -23,14 +23,17 @@ import uvloop
 from tidefleet import __version__
 from tidefleet.cluster.connection import connect
 from tidefleet.router import ext_proc
+from tidefleet.router.books import Books
 from tidefleet.router.discovery import Discovery, Fleet, ServedPool
 from tidefleet.router.health import Health
 from tidefleet.router.hearing import Hearing
 from tidefleet.router.http import RouterHttp
+from tidefleet.router.limiting import Limiter
 from tidefleet.router.metrics import RouterMeter
 from tidefleet.router.observing import Observer
 from tidefleet.router.picking import Picker
 from tidefleet.router.pool_state import Limits
+from tidefleet.router.recording import Recording, RecordSettings
 from tidefleet.router.server import Server, serve, tls_context
 from tidefleet.router.tokens import NoTokenizer, PromptTokens
 from tidefleet.telemetry import Telemetry
@@ -53,6 +56,10 @@ class Settings:
         reuse_port: several processes share the port.
         listen_when_ready: gateways are let in once the fleet is known, not before: a process that shares its port
             would be asked by some while others know more.
+        records: where usage records go.
+        limits_share: of tenants' limits, that is this router's own.
+        limits_file: in which the processes of one router count tenants' use together; see ``limiting``.
+        worker: number of this process among them.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -72,6 +79,14 @@ class Settings:
     listen_when_ready: bool = False
     limits: Limits = field(default_factory=Limits)
     observe_seconds: float = 1.0
+    records: RecordSettings = field(default_factory=RecordSettings)
+    limits_share: float = 1.0
+    limits_file: Path | None = None
+    worker: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.limits_share <= 1.0:
+            raise ValueError(f"--limits-share is {self.limits_share}; expected more than 0 and at most 1, e.g. 0.5")
 
 
 class RouterProcess:
@@ -101,6 +116,7 @@ class RouterProcess:
         self._discovery: Discovery | None = None
         self._server: Server | None = None
         self.picker: Picker | None = None
+        self._recording: Recording | None = None
 
     def end(self) -> None:
         """Ask it to end; from any thread."""
@@ -126,6 +142,14 @@ class RouterProcess:
         self.telemetry.set("build_info", 1.0, version=__version__)
         health = Health(ready=False)
         threads = ThreadPoolExecutor(max_workers=max(1, min(4, (os.cpu_count() or 2) - 1)), thread_name_prefix="tokens")
+        recording = None
+        if settings.records.is_on:
+            recording = self._recording = Recording(settings.records, worker=settings.worker, now=loop.time)
+        books = Books(
+            secret=settings.secret,
+            limiter=Limiter(share=settings.limits_share, shared=settings.limits_file),
+            record=recording.add if recording is not None else None,
+        )
         picker = self.picker = Picker(
             secret=settings.secret,
             now=loop.time,
@@ -134,6 +158,7 @@ class RouterProcess:
             limits=settings.limits,
             pool_header=settings.pool_header,
             meter=self.meter,
+            books=books,
             seed=os.getpid(),
         )
         hearing = Hearing(loop.time)
@@ -144,6 +169,8 @@ class RouterProcess:
         await http.start(settings.http_host, settings.http_port)
         keeper = loop.create_task(self._keep_up(picker, hearing, health), name="fleet")
         observer.start()
+        if recording is not None:
+            recording.start()
         log.info("http on %s:%d", settings.http_host, http.port)
         self._started(settings.port if self._server is None else self._server.port, http.port)
         waiter = loop.create_task(self._ended.wait())
@@ -175,6 +202,8 @@ class RouterProcess:
             await picker.close()
             if self._server is not None:
                 await self._server.close()
+            if recording is not None:
+                await recording.close()
             await http.close()
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -197,6 +226,9 @@ class RouterProcess:
         telemetry = self.telemetry
         if self.picker is not None:
             self.meter.gauges(self.picker.pools.values())
+        if self._recording is not None:
+            for sink, written, lost in self._recording.counts():
+                self.meter.records(sink, written, lost)
         if self._server is not None:
             telemetry.set("router_streams", float(self._server.streams))
             telemetry.set("router_held_bytes", float(self._server.budget.held_bytes))
@@ -230,6 +262,8 @@ class RouterProcess:
     async def _take(self, picker: Picker, hearing: Hearing, health: Health, fleet: Fleet) -> None:
         gone = set(picker.pools) - {one.key for one in fleet.pools}
         picker.update(fleet)
+        if self._recording is not None:
+            self._recording.take(fleet)
         await hearing.follow(picker.pools.values())
         for key in gone:
             self.meter.forget(key)

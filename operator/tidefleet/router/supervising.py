@@ -17,8 +17,10 @@ import pickle
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tidefleet import __version__
@@ -26,6 +28,7 @@ from tidefleet.router.discovery import Fleet
 from tidefleet.router.front import Front, Gathered
 from tidefleet.router.process import DRAIN_SECONDS, NOTICE_SECONDS, Settings
 from tidefleet.router.worker import Orders
+from tidefleet.routing.caps import bytes_for
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,7 @@ class Supervisor:
         self._telemetry = Telemetry("router")
         self._gathered = Gathered(self._telemetry)
         self._workers: dict[int, Worker] = {}
+        self._limits_file: Path | None = None
         self._was_ready = False
         self._status = 0
 
@@ -105,7 +109,9 @@ class Supervisor:
             self._gathered,
             wrong=lambda: "the router ends" if ending.is_set() else "",
         )
-        with _held_port(self._settings.host, self._settings.port) as port:
+        with _held_port(self._settings.host, self._settings.port) as port, tempfile.NamedTemporaryFile() as limits:
+            limits.truncate(bytes_for())
+            self._limits_file = Path(limits.name)
             await front.start(self._settings.http_host, self._settings.http_port)
             keepers = [loop.create_task(self._keep(index, port, ending)) for index in range(self._count)]
             watcher = loop.create_task(self._watch(front))
@@ -170,7 +176,14 @@ class Supervisor:
     async def _begin(self, index: int, port: int) -> Worker:
         """Start a process and give it its orders; where its HTTP is comes later."""
         settings = dataclasses.replace(
-            self._settings, port=port, reuse_port=True, listen_when_ready=True, http_host="127.0.0.1", http_port=0
+            self._settings,
+            port=port,
+            reuse_port=True,
+            listen_when_ready=True,
+            http_host="127.0.0.1",
+            http_port=0,
+            limits_file=self._limits_file,
+            worker=index,
         )
         orders = Orders(settings, index, self._fleet, self._log_format, self._log_level)
         process = await asyncio.create_subprocess_exec(

@@ -25,6 +25,7 @@ class Usage:
     Attributes:
         input_tokens: the whole prompt, cached part included.
         cached_tokens: the part of it that was found in a prefix cache.
+        reasoning_tokens: the part of the output that nobody sees, where the engine tells it.
         counted: events of the stream that carry output, a stand-in for `output_tokens` where those are not told.
     """
 
@@ -32,6 +33,7 @@ class Usage:
     cached_tokens: int | None = None
     output_tokens: int | None = None
     counted: int = 0
+    reasoning_tokens: int | None = None
 
     @property
     def output(self) -> int:
@@ -88,7 +90,9 @@ class UsageReader:
             merged = {**first, **{name: value for name, value in last.items() if value}}
         prompt, cached = _prompt(merged)
         output = _count(merged.get("completion_tokens", merged.get("output_tokens")))
-        return Usage(prompt, cached, output, self._counted)
+        details = merged.get("completion_tokens_details", merged.get("output_tokens_details"))
+        reasoning = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+        return Usage(prompt, cached, output, self._counted, reasoning)
 
 
 _OUTPUT_WORDS = (

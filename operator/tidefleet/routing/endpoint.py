@@ -26,7 +26,10 @@ class Endpoint:
         tier_tokens: tokens of KV that host, disk and its part of the shared store hold; infinite = not told.
         loras: adapters that it has loaded.
         lora_load_seconds: time in which it loads another one on demand; ``None`` = it cannot.
-        usd_per_second: price of the endpoint.
+        usd_per_second: price of the endpoint; 0 = not known.
+        chips: accelerators that it holds.
+        capacity_type: as what they are paid, e.g. ``OnDemand``.
+        prefill_watts: of all its chips while it prefills; ``None`` = not known.
         store: name of the shared KV store that it reads and writes; empty = none.
         draining: it finishes what it has and takes nothing more.
     """
@@ -42,6 +45,9 @@ class Endpoint:
     loras: frozenset[str] = frozenset()
     lora_load_seconds: float | None = None
     usd_per_second: float = 0.0
+    chips: int = 1
+    capacity_type: str = "OnDemand"
+    prefill_watts: float | None = None
     store: str = ""
     draining: bool = False
 
@@ -92,6 +98,9 @@ class Ticket:
         epoch: tells an endpoint from a later one at the same address.
         work: as expected at its begin; ``due`` is when its first token was expected, ``tpot_seconds`` its pace.
         held_tokens: KV that it is counted with while in flight.
+        endpoint: its facts when the request began there.
+        mark: where the clocks of ``metering.Shares`` stood at its first token.
+        share: of the decode steps that it was in, in the mean; known at its end.
     """
 
     ask: Ask
@@ -102,5 +111,8 @@ class Ticket:
     due: float
     tpot_seconds: float
     held_tokens: float
+    endpoint: Endpoint
+    mark: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    share: float = 1.0
     first_at: float | None = None
     ended: bool = False

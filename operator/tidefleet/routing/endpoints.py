@@ -11,11 +11,12 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tidefleet.routing.columns import Columns, Floats, Mask
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
+from tidefleet.routing.metering import Shares, corrected, end_decode
 from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
@@ -23,9 +24,6 @@ from tidefleet.routing.reuse import Retention, Reuse, retention
 from tidefleet.routing.shed import Promises
 
 __all__ = ["AGGREGATED", "DECODE", "PREFILL", "ROLES", "Endpoint", "Endpoints", "Ticket", "Work"]
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 STALE_SECONDS = 5.0
 """An observation older than this corrects nothing."""
@@ -38,8 +36,6 @@ _LEAST_LEARNED_SECONDS = 0.02
 
 _LEARNED = 0.1
 """Weight of one more measured time in an endpoint's correction."""
-
-_WIDEST_CORRECTION = 8.0
 
 _LEAST_HELD = 0.02
 """Share of requests' tokens that a device holds at least, however much they have in common."""
@@ -61,6 +57,7 @@ class _Row:
     endpoint: Endpoint
     epoch: int
     resident: Resident
+    shares: Shares
     health: Health = field(default_factory=Health)
 
 
@@ -84,7 +81,7 @@ _LIVE = (
 )
 
 
-class Endpoints:
+class Endpoints(Columns):
     """The table of one pool. Not thread-safe: one event loop owns it.
 
     Args:
@@ -93,20 +90,6 @@ class Endpoints:
         seed: of the rotation that breaks ties, different in every router.
     """
 
-    slots: NDArray[np.intp]
-    p1: Floats
-    p2: Floats
-    floor: Floats
-    s0: Floats
-    s1: Floats
-    s2: Floats
-    kappa: Floats
-    transfer: Floats
-    capacity: Floats
-    usd: Floats
-    bandwidth: Floats
-    latency: Floats
-    tier_tokens: Floats
     until: Floats
     owed: Floats
     pending: Floats
@@ -123,7 +106,6 @@ class Endpoints:
     seen_pinned: Floats
     held_share: Floats
     served: Floats
-    draining: Mask
     ejected: Mask
     healthy: Mask
 
@@ -180,6 +162,11 @@ class Endpoints:
         """Its row, if the pool has it."""
         return self._at.get(address)
 
+    def is_same(self, address: str, epoch: int) -> bool:
+        """Whether the endpoint of a ticket's address and epoch is still the one there."""
+        at = self._at.get(address)
+        return at is not None and self._rows[at].epoch == epoch
+
     @property
     def is_split(self) -> bool:
         """Whether some endpoints only prefill."""
@@ -193,11 +180,12 @@ class Endpoints:
         if at is not None:
             row = self._rows[at]
             row.endpoint = endpoint
-            row.resident.capacity_tokens = endpoint.kv_capacity_tokens
+            row.resident.capacity_tokens = row.shares.capacity_tokens = endpoint.kv_capacity_tokens
         else:
             self._epochs += 1
             self._at[endpoint.address] = len(self._rows)
-            self._rows.append(_Row(endpoint, self._epochs, Resident(endpoint.kv_capacity_tokens)))
+            room = endpoint.kv_capacity_tokens
+            self._rows.append(_Row(endpoint, self._epochs, Resident(room), Shares(room)))
             fresh = np.zeros((len(_LIVE), 1))
             fresh[[_LIVE.index(one) for one in ("prefill_factor", "step_factor", "held_share")]] = 1.0
             fresh[_LIVE.index("seen_at")] = -np.inf
@@ -313,7 +301,8 @@ class Endpoints:
         tpot = self._rows[at].endpoint.rates.tpot_seconds(
             float(self.running[at] + self.pending[at]), float(self.context[at])
         )
-        ticket = Ticket(ask, address, self._rows[at].epoch, now, work, due, tpot, held)
+        row = self._rows[at]
+        ticket = Ticket(ask, address, row.epoch, now, work, due, tpot, held, row.endpoint)
         if ask.session is not None:
             self.sessions.began(ask.session, now)
         return ticket
@@ -326,9 +315,12 @@ class Endpoints:
         ticket.first_at = now
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
+        ticket.mark = self._rows[at].shares.enter(
+            now, ticket.held_tokens, prefill_seconds=ticket.work.seconds, others=self._others(at, now)
+        )
         expected, took = ticket.due - ticket.began, now - ticket.began
         if expected > _LEAST_LEARNED_SECONDS and took > 0.0:
-            self.prefill_factor[at] = _corrected(float(self.prefill_factor[at]), took / expected)
+            self.prefill_factor[at] = corrected(float(self.prefill_factor[at]), took / expected, _LEARNED)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -359,6 +351,7 @@ class Endpoints:
             self._prefilled(at, ticket, now)
         else:
             self.running[at] = max(0.0, float(self.running[at]) - 1.0)
+            end_decode(self._rows[at].shares, ticket, now, output_tokens, others=self._others(at, now))
         self.context[at] = max(0.0, float(self.context[at]) - ticket.held_tokens)
         if self.running[at] + self.pending[at] == 0.0:
             self.context[at] = 0.0
@@ -367,7 +360,7 @@ class Endpoints:
         if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
             pace = (now - ticket.first_at) / (output_tokens - 1.0)
             expected = ticket.tpot_seconds * float(self.step_factor[at])
-            self.step_factor[at] = _corrected(float(self.step_factor[at]), pace / expected)
+            self.step_factor[at] = corrected(float(self.step_factor[at]), pace / expected, _LEARNED)
         cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
         tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
         self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
@@ -415,7 +408,13 @@ class Endpoints:
         self.evict[at] = kept.loss_of_oldest(self.reuse, now, again_seconds=per_token, below=below)
         if ask.session is not None:
             self.sessions.served(
-                ask.session, ticket.address, tokens=tokens, now=now, wclass=ask.wclass, tool_call=tool_call
+                ask.session,
+                ticket.address,
+                tokens=tokens,
+                now=now,
+                wclass=ask.wclass,
+                tool_call=tool_call,
+                epoch=ticket.epoch,
             )
 
     def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
@@ -436,6 +435,15 @@ class Endpoints:
         if ours > 0.0 and self.context[at] > 0.0:
             share = float(seen) / (float(self.context[at]) * ours / (ours + pending))
             self.held_share[at] += _LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
+
+    def _others(self, at: int, now: float) -> float:
+        """Requests of other routers that run at the endpoint of a row."""
+        return float(self.others_running[at]) if self.seen_at[at] >= now - STALE_SECONDS else 0.0
+
+    def factors(self, address: str) -> tuple[float, float]:
+        """Time that prefill and decode steps take over what an endpoint's rates say; 1 and 1 of one that is gone."""
+        at = self._at.get(address)
+        return (1.0, 1.0) if at is None else (float(self.prefill_factor[at]), self._rows[at].shares.factor)
 
     def in_flight(self, address: str) -> int:
         """Our own requests there."""
@@ -476,45 +484,16 @@ class Endpoints:
 
     def _row_of(self, ticket: Ticket) -> int | None:
         """Its endpoint's row, unless that is gone or another one came to its address."""
-        at = self._at.get(ticket.address)
-        return at if at is not None and self._rows[at].epoch == ticket.epoch else None
+        return self._at[ticket.address] if self.is_same(ticket.address, ticket.epoch) else None
 
     def _reload(self) -> None:
         """Arrays of facts from the rows, and views of the live ones by name."""
         ends = [row.endpoint for row in self._rows]
-        rates = [one.rates for one in ends]
         self._addresses = tuple(one.address for one in ends)
-        self.slots = np.array([one.slot for one in ends], dtype=np.intp)
-        self.p1 = np.array([one.prefill_seconds_per_token for one in rates])
-        self.p2 = np.array([one.prefill_seconds_per_pair for one in rates])
-        self.floor = np.array([one.prefill_floor_seconds for one in rates])
-        self.s0 = np.array([one.step_seconds for one in rates])
-        self.s1 = np.array([one.step_seconds_per_sequence for one in rates])
-        self.s2 = np.array([one.step_seconds_per_kv_token for one in rates])
-        numbers = [one.slot for one in ends]
-        self.slot_range = (min(numbers, default=-1), max(numbers, default=-1))
-        self.kappa = np.array([one.kv_bytes_per_token for one in rates])
-        self.transfer = np.array([one.transfer_bytes_per_second for one in rates])
-        self.capacity = np.array([one.kv_capacity_tokens for one in ends])
-        self.usd = np.array([one.usd_per_second for one in ends])
-        self.mean_usd = float(self.usd.mean()) if ends else 0.0
-        columns = (self.p1, self.p2, self.floor, self.s0, self.s1, self.s2, self.capacity, self.usd)
-        self.facts: list[tuple[float, ...]] = list(zip(*(one.tolist() for one in columns), strict=True))
-        shape = (3, len(ends))
-        self.bandwidth = np.array([one.tier_bytes_per_second for one in rates]).reshape(len(ends), 3).T.reshape(shape)
-        self.has_tier = tuple(bool((one > 0.0).any()) for one in self.bandwidth)
-        self.latency = np.array([one.tier_latency_seconds for one in rates]).reshape(len(ends), 3).T.reshape(shape)
-        self.tier_tokens = np.array([one.room_of_tiers for one in ends]).reshape(len(ends), 3).T.reshape(shape)
-        self.draining = np.array([one.draining for one in ends], dtype=bool)
+        self._load(ends)
         self.ejected = np.array([row.health.ejected for row in self._rows], dtype=bool)
         for place, name in enumerate(_LIVE):
             setattr(self, name, self._live[place])
         self._is_split = any(one.role == PREFILL for one in ends)
         self._masks.clear()
         self._weigh()
-
-
-def _corrected(factor: float, ratio: float) -> float:
-    """A correction after one more measured time, as a share of what was expected with it."""
-    step = min(2.0, max(0.5, ratio))
-    return min(_WIDEST_CORRECTION, max(1.0 / _WIDEST_CORRECTION, factor * float(step**_LEARNED)))

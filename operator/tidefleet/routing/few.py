@@ -56,6 +56,10 @@ class Few:
         """Expected seconds to the first token."""
         return self.wait[row] + self.fetch[row] + self.prefill[row]
 
+    def held_anywhere(self) -> Sequence[float]:
+        """Prompt tokens that each endpoint holds."""
+        return self.cached
+
     def held_at(self, row: int) -> tuple[int, ...]:
         """Prompt tokens held there, by tier."""
         return (int(self.cached[row]),)

@@ -21,6 +21,7 @@ class Home:
         tokens: its context after that turn.
         at: when that turn ended.
         planned: the endpoint that it was moved to, because its home leaves; empty = it stays.
+        epoch: tells that endpoint from a later one at the same address.
         returned: whether a further turn has begun, so that this turn's gap is learned once.
     """
 
@@ -30,6 +31,7 @@ class Home:
     wclass: str = ""
     tool_call: bool = False
     planned: str = ""
+    epoch: int = 0
     returned: bool = False
 
 
@@ -58,9 +60,11 @@ class Homes:
             home.returned = True
             self.reuse.returned(home.wclass, now - home.at, tool_call=home.tool_call)
 
-    def served(self, session: int, address: str, *, tokens: float, now: float, wclass: str, tool_call: bool) -> None:
+    def served(
+        self, session: int, address: str, *, tokens: float, now: float, wclass: str, tool_call: bool, epoch: int = 0
+    ) -> None:
         """A turn ended at an endpoint, which is its home from now on."""
-        self._homes[session] = Home(address, tokens, now, wclass, tool_call)
+        self._homes[session] = Home(address, tokens, now, wclass, tool_call, epoch=epoch)
         self._homes.move_to_end(session)
         while len(self._homes) > self.most:
             self._end(self._homes.popitem(last=False)[1])

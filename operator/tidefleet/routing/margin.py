@@ -1,7 +1,7 @@
 """What a request earns beyond its cost, in a second of its endpoint: who goes first where endpoints are scarce.
 
 For a request of n tokens, S of them uncached, and O expected output tokens, at an endpoint that is as fast and as full
-as the pool's are on average:
+as the pool's are on average (``metering`` tells what it took once it is over):
 
     seconds = T_p(S) + O * (s0 / B + s1 + s2 * (n + O/2))     B sequences share a step
     margin  = revenue - seconds * price of the endpoint
@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tidefleet.routing.endpoints import Endpoints
+from tidefleet.routing.metering import decode_seconds
 from tidefleet.routing.request import Ask
 
 
@@ -29,8 +30,8 @@ def endpoint_seconds(ask: Ask, table: Endpoints, *, cached_tokens: float = 0.0) 
     p1, p2, s0, s1, s2 = (float(one.mean()) for one in (table.p1, table.p2, table.s0, table.s1, table.s2))
     prefill = max(float(table.floor.mean()), uncached * (p1 + p2 * (n - 0.5 * uncached)))
     batch = max(1.0, float((table.running + table.pending + table.others_running).mean()))
-    step = s0 / batch + s1 + s2 * (n + 0.5 * output)
-    return prefill * float(table.prefill_factor.mean()) + output * step * float(table.step_factor.mean())
+    decode = decode_seconds(output, n + 0.5 * output, 1.0 / batch, s0=s0, s1=s1, s2=s2)
+    return prefill * float(table.prefill_factor.mean()) + decode * float(table.step_factor.mean())
 
 
 def with_margin(ask: Ask, table: Endpoints, revenue_usd: float | None, *, cached_tokens: float = 0.0) -> Ask:

@@ -23,6 +23,7 @@ one price the order is that of the seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,6 +103,11 @@ class Terms:
     def ttft_at(self, row: int) -> float:
         """The same at one endpoint."""
         return float(self.wait[row] + self.fetch[row] + self.prefill[row])
+
+    def held_anywhere(self) -> Sequence[float]:
+        """Prompt tokens that each endpoint holds, in whatever tier."""
+        whole: list[float] = self.held.sum(axis=0).tolist()
+        return whole
 
     def held_at(self, row: int) -> tuple[int, ...]:
         """Prompt tokens held there, by tier."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidefleet import __version__
+from tidefleet.simulator.scenario import is_own_file
 
 if TYPE_CHECKING:
     from tidefleet.simulator.run import Request
@@ -33,7 +36,7 @@ def identity_of(request: Request) -> dict[str, Any]:
         "tidefleet": __version__,
         "scenario": scenario.name,
         "settings": hashlib.sha256(text.encode()).hexdigest()[:16],
-        "traces": _fingerprint(request.traces),
+        "traces": _fingerprint(request),
         "seeds": list(request.seeds),
         "baselines": list(request.policies),
         "full": request.full,
@@ -44,19 +47,22 @@ _WORDS = {
     "tidefleet": "version of tidefleet",
     "scenario": "scenario",
     "settings": "digest of the scenario's settings",
-    "traces": "digest of the traces (names and sizes)",
+    "traces": "digest of the traces (names and contents)",
     "seeds": "seeds",
     "baselines": "--compare",
     "full": "--full",
 }
 
 
-def _fingerprint(traces: Path | None) -> str:
-    """Names and sizes of the files of a directory."""
-    if traces is None:
-        return "none"
-    found = sorted((path.name, path.stat().st_size) for path in traces.iterdir() if path.is_file())
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+def _fingerprint(request: Request) -> str:
+    """Names and contents of the files of the directory of traces, and of the user's own files of requests."""
+    files = sorted(one for one in request.traces.iterdir() if one.is_file()) if request.traces is not None else []
+    own = sorted({one.source for one in request.scenario.classes if is_own_file(one.source)})
+    found = []
+    for path in (*files, *(Path(one) for one in own if Path(one).is_file())):
+        with path.open("rb") as file:
+            found.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else "none"
 
 
 class Checkpoint:
@@ -145,6 +151,54 @@ class Parts:
                 self.path.parent.rmdir()
 
 
+@contextlib.contextmanager
+def alone(checkpoint: Path) -> Iterator[None]:
+    """Keeps others from writing to a checkpoint; a process that ends, however it does, no longer does.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    path = checkpoint.with_name(f".{checkpoint.name}.lock")
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(f"--resume {checkpoint}", error) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            whose = file.read(80).strip() or "another process"
+            file.close()
+            raise CheckpointError(
+                f"--resume {checkpoint}: {whose} is writing to it now; expected one run at a time. Wait for that "
+                "one, or name another file"
+            ) from None
+        if _is_at(path, file.fileno()):
+            break
+        file.close()  # whoever had it has taken it away in between
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node() or 'this host'}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a file that is open is the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _unwritable(where: str, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{where}: cannot be written: {error.strerror}; expected a file in a directory that exists")
+
+
 def _refuse_another(of: Any, identity: Mapping[str, Any], path: Path) -> None:
     if not isinstance(of, dict):
         raise CheckpointError(f"--resume {path}: does not say what it is of; remove the file to begin anew")
@@ -178,9 +232,7 @@ def _write(path: Path, body: Mapping[str, Any], where: str) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise CheckpointError(
-            f"{where}: cannot be written: {error.strerror}; expected a file in a directory that exists"
-        ) from None
+        raise _unwritable(where, error) from None
 
 
 def _read(path: Path, where: str) -> dict[str, Any] | None:

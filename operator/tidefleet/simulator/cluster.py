@@ -285,7 +285,7 @@ class Cluster:
             self._lost(job, now)
             return
         replica = self.replicas[number]
-        self._take(number, replica.advance(now), now)
+        self._tell(replica.advance(now), now)
         replica.submit(job, now)
         self._wake(replica)
 
@@ -296,6 +296,11 @@ class Cluster:
             heapq.heappush(self._events, (when, stamp, replica.number))
 
     def _take(self, number: int, events: Sequence[tuple[str, Job]], now: float) -> None:
+        self._tell(events, now)
+        if number in self.replicas:
+            self._wake(self.replicas[number])
+
+    def _tell(self, events: Sequence[tuple[str, Job]], now: float) -> None:
         for what, job in events:
             if what == FIRST:
                 self.policy.first(job, job.first)
@@ -305,8 +310,6 @@ class Cluster:
                 self._send(job, now)
                 continue
             self._happened.append((what, job))
-        if number in self.replicas:
-            self._wake(self.replicas[number])
 
     def _send(self, job: Job, now: float) -> None:
         """The KV of its prompt goes to the replica that decodes, which lacks some of it."""

@@ -104,20 +104,20 @@ def _too_much(scenario: Scenario, traces: Path | None) -> Iterator[str]:
 
 def peak_over_mean(scenario: Scenario, online: Sequence[Class], traces: Path | None) -> float | None:
     """Busiest hour of the online classes over their mean, over the scenario's time; ``None`` where it is not known."""
-    if all(one.shape is None for one in online):
-        return 1.0
-    path = None if traces is None else traces / SHAPES
-    if path is None or not path.is_file():
-        return None
-    columns = _columns(path, {one.shape for one in online if one.shape is not None})
-    if columns is None:
-        return None
+    named = {one.shape for one in online if one.shape is not None and one.name not in scenario.shapes}
+    columns: Mapping[str, Sequence[float]] = {}
+    if named:
+        path = None if traces is None else traces / SHAPES
+        read = None if path is None or not path.is_file() else _columns(path, named)
+        if read is None:
+            return None
+        columns = read
     first = int(scenario.begin_seconds // BIN_SECONDS)
     bins = max(1, round(scenario.seconds / BIN_SECONDS))
     load = [0.0] * bins
     for one in online:
         for index in range(bins):
-            shape = columns[one.shape] if one.shape is not None else [1.0]
+            shape = scenario.shapes.get(one.name) or columns.get(one.shape or "") or (1.0,)
             load[index] += one.share * shape[(first + index) % len(shape)]
     wide = min(_HOUR_BINS, bins)
     peak = max(sum(load[at : at + wide]) / wide for at in range(bins - wide + 1))

@@ -386,6 +386,11 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
                 f"classes[{index}] ({one.name}) has both spill and deadlineSeconds; expected spill where somebody waits"
             )
             found.append((("classes", index, "spill"), f"{words}, e.g. objective: {_EXAMPLES['objective']}"))
+    found += [
+        (("shapes", name), f"shapes.{name} is of no class; expected one of {', '.join(classes)}")
+        for name in scenario.shapes
+        if name not in classes
+    ]
     for index, surge in enumerate(scenario.surges):
         if surge.wclass not in classes:
             found.append(

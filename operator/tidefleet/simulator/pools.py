@@ -105,8 +105,8 @@ class PoolRun:
             if one.name in self.mix.deferrable or one.name not in self.mix.starts:
                 continue
             back = terms.history_seconds
-            drawn = workload.standing(one.name, warm, back, before=1)
-            drawn += workload.sessions(one.name, warm - back, until)
+            drawn = workload.standing(one.name, warm, back, before=1, until=until)
+            drawn += workload.sessions(one.name, warm - back, until, until=until)
             if timeline is not None and one.name in self.mix.spillable:
                 drawn = [each for each in drawn if not self._is_spilled(each, timeline)]
             sessions += drawn
@@ -138,7 +138,8 @@ class PoolRun:
     def _filler(self, workload: Workload, begin: float, end: float, replicas: float) -> list[Session]:
         """Deferrable work as the plan lets it in: it came in the hours before, and is spread evenly now.
 
-        A little more comes than is planned, since over the day before a queue has built up from which to take.
+        A little more comes than is planned, since over the day before a queue has built up from which to take. It is
+        so much by what its own requests need, and not by what a request needs on average: these differ a hundredfold.
         """
         found: list[Session] = []
         names = sorted(self.mix.deferrable)
@@ -146,14 +147,28 @@ class PoolRun:
         total = sum(self.mix.starts[name] * each[name] for name in names)
         for name in names:
             share = self.mix.starts[name] * each[name] / total
-            count = round(QUEUED * (end - begin) * replicas * share / each[name])
-            drawn: list[Session] = []
-            back = begin
-            while len(drawn) < count and back > begin - 30 * 86_400.0:
-                drawn += workload.sessions(name, back - BIN_SECONDS, back)
+            wanted = QUEUED * (end - begin) * replicas * share
+            upto, back = 0.0, begin
+            while upto < wanted and back > begin - 30 * 86_400.0:
+                for one in workload.sessions(name, back - BIN_SECONDS, back):
+                    needs = self._needs(one)
+                    if upto + needs / 2.0 >= wanted:
+                        upto = wanted
+                        break
+                    at = begin + (end - begin) * (upto + needs / 2.0) / wanted
+                    found.append(replace(one, begins=at))
+                    upto += needs
                 back -= BIN_SECONDS
-            step = (end - begin) / max(1, count)
-            found += [replace(one, begins=begin + (place + 0.5) * step) for place, one in enumerate(drawn[:count])]
+        return found
+
+    def _needs(self, session: Session) -> float:
+        """Replica-seconds of a session at the operating point."""
+        found, held = 0.0, 0
+        for turn in session.turns:
+            held = min(held, turn.tokens - 1)
+            found += self.mix.point.rates.prefill_seconds(turn.tokens - held, held)
+            found += turn.output * self.mix.point.seconds_per_output_token
+            held = turn.tokens + turn.output
         return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from tidefleet import __version__
 from tidefleet.simulator import fits
-from tidefleet.simulator.checkpoint import Checkpoint, Parts, identity_of
+from tidefleet.simulator.checkpoint import Checkpoint, Parts, alone, identity_of
 from tidefleet.simulator.result import Outcome, median_of
 from tidefleet.simulator.scenario import Scenario, is_own_file
 
@@ -254,11 +254,26 @@ def simulate(
         resume: checkpoint to go on from and to write to; made where there is none, removed by nobody.
 
     Raises:
-        CannotRun: see ``run_task``; or the checkpoint is of something else, or damaged.
+        CannotRun: see ``run_task``; or the checkpoint is of something else, damaged, or being
+            written by another process.
     """
-    checkpoint = None
-    done: dict[str, dict[str, Any]] = {}
     _check(request)
+    done: dict[str, dict[str, Any]] = {}
+    with contextlib.nullcontext() if resume is None else alone(resume):
+        _run(request, done, spread, progress, resume)
+    progress(1.0, "done")
+
+    def of(policy: str | None) -> dict[int, Outcome]:
+        return {seed: outcome_from(done[Task(policy, seed).key]) for seed in request.seeds}
+
+    return Report(request.scenario, of(None), {name: of(name) for name in request.policies}, request.full)
+
+
+def _run(
+    request: Request, done: dict[str, dict[str, Any]], spread: Spread, progress: Progress, resume: Path | None
+) -> None:
+    """Fill ``done`` with what each task came to, by key."""
+    checkpoint = None
     if resume is not None:
         checkpoint = Checkpoint.open(resume, identity_of(request))
         for key, value in checkpoint.outcomes.items():
@@ -280,12 +295,6 @@ def simulate(
 
     if left:
         spread(request, left, keep, onward, checkpoint.parts_directory if checkpoint is not None else None)
-    progress(1.0, "done")
-
-    def of(policy: str | None) -> dict[int, Outcome]:
-        return {seed: outcome_from(done[Task(policy, seed).key]) for seed in request.seeds}
-
-    return Report(request.scenario, of(None), {name: of(name) for name in request.policies}, request.full)
 
 
 def _check(request: Request) -> None:
@@ -299,7 +308,9 @@ def _check(request: Request) -> None:
                 f"--compare {policy[:80]}: is no baseline of a scenario of kind {scenario.kind}; expected "
                 f"{'one of ' if known else ''}{', '.join(known or ()) or 'none: a study has no baselines'}"
             )
-    named = [one for one in scenario.classes if one.shape is not None or not is_own_file(one.source)]
+    named = [
+        one for one in scenario.classes if one.shape not in (None, *scenario.shapes) or not is_own_file(one.source)
+    ]
     if scenario.kind != "study" and named and request.traces is None:
         one = named[0]
         what = f"source {one.source}" if not is_own_file(one.source) else f"shape {one.shape}"

@@ -173,6 +173,10 @@ class Scenario(_Part):
     begin_seconds: Seconds = Field(default=0.0, description="where in the traces it begins")
     pools: tuple[Pool, ...] = ()
     classes: tuple[Class, ...] = ()
+    shapes: Mapping[str, Annotated[tuple[Seconds, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="by class, relative rates every 600 s that take the place of its shape; they repeat",
+    )
     peak_share: Share = Field(
         default=0.925, description="share of the fleet that the busiest hour of online demand needs"
     )

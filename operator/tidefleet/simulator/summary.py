@@ -15,7 +15,7 @@ from tidefleet.simulator.fleet.timeline import Timeline
 from tidefleet.simulator.pools import PoolRun, Sampled
 from tidefleet.simulator.result import PERCENTILES, Outcome
 from tidefleet.simulator.scenario import BIN_SECONDS
-from tidefleet.simulator.windows import estimate
+from tidefleet.simulator.windows import Window, estimate, estimate_beside
 
 RECOMPUTED, NOT_TAKEN = "recomputed prefixes", "filler not taken"
 
@@ -36,10 +36,15 @@ def outcome_of(
     for pool in pools:
         found = windows[pool.pool.name]
         serving = _serving_seconds(timeline, pool) / paid if paid else 0.0
-        for cause, points in ((RECOMPUTED, _recomputed), (NOT_TAKEN, _not_taken)):
-            mean, error = _by_time(found, [points(one) for one in found])
-            lost[cause] = lost.get(cause, 0.0) + mean * serving
-            utilization -= mean * serving
+        times = [_by_time(one) for one in found]
+        aside = [_more_than_planned(timeline, pool, one) for one in found]
+        for cause, (mean, error) in (
+            (RECOMPUTED, estimate(times, [_recomputed(one) for one in found])),
+            (NOT_TAKEN, estimate_beside(times, [_not_taken(one) for one in found], aside)),
+        ):
+            gone = max(0.0, mean) * serving  # in the long run no more is done than came
+            lost[cause] = lost.get(cause, 0.0) + gone
+            utilization -= gone
             variance += 0.0 if full else (error * serving) ** 2
     attained, attainment_se = _attainment(pools, windows)
     spilled = {one.pool.name: _Spilled.of(one, timeline) for one in pools}
@@ -153,9 +158,18 @@ def _recomputed(one: Sampled) -> float:
 
 
 def _not_taken(one: Sampled) -> float:
-    """Share of serving time that deferrable work was planned for and did not take."""
+    """Share of serving time that deferrable work was planned for and did not take; below 0 where it took more.
+
+    Work that one window had no room for waits (a queue of hours is at hand) and is done in one that has more.
+    """
     missing = one.planned_filler_seconds - one.filler_seconds
-    return max(0.0, missing) / one.serving_seconds if one.serving_seconds else 0.0
+    return missing / one.serving_seconds if one.serving_seconds else 0.0
+
+
+def _more_than_planned(timeline: Timeline, pool: PoolRun, one: Sampled) -> float:
+    """Share of serving time that online requests of a window needed beyond the fluid: 0, over all time."""
+    planned = sum(timeline.demand[pool.pool.name].at((one.window.begin + one.window.end) / 2.0)) * one.window.seconds
+    return (one.online_seconds - planned) / one.serving_seconds if one.serving_seconds else 0.0
 
 
 def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Sequence[Sampled]]) -> float:
@@ -171,10 +185,9 @@ def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Se
     return seen / planned if planned else 1.0
 
 
-def _by_time(found: Sequence[Sampled], values: Sequence[float]) -> tuple[float, float]:
-    """Mean over serving time, and its standard error."""
-    weights = [one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())) for one in found]
-    return estimate([replace(one.window, weight=weight) for one, weight in zip(found, weights, strict=True)], values)
+def _by_time(one: Sampled) -> Window:
+    """A window that stands for serving time, and not for requests."""
+    return replace(one.window, weight=one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())))
 
 
 def _expansion(one: Sampled) -> float:

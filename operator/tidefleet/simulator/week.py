@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,8 +45,7 @@ from tidefleet.simulator.run import CannotFit, CannotRun, Progress
 from tidefleet.simulator.scenario import BIN_SECONDS, Pool, Scenario
 from tidefleet.simulator.summary import outcome_of
 from tidefleet.simulator.windows import Window, choose
-from tidefleet.simulator.workload import Workload, load
-from tidefleet.simulator.workload.training import TrainingJob, philly
+from tidefleet.simulator.workload import TrainingJob, Workload, backlog, load
 
 PILOT_SECONDS = 45.0
 FULL_WINDOW_SECONDS = 1800.0
@@ -98,7 +97,8 @@ def run_fleet(
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
     fleet = described(scenario, carries={each.pool.name: each.carries for one in pools for each in one.beside})
-    timeline = run_fluid(fleet, demand, seed=seed, planner=planner, backlog=_backlog(scenario, traces, seed=seed))
+    waiting = _training(scenario, traces, seed)
+    timeline = run_fluid(fleet, demand, seed=seed, planner=planner, backlog=waiting())
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
     for done, (one, window) in enumerate(todo):
@@ -106,15 +106,8 @@ def run_fleet(
         found[one.pool.name].append(_window(scenario, one, workload, timeline, window, parts=parts))
     without = None
     if policy is None:
-        without = run_fluid(fleet, demand, seed=seed, planner=no_loans).utilization().ratio
+        without = run_fluid(fleet, demand, seed=seed, planner=no_loans, backlog=waiting()).utilization().ratio
     return outcome_of(pools, timeline, found, without_loans=without, full=full)
-
-
-def _backlog(scenario: Scenario, traces: Path, *, seed: int) -> Iterable[TrainingJob]:
-    """Jobs for the nodes that are lent, where the scenario's backlog is one of jobs."""
-    if scenario.training.backlog != "philly":
-        return ()
-    return philly(traces, chips=sum(one.replicas * one.chips_per_replica for one in scenario.pools), seed=seed)
 
 
 def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf]:
@@ -127,6 +120,15 @@ def _policy(scenario: Scenario, policy: str | None) -> tuple[str, PlannerOf]:
         return policy, ours
     known = sorted([*POLICIES, *PLANNERS])
     raise CannotRun(f"scenario {scenario.name}: no baseline {policy!r}; expected one of {', '.join(known)}")
+
+
+def _training(scenario: Scenario, traces: Path, seed: int) -> Callable[[], Iterable[TrainingJob]]:
+    """The backlog of training jobs, anew at each call."""
+    if scenario.training.backlog != "philly":
+        return lambda: ()
+    found = backlog(traces)
+    chips = sum(one.replicas * one.chips_per_replica for one in scenario.pools)
+    return lambda: found.jobs(chips=chips, begin_seconds=scenario.begin_seconds, seconds=scenario.seconds, seed=seed)
 
 
 def _deadline(one: PoolRun) -> float:

@@ -106,6 +106,31 @@ def estimate(windows: Sequence[Window], means: Sequence[float]) -> tuple[float, 
     return mean, math.sqrt(variance)
 
 
+def estimate_beside(windows: Sequence[Window], means: Sequence[float], beside: Sequence[float]) -> tuple[float, float]:
+    """The same where something else was seen in each window whose mean over the whole run is known to be 0.
+
+    What is by chance high in the windows then says how far the mean itself is off (regression estimator, e.g. Cochran,
+    Sampling Techniques, ch. 7); the slope is that of least squares over the windows, by their weights. What it is worth
+    is seen in the standard error, which is of what the other value does not explain.
+    """
+    slope = _slope(windows, means, beside)
+    return estimate(windows, [value - slope * other for value, other in zip(means, beside, strict=True)])
+
+
+def _slope(windows: Sequence[Window], means: Sequence[float], beside: Sequence[float]) -> float:
+    if len(windows) < FEWEST_FOR_SLOPE:
+        return 0.0
+    weights = np.array([one.weight for one in windows])
+    value, other = np.array(means), np.array(beside)
+    other = other - np.average(other, weights=weights)
+    spread = float((weights * other * other).sum())
+    return float((weights * other * value).sum()) / spread if spread > 0.0 else 0.0
+
+
+FEWEST_FOR_SLOPE = 8
+"""With fewer windows a slope would follow chance."""
+
+
 def _merged(stretches: Sequence[Stretch]) -> list[Stretch]:
     """Stretches in order, those that touch as one."""
     found: list[Stretch] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tidefleet.telemetry.registry import Telemetry
 
@@ -83,6 +83,12 @@ class FlipMeter:
         self.telemetry.count(
             "training_lost_chip_seconds_total", chip_seconds, namespace=pool[0], pool=pool[1], cause=cause
         )
+
+    def work_lost_so_far(self, pool: PoolKey) -> float:
+        """The sum of ``work_lost`` of a pool, in chip-seconds."""
+        name = "tidefleet_training_lost_chip_seconds_total"
+        told = (self.telemetry.value(name, namespace=pool[0], pool=pool[1], cause=one) for one in get_args(LossCause))
+        return sum(one or 0.0 for one in told)
 
     def idle_cost(self, usd: float, *, accelerator: str, capacity_type: str) -> None:
         """Add what chips cost that no pool holds and training does not use, in USD."""

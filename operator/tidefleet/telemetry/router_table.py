@@ -9,6 +9,7 @@ from tidefleet.telemetry.spec import POOL, MetricSpec
 
 _DECISION = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0)
 _TTFT = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
+_COST = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
 _CLASS = (*POOL, "workload_class")
 
 
@@ -28,7 +29,8 @@ def _rows() -> Iterator[MetricSpec]:
         "router_decisions_total",
         "counter",
         (*POOL, "outcome"),
-        "Requests by what was decided: picked, refused-429, refused-503, unparsable, no-pool (then without a pool).",
+        "Requests by what was decided: picked, capped (their tenant's limit is reached), refused-429, refused-503, "
+        "unparsable, no-pool (then without a pool).",
     )
     yield row(
         "router_decision_seconds",
@@ -60,7 +62,46 @@ def _rows() -> Iterator[MetricSpec]:
     yield row(
         "router_cached_tokens_total", "counter", _CLASS, "Prompt tokens that engines reported as found in a cache."
     )
-    yield row("router_output_tokens_total", "counter", _CLASS, "Output tokens of requests that ended well.")
+    yield row(
+        "router_output_tokens_total",
+        "counter",
+        (*_CLASS, "slo"),
+        "Output tokens of requests that ended well, by whether the request met its class's TTFT and TPOT: met, missed, "
+        "or none where the class promises neither or the request was cut before it could tell.",
+    )
+    yield row(
+        "request_cost_usd",
+        "histogram",
+        _CLASS,
+        "USD of the accelerator-seconds that a request took, idle time not included; not of chips without a price.",
+        _COST,
+    )
+    yield row(
+        "pool_tasks_total",
+        "counter",
+        (*POOL, "outcome"),
+        "Tasks by the outcome that their client told: success or failure; each named task once.",
+    )
+    yield row(
+        "pool_recomputed_tokens_total",
+        "counter",
+        (*POOL, "cause"),
+        "Prompt tokens prefilled although they had been computed before: evicted, misrouted, flip (their session's "
+        "home left), restart, cold (at an endpoint that had just started).",
+    )
+    yield row(
+        "pool_energy_avoided_joules_total",
+        "counter",
+        (*POOL, "tier"),
+        "Joules of the prefill that cache hits made needless, less those of the fetch, by the tier that held them: "
+        "device, host, disk or shared.",
+    )
+    yield row(
+        "usage_records_total",
+        "counter",
+        ("sink", "result"),
+        "Usage records by where they go (file or otlp): written, or lost for want of room or at a crash.",
+    )
     yield row(
         "router_endpoints",
         "gauge",

@@ -27,6 +27,36 @@ _TABLE = (
         "Tokens by direction: input (uncached prompt), cached (prompt found in a prefix cache), output.",
         "stable",
     ),
+    MetricSpec(
+        "pool_needed_seconds_total",
+        "counter",
+        (*_POOL, "work"),
+        "Accelerator-seconds that were paid and needed: prefill and decode, what the tokens take at the operating "
+        "point of the strictest class; training, work that is kept.",
+        "stable",
+    ),
+    MetricSpec(
+        "pool_lost_seconds_total",
+        "counter",
+        (*_POOL, "cause"),
+        "Accelerator-seconds that were paid and not needed, by cause: idle, half_batch, recompute, kv_fetch, drain, "
+        "warm, recall, data_stall, unknown; with those needed they are all that were paid.",
+        "stable",
+    ),
+    MetricSpec(
+        "pool_energy_joules_total",
+        "counter",
+        (*_POOL, "accelerator"),
+        "Joules that a pool's serving accelerators drew, estimated from what their engines did; idle ones count as far "
+        "as their type's idleWatts is known.",
+    ),
+    MetricSpec(
+        "pool_revenue_usd_total",
+        "counter",
+        (*_POOL, "workload_class"),
+        "What the tokens of a class earned by its spec.revenue, in USD; absent where a class says nothing of that.",
+        "stable",
+    ),
     MetricSpec("pool_cost_target_usd_per_token", "gauge", _POOL, "The pool's cost target, in USD per token.", "stable"),
     MetricSpec("pool_monthly_budget_usd", "gauge", _POOL, "The pool's monthly budget, in USD.", "stable"),
     MetricSpec("pool_replicas", "gauge", (*_POOL, "state"), "Replicas of a pool that are desired or ready.", "stable"),
@@ -50,13 +80,26 @@ _TABLE = (
         "pool_utilization_ratio",
         "gauge",
         _POOL,
-        "Accelerator-seconds that the demand needs at the operating point of its classes / those that are paid.",
+        "Accelerator-seconds needed / those paid, over the last 5 minutes, training on lent nodes included.",
+    ),
+    MetricSpec(
+        "pool_load_ratio",
+        "gauge",
+        _POOL,
+        "Requests per second of the last minutes / those that the ready replicas carry at their operating points; "
+        "above 1 objectives are at risk.",
     ),
     MetricSpec(
         "pool_calibration_factor",
         "gauge",
         (*_POOL, "accelerator", "phase"),
         "Time that the pool's engines take over what the cost model says, in decode and prefill; 1 until learned.",
+    ),
+    MetricSpec(
+        "pool_opencost_cost_ratio",
+        "gauge",
+        _POOL,
+        "What the pool's model costs by OpenCost / by us, over an hour; absent where Prometheus has no such figure.",
     ),
     MetricSpec("pool_busy_ratio", "gauge", _POOL, "Share of a pool's engines that were running at least one request."),
     MetricSpec("plan_cost_usd_per_hour", "gauge", _POOL, "Rent of the pool's plan, in USD per hour."),
@@ -71,6 +114,13 @@ _TABLE = (
         "gauge",
         _POOL,
         "What the plan saves against the best plan of one accelerator type, in USD per hour.",
+    ),
+    MetricSpec(
+        "pool_adopted_cost_usd_per_hour",
+        "gauge",
+        _POOL,
+        "Rent, at today's prices, of the replicas that the pool's workloads had when they were adopted, in USD per "
+        "hour; absent where none was. Less what the pool costs, it is the saving against the fleet as adopted.",
     ),
     MetricSpec(
         "accelerator_price_usd_per_hour",

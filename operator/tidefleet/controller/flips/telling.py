@@ -56,11 +56,13 @@ class Told:
     Attributes:
         verdict: the condition Flipping.
         status: ``status.flipping`` in its wire form; ``next_flip`` the column.
+        trained: chips on loan that training jobs hold, by accelerator type; ``None`` = the jobs cannot be read.
     """
 
     verdict: Verdict
     status: Mapping[str, Any]
     next_flip: str
+    trained: Mapping[str, float] | None = None
 
 
 def with_flips(decision: Decision, told: Told | None) -> Decision:
@@ -68,7 +70,7 @@ def with_flips(decision: Decision, told: Told | None) -> Decision:
     if told is None:
         return decision
     verdicts = tuple(told.verdict if one.type is ConditionType.FLIPPING else one for one in decision.verdicts)
-    return replace(decision, verdicts=verdicts, flipping=told.status, next_flip=told.next_flip)
+    return replace(decision, verdicts=verdicts, flipping=told.status, next_flip=told.next_flip, trained=told.trained)
 
 
 @dataclass(slots=True)
@@ -191,7 +193,8 @@ class Teller:
             if before := needed_before(self.pools[key].status.flipping, start):
                 status["neededBefore"] = before
             verdict = _verdict(own, name, lent=lent, rounds=rounds, seen=seen, again=again)
-            found[key] = Told(verdict, status, _next_flip(own, name, lent=lent, rounds=rounds, now=now))
+            next_flip = _next_flip(own, name, lent=lent, rounds=rounds, now=now)
+            found[key] = Told(verdict, status, next_flip, _trained(own, name, seen))
             self._show(key, own, name, rounds, now)
         return found
 
@@ -296,6 +299,24 @@ def _status(
             else {"savesUsd": decimal(worth.saves_usd), "costsUsd": decimal(worth.costs_usd), "words": worth.words},
         }
     )
+
+
+def _trained(own: Sequence[Moved], name: str, seen: TrainingSeen | None) -> Mapping[str, float] | None:
+    """Chips on the pool's lent nodes that running jobs hold, by accelerator type.
+
+    A job's chips are spread evenly over its nodes.
+    """
+    lent = [one for one in own if one.step.journal.pool == name and one.step.journal.phase.is_lent]
+    if not lent:
+        return {}
+    if seen is None or not seen.readable:
+        return None
+    found: dict[str, float] = {}
+    for unit in (one.unit for one in lent):
+        for node in unit.nodes:
+            held = sum(job.chips / len(job.nodes) for job in seen.on(node.name) if job.running)
+            found[unit.accelerator] = found.get(unit.accelerator, 0.0) + held
+    return found
 
 
 def _summed(rows: Sequence[Sequence[int]]) -> list[int] | None:

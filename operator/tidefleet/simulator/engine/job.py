@@ -59,26 +59,20 @@ class Job:
     """Context with which its replica counts it while it decodes."""
     seen: bool = False
     """Whether its prefill began before."""
+    turn: Turn = field(init=False)
+    """What is asked."""
+    block_size: int = field(init=False)
+    """Tokens of one block of its keys."""
+    tokens: int = field(init=False)
+    """Of its prompt."""
+    output: int = field(init=False)
+    """Tokens to generate, at least one."""
 
-    @property
-    def turn(self) -> Turn:
-        """What is asked."""
-        return self.session.turns[self.at]
-
-    @property
-    def block_size(self) -> int:
-        """Tokens of one block of its keys."""
-        return self.session.block_size
-
-    @property
-    def tokens(self) -> int:
-        """Of its prompt."""
-        return self.turn.tokens
-
-    @property
-    def output(self) -> int:
-        """Tokens to generate, at least one."""
-        return max(1, self.turn.output)
+    def __post_init__(self) -> None:
+        self.turn = self.session.turns[self.at]
+        self.block_size = self.session.block_size
+        self.tokens = self.turn.tokens
+        self.output = max(1, self.turn.output)
 
     @property
     def is_deferrable(self) -> bool:

@@ -117,6 +117,8 @@ class Replica:
         self._by_priority: dict[int, int] = {}
         self._present = self._admitted = 0
         self._came: list[tuple[str, Job]] = []
+        self._due: float | None = None
+        """What ``_next`` says, while nothing has changed."""
 
     # -- what it has -----------------------------------------------------------------------------------------------
 
@@ -166,6 +168,7 @@ class Replica:
         if now < self.at - _SOON or now > self._next() + _SOON:
             raise ValueError(f"Replica {self.number}: submit at {now}; expected {self.at} to {self._next()}")
         self._move(max(now, self.at))
+        self._due = None
         self._present += 1
         self._line_up(job)
         self._start()
@@ -198,9 +201,15 @@ class Replica:
         self._claims, self._running, self._private, self._joined = {}, {}, {}, {}
         self._by_priority = {}
         self._prompts, self._context, self._present, self._admitted = None, 0.0, 0, 0
+        self._due = None
         return sorted(jobs, key=lambda one: one.number)
 
     def _next(self) -> float:
+        if self._due is None:
+            self._due = self._next_anew()
+        return self._due
+
+    def _next_anew(self) -> float:
         when = self._fetching[0][0] if self._fetching else math.inf
         batch = len(self._running)
         pace = self.timing.step_seconds(batch, self._context) if batch else 0.0
@@ -221,7 +230,7 @@ class Replica:
         passed = now - self.at
         if passed <= 0.0:
             return
-        self.at = now
+        self.at, self._due = now, None
         batch, prompts, counts = len(self._running), self._prompts, self.counts
         counts.present_seconds += passed * self._present
         if not batch and prompts is None:
@@ -248,6 +257,7 @@ class Replica:
 
     def _happen(self) -> None:
         """All that is due now."""
+        self._due = None
         while self._fetching and self._fetching[0][0] <= self.at:
             self._line_up(heapq.heappop(self._fetching)[2])
         prompts = self._prompts

@@ -6,5 +6,6 @@ so that any stretch of a week can be made without the rest of it, and comes out 
 
 from tidefleet.simulator.workload.drawn import Workload, load
 from tidefleet.simulator.workload.files import TraceError
+from tidefleet.simulator.workload.training import Backlog, TrainingJob, backlog
 
-__all__ = ["TraceError", "Workload", "load"]
+__all__ = ["Backlog", "TraceError", "TrainingJob", "Workload", "backlog", "load"]

@@ -59,7 +59,7 @@ def shape(root: Path, name: str) -> Shape:
     return normal(path, name, np.array(found))
 
 
-def normal(path: Path, name: str, values: Floats) -> Shape:
+def normal(path: Path | str, name: str, values: Floats) -> Shape:
     """A shape of mean 1.
 
     Raises:

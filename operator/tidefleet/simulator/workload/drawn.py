@@ -15,11 +15,12 @@ import numpy as np
 
 from tidefleet.routing.hashing import mix
 from tidefleet.simulator.scenario import BIN_SECONDS, Class, Scenario, Surge, is_own_file
-from tidefleet.simulator.sessions import Session
+from tidefleet.simulator.sessions import Session, Turn
 from tidefleet.simulator.workload.arrivals import (
     CLIENTS,
     Clients,
     Shape,
+    normal,
     places,
     servegen,
     shape,
@@ -103,23 +104,29 @@ class Workload:
             [self._in_bin(stream, at)[0] / BIN_SECONDS for at in range(math.ceil(self.scenario.seconds / BIN_SECONDS))]
         )
 
-    def sessions(self, wclass: str, begin: float, end: float) -> list[Session]:
-        """Those that begin in [begin, end) seconds of the scenario, sorted; before second 0 there are such too."""
+    def sessions(self, wclass: str, begin: float, end: float, *, until: float = math.inf) -> list[Session]:
+        """Those that begin in [begin, end) seconds of the scenario, sorted; before second 0 there are such too.
+
+        Args:
+            until: turns that cannot come by then, however fast answers are, are left out but for the first of them.
+        """
         stream = self.stream(wclass)
         found = []
         with _no_collection():
             for number in range(math.floor(begin / BIN_SECONDS), math.ceil(end / BIN_SECONDS)):
                 drawn = self._drawn(stream, number)
                 first, last = np.searchsorted(drawn.begins, (begin, end))
-                found += [self._session(stream, drawn, at, 0) for at in range(int(first), int(last))]
+                found += [self._session(stream, drawn, at, 0, until) for at in range(int(first), int(last))]
         return found
 
-    def standing(self, wclass: str, at: float, history: float, *, before: int = 0) -> list[Session]:
+    def standing(
+        self, wclass: str, at: float, history: float, *, before: int = 0, until: float = math.inf
+    ) -> list[Session]:
         """Sessions that began before ``at - history`` and are about to go on after it, sorted by their first turn kept.
 
         Each is cut to its turns from ``at - history`` on (and so many ``before`` these), if answers take as long as
-        they were recorded to; together
-        with ``sessions(wclass, at - history, end)`` they are all that arrives from ``at - history`` to ``end``.
+        they were recorded to, and as ``sessions`` does by ``until``; together with ``sessions(wclass, at - history,
+        end)`` they are all that arrives from ``at - history`` to ``end``.
         """
         stream, since = self.stream(wclass), at - history
         found: list[Session] = []
@@ -132,15 +139,18 @@ class Workload:
                 cut = int(np.searchsorted(comes, since))
                 if cut < len(comes):
                     cut = max(0, cut - before)
-                    whole = self._session(stream, drawn, place, cut)
+                    since_then = until - float(comes[cut]) + drawn.begins.item(place)
+                    whole = self._session(stream, drawn, place, cut, since_then)
                     found.append(replace(whole, begins=float(comes[cut])))
         return sorted(found, key=lambda one: (one.begins, one.number))
 
-    def _session(self, stream: Stream, drawn: _Bin, at: int, cut: int) -> Session:
+    def _session(self, stream: Stream, drawn: _Bin, at: int, cut: int, until: float) -> Session:
         wclass, source, begins = stream.wclass, stream.source, drawn.begins.item(at)
         turns = drawn.bodies.turns(at, drawn.offsets.item(at), self._answer(wclass, begins))
         if cut:
             turns = (replace(turns[cut], pause=0.0), *turns[cut + 1 :])
+        if until < math.inf and len(turns) > 1:
+            turns = _by_then(turns, until - begins)
         size, closed = source.block_size, source.closed
         return Session(drawn.first + at, begins, wclass.name, size, turns, closed, wclass.deadline_seconds)
 
@@ -199,6 +209,16 @@ class Workload:
         )
 
 
+def _by_then(turns: tuple[Turn, ...], seconds: float) -> tuple[Turn, ...]:
+    """Turns that may come within so long after the first, and one more; their keys are copied, to let go the rest."""
+    after = 0.0
+    for place, turn in enumerate(turns):
+        after += turn.pause
+        if after > seconds and place + 1 < len(turns):
+            return tuple(replace(one, keys=one.keys.copy()) for one in turns[: place + 1])
+    return turns
+
+
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """No search for cycles while many values without any are made; it doubles the time."""
@@ -222,9 +242,16 @@ def load(scenario: Scenario, traces: Path, *, seed: int) -> Workload:
     for one in scenario.classes:
         own_file = is_own_file(one.source)
         source, clients = (_source if own_file else _kept)(one.name, one.source, one.shape or "", traces)
-        relative = shape(traces, one.shape) if one.shape else None
+        relative = _shape(scenario, one, traces)
         streams[one.name] = Stream(one, source, relative, clients, source.own_rate)
     return Workload(scenario, seed, streams)
+
+
+def _shape(scenario: Scenario, wclass: Class, traces: Path) -> Shape | None:
+    stated = scenario.shapes.get(wclass.name)
+    if stated is not None:
+        return normal(f"scenario {scenario.name}", f"shapes.{wclass.name}", np.array(stated))
+    return shape(traces, wclass.shape) if wclass.shape else None
 
 
 def _source(wclass: str, source: str, shaped: str, traces: Path) -> tuple[Source, Clients | None]:

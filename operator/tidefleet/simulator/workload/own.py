@@ -8,6 +8,7 @@ ten million rows without blocks are 400 MB.
 
 from __future__ import annotations
 
+import csv
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -210,16 +211,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text(path)
-    header = [one.strip() for one in next(lines, "").split(",")]
-    _has_all(f"{path}:1", header)
-    for line, one in enumerate(lines, 2):
-        if not one:
-            continue
-        fields = one.split(",")
-        if len(fields) != len(header):
-            raise TraceError(f"{path}:{line}: {one[:60]!r} has {len(fields)} fields; expected {len(header)}")
-        yield line, dict(zip(header, fields, strict=True))
+    lines = csv.reader(text(path))
+    try:
+        header = [one.strip() for one in next(lines, [])]
+        _has_all(f"{path}:1", header)
+        for fields in lines:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                came = ",".join(fields)[:60]
+                raise TraceError(f"{path}:{lines.line_num}: {came!r} has {len(fields)} fields; expected {len(header)}")
+            yield lines.line_num, dict(zip(header, fields, strict=True))
+    except csv.Error as broken:
+        raise TraceError(f"{path}:{lines.line_num}: {broken}; expected CSV, e.g. 12.5,2000,350") from None
 
 
 def _batches(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,26 +1,30 @@
-"""Training jobs as a cluster of researchers sends them: Philly's arrivals, folded so that the backlog never empties."""
+"""A training backlog of Philly's jobs: when they came and on how many accelerators, folded so that work never ends.
+
+Every week of the trace is laid upon one week (weekday and hour are kept), as often as it takes for the work that comes
+in a week to be ``SURPLUS`` times what the whole fleet could do; durations are drawn for each job from those recorded
+with as many accelerators (with the nearest number that there is). Before second 0 stands the work of
+``STANDING_SECONDS`` for the whole fleet. So the backlog never empties, whatever share of the fleet is lent.
+"""
 
 from __future__ import annotations
 
-import heapq
 import math
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tidefleet.simulator.workload.files import Floats, TraceError, in_order, needs, number, rows
+from tidefleet.simulator.workload.files import Floats, Ints, TraceError, needs, number, rows
 
 ARRIVALS = "training_philly_arrivals.csv.zst"
 DURATIONS = "training_philly_durations.csv.zst"
-
-ASKED_OVER_CHIPS = 1.25
-"""Accelerators that the jobs would keep busy together, over those of the fleet, at least."""
-
-WAITING_OVER_CHIPS = 2.0
-"""Accelerators that jobs ask for which wait when a scenario begins, over those of the fleet."""
+WEEK_SECONDS = 604_800.0
+SURPLUS = 1.5
+"""Accelerator-seconds that come in a week, over those of the whole fleet in a week."""
+STANDING_SECONDS = 86_400.0
+LONGEST_SECONDS = 1e9
+_SEED = 0x7068_696C
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,84 +36,88 @@ class TrainingJob:
     seconds: float
 
 
-def philly(traces: Path, *, chips: int, seed: int) -> Iterator[TrainingJob]:
-    """Jobs in order of arrival, without an end.
+@dataclass(frozen=True, slots=True, eq=False)
+class Backlog:
+    """What was read of the trace.
 
-    The trace is laid over itself as often as it takes until the jobs that come ask for more than all ``chips``, and
-    begins again when it is over. A job's duration is drawn among those of as many accelerators (or of the next fewer
-    that there are). Jobs wider than the fleet are left out.
+    Attributes:
+        at, gpus: of each job, shape (jobs,); ``at`` in seconds of a week, sorted.
+        durations: by number of accelerators, shape (n,) each.
+    """
+
+    at: Floats
+    gpus: Ints
+    durations: dict[int, Floats]
+
+    def jobs(self, *, chips: int, begin_seconds: float, seconds: float, seed: int) -> Iterator[TrainingJob]:
+        """Jobs for a fleet of so many accelerators, in order of arrival, until the scenario ends.
+
+        Args:
+            begin_seconds: where in the week the scenario begins; seconds: how long it lasts.
+        """
+        mean = np.array([self.of(one).mean() for one in self.gpus.tolist()])
+        copies = max(1, math.ceil(SURPLUS * chips * WEEK_SECONDS / float((mean * self.gpus).sum())))
+        first = math.floor(begin_seconds / WEEK_SECONDS)
+        yield from self._standing(first - 1, copies, chips, seed)
+        for week in range(first, math.ceil((begin_seconds + seconds) / WEEK_SECONDS)):
+            for job in self._week(week, copies, seed):
+                at = job.arrives + week * WEEK_SECONDS - begin_seconds
+                if 0.0 <= at < seconds:
+                    yield TrainingJob(at, job.gpus, job.seconds)
+
+    def of(self, gpus: int) -> Floats:
+        """Durations that were recorded with so many accelerators, or with the nearest number."""
+        return self.durations[min(self.durations, key=lambda one: (abs(one - gpus), one))]
+
+    def _week(self, week: int, copies: int, seed: int) -> Iterator[TrainingJob]:
+        """Jobs of a week, each ``copies`` times; of the first it is when it came, further ones come within the hour."""
+        rng = np.random.default_rng([seed, _SEED, week + (1 << 20)])
+        at = np.tile(self.at, copies)
+        at[len(self.at) :] += rng.random(len(at) - len(self.at)) * 3600.0
+        at %= WEEK_SECONDS
+        gpus = np.tile(self.gpus, copies)
+        for place in np.argsort(at, kind="stable").tolist():
+            wanted = gpus.item(place)
+            yield TrainingJob(at.item(place), wanted, float(rng.choice(self.of(wanted))))
+
+    def _standing(self, week: int, copies: int, chips: int, seed: int) -> Iterator[TrainingJob]:
+        """Jobs that wait when the scenario begins: the first ones of a week before, as many as it takes."""
+        left = STANDING_SECONDS * chips
+        for job in self._week(week, copies, seed):
+            if left <= 0.0:
+                return
+            left -= job.gpus * job.seconds
+            yield TrainingJob(0.0, job.gpus, job.seconds)
+
+
+def backlog(traces: Path) -> Backlog:
+    """Philly's jobs from a directory of traces.
 
     Raises:
-        TraceError: a file is missing or does not hold what it should.
-        ValueError: chips is not positive.
+        TraceError: a file is missing, has no row, or a row that is not usable.
     """
-    if chips < 1:
-        raise ValueError(f"philly: chips is {chips}; expected accelerators that there are, e.g. 512")
-    lengths = _durations(needs(traces, DURATIONS))
-    times, gpus = _arrivals(needs(traces, ARRIVALS), most=chips)
-    sizes = sorted(lengths)
-    span = float(times[-1]) + 1.0
-    mean = {size: float(lengths[size].mean()) for size in sizes}
-    asked = sum(int(one) * mean[_size(sizes, int(one))] for one in gpus) / span
-    layers = math.ceil(ASKED_OVER_CHIPS * chips / asked)
-    return _jobs(times, gpus, lengths, sizes, span=span, layers=layers, chips=chips, seed=seed)
-
-
-def _jobs(
-    times: Floats,
-    gpus: Floats,
-    lengths: dict[int, Floats],
-    sizes: list[int],
-    *,
-    span: float,
-    layers: int,
-    chips: int,
-    seed: int,
-) -> Iterator[TrainingJob]:
-    rng = np.random.default_rng([seed, 0x7068_696C])
-    waiting = WAITING_OVER_CHIPS * chips
-    shifts = [layer * span / layers for layer in range(layers)]
-    for at, place in heapq.merge(*(_around(times, span, shift) for shift in shifts)):
-        size = int(gpus[place])
-        drawn = lengths[_size(sizes, size)]
-        seconds = float(drawn[int(rng.integers(len(drawn)))])
-        yield TrainingJob(0.0 if waiting > 0.0 else at, size, seconds)
-        waiting -= size
-
-
-def _around(times: Floats, span: float, shift: float) -> Iterator[tuple[float, int]]:
-    """(time, row) of the trace begun at ``shift`` of its span, again and again."""
-    first, turn = int(np.searchsorted(times, shift)), 0
-    while True:
-        for place in range(first, len(times)):
-            yield float(times[place]) - shift + turn * span, place
-        first, turn = 0, turn + 1
-
-
-def _size(sizes: list[int], gpus: int) -> int:
-    return sizes[max(0, bisect_right(sizes, gpus) - 1)]
-
-
-def _arrivals(path: Path, *, most: int) -> tuple[Floats, Floats]:
-    times, gpus, last = [], [], 0.0
-    for line, (came, width) in rows(path, ("arrival_s", "gpus")):
-        at = number(path, line, "arrival_s", came, least=0.0, example="3600")
-        in_order(path, line, last, at)
-        last = at
-        size = number(path, line, "gpus", width, least=1.0, example="8")
-        if size <= most:
-            times.append(at)
-            gpus.append(float(int(size)))
-    if not times:
-        raise TraceError(f"{path}: no job of at most {most} accelerators; expected rows such as 103959,0,1")
-    return np.array(times), np.array(gpus)
-
-
-def _durations(path: Path) -> dict[int, Floats]:
+    path = needs(traces, ARRIVALS)
+    at, gpus = [], []
+    for line, (when, wanted) in rows(path, ("arrival_s", "gpus")):
+        at.append(number(path, line, "arrival_s", when, least=0.0, example="5400") % WEEK_SECONDS)
+        gpus.append(_gpus(path, line, wanted))
     found: dict[int, list[float]] = {}
-    for line, (seconds, width) in rows(path, ("duration_s", "gpus")):
-        size = int(number(path, line, "gpus", width, least=1.0, example="8"))
-        found.setdefault(size, []).append(number(path, line, "duration_s", seconds, least=1.0, example="7200"))
-    if not found:
-        raise TraceError(f"{path}: no durations; expected rows such as 7200,8")
-    return {size: np.array(values) for size, values in found.items()}
+    lengths = needs(traces, DURATIONS)
+    for line, (took, wanted) in rows(lengths, ("duration_s", "gpus")):
+        seconds = number(lengths, line, "duration_s", took, least=1.0, example="7772")
+        if seconds > LONGEST_SECONDS:
+            raise TraceError(f"{lengths}:{line}: duration_s is {took}; expected seconds up to 1e9, e.g. 7772")
+        found.setdefault(_gpus(lengths, line, wanted), []).append(seconds)
+    for where, count in ((path, len(at)), (lengths, len(found))):
+        if not count:
+            raise TraceError(f"{where}: no row; expected one training job a row, e.g. 7772,8")
+    order = np.argsort(at, kind="stable")
+    durations = {count: np.array(values) for count, values in sorted(found.items())}
+    return Backlog(np.array(at)[order], np.array(gpus, np.int64)[order], durations)
+
+
+def _gpus(path: Path, line: int, came: str) -> int:
+    found = number(path, line, "gpus", came, least=1.0, example="8")
+    if found != int(found) or found > 1 << 20:
+        raise TraceError(f"{path}:{line}: gpus is {came}; expected a whole number of accelerators, e.g. 8")
+    return int(found)
