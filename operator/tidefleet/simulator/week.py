@@ -96,8 +96,8 @@ def run_fleet(
             )
         demand[one.pool.name] = with_history(mine, seed=seed)
     progress(0.02, "planning and flips")
-    waiting = _training(scenario, traces, seed)
     fleet = described(scenario, carries={each.pool.name: each.carries for one in pools for each in one.beside})
+    waiting = _training(scenario, traces, seed)
     timeline = run_fluid(fleet, demand, seed=seed, planner=planner, backlog=waiting())
     found: dict[str, list[Sampled]] = {one.pool.name: [] for one in pools}
     todo = [(one, window) for one in pools for window in _windows(scenario, one, timeline, seed=seed, full=full)]
