@@ -180,33 +180,36 @@ def fewest_units(
     *,
     now: float,
     unit: float,
-    most: int,
+    most: int | Array,
     prices: Array | None = None,
 ) -> tuple[DeferrablePlan, int]:
     """The plan with the fewest whole units (replicas) of ``unit`` tokens/s added at a time, and how many those are.
 
     Capacity comes in replicas that stay for a while: a thin addition over hours beats all of it in one slot. With
-    ``most`` units not enough is done in time; then that plan is returned, and says what is missing.
+    ``most`` units (in all slots, or by slot) not enough is done in time; then that plan is returned, and says what is
+    missing.
     """
     plan = plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=0.0)
-    if not plan.missing.any() or most <= 0:
+    limits = np.broadcast_to(np.asarray(most, dtype=np.float64), (len(slack),))
+    highest = int(limits.max(initial=0.0))
+    if not plan.missing.any() or highest <= 0:
         return plan, 0
     windows = [_window(one, now, plan.first, len(slack)) for one in volumes]
     tokens = [one.tokens for one in volumes]
     enough = NOTHING * max(1.0, sum(tokens))
 
     def suffices(units: int) -> bool:
-        served = _earliest_first(tokens, windows, (slack + units * unit) * plan.seconds)
+        served = _earliest_first(tokens, windows, (slack + np.minimum(units, limits) * unit) * plan.seconds)
         return float(served.sum()) >= sum(tokens) - enough
 
-    low, high = 0, most
+    low, high = 0, highest
     while high - low > 1 and suffices(high):
         middle = (low + high) // 2
         if suffices(middle):
             high = middle
         else:
             low = middle
-    return plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=high * unit), high
+    return plan_deferrable(volumes, slack, now=now, prices=prices, most_extra=np.minimum(high, limits) * unit), high
 
 
 def daily_volumes(

@@ -17,7 +17,7 @@ BUCKET_SECONDS = 3 * 3600.0
 
 @dataclass(slots=True)
 class Filler:
-    """Work of one pool that waits, in replica-seconds; times are Unix seconds.
+    """Work of one pool that waits, in replica-seconds; times are seconds of the scenario's clock (whole slots from 0).
 
     Attributes:
         done, late: so far; ``late`` is the part of ``done`` that came after its deadline.
@@ -70,8 +70,9 @@ class Filler:
         if not self.arrived and not self._queue:
             return np.zeros(len(replicas))
         slack = np.maximum(0.0, replicas * top - point)
-        room = int(max(0.0, most - float(replicas.max(initial=0.0))))
-        plan, units = fewest_units(self._volumes(now), slack, now=now, unit=top, most=room)
+        room = np.floor(np.maximum(0.0, most - replicas) + 1e-9)
+        later = np.linspace(2.0, 1.0, len(slack))  # what is added last may turn out not to be needed
+        plan, units = fewest_units(self._volumes(now), slack, now=now, unit=top, most=room, prices=later)
         self.most_units = max(self.most_units, units)
         return np.ceil(plan.extra / top - 1e-9)
 

@@ -303,7 +303,7 @@ class _Fleet:
 
     def _waiting(self, pool: _Pool, replicas: Array, point: Array) -> Array:
         most = pool.spec.nodes * pool.spec.replicas_per_node
-        return pool.filler.plan(replicas, point, now=self.now, top=self.spec.filler_top, most=most)
+        return pool.filler.plan(replicas, point, now=self.now - ORIGIN, top=self.spec.filler_top, most=most)
 
     def _kept(self, node: Node) -> bool:
         """Whether the replicas that are wanted are ready without those on a node."""
