@@ -46,7 +46,9 @@ def outcome_of(
             lost[cause] = lost.get(cause, 0.0) + gone
             utilization -= gone
             variance += 0.0 if full else (error * serving) ** 2
-    attained, attainment_se = _attainment(pools, windows)
+    done = sum(float(rates.sum()) for rates in timeline.filler_rate.values()) * BIN_SECONDS
+    punctual = 1.0 - timeline.filler_late / done if done else 1.0
+    attained, attainment_se = _attainment(pools, windows, punctual=punctual)
     spilled = {one.pool.name: _Spilled.of(one, timeline) for one in pools}
     tokens, by_class, joules = _tokens(pools, spilled)
     api_usd = sum(one.usd for one in spilled.values())
@@ -195,7 +197,14 @@ def _expansion(one: Sampled) -> float:
     return one.window.weight / max(1, sum(one.requests.values()))
 
 
-def _attainment(pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled]]) -> tuple[dict[str, float], float]:
+def _attainment(
+    pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled]], *, punctual: float
+) -> tuple[dict[str, float], float]:
+    """Share of requests in time by class and overall, with its standard error.
+
+    Args:
+        punctual: share of the deferrable work that the fluid did before its deadline, which no window can see.
+    """
     found: dict[str, float] = {}
     rate, variance, total = 0.0, 0.0, 0.0
     for pool in pools:
@@ -205,6 +214,8 @@ def _attainment(pools: Sequence[PoolRun], windows: Mapping[str, Sequence[Sampled
             asked = sum(_expansion(one) * one.requests.get(name, 0) for one in mine)
             if asked:
                 found[name] = sum(_expansion(one) * one.in_time.get(name, 0) for one in mine) / asked
+                if name in pool.mix.deferrable:
+                    found[name] *= punctual
         means = [
             sum(one.in_time.get(name, 0) for name in online) / max(1, sum(one.requests.get(name, 0) for name in online))
             for one in mine

@@ -202,7 +202,8 @@ def places(rng: np.random.Generator, expected: float, mix: Mix | None) -> tuple[
     widths = counts + 1
     each, bent = np.repeat(shapes, widths), np.repeat(weibull, widths)
     gaps = rng.standard_gamma(np.where(bent, 1.0, each))
-    gaps[bent] **= 1.0 / each[bent]
+    with np.errstate(over="ignore"):  # what is too large is seen by its sum
+        gaps[bent] **= 1.0 / each[bent]
     gaps += 1e-300
     ends = np.cumsum(widths)
     sums = np.add.reduceat(gaps, ends - widths)
