@@ -50,7 +50,13 @@ class Desk:
 
     def ask(self, prompt: str = PROMPT, *, headers: dict[str, str] | None = None, **more: Any) -> Choice | Refusal:
         """Where a request would go; it must not have to wait."""
-        body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 100, **more}
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 100,
+            "stream": True,
+            **more,
+        }
         head = RequestHead("POST", "/v1/chat/completions", dict(headers or {}), None)
         found = self.picker.choose(head, json.dumps(body).encode())
         assert isinstance(found, Choice | Refusal), found
@@ -92,10 +98,12 @@ class Desk:
             usage["prompt_tokens_details"] = {"cached_tokens": cached}
         if status is not None:
             self.picker.served(choice.ticket, address or choice.addresses[0], status, self.now)
-            self.picker.body(choice.ticket, b'{"choices": [{"message": {"content": "a"}}],', False, self.now)
+            self.picker.body(choice.ticket, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', False, self.now)
             self.now += tpot * max(0, output - 1)
             if not cut:
-                self.picker.body(choice.ticket, b'"usage":' + json.dumps(usage).encode() + b"}", True, self.now)
+                self.picker.body(
+                    choice.ticket, b'data: {"usage":' + json.dumps(usage).encode() + b"}\n\n", True, self.now
+                )
         self.picker.closed(choice.ticket, self.now)
 
     def metric(self, name: str, **labels: str) -> float:

@@ -1,5 +1,7 @@
 """What requests come to at their end: records, dollars, objectives, tasks, tokens computed again; tenants' limits."""
 
+import json
+
 import msgspec
 import pytest
 from books_ground import PROMPT, Desk
@@ -49,24 +51,40 @@ def test_a_request_alone_costs_its_prefill_and_its_steps_at_the_rent_of_its_chip
     assert desk.metric("request_cost_usd_count", workload_class="chat") == 1
 
 
-def test_two_that_run_together_share_their_steps():
-    desk = a_desk(2)
-    alone = desk.serve(output=50).accelerator_seconds
+@pytest.mark.parametrize("stream", [True, False])
+def test_requests_that_run_together_share_their_steps(stream):
+    """Eight of one length at the same time: each takes less than one that is alone, together what passed."""
+    alone = a_desk().serve(output=200, stream=stream).accelerator_seconds
     desk = a_desk()
-    first, second = desk.ask(), desk.ask()
-    for choice in (first, second):
-        desk.picker.served(choice.ticket, choice.addresses[0], 200, desk.now)
-        desk.picker.body(choice.ticket, b'{"choices": [],', False, desk.now)
-    desk.now += 49 * 0.02
-    for choice in (first, second):
-        usage = (
-            b'"usage": {"prompt_tokens": 400, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 0}}}'
-        )
-        desk.picker.body(choice.ticket, usage, True, desk.now)
-        desk.picker.closed(choice.ticket, desk.now)
-    together = [one.accelerator_seconds for one in desk.records]
-    assert together[0] == pytest.approx(together[1], rel=0.05)
-    assert together[0] < 0.7 * alone
+    for _ in range(4):
+        choices = [desk.ask(stream=stream) for _ in range(8)]
+        begun = desk.now
+        desk.now += 0.05
+        for choice in choices:
+            desk.picker.served(choice.ticket, choice.addresses[0], 200, desk.now)
+            if stream:
+                desk.picker.body(
+                    choice.ticket, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', False, desk.now
+                )
+        desk.now += 199 * 0.02
+        usage = {"prompt_tokens": 400, "completion_tokens": 200, "prompt_tokens_details": {"cached_tokens": 0}}
+        said = json.dumps({"usage": usage}).encode()
+        for choice in choices:
+            desk.picker.body(choice.ticket, b"data: " + said + b"\n\n" if stream else said, True, desk.now)
+            desk.picker.closed(choice.ticket, desk.now)
+    together = [one.accelerator_seconds for one in desk.records[-8:]]
+    assert max(together) < 1.2 * min(together)
+    assert max(together) < 0.3 * alone
+    assert sum(together) == pytest.approx(desk.now - begun, rel=0.15)
+
+
+def test_an_answer_that_comes_whole_is_judged_by_its_whole_time():
+    for ttft, slo in ((1.7, "met"), (2.0, "missed")):
+        desk = a_desk(objectives=OBJECTIVES)
+        record = desk.serve(ttft=ttft, tpot=0.0, stream=False)
+        assert (record.slo, record.ttft_seconds, record.tpot_seconds) == (slo, None, None)
+        assert record.seconds == pytest.approx(ttft)
+    assert a_desk(objectives=OBJECTIVES[:1]).serve(ttft=2.0, stream=False).slo is None
 
 
 def test_a_hit_saves_seconds_and_joules_and_earns_less():

@@ -135,7 +135,9 @@ class Books:
                 recomputed_tokens=done.recomputed_tokens,
                 recomputed_cause=done.recomputed_cause or None,
                 saved_seconds=bill.saved_seconds if bill is not None else 0.0,
-                ttft_seconds=None if flight.first_at is None else flight.first_at - flight.came,
+                ttft_seconds=flight.first_at - flight.came
+                if flight.first_at is not None and _streams(flight)
+                else None,
                 tpot_seconds=_tpot(flight, output),
                 seconds=max(0.0, now - flight.came),
                 accelerator_seconds=bill.accelerator_seconds if bill is not None else 0.0,
@@ -230,20 +232,32 @@ def _bill(flight: Flight, uncached: int, cached: int, output: int, now: float) -
     )
 
 
+def _streams(flight: Flight) -> bool:
+    """Whether its tokens are seen as they come."""
+    return flight.body is None or flight.body.stream
+
+
 def _tpot(flight: Flight, output: int) -> float | None:
-    if flight.first_at is None or flight.last_at is None or output < 2:
+    if flight.first_at is None or flight.last_at is None or output < 2 or not _streams(flight):
         return None
     return (flight.last_at - flight.first_at) / (output - 1)
 
 
 def _slo(flight: Flight, result: str, output: int, now: float) -> str:
-    """``met`` or ``missed``; empty where nothing is promised, or where it was cut before it could tell."""
+    """``met`` or ``missed``; empty where nothing is promised, or where it was cut before it could tell.
+
+    An answer that comes whole has the time of its first token and of all others together, if both are promised.
+    """
     ask = flight.chosen.ask
     ttft, tpot = ask.ttft_objective_seconds, ask.tpot_objective_seconds
     if ttft is None and tpot is None:
         return ""
     if result == ERROR:
         return "missed"
+    if not _streams(flight):
+        if ttft is None or tpot is None or result != OK:
+            return ""
+        return "met" if now - flight.came <= ttft + tpot * max(0, output - 1) else "missed"
     if ttft is not None:
         took = (now if flight.first_at is None else flight.first_at) - flight.came
         if took > ttft:

@@ -53,7 +53,8 @@ def served(flight: Flight, address: str | None, status: int | None, now: float) 
             state.table.failed(flight.address, now)
         flight.address, flight.account = address, None
         if address in state.table:
-            flight.account = state.table.begin(ask, address, now, work=flight.chosen.work_at(address))
+            work, streams = flight.chosen.work_at(address), flight.body is None or flight.body.stream
+            flight.account = state.table.begin(ask, address, now, work=work, streams=streams)
     if status is not None and status in FAULTS:
         state.table.failed(flight.address, now)
     elif status is not None and status < 400 and not ask.token_exact and len(ask.keys):

@@ -237,7 +237,8 @@ class Picker:
             )
         self.recent.append((now, found))
         flight = Flight(state, found, body, now, UsageReader(is_stream=body is not None and body.stream), found.address)
-        flight.account = state.table.begin(ask, found.address, now, work=found.work_at(found.address))
+        work, streams = found.work_at(found.address), body is None or body.stream
+        flight.account = state.table.begin(ask, found.address, now, work=work, streams=streams)
         if self._books is not None:
             flight.came, flight.headers, flight.reserved = began, request.headers, request.reserved
             request.reserved = None

@@ -99,7 +99,8 @@ class Ticket:
         work: as expected at its begin; ``due`` is when its first token was expected, ``tpot_seconds`` its pace.
         held_tokens: KV that it is counted with while in flight.
         endpoint: its facts when the request began there.
-        mark: where the clocks of ``metering.Shares`` stood at its first token.
+        streams: its tokens are seen as they come; of one whose answer comes whole only its end is.
+        entered, mark: since when it is in ``metering.Shares``, and where the clocks there stood.
         share: of the decode steps that it was in, in the mean; known at its end.
     """
 
@@ -112,6 +113,8 @@ class Ticket:
     tpot_seconds: float
     held_tokens: float
     endpoint: Endpoint
+    streams: bool = True
+    entered: float | None = None
     mark: tuple[float, float, float] = (0.0, 0.0, 0.0)
     share: float = 1.0
     first_at: float | None = None

@@ -16,7 +16,8 @@ from tidefleet.routing.columns import Columns, Floats, Mask
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
-from tidefleet.routing.metering import Shares, corrected, end_decode
+from tidefleet.routing.learning import LEARNED, from_end, from_first_token
+from tidefleet.routing.metering import Shares, begin_decode, end_decode
 from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
 from tidefleet.routing.resident import Resident
@@ -30,12 +31,6 @@ STALE_SECONDS = 5.0
 
 MOST_MASKS = 256
 """Subsets and adapters whose rows are remembered."""
-
-_LEAST_LEARNED_SECONDS = 0.02
-"""Below it a time to the first token says more about the network than about the engine."""
-
-_LEARNED = 0.1
-"""Weight of one more measured time in an endpoint's correction."""
 
 _LEAST_HELD = 0.02
 """Share of requests' tokens that a device holds at least, however much they have in common."""
@@ -278,11 +273,12 @@ class Endpoints(Columns):
 
     # -- what they are doing ---------------------------------------------------------------------------------------
 
-    def begin(self, ask: Ask, address: str, now: float, *, work: Work | None = None) -> Ticket:
+    def begin(self, ask: Ask, address: str, now: float, *, work: Work | None = None, streams: bool = True) -> Ticket:
         """A request goes to an endpoint.
 
         Args:
             work: what it was expected to be there (``Pick.work_at``); without it, a prompt of which nothing is cached.
+            streams: its answer is seen token by token, and not as a whole at its end.
 
         Raises:
             KeyError: the pool has no such endpoint.
@@ -302,7 +298,9 @@ class Endpoints(Columns):
             float(self.running[at] + self.pending[at]), float(self.context[at])
         )
         row = self._rows[at]
-        ticket = Ticket(ask, address, row.epoch, now, work, due, tpot, held, row.endpoint)
+        ticket = Ticket(ask, address, row.epoch, now, work, due, tpot, held, row.endpoint, streams)
+        if not streams:
+            begin_decode(row.shares, ticket, now, others=self._others(at, now))
         if ask.session is not None:
             self.sessions.began(ask.session, now)
         return ticket
@@ -315,12 +313,8 @@ class Endpoints(Columns):
         ticket.first_at = now
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
-        ticket.mark = self._rows[at].shares.enter(
-            now, ticket.held_tokens, prefill_seconds=ticket.work.seconds, others=self._others(at, now)
-        )
-        expected, took = ticket.due - ticket.began, now - ticket.began
-        if expected > _LEAST_LEARNED_SECONDS and took > 0.0:
-            self.prefill_factor[at] = corrected(float(self.prefill_factor[at]), took / expected, _LEARNED)
+        begin_decode(self._rows[at].shares, ticket, now, others=self._others(at, now))
+        from_first_token(ticket, now, self.prefill_factor, at, self._rows[at].shares)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -351,16 +345,14 @@ class Endpoints(Columns):
             self._prefilled(at, ticket, now)
         else:
             self.running[at] = max(0.0, float(self.running[at]) - 1.0)
+        if ticket.entered is not None:
             end_decode(self._rows[at].shares, ticket, now, output_tokens, others=self._others(at, now))
         self.context[at] = max(0.0, float(self.context[at]) - ticket.held_tokens)
         if self.running[at] + self.pending[at] == 0.0:
             self.context[at] = 0.0
         if output_tokens <= 0.0:
             return
-        if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
-            pace = (now - ticket.first_at) / (output_tokens - 1.0)
-            expected = ticket.tpot_seconds * float(self.step_factor[at])
-            self.step_factor[at] = corrected(float(self.step_factor[at]), pace / expected, _LEARNED)
+        from_end(ticket, now, output_tokens, self.step_factor, at)
         cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
         tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
         self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
@@ -434,7 +426,7 @@ class Endpoints(Columns):
         ours, pending = float(self.running[at]), float(self.pending[at])
         if ours > 0.0 and self.context[at] > 0.0:
             share = float(seen) / (float(self.context[at]) * ours / (ours + pending))
-            self.held_share[at] += _LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
+            self.held_share[at] += LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
 
     def _others(self, at: int, now: float) -> float:
         """Requests of other routers that run at the endpoint of a row."""
@@ -443,7 +435,8 @@ class Endpoints(Columns):
     def factors(self, address: str) -> tuple[float, float]:
         """Time that prefill and decode steps take over what an endpoint's rates say; 1 and 1 of one that is gone."""
         at = self._at.get(address)
-        return (1.0, 1.0) if at is None else (float(self.prefill_factor[at]), self._rows[at].shares.factor)
+        shares = self._rows[at].shares if at is not None else None
+        return (1.0, 1.0) if shares is None else (shares.prefill_factor, shares.factor)
 
     def in_flight(self, address: str) -> int:
         """Our own requests there."""

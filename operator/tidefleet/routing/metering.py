@@ -11,6 +11,8 @@ saturated endpoint's requests add up to the time that it ran; what it idles belo
 A share is 1/B among B requests while there is KV room to spare. The fuller the room, the more it is the room that keeps
 others out: at a usage u, (1 - u)/B + u * (its tokens / all tokens). That is how the residence of KV is charged.
 
+Of a request whose answer comes whole nobody sees when its decode begins: it is counted from its beginning on.
+
 What engines take beyond the rates is learned by endpoint: seconds between a request's first and last token, less the
 prefills of others that stood between, times its share, over the same by the rates.
 """
@@ -56,13 +58,17 @@ class Shares:
 
     Args:
         capacity_tokens: KV room of the endpoint.
+
+    Attributes:
+        prefill_factor: time that prompts take over what the rates say.
     """
 
     __slots__ = ("_at", "_by_request", "_by_token", "_modelled", "_prefilled", "_running", "_taken", "_tokens",
-                 "capacity_tokens")  # fmt: skip
+                 "capacity_tokens", "prefill_factor")  # fmt: skip
 
     def __init__(self, capacity_tokens: float) -> None:
         self.capacity_tokens = capacity_tokens
+        self.prefill_factor = 1.0
         self._at = -math.inf
         self._by_request = self._by_token = self._prefilled = 0.0
         self._running, self._tokens = 0, 0.0
@@ -87,6 +93,10 @@ class Shares:
         self._tokens += tokens
         self._prefilled += prefill_seconds
         return self._by_request, self._by_token, self._prefilled
+
+    def prefilled(self, seconds: float) -> None:
+        """The prompt of a request that had entered before took so long."""
+        self._prefilled += seconds
 
     def leave(self, now: float, since: float, mark: Mark, tokens: float, *, others: float = 0.0) -> tuple[float, float]:
         """It decodes no longer; its mean share of a step, 0..1, and for how many seconds there were steps.
@@ -122,15 +132,19 @@ class Shares:
             self._by_token += passed * usage / tokens
 
 
-def corrected(factor: float, ratio: float, weight: float) -> float:
-    """A correction after one more measured time, as a share of what was expected with it; 8 at most, either way."""
-    step = min(2.0, max(0.5, ratio))
-    return min(8.0, max(0.125, factor * float(step**weight)))
+def begin_decode(shares: Shares, ticket: Ticket, now: float, *, others: float = 0.0) -> None:
+    """A request decodes from now on, or its first token tells that its prompt is done."""
+    took = ticket.work.seconds if ticket.first_at is not None else 0.0
+    if ticket.entered is None:
+        ticket.entered = now
+        ticket.mark = shares.enter(now, ticket.held_tokens, prefill_seconds=took, others=others)
+    else:
+        shares.prefilled(took)
 
 
 def end_decode(shares: Shares, ticket: Ticket, now: float, output_tokens: float, *, others: float = 0.0) -> None:
-    """A request that had its first token is over: tell its share of the steps, and learn from what they took."""
-    since = now if ticket.first_at is None else ticket.first_at
+    """A request that is in ``shares`` is over: tell its share of the steps, and learn from what they took."""
+    since = now if ticket.entered is None else ticket.entered
     ticket.share, seconds = shares.leave(now, since, ticket.mark, ticket.held_tokens, others=others)
     if output_tokens > 1.0:
         context = ticket.ask.tokens + 0.5 * output_tokens

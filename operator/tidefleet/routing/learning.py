@@ -1,0 +1,39 @@
+"""Corrections of an endpoint's speeds by what its requests take, as factors of what its rates say."""
+
+from __future__ import annotations
+
+from tidefleet.routing.columns import Floats
+from tidefleet.routing.endpoint import Ticket
+from tidefleet.routing.metering import Shares
+
+LEARNED = 0.1
+"""Weight of one more measured time."""
+WIDEST = 8.0
+_LEAST_SECONDS = 0.02
+"""Below it a time to the first token says more about the network than about the engine."""
+
+
+def corrected(factor: float, ratio: float) -> float:
+    """A correction after one more measured time, as a share of what was expected with it."""
+    step = min(2.0, max(0.5, ratio))
+    return min(WIDEST, max(1.0 / WIDEST, factor * float(step**LEARNED)))
+
+
+def from_first_token(ticket: Ticket, now: float, prefill: Floats, at: int, shares: Shares) -> None:
+    """A request's first output came: correct the prefill of row ``at``.
+
+    What is metered is corrected by answers alone of which the first token is seen: one that comes whole tells nothing
+    of its prompt, though those who wait for its endpoint wait for all of it.
+    """
+    expected, took = ticket.due - ticket.began, now - ticket.began
+    if expected > _LEAST_SECONDS and took > 0.0:
+        prefill[at] = corrected(float(prefill[at]), took / expected)
+        if ticket.streams:
+            shares.prefill_factor = corrected(shares.prefill_factor, took / expected)
+
+
+def from_end(ticket: Ticket, now: float, output_tokens: float, step: Floats, at: int) -> None:
+    """A request is over: correct the steps of row ``at``."""
+    if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
+        pace = (now - ticket.first_at) / (output_tokens - 1.0)
+        step[at] = corrected(float(step[at]), pace / (ticket.tpot_seconds * float(step[at])))
