@@ -155,3 +155,14 @@ def test_csv_as_spreadsheets_and_arrow_write_it_is_read(tmp_path):
     path.write_text('"time","input","output","session"\r\n1.5,1024,20,"a, ""b"""\r\n2.5,2048,30,"a, ""b"""\r\n')
     found = own(path)
     assert (found.count, len(found.turns(0, 0))) == (1, 2)
+
+
+def test_requests_without_sessions_and_blocks_are_sessions_of_one(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("time,input,output\n5,1024,20\n5.5,2048,30\n9,512,10\n")
+    found = own(path)
+    assert (found.count, found.longest, found.own_rate) == (3, 0.0, pytest.approx(0.75))
+    assert found.begins.tolist() == [0.0, 0.5, 4.0]
+    assert [(one.tokens, one.output, len(one.keys)) for one in found.turns(1, 0)] == [(2048, 30, 4)]
+    assert found.nominal(2).tolist() == [0.0]
+    assert found.turns(0, 0)[0].keys[0] != found.turns(2, 0)[0].keys[0]

@@ -36,7 +36,7 @@ class Own:
 
     Attributes:
         times, tokens, outputs: shape (rows,); first: of each session, shape (sessions + 1,).
-        ids, ends: blocks of all rows, and where each row's end, shape (rows + 1,); empty = none are stated.
+        ids, ends: blocks of all rows, and where each row's end, shape (rows + 1,); no ids = none are stated.
         common: which of the ids several sessions have, shape (ids,).
         begins: seconds from the first row of the file, rising, shape (sessions,).
     """
@@ -136,7 +136,29 @@ def own(path: Path) -> Own:
         ends.append(len(ids))
     if not times:
         raise TraceError(f"{path}: no row; expected one request a row, with {', '.join(NEEDED)}")
+    if not numbers and not ids:
+        return _singles(times, tokens, outputs)
+    numbers.clear()  # texts of sessions take more than all columns
     return _sorted((times, tokens, outputs, sessions), ids, ends)
+
+
+def _singles(times: array[float], tokens: array[int], outputs: array[int]) -> Own:
+    """Rows of which each is a session: they lie in order already, and are not copied."""
+    at = np.frombuffer(times, np.float64)
+    at -= at[0]
+    count = len(at)
+    return Own(
+        at,
+        np.frombuffer(tokens, np.int64),
+        np.frombuffer(outputs, np.int64),
+        np.arange(count + 1),
+        np.empty(0, np.uint64),
+        np.zeros(1, np.int64),
+        np.empty(0, bool),
+        at,
+        count / max(float(at[-1]), 1.0),
+        0.0,
+    )
 
 
 def _sorted(rows: tuple[array[float], array[int], array[int], array[int]], ids: array[int], ends: array[int]) -> Own:
