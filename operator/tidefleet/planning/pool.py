@@ -260,6 +260,8 @@ def _reason(
         text += f"; next is {rival.option}, {share:+.0%}"
     if committed:
         text += f"; ${brief(committed)}/h of ${brief(cost)}/h are owed for reserved chips in any case"
+    if problem.steered:
+        text += f"; {problem.cap_reasons[min(problem.steered)]}"
     if power:
         text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
     return text

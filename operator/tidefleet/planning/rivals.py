@@ -15,7 +15,7 @@ from tidefleet.planning.problem import (
     per_million,
     tokens_per_request,
 )
-from tidefleet.planning.solution import Solution, solve
+from tidefleet.planning.solution import Solution, chip_group, solve
 from tidefleet.planning.words import brief, rounded_down
 
 
@@ -60,7 +60,10 @@ def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: 
 
 def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) -> RunnerUp:
     """The rival as it is told, with what it would cost more."""
-    if rival.solution.shortfall > 0:
+    group = chip_group(rival.option)
+    if group in problem.steered and (rival.solution.shortfall > 0 or rival.solution.spare_missing):
+        because = f"left out: {problem.cap_reasons[group]}"
+    elif rival.solution.shortfall > 0:
         because = f"cannot carry the load within its limits ({rival.solution.shortfall:.0%} short)"
         if rival.accelerator in problem.cap_reasons:
             because += f": {problem.cap_reasons[rival.accelerator]}"
