@@ -191,7 +191,7 @@ sizes = st.sampled_from([1, 2, 4])
 prices = st.floats(0.5, 4.0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(st.floats(0.3, 3.0), min_size=2, max_size=2),
     st.tuples(prices, prices),

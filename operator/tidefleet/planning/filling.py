@@ -3,9 +3,9 @@
 Each pool's own plan counts chips. Where the nodes that all of them stand on have much rent that nothing uses, the whole
 fleet is solved with whole nodes (``tidefleet.planning.coordination.fleet_problem``), and its answer is handed back to
 the pools it concerns as caps on groups of chips (a type and how it is paid for): none of those it does without, as many
-of the others as it takes, and any number of the one that is dearest alone, so that a pool can still grow. Each pool
-then plans again within them, and the answer counts only if these plans together cost less. Nothing is a limit here: a
-pool that would come out short is left as it was.
+of the others as it takes, and any number of the one that is dearest alone, so that a pool can still grow (unless only
+exact numbers lead to the answer). Each pool then plans again within them, and the answer counts only if these plans
+together cost less. Nothing is a limit here: a pool that would come out short is left as it was.
 """
 
 from __future__ import annotations
@@ -86,10 +86,9 @@ def fill(
             if n
         ]
         index += count
-        limited = _caps(problem, taken)
-        found = _within(problem, plan, limited)
+        found = _steered(problem, plan, taken)
         if found is not None:
-            filled[problem.pool], caps[problem.pool] = found, limited
+            caps[problem.pool], filled[problem.pool] = found
     stay = {problem.pool: _kept(problem, plan) for problem, plan in usable}
     cost = {name: _cost(one, limits) for name, one in (("alone", alone), ("filled", filled), ("stay", stay))}
     best, usd = filled, cost["filled"]
@@ -97,9 +96,9 @@ def fill(
         best, usd = alone, cost["alone"]
     if cost["stay"] - usd <= _saving_needed(usable, stay, best, limits):
         best, usd = stay, cost["stay"]
-        caps = {problem.pool: _caps(problem, stay[problem.pool]) for problem, _ in usable}
-        if any(_within(problem, plan, caps[problem.pool]) is None for problem, plan in usable):
-            best = alone
+        steered = {problem.pool: _steered(problem, plan, stay[problem.pool]) for problem, plan in usable}
+        caps = {pool: one[0] for pool, one in steered.items() if one and _counts(one[1]) == _counts(stay[pool])}
+        best = best if len(caps) == len(stay) else alone
     if best is alone or usd > cost["alone"] * (1 + 1e-9):
         return Filling({}, {}, cost["alone"], cost["alone"], min(answer.bound, cost["alone"]), answer.complete)
     saves = cost["alone"] - usd
@@ -149,17 +148,36 @@ def _kept(problem: PoolProblem, plan: PoolPlan) -> Sequence[Chosen]:
     return [Chosen(one, n) for one, n in zip(here, found.counts, strict=True) if n]
 
 
-def _caps(problem: PoolProblem, taken: Sequence[Chosen]) -> dict[str, int]:
-    """Caps by group under which a pool alone comes to what was taken; none for a pool that takes nothing."""
+def _caps(problem: PoolProblem, taken: Sequence[Chosen]) -> list[dict[str, int]]:
+    """Caps by group under which a pool alone may come to what was taken: one for each group that is left to grow.
+
+    The first leaves the group that is dearest alone, which the pool fills last. Whole replicas can make another one
+    the last, or need a cap on each of several. No caps are needed for a pool that takes nothing.
+    """
     if not taken:
-        return {}
+        return [{}]
     chips: dict[str, int] = {}
     for one in taken:
         group = chip_group(one.option)
         chips[group] = chips.get(group, 0) + one.replicas * one.option.chips
-    grows = chip_group(max(taken, key=lambda one: one.candidate.usd_per_request).option)
     groups = dict.fromkeys(chip_group(one.option) for one in problem.market.candidates)
-    return {group: chips.get(group, 0) for group in groups if group != grows}
+    grow = [chip_group(one.option) for one in sorted(taken, key=lambda one: -one.candidate.usd_per_request)]
+    last = [*dict.fromkeys(grow), *([""] if len(chips) > 1 else [])]
+    return [{group: chips.get(group, 0) for group in groups if group != grows} for grows in last]
+
+
+def _steered(
+    problem: PoolProblem, plan: PoolPlan, taken: Sequence[Chosen]
+) -> tuple[dict[str, int], Sequence[Chosen]] | None:
+    """Caps, and what the pool alone comes to within them: what was taken, else what comes nearest in kind."""
+    nearest: tuple[dict[str, int], Sequence[Chosen]] | None = None
+    for caps in _caps(problem, taken):
+        found = _within(problem, plan, caps)
+        if found is not None and _counts(found) == _counts(taken):
+            return caps, found
+        if found is not None and nearest is None:
+            nearest = caps, found
+    return nearest
 
 
 def _within(problem: PoolProblem, plan: PoolPlan, caps: Mapping[str, int]) -> Sequence[Chosen] | None:
