@@ -28,11 +28,15 @@ from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, descr
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save."""
+    """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save.
+
+    ``steered``: the caps are no limits, but choose what costs least with the whole nodes of all pools.
+    """
 
     caps: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     prices: tuple[ShadowPrice, ...] = ()
+    steered: bool = False
 
 
 NOTHING_SHARED = Share()
@@ -66,12 +70,15 @@ def decide(
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
+    steered: set[str] = set()
     for name, cap in share.caps.items():
         if cap < caps.get(name, cap + 1):
             caps[name], cap_reasons[name] = cap, share.reasons[name]
+            steered |= {name} if share.steered else set()
     problem = _problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons)
     problem = replace(
         problem,
+        steered=frozenset(steered),
         external=external_offers_of(view.classes),
         apart=_apart(view, memory, demand.classes, allowed, defaults=defaults, memo=memo),
     )
