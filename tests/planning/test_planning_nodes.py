@@ -41,12 +41,7 @@ def within(plans: Plans, found: Filling) -> Plans:
     result = []
     for problem, _ in plans:
         caps: Mapping[str, int] = {name: cap for (pool, name), cap in found.caps.items() if pool == problem.pool}
-        steered = replace(
-            problem,
-            type_caps={**problem.type_caps, **caps},
-            cap_reasons={name: found.reasons[problem.pool, name] for name in caps},
-            steered=frozenset(caps),
-        )
+        steered = replace(problem, steered=caps, steered_because=found.because if caps else "")
         result.append((steered, planned(steered)))
     return result
 
@@ -116,14 +111,13 @@ def test_a_pool_fills_the_idle_chips_of_another_pools_node() -> None:
     assert cost(again) == found.usd_per_hour == pytest.approx(16.0)
     assert found.alone_usd_per_hour == pytest.approx(22.0)
     assert found.bound_usd_per_hour <= 16.0 + 1e-9
-    assert found.reasons["prod/b", "small OnDemand"].endswith("cost $6/h less so")
+    assert found.because == "the whole nodes that all pools stand on cost $6/h less so"
     plan = again[1][1]
     assert plan.reason.endswith("; the whole nodes that all pools stand on cost $6/h less so")
     assert plan.shadow_prices == ()
     (lost,) = plan.runners_up
-    assert (lost.option, lost.lost_because) == (
-        "small (fp8, tp1)", "left out: the whole nodes that all pools stand on cost $6/h less so",
-    )  # fmt: skip
+    assert lost.option == "small (fp8, tp1)"
+    assert lost.lost_because == "costs $3/h alone, -25%; the whole nodes that all pools stand on cost $6/h less so"
 
 
 def test_a_pool_that_is_steered_can_still_grow() -> None:

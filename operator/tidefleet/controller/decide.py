@@ -30,13 +30,14 @@ from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, descr
 class Share:
     """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save.
 
-    ``steered``: the caps are no limits, but choose what costs least with the whole nodes of all pools.
+    ``steered``: most chips by group that it should use, so that the whole nodes of all pools cost least; and why.
     """
 
     caps: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     prices: tuple[ShadowPrice, ...] = ()
-    steered: bool = False
+    steered: Mapping[str, int] = field(default_factory=dict)
+    steered_because: str = ""
 
 
 NOTHING_SHARED = Share()
@@ -70,15 +71,14 @@ def decide(
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
-    steered: set[str] = set()
     for name, cap in share.caps.items():
         if cap < caps.get(name, cap + 1):
             caps[name], cap_reasons[name] = cap, share.reasons[name]
-            steered |= {name} if share.steered else set()
     problem = _problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons)
     problem = replace(
         problem,
-        steered=frozenset(steered),
+        steered=share.steered,
+        steered_because=share.steered_because,
         external=external_offers_of(view.classes),
         apart=_apart(view, memory, demand.classes, allowed, defaults=defaults, memo=memo),
     )

@@ -137,20 +137,25 @@ def steered_shares(found: Filling, plans: Plans) -> dict[str, Share]:
     for problem, _ in plans:
         caps = {group: cap for (pool, group), cap in found.caps.items() if pool == problem.pool}
         if caps:
-            reasons = {group: found.reasons[problem.pool, group] for group in caps}
-            shares[problem.pool] = Share(caps, reasons, steered=True)
+            shares[problem.pool] = Share(steered=caps, steered_because=found.because)
     return shares
 
 
-def with_idle(decisions: Sequence[Decision], nodes: Mapping[str, int]) -> tuple[Decision, ...]:
+def with_idle(
+    decisions: Sequence[Decision], nodes: Mapping[str, int], *, on_paper: bool = False
+) -> tuple[Decision, ...]:
     """The decisions, with the nodes that their plans stand on and what of these is idle.
 
     A pool that is only watched stands where it runs; its plan is told as if it were carried out beside the others.
+
+    Args:
+        nodes: chips of a node by type.
+        on_paper: every plan counts as carried out, and nothing runs.
     """
     chosen: dict[str, Sequence[Chosen]] = {
-        one.plan.pool: one.plan.chosen for one in decisions if one.plan is not None and one.write
+        one.plan.pool: one.plan.chosen for one in decisions if one.plan is not None and (one.write or on_paper)
     }
-    held = held_by_watched(decisions)
+    held = {} if on_paper else held_by_watched(decisions)
     together = standing(chosen, nodes, held)
     result = []
     for one in decisions:
@@ -158,7 +163,7 @@ def with_idle(decisions: Sequence[Decision], nodes: Mapping[str, int]) -> tuple[
             result.append(one)
             continue
         found = together
-        if not one.write:
+        if not one.write and not on_paper:
             others = {group: held[group] - mine for group, mine in held_by_watched([one]).items()}
             found = standing({**chosen, one.plan.pool: one.plan.chosen}, nodes, {**held, **others})
         result.append(replace(one, plan=replace(one.plan, nodes=idle_nodes(one.plan.pool, found))))

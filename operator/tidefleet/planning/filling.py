@@ -32,14 +32,14 @@ class Filling:
     Attributes:
         caps: most chips by pool and group (``tidefleet.planning.solution.chip_group``), for pools that should plan
             otherwise than alone; empty where their own plans are as good.
-        reasons: why, by the same keys.
+        because: why, in words.
         usd_per_hour: rent of all pools and of idle chips within them; ``alone_usd_per_hour`` of the pools' own plans,
             ``bound_usd_per_hour`` below which no plan of all pools can be.
         proven: whether the gap asked for was reached.
     """
 
     caps: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    because: str = ""
     usd_per_hour: float = 0.0
     alone_usd_per_hour: float = 0.0
     bound_usd_per_hour: float = 0.0
@@ -100,7 +100,7 @@ def fill(
         caps = {pool: one[0] for pool, one in steered.items() if one and _counts(one[1]) == _counts(stay[pool])}
         best = best if len(caps) == len(stay) else alone
     if best is alone or usd > cost["alone"] * (1 + 1e-9):
-        return Filling({}, {}, cost["alone"], cost["alone"], min(answer.bound, cost["alone"]), answer.complete)
+        return Filling({}, "", cost["alone"], cost["alone"], min(answer.bound, cost["alone"]), answer.complete)
     saves = cost["alone"] - usd
     why = "the whole nodes that all pools stand on cost " + (
         f"${brief(saves)}/h less so" if saves > SAME_COST * usd else "no more so"
@@ -109,7 +109,7 @@ def fill(
     handed = {(pool, group): cap for pool, mine in caps.items() if pool in others for group, cap in mine.items()}
     return Filling(
         caps=handed,
-        reasons=dict.fromkeys(handed, why),
+        because=why,
         usd_per_hour=usd,
         alone_usd_per_hour=cost["alone"],
         bound_usd_per_hour=min(answer.bound, usd),
@@ -183,8 +183,7 @@ def _steered(
 def _within(problem: PoolProblem, plan: PoolPlan, caps: Mapping[str, int]) -> Sequence[Chosen] | None:
     """What a pool alone comes to within these caps; ``None`` where it would serve less than with its own plan."""
     candidates = problem.market.candidates
-    tighter = {group: min(cap, problem.type_caps.get(group, cap)) for group, cap in caps.items()}
-    found = solve(replace(problem, type_caps={**problem.type_caps, **tighter}), candidates)
+    found = solve(replace(problem, steered=caps), candidates)
     alone_lacks_spare = any(one.what == "Spare" for one in plan.missed)
     if found.shortfall > plan.shortfall + 1e-9 or (found.spare_missing and not alone_lacks_spare):
         return None

@@ -23,8 +23,9 @@ class PoolProblem:
         requests_per_second: demand to plan for, all classes.
         market: what can serve it.
         minimum, maximum, spare: replica bounds; ``pinned`` replaces all three.
-        type_caps: most chips per accelerator type, and ``cap_reasons`` why. Those named in ``steered`` are no limits:
-            they choose what costs least with the whole nodes of all pools.
+        type_caps: most chips per accelerator type, and ``cap_reasons`` why.
+        steered: most chips per group as far as the whole nodes of all pools go, and ``steered_because`` why: no limit,
+            but a choice.
         target_usd_per_million_tokens, monthly_budget_usd: soft limits, ``None`` when unset.
         running: replicas now asked for, by option.
         may_switch: whether the dwell since the last change of accelerators has passed.
@@ -44,7 +45,8 @@ class PoolProblem:
     pinned: int | None = None
     type_caps: Mapping[str, int] = field(default_factory=dict)
     cap_reasons: Mapping[str, str] = field(default_factory=dict)
-    steered: frozenset[str] = frozenset()
+    steered: Mapping[str, int] = field(default_factory=dict)
+    steered_because: str = ""
     target_usd_per_million_tokens: float | None = None
     monthly_budget_usd: float | None = None
     running: Mapping[Option, int] = field(default_factory=dict)
@@ -53,6 +55,14 @@ class PoolProblem:
     priority: int = 100
     external: tuple[ExternalOffer, ...] = ()
     apart: tuple[Apart, ...] = ()
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """Most chips by accelerator type and by group: limits, and what is chosen for the sake of all pools."""
+        both = dict(self.type_caps)
+        for group, cap in self.steered.items():
+            both[group] = min(cap, both.get(group, cap))
+        return both
 
     @property
     def spot_share(self) -> float:

@@ -15,7 +15,7 @@ from tidefleet.planning.problem import (
     per_million,
     tokens_per_request,
 )
-from tidefleet.planning.solution import Solution, chip_group, solve
+from tidefleet.planning.solution import Solution, solve
 from tidefleet.planning.words import brief, rounded_down
 
 
@@ -42,10 +42,13 @@ class Rival:
 def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: float = 0.0) -> list[Rival]:
     """The best plan of each accelerator type alone, cheapest first; the chosen type itself only when it is mixed.
 
+    Each is as it would be for the pool alone: what is chosen for the sake of all pools' whole nodes does not count.
+
     Args:
         committed: USD per hour owed in any case by the plan that they are compared with: they would be owed beside.
     """
     rivals = []
+    problem = replace(problem, steered={})
     for accelerator in dict.fromkeys(c.option.accelerator for c in problem.market.candidates):
         if chosen_types == {accelerator}:
             continue
@@ -60,10 +63,7 @@ def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: 
 
 def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) -> RunnerUp:
     """The rival as it is told, with what it would cost more."""
-    group = chip_group(rival.option)
-    if group in problem.steered and (rival.solution.shortfall > 0 or rival.solution.spare_missing):
-        because = f"left out: {problem.cap_reasons[group]}"
-    elif rival.solution.shortfall > 0:
+    if rival.solution.shortfall > 0:
         because = f"cannot carry the load within its limits ({rival.solution.shortfall:.0%} short)"
         if rival.accelerator in problem.cap_reasons:
             because += f": {problem.cap_reasons[rival.accelerator]}"
@@ -77,6 +77,8 @@ def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) ->
         because = (
             f"costs ${brief(rival.solution.cost)}/h alone, {share:+.0%}" if cost else f"costs ${brief(extra)}/h more"
         )
+        if problem.steered and extra < 0:
+            because += f"; {problem.steered_because}"
     served = tokens * (1.0 - rival.solution.shortfall)
     return RunnerUp(str(rival.option), per_million(rival.solution.cost, served), because)
 

@@ -32,8 +32,6 @@ def shadow_prices(problem: PoolProblem, solution: Solution) -> tuple[ShadowPrice
 
 def _lifted(problem: PoolProblem) -> Iterable[tuple[str, PoolProblem]]:
     for name, cap in problem.type_caps.items():
-        if name in problem.steered:
-            continue
         sizes = [c.option.chips for c in problem.market.candidates if c.option.accelerator == name]
         if sizes:
             more = min(sizes)
