@@ -45,7 +45,8 @@ def planned(pool: str, *candidates: Candidate, rate: float, may_switch: bool = T
 
 
 def two_pools(rate: float = 2.0, **changes: bool) -> list[tuple[PoolProblem, PoolPlan]]:
-    return [planned("prod/a", BIG, rate=6.0), planned("prod/b", BIG, SMALL, rate=rate, **changes)]
+    a, b = planned("prod/a", BIG, rate=6.0), planned("prod/b", BIG, SMALL, rate=rate, **changes)
+    return [(replace(a[0], running={BIG.option: 6}), a[1]), (replace(b[0], running={BIG.option: 1}), b[1])]
 
 
 @pytest.fixture
@@ -64,6 +65,20 @@ def test_the_loop_goes_on_while_whole_nodes_are_planned_and_the_next_pass_has_th
     assert steered(filling) == {}
     filling.settled(30)
     assert steered(filling) == STEERED
+
+
+def test_first_replicas_wait_a_moment_for_an_answer_that_decides_where_they_start(filling, monkeypatch) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 30.0)
+    fresh = [(replace(problem, running={}), plan) for problem, plan in two_pools()]
+    assert steered(filling, fresh) == STEERED
+
+
+def test_a_pool_whose_dwell_has_not_passed_is_not_led_away_from_what_it_runs(filling) -> None:
+    steered(filling)
+    filling.settled(30)
+    (a, (b, plan)) = two_pools(may_switch=False)
+    for running, expected in (({SMALL.option: 2}, {}), ({SMALL.option: 2, BIG.option: 1}, STEERED)):
+        assert steered(filling, [a, (replace(b, running=running), plan)]) == expected
 
 
 def test_nothing_is_solved_where_little_is_idle_or_the_size_of_nodes_is_not_known(filling) -> None:

@@ -128,7 +128,7 @@ def test_a_small_pool_moves_to_the_idle_chips_of_another_pools_node(place, opera
         options = {one["accelerator"]: one["replicas"] for one in place.status().get("plan", {}).get("options", ())}
         return options.get("h100-sxm", 0) > 0 and not options.get("l40s")
 
-    op.until(filled, "chat on the node of big")
+    op.until(filled, "chat on the node of big", step=60.0)
     op.settle("chat", "big")
     assert filled()
     plan = place.status()["plan"]

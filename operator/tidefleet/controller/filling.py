@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,6 +22,10 @@ from tidefleet.planning.problem import Chosen
 from tidefleet.planning.solution import chip_group
 
 log = logging.getLogger(__name__)
+
+START_SECONDS = 0.3
+"""Real time that a pass waits for an answer when a pool is about to start its first replicas: small fleets have one by
+then, and replicas that start where they will not stay are paid for until their dwell has passed."""
 
 
 def node_sizes(kinds: Iterable[AcceleratorType]) -> dict[str, int]:
@@ -45,7 +50,8 @@ class NodeFilling:
     While little rent is idle on the nodes that all pools' own plans stand on, or their sizes are not known, each pool
     has its own plan. Else the whole fleet is solved beside the loop, and its answer stays in force until there is
     another, as long as pools, options and bounds are the same. Another is asked for when demands, prices or limits have
-    moved on, when a pool's own plan is of other options, or when a dwell has passed. A solver that fails is not asked
+    moved on, when a pool's own plan is of other options, or when a dwell has passed. The loop waits for none of them,
+    but a moment for one that decides where a pool's first replicas start. A solver that fails is not asked
     the like again, and leaves what was in force.
     """
 
@@ -71,6 +77,10 @@ class NodeFilling:
         )
         if not _alike(question, turn, self._answered) and not _alike(question, turn, self._failed):
             self._ask(question, turn, plans, limits)
+            if self._future is not None and any(plan.chosen and not problem.running for problem, plan in plans):
+                with contextlib.suppress(TimeoutError):
+                    self._future.exception(START_SECONDS)
+                self._collect()
         if self._answer is None or self._answered is None or self._answered[0].parts != question.parts:
             return {}
         return steered_shares(self._answer, plans)
@@ -132,11 +142,16 @@ def _alike(question: Question, turn: object, other: tuple[Question, object] | No
 
 
 def steered_shares(found: Filling, plans: Plans) -> dict[str, Share]:
-    """What pools should use, by ``namespace/name``; pools whose own plans are as good are not in it."""
+    """What pools should use, by ``namespace/name``; pools whose own plans are as good are not in it.
+
+    Nor is a pool that would have to leave all that it runs before its dwell has passed.
+    """
     shares: dict[str, Share] = {}
     for problem, _ in plans:
         caps = {group: cap for (pool, group), cap in found.caps.items() if pool == problem.pool}
-        if caps:
+        runs = {chip_group(option) for option, n in problem.running.items() if n}
+        may_move = problem.may_switch or not runs or any(caps.get(group, 1) > 0 for group in runs)
+        if caps and may_move:
             shares[problem.pool] = Share(steered=caps, steered_because=found.because)
     return shares
 
