@@ -206,3 +206,13 @@ def test_no_plan_of_whole_nodes_is_cheaper_than_the_bound_and_the_answer_is_neve
     assert after == pytest.approx(found.usd_per_hour)
     assert after <= cost(plans, limits) * (1 + 1e-9)
     assert best * (1 - 1e-6) <= after <= best * 1.0051  # below half a percent nothing is moved for it
+
+
+def test_what_was_filled_is_held_there_before_the_dwell_lets_the_pool_go_back() -> None:
+    a = a_pool("prod/a", H100, rate=6.0, running={H100.option: 6})
+    b = a_pool("prod/b", H100, SMALL, rate=2.0, running={H100.option: 2}, may_switch=False)
+    assert counts(b[1]) == {"h100": 2}
+    found = filled([a, b])
+    assert found.caps == {("prod/b", "small OnDemand"): 0}
+    later = a_pool("prod/b", H100, SMALL, rate=2.0, running={H100.option: 2})
+    assert counts(within([a, later], found)[1][1]) == {"h100": 2}

@@ -90,22 +90,25 @@ def fill(
         if found is not None:
             caps[problem.pool], filled[problem.pool] = found
     stay = {problem.pool: _kept(problem, plan) for problem, plan in usable}
-    cost = {name: _cost(one, limits) for name, one in (("alone", alone), ("filled", filled), ("stay", stay))}
+    free = {problem.pool: _free(problem) for problem, _ in usable}
+    plain = (("alone", alone), ("filled", filled), ("stay", stay), ("free", free))
+    cost = {name: _cost(one, limits) for name, one in plain}
     best, usd = filled, cost["filled"]
     if cost["alone"] - usd <= SAME_COST * cost["alone"]:
         best, usd = alone, cost["alone"]
     if cost["stay"] - usd <= _saving_needed(usable, stay, best, limits):
-        best, usd = stay, cost["stay"]
-        steered = {problem.pool: _steered(problem, plan, stay[problem.pool]) for problem, plan in usable}
-        caps = {pool: one[0] for pool, one in steered.items() if one and _counts(one[1]) == _counts(stay[pool])}
-        best = best if len(caps) == len(stay) else alone
-    if best is alone or usd > cost["alone"] * (1 + 1e-9):
+        best, usd = (stay, cost["stay"]) if cost["stay"] <= cost["alone"] * (1 + 1e-9) else (alone, cost["alone"])
+    own = {pool: (_counts(alone[pool]), _counts(free[pool])) for pool in best}  # now, and once nothing holds it back
+    others = {pool for pool in best if any(_counts(best[pool]) != one for one in own[pool])}
+    if best is not filled:
+        steered = {problem.pool: _steered(problem, plan, best[problem.pool]) for problem, plan in usable}
+        caps = {pool: one[0] for pool, one in steered.items() if one and _counts(one[1]) == _counts(best[pool])}
+    saves = max(cost["alone"], cost["free"]) - usd
+    if saves < 0 or (best is alone and cost["free"] <= usd) or (best is not filled and not others <= caps.keys()):
         return Filling({}, "", cost["alone"], cost["alone"], min(answer.bound, cost["alone"]), answer.complete)
-    saves = cost["alone"] - usd
     why = "the whole nodes that all pools stand on cost " + (
         f"${brief(saves)}/h less so" if saves > SAME_COST * usd else "no more so"
     )
-    others = {pool for pool in best if _counts(best[pool]) != _counts(alone[pool])}
     handed = {(pool, group): cap for pool, mine in caps.items() if pool in others for group, cap in mine.items()}
     return Filling(
         caps=handed,
@@ -146,6 +149,12 @@ def _kept(problem: PoolProblem, plan: PoolPlan) -> Sequence[Chosen]:
     if found.shortfall > plan.shortfall or found.spare_missing:
         return plan.chosen
     return [Chosen(one, n) for one, n in zip(here, found.counts, strict=True) if n]
+
+
+def _free(problem: PoolProblem) -> Sequence[Chosen]:
+    """What is cheapest for a pool alone, whatever it runs."""
+    found = solve(problem, problem.market.candidates)
+    return [Chosen(one, n) for one, n in zip(problem.market.candidates, found.counts, strict=True) if n]
 
 
 def _caps(problem: PoolProblem, taken: Sequence[Chosen]) -> list[dict[str, int]]:
