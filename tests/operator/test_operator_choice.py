@@ -104,7 +104,7 @@ def test_planning_offline_agrees_with_the_operator(place, operator_in_process, t
             for one in made
         )
     )
-    code, text = tidefleet("plan", "-f", file, "-o", "json")
+    code, text = tidefleet("plan", "-f", file, "-o", "json", "--no-whole-nodes")
     assert code == 0, text
     (offline,) = json.loads(text)
     ours = place.status()["plan"]
@@ -113,6 +113,29 @@ def test_planning_offline_agrees_with_the_operator(place, operator_in_process, t
         one.pop("ready")
     assert theirs == ours
     assert offline["accelerators"] == place.status()["accelerators"]
+
+
+def test_a_small_pool_moves_to_the_idle_chips_of_another_pools_node(place, operator_in_process):
+    place.create(
+        a_pool("big", accelerators=[{"type": "h100-sxm", "tensorParallel": [1]}]),
+        a_class("big", rate=5),
+        a_pool(),
+        a_class(rate=2),
+    )
+    op = operator_in_process(wholeNodes=True)
+
+    def filled() -> bool:
+        options = {one["accelerator"]: one["replicas"] for one in place.status().get("plan", {}).get("options", ())}
+        return options.get("h100-sxm", 0) > 0 and not options.get("l40s")
+
+    op.until(filled, "chat on the node of big", step=60.0)
+    op.settle("chat", "big")
+    assert filled()
+    plan = place.status()["plan"]
+    assert "the whole nodes that all pools stand on cost $" in plan["reason"]
+    (nodes,) = plan["nodes"]
+    assert (nodes["accelerator"], nodes["nodes"]) == ("h100-sxm", 1)
+    assert f"{nodes['idleChips']} of 8 chips of a node of h100-sxm idle: $" in nodes["what"]
 
 
 def test_a_missed_cost_target_is_said_and_met_again(place, operator_in_process):

@@ -67,6 +67,7 @@ def tight(seed: int) -> FleetProblem:
         option_max=np.full(2 * options, np.inf),
         option_multiple=np.ones(2 * options, dtype=np.int64),
         option_tier=np.full(2 * options, -1),
+        option_node=np.full(2 * options, -1),
         pool_min=np.zeros(2),
         pool_max=np.full(2, np.inf),
         pool_spare=np.zeros(2, dtype=np.int64),

@@ -76,6 +76,23 @@ class ShadowPrice(Model):
     """USD per hour that one unit more would save, e.g. "1.20"."""
 
 
+class StandingNodes(Model):
+    """Nodes of one accelerator type that the pool stands on, with other pools or alone."""
+
+    accelerator: Label
+    """AcceleratorType, e.g. h200-sxm."""
+    capacity_type: CapacityType
+    """How they are paid for, e.g. OnDemand."""
+    nodes: Count
+    """Whole nodes that all pools' plans stand on, e.g. 2."""
+    idle_chips: Count
+    """Chips of these nodes that no plan holds, e.g. 3."""
+    idle_usd_per_hour: USD
+    """Rent of the idle chips in USD per hour, e.g. "9.50"; 0 where it is owed in any case."""
+    what: Line
+    """The same in words, e.g. 3 of 8 chips of a node of h200-sxm idle: $9.5/h."""
+
+
 class PlanStatus(Model):
     """The decision that is in force, and what it rejected."""
 
@@ -101,6 +118,8 @@ class PlanStatus(Model):
     """Values at which the choice would change."""
     shadow_prices: Annotated[tuple[ShadowPrice, ...], Many(maximum=16)] = ()
     """What the limits cost that bind."""
+    nodes: Annotated[tuple[StandingNodes, ...], Many(maximum=16)] = ()
+    """The whole nodes it stands on, where their size is known, and what of them is idle."""
 
 
 class DemandStatus(Model):

@@ -26,19 +26,23 @@ from tidefleet.cluster.records import workload as workload_record
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import Decision
+from tidefleet.controller.filling import node_sizes, steered_shares, with_idle
 from tidefleet.controller.observe import adopted_workloads
 from tidefleet.controller.places import placed, site_limits, tariff_faults
-from tidefleet.controller.sharing import SOLVER_SECONDS, shares_of
+from tidefleet.controller.sharing import SOLVER_SECONDS, Plans, shares_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.economics.tasks import TaskCost, TokenRates
 from tidefleet.planning.calls import calls_between, with_called
 from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
 from tidefleet.planning.demand import DemandHistory, Known
+from tidefleet.planning.filling import fill
 from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
+from tidefleet.planning.nodes import is_worth_a_plan
 from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.prices import in_term
+from tidefleet.planning.problem import PoolPlan
 from tidefleet.planning.tasks import rates_of, task_cost_of
 from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
 from tidefleet.planning.words import brief, sureness
@@ -78,6 +82,10 @@ def plan(
             "repeated. All types stand at an only Site.",
         ),
     ] = None,
+    whole_nodes: Annotated[
+        bool,
+        typer.Option(help="Count rent by whole nodes where the chips of a node are known, else by the chip."),
+    ] = True,
     compare_roles: Annotated[
         bool, typer.Option("--compare-roles", help="Also price prefill and decode on replicas of their own.")
     ] = False,
@@ -106,7 +114,8 @@ def plan(
     classes = [one for one in objects if isinstance(one, WorkloadClass)]
     sites = [one for one in objects if isinstance(one, Site)]
     there = _standing(sites, kinds, at or [])
-    limits = SharedLimits(chips=_quotas(quota or [], kinds), sites=site_limits(sites, there))
+    nodes = node_sizes(kinds.values()) if whole_nodes else {}
+    limits = SharedLimits(chips=_quotas(quota or [], kinds), sites=site_limits(sites, there), nodes=nodes)
     terms = _Terms(limits, sites, there, compare_roles)
     decisions = _decided(pools, classes, kinds, rates, terms)
     changed: list[Decision] = []
@@ -179,18 +188,30 @@ def _decided(
     """The decisions about all pools, within what they share."""
     decisions = [_decide(pool, classes, kinds, rates, terms) for pool in pools]
     plans = [(one.problem, one.plan) for one in decisions if one.problem is not None and one.plan is not None]
-    if not exceeded(plans, terms.limits):
-        return decisions
-    found = coordinate([problem for problem, _ in plans], terms.limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
-    if isinstance(found, SolverFailed):
-        fail(f"the fleet cannot be planned within what its pools share (--quota, power of Sites): {found.why}")
-    shares = shares_of(found, plans)
-    return [
+    shares = _shares(plans, terms.limits)
+    decisions = [
         _decide(one.view.pool, classes, kinds, rates, terms, share)
         if one.problem is not None and (share := shares.get(one.problem.pool)) is not None
         else one
         for one in decisions
     ]
+    return list(with_idle(decisions, terms.limits.nodes, on_paper=True))
+
+
+def _shares(plans: Plans, limits: SharedLimits) -> dict[str, Share]:
+    """What each pool gets of what they share, or should use for the sake of whole nodes."""
+    if exceeded(plans, limits):
+        found = coordinate([problem for problem, _ in plans], limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
+        if isinstance(found, SolverFailed):
+            fail(f"the fleet cannot be planned within what its pools share (--quota, power of Sites): {found.why}")
+        return shares_of(found, plans)
+    if not is_worth_a_plan({problem.pool: plan.chosen for problem, plan in plans}, limits.nodes):
+        return {}
+    filled = fill(plans, limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
+    if isinstance(filled, SolverFailed):
+        typer.echo(f"whole nodes are not planned together: {filled.why}", err=True)
+        return {}
+    return steered_shares(filled, plans)
 
 
 def _supposed(
@@ -281,10 +302,20 @@ def _as_json(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "requestsPerSecond": decision.rate,
         "plan": status.get("plan"),
+        "nodes": {} if decision.plan is None else _nodes(decision.plan),
+        "idle_usd_per_hour": 0.0 if decision.plan is None else sum(n.own_usd_per_hour for n in decision.plan.nodes),
         "conditions": {
             one["type"]: {k: one[k] for k in ("status", "reason", "message")} for one in status["conditions"]
         },
     }
+
+
+def _nodes(plan: PoolPlan) -> dict[str, int]:
+    """Whole nodes by type that a pool stands on, with others or alone."""
+    found: dict[str, int] = {}
+    for one in plan.nodes:
+        found[one.accelerator] = found.get(one.accelerator, 0) + one.nodes
+    return found
 
 
 def _tasks(decisions: Sequence[Decision]) -> dict[tuple[str, str], dict[str, TaskCost]]:
@@ -416,6 +447,9 @@ def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[
             margin = plan["marginUsdPerHour"]
             left = f"-${margin[1:]}" if margin.startswith("-") else f"${margin}"
             typer.echo(f"  its classes earn ${plan['revenueUsdPerHour']}/h: margin {left}/h")
+        for one in plan.get("nodes", ()):
+            if one["idleChips"]:
+                typer.echo(f"  {one['what']}")
         for line in more:
             typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):

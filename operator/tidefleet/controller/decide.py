@@ -28,11 +28,16 @@ from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, descr
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save."""
+    """What a pool may use of what pools share: most chips by accelerator type, why, and what more would save.
+
+    ``steered``: most chips by group that it should use, so that the whole nodes of all pools cost least; and why.
+    """
 
     caps: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     prices: tuple[ShadowPrice, ...] = ()
+    steered: Mapping[str, int] = field(default_factory=dict)
+    steered_because: str = ""
 
 
 NOTHING_SHARED = Share()
@@ -72,6 +77,8 @@ def decide(
     problem = _problem(view, memory, settings, demand, market=market, caps=caps, cap_reasons=cap_reasons)
     problem = replace(
         problem,
+        steered=share.steered,
+        steered_because=share.steered_because,
         external=external_offers_of(view.classes),
         apart=_apart(view, memory, demand.classes, allowed, defaults=defaults, memo=memo),
     )

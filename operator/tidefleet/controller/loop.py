@@ -24,6 +24,7 @@ from tidefleet.controller.collector import PoolKey
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import NOTHING_SHARED, Share, decide
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Decision, Verdict
+from tidefleet.controller.filling import NodeFilling, held_by_watched, node_sizes, with_idle
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.rounds import newest_epoch
 from tidefleet.controller.flips.telling import with_flips
@@ -84,6 +85,7 @@ class FleetLoop:
     _guarded: set[str] = field(default_factory=set)
     _claimed: bool = False
     sharing: Sharing = field(default_factory=Sharing)
+    filling: NodeFilling = field(default_factory=NodeFilling)
     memo: EstimateMemo = field(default_factory=EstimateMemo)
     flips: Flips | None = None
 
@@ -112,6 +114,7 @@ class FleetLoop:
                 self.clock.sleep(max(0.0, left - floor), self.wake)
         finally:  # a solver or a trial at work would keep a deposed process from ending
             self.sharing.close()
+            self.filling.close()
             if self.flips is not None:
                 self.flips.canaries.close()
 
@@ -212,16 +215,29 @@ class FleetLoop:
             for one in decisions
             if one.write and one.problem is not None and one.plan is not None
         ]
-        shares = self.sharing.shares(plans, SharedLimits(sites=left_by_watchers(fleet.site_limits, decisions)))
-        if not shares:
-            return decided
+        nodes = node_sizes(one.kind for one in fleet.types.values()) if self.settings.whole_nodes else {}
+        limits = SharedLimits(
+            sites=left_by_watchers(fleet.site_limits, decisions), nodes=nodes, held=held_by_watched(decisions)
+        )
+        shares = self.sharing.shares(plans, limits) or self.filling.shares(plans, limits)
         result: list[tuple[Seen, Decision | Fault]] = []
         for seen, one in decided:
             if isinstance(one, Decision) and one.problem is not None and one.problem.pool in shares:
-                result.append((seen, self._decide(seen, one.view, shares[one.problem.pool])))
+                result.append((seen, self._again(seen, one, shares[one.problem.pool])))
             else:
                 result.append((seen, one))
-        return result
+        told = iter(with_idle([one for _, one in result if isinstance(one, Decision)], nodes))
+        return [(seen, next(told) if isinstance(one, Decision) else one) for seen, one in result]
+
+    def _again(self, seen: Seen, before: Decision, share: Share) -> Decision | Fault:
+        """The decision within a share; what saves money only gives way where a pool would come out short."""
+        after = self._decide(seen, before.view, share)
+        if not share.steered or not isinstance(after, Decision) or before.plan is None:
+            return after
+        if after.plan is not None and after.plan.shortfall <= before.plan.shortfall:
+            return after
+        self.filling.come_out_short()
+        return self._decide(seen, before.view)
 
     def _flip(self, decided: list[tuple[Seen, Decision | Fault]]) -> list[tuple[Seen, Decision | Fault]]:
         """Move every flip on by one step; the decisions with what is told of it."""

@@ -89,7 +89,7 @@ class Sharing:
         if not self.why:
             self._stop()
             return {}
-        question = _question(plans, limits)
+        question = question_of(plans, limits)
         answered, failed = question.is_like(self._answered), question.is_like(self._failed)
         if not answered and not failed:
             self._ask(question, plans, limits)
@@ -179,7 +179,8 @@ def shares_of(found: Coordination, plans: Plans) -> dict[str, Share]:
     return shares
 
 
-def _question(plans: Plans, limits: SharedLimits) -> Question:
+def question_of(plans: Plans, limits: SharedLimits) -> Question:
+    """What a solution for these plans and limits depends on."""
     pools = tuple(
         (
             problem.pool, problem.requests_per_second > 0, problem.minimum, problem.maximum, problem.spare,
@@ -191,13 +192,20 @@ def _question(plans: Plans, limits: SharedLimits) -> Question:
     options = [one for problem, _ in plans for one in problem.market.candidates]
     chips = sorted(limits.chips.items())
     return Question(
-        parts=(pools, tuple(name for name, _ in chips), tuple((one.name, one.pue, one.types) for one in limits.sites)),
+        parts=(
+            pools,
+            tuple(name for name, _ in chips),
+            tuple((one.name, one.pue, one.types) for one in limits.sites),
+            tuple(sorted(limits.nodes.items())),
+            tuple(sorted(limits.held)),
+        ),
         amounts=(
             *(problem.requests_per_second for problem, _ in plans),
             *(one.requests_per_second for one in options),
             *(kilowatts(one) for one in options),
             *(float(limit) for _, limit in chips),
             *(one.limit_kw for one in limits.sites),
+            *(float(chips) for _, chips in sorted(limits.held.items())),
         ),
         prices=tuple(one.usd_per_hour for one in options),
     )

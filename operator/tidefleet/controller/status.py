@@ -167,6 +167,18 @@ def pool_status(
             {"what": one.what[:LINE], "usdPerHour": decimal(one.usd_per_hour)} for one in plan.shadow_prices[:16]
         ],
     }
+    if plan.nodes:
+        status["plan"]["nodes"] = [
+            {
+                "accelerator": one.accelerator,
+                "capacityType": one.capacity_type,
+                "nodes": one.nodes,
+                "idleChips": one.idle,
+                "idleUsdPerHour": decimal(one.usd_per_hour),
+                "what": str(one)[:LINE],
+            }
+            for one in plan.nodes[:16]
+        ]
     if plan.usd_per_million_tokens is not None:
         status["plan"]["usdPerMillionTokens"] = decimal(plan.usd_per_million_tokens)
     earned = pool_margin(plan, earnings_of(plan, decision.classes, view.classes).values())

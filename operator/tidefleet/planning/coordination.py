@@ -25,6 +25,7 @@ from tidefleet.planning.fleet import (
     SolverFailed,
     solve,
 )
+from tidefleet.planning.nodes import group_of, node_rents, payable
 from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
 from tidefleet.planning.solution import chip_group
@@ -61,10 +62,14 @@ class SharedLimits:
     Attributes:
         chips: most chips of a type for all pools together, where no more can be had.
         sites: power limits.
+        nodes: chips of a node by type, where rent is paid by whole nodes; a type that is not in it is paid by the chip.
+        held: chips on such nodes that are held beside these pools, by accelerator and capacity type.
     """
 
     chips: Mapping[str, int] = field(default_factory=dict)
     sites: tuple[SiteLimit, ...] = ()
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.chips or self.sites)
@@ -210,7 +215,9 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     """The pools as one instance; a pool without demand has bounds and no cell.
 
     Where a type is limited for all pools, a pool's own limit on it bounds each of its options; elsewhere that limit
-    makes a type of the pool's own.
+    makes a type of the pool's own. Where rent is paid by whole nodes, each way to pay for a type has nodes of its own,
+    as one more type each: their rent is all in the nodes, and the options cost what is left. Chips that others hold
+    there are one replica of a pool without demand.
 
     Raises:
         FleetProblemError: a pool's numbers are not usable.
@@ -241,22 +248,43 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     for (cell, _, one), load in zip(arcs, loads, strict=True):
         alone[cell] = min(alone[cell], load / PLANNING_UTILISATION * one.usd_per_hour)
     importance = np.array([1.0 + max(0, problems[p].priority) for p in asking])
-    count = len(options)
+    rents = node_rents(problems, limits.nodes)
+    groups = {group: len(kinds) + i for i, group in enumerate(rents)}
+    others = {groups[group]: chips for group, chips in limits.held.items() if chips > 0 and group in groups}
+    none = [0] * len(others)
+    apart = 1 if others else 0
+    count = len(options) + len(others)
     return FleetProblem(
-        type_price=np.array([price[kind] for kind in kinds]),
-        type_quota=np.array(quota),
-        type_site=np.array([at.get(name, len(limits.sites)) for name, _ in kinds], dtype=np.int64),
+        type_price=np.array([*(price[kind] for kind in kinds), *rents.values()]),
+        type_quota=np.array([*quota, *(math.inf for _ in rents)]),
+        type_site=np.array(
+            [*(at.get(name, len(limits.sites)) for name, _ in kinds), *(len(limits.sites) for _ in rents)],
+            dtype=np.int64,
+        ),
+        type_chips_per_node=np.array([*(0 for _ in kinds), *(limits.nodes[name] for name, _ in rents)], dtype=np.int64),
+        type_node_cost=np.array(
+            [*(0.0 for _ in kinds), *(limits.nodes[name] * usd for (name, _), usd in rents.items())]
+        ),
         site_limit_kw=np.array([*(site.limit_kw for site in limits.sites), math.inf]),
         site_pue=np.array([*(site.pue for site in limits.sites), 1.0]),
-        option_pool=np.array([p for p, _, _ in options], dtype=np.int64),
-        option_type=np.array([kinds[_type_of(problem, one, limits)] for _, problem, one in options], dtype=np.int64),
+        option_pool=np.array([*(p for p, _, _ in options), *(len(problems) for _ in others)], dtype=np.int64),
+        option_type=np.array(
+            [*(kinds[_type_of(problem, one, limits)] for _, problem, one in options), *others], dtype=np.int64
+        ),
         option_role=np.full(count, AGGREGATED),
         option_fabric=np.zeros(count, dtype=np.int64),
-        option_chips=np.array([one.option.chips for _, _, one in options], dtype=np.int64),
-        option_cost=np.array([one.usd_per_hour - one.committed_usd_per_hour for _, _, one in options]),
-        option_kw=np.array([kilowatts(one) for _, _, one in options]),
-        option_spot=np.array([one.option.capacity_type == SPOT for _, _, one in options], dtype=np.bool_),
-        option_max=np.array([bounded(problem, one) for _, problem, one in options]),
+        option_chips=np.array([*(one.option.chips for _, _, one in options), *others.values()], dtype=np.int64),
+        option_cost=np.array(
+            [
+                *(max(0.0, payable(one) - one.option.chips * rents.get(group_of(one), 0.0)) for _, _, one in options),
+                *none,
+            ]
+        ),
+        option_node=np.array([*(groups.get(group_of(one), -1) for _, _, one in options), *others], dtype=np.int64),
+        option_kw=np.array([*(kilowatts(one) for _, _, one in options), *none]),
+        option_spot=np.array([*(one.option.capacity_type == SPOT for _, _, one in options), *none], dtype=np.bool_),
+        option_min=np.array([0.0] * len(options) + [1.0] * len(others)),
+        option_max=np.array([*(bounded(problem, one) for _, problem, one in options), *(1.0 for _ in others)]),
         class_spot_limit=np.array(
             [problems[p].spot_share if problems[p].pinned is None else 1.0 for p in asking], dtype=np.float64
         ),
@@ -267,10 +295,14 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         arc_cell=np.array([cell for cell, _, _ in arcs], dtype=np.int64),
         arc_option=np.array([o for _, o, _ in arcs], dtype=np.int64),
         arc_load=loads,
-        pool_min=np.array([bound_of(one, one.minimum) for one in problems]),
-        pool_max=np.array([bound_of(one, one.maximum) for one in problems]),
+        pool_min=np.array([*(bound_of(one, one.minimum) for one in problems), *([0.0] * apart)]),
+        pool_max=np.array([*(bound_of(one, one.maximum) for one in problems), *([math.inf] * apart)]),
         pool_spare=np.array(
-            [one.spare if one.pinned is None and one.requests_per_second > 0 else 0 for one in problems], dtype=np.int64
+            [
+                *(one.spare if one.pinned is None and one.requests_per_second > 0 else 0 for one in problems),
+                *([0] * apart),
+            ],
+            dtype=np.int64,
         ),
     )
 

@@ -150,7 +150,9 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         if one.rent > 0 and one.rent + cost > one.solution.cost and one.accelerator not in chosen_types
     ][:4]
     outsiders = [one for one in alone if one.accelerator not in chosen_types]
-    if len(chosen_types) == 1 and outsiders and cost > power and chosen and not committed:
+    if problem.steered:  # at which price of one of them the choice of all pools would change is not known
+        break_even = []
+    if len(chosen_types) == 1 and outsiders and cost > power and chosen and not committed and not problem.steered:
         others = min(one.solution.cost for one in outsiders)
         limit = chosen[0].candidate.price.usd_per_chip_hour * (others - power) / (cost - power)
         break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
@@ -254,12 +256,14 @@ def _reason(
         text = f"{phrase}: the most that the limits allow for {brief(problem.requests_per_second)} requests/s{price}"
     elif kept:
         text = f"{phrase}: kept for {brief(problem.requests_per_second)} requests/s{price}{kept}"
-    elif outsiders:
+    elif outsiders and not problem.steered:
         rival = outsiders[0]
         share = rival.solution.cost / cost - 1.0 if cost else 0.0
         text += f"; next is {rival.option}, {share:+.0%}"
     if committed:
         text += f"; ${brief(committed)}/h of ${brief(cost)}/h are owed for reserved chips in any case"
+    if problem.steered:
+        text += f"; {problem.steered_because}"
     if power:
         text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
     return text

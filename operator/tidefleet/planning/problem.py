@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tidefleet.economics.external import ExternalOffer
 from tidefleet.planning.apart import Apart
 from tidefleet.planning.options import Candidate, ClassDemand, Market, Option
+from tidefleet.planning.words import brief
 
 HOURS_PER_MONTH = 730.0
 
@@ -23,6 +24,8 @@ class PoolProblem:
         market: what can serve it.
         minimum, maximum, spare: replica bounds; ``pinned`` replaces all three.
         type_caps: most chips per accelerator type, and ``cap_reasons`` why.
+        steered: most chips per group as far as the whole nodes of all pools go, and ``steered_because`` why: no limit,
+            but a choice.
         target_usd_per_million_tokens, monthly_budget_usd: soft limits, ``None`` when unset.
         running: replicas now asked for, by option.
         may_switch: whether the dwell since the last change of accelerators has passed.
@@ -42,6 +45,8 @@ class PoolProblem:
     pinned: int | None = None
     type_caps: Mapping[str, int] = field(default_factory=dict)
     cap_reasons: Mapping[str, str] = field(default_factory=dict)
+    steered: Mapping[str, int] = field(default_factory=dict)
+    steered_because: str = ""
     target_usd_per_million_tokens: float | None = None
     monthly_budget_usd: float | None = None
     running: Mapping[Option, int] = field(default_factory=dict)
@@ -50,6 +55,14 @@ class PoolProblem:
     priority: int = 100
     external: tuple[ExternalOffer, ...] = ()
     apart: tuple[Apart, ...] = ()
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """Most chips by accelerator type and by group: limits, and what is chosen for the sake of all pools."""
+        both = dict(self.type_caps)
+        for group, cap in self.steered.items():
+            both[group] = min(cap, both.get(group, cap))
+        return both
 
     @property
     def spot_share(self) -> float:
@@ -96,6 +109,33 @@ class ShadowPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class IdleNodes:
+    """The nodes of one type and way to pay that a pool stands on, with others or alone.
+
+    Attributes:
+        nodes: whole nodes that all pools hold chips of; ``idle`` chips of them that none holds.
+        usd_per_hour: rent of the idle chips; ``own_usd_per_hour`` the pool's part of it, by the chips it holds.
+    """
+
+    accelerator: str
+    capacity_type: str
+    nodes: int
+    chips_per_node: int
+    idle: int
+    usd_per_hour: float
+    own_usd_per_hour: float
+
+    def __str__(self) -> str:
+        of = (
+            f"of {self.nodes * self.chips_per_node} chips of {self.nodes} nodes"
+            if self.nodes > 1
+            else (f"of {self.chips_per_node} chips of a node")
+        )
+        rent = f": ${brief(self.usd_per_hour)}/h" if self.usd_per_hour else ""
+        return f"{self.idle} {of} of {self.accelerator} idle{rent}"
+
+
+@dataclass(frozen=True, slots=True)
 class Missed:
     """A target that a plan misses: ``what`` is ``CostTarget``, ``Budget``, ``Capacity`` or ``Spare``."""
 
@@ -116,6 +156,7 @@ class PoolPlan:
         shortfall: share of demand that the limits leave without capacity, 0..1.
         missed: targets that the plan misses.
         shadow_prices: what the limits that bind cost, dearest first.
+        nodes: the nodes that it stands on with the other pools' plans, where their size is known.
         reason: one sentence; the status, the Event, the log and the CLI show it.
         proven: no cheaper plan exists under the limits; False when the search was cut short.
         kept: why the present accelerators were kept although others are cheaper: ``Saving`` (too small) or ``Dwell``.
@@ -138,6 +179,7 @@ class PoolPlan:
     proven: bool = True
     kept: str = ""
     shadow_prices: tuple[ShadowPrice, ...] = ()
+    nodes: tuple[IdleNodes, ...] = ()
 
     @property
     def replicas(self) -> int:

@@ -42,10 +42,13 @@ class Rival:
 def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: float = 0.0) -> list[Rival]:
     """The best plan of each accelerator type alone, cheapest first; the chosen type itself only when it is mixed.
 
+    Each is as it would be for the pool alone: what is chosen for the sake of all pools' whole nodes does not count.
+
     Args:
         committed: USD per hour owed in any case by the plan that they are compared with: they would be owed beside.
     """
     rivals = []
+    problem = replace(problem, steered={})
     for accelerator in dict.fromkeys(c.option.accelerator for c in problem.market.candidates):
         if chosen_types == {accelerator}:
             continue
@@ -74,6 +77,8 @@ def runner_up(problem: PoolProblem, rival: Rival, cost: float, tokens: float) ->
         because = (
             f"costs ${brief(rival.solution.cost)}/h alone, {share:+.0%}" if cost else f"costs ${brief(extra)}/h more"
         )
+        if problem.steered and extra < 0:
+            because += f"; {problem.steered_because}"
     served = tokens * (1.0 - rival.solution.shortfall)
     return RunnerUp(str(rival.option), per_million(rival.solution.cost, served), because)
 

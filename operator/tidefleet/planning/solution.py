@@ -59,7 +59,7 @@ def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
             spare=spare - less,
             minimum=low,
             maximum=high,
-            type_caps=problem.type_caps,
+            type_caps=problem.caps,
             firm_demand=firm_demand(problem),
         )
         if cover is not None:
@@ -106,6 +106,7 @@ def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Call
     Where spot is limited, firm items come first, and spot as far as its share of what is covered goes.
     """
     counts = [0] * len(items)
+    caps = problem.caps
     used: dict[str, int] = {}
     firm, limited = 0.0, problem.spot_share < 1.0 and problem.pinned is None
     spot_per_firm = problem.spot_share / (1.0 - problem.spot_share) if limited else 0.0
@@ -118,8 +119,8 @@ def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Call
             spot_left = spot_per_firm * firm if spot_left is None else spot_left
             n = min(n, math.floor(spot_left / item.coverage + 1e-9))
         for name in (item.type_name, item.group):
-            if name in problem.type_caps:
-                n = min(n, (problem.type_caps[name] - used.get(name, 0)) // item.chips)
+            if name in caps:
+                n = min(n, (caps[name] - used.get(name, 0)) // item.chips)
         counts[i] = max(0, n)
         if item.firm:
             firm += counts[i] * item.coverage

@@ -44,10 +44,12 @@ class Relaxation:
 
 
 def unit_cost(problem: FleetProblem) -> Floats:
-    """USD per hour of serving an arc's whole cell on its option, were replicas divisible."""
+    """USD per hour of serving an arc's whole cell on its option, were replicas and nodes divisible."""
     p = problem
     start = np.where(p.option_running == 0, p.option_start_cost, 0.0)
-    return p.arc_load * ((p.option_cost + start) / p.option_capacity)[p.arc_option]
+    rent = np.where(p.type_chips_per_node > 0, p.type_node_cost / np.maximum(p.type_chips_per_node, 1), 0.0)
+    node = rent[p.node_type] * p.option_chips
+    return p.arc_load * ((p.option_cost + start + node) / p.option_capacity)[p.arc_option]
 
 
 def nearest(problem: FleetProblem, cost: Floats, most: int) -> Bools:

@@ -7,7 +7,15 @@ import numpy as np
 from tidefleet.planning.fleet.matrix import Floats, Ints, summed
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.result import Binding, FleetPlan, SolverFailed
-from tidefleet.planning.fleet.verify import Decision, chips_used, costs, pool_cost, power_used, violations
+from tidefleet.planning.fleet.verify import (
+    Decision,
+    chips_on_nodes,
+    chips_used,
+    costs,
+    pool_cost,
+    power_used,
+    violations,
+)
 
 _NEAR = 1e-6
 
@@ -19,7 +27,7 @@ def decision_of(milp: FleetMilp, values: Floats) -> Decision:
     taken = np.flatnonzero(values[columns.tier] > 0.5)
     tier[p.tier_pool[taken]] = taken
     replicas = milp.replicas(values)
-    used = chips_used(p, replicas)
+    used = chips_on_nodes(p, replicas)
     per_node = np.maximum(p.type_chips_per_node, 1)
     nodes = np.where(p.type_chips_per_node > 0, np.ceil(used / per_node - 1e-9), 0).astype(np.int64)
     flow, spill, short = _shares(milp, values)

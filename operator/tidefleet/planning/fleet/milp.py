@@ -3,9 +3,10 @@
 Sets: types t, sites j, pools p, classes k, cells c (of class k(c)), options o (of pool p(o), type t(o)), arcs (c, o),
   KV-tier choices h (of pool p(h)), fabrics f.
 Parameters: l[c,o] load, u[o] capacity, C[o] cost, C+[o], C-[o] start and stop costs, n0[o] running, m[o] multiple,
-  g[o] chips, w[o] kW, Q[t] quota, P[t] price, R[t] reserved, V[t], E[t] night value and chips, B[t] chips per node,
-  D[t] node cost, W[j] power limit, pue[j], a[c] spill price, d[c] penalty, r[c] rate, S[k] spot limit, q[p] spare,
-  T[h] storage cost, M[o] most replicas, F[p], F budgets, b penalty per dollar above one.
+  g[o] chips, t'(o) the type whose nodes it lies on, w[o] kW, Q[t] quota, P[t] price, R[t] reserved,
+  V[t], E[t] night value and chips, B[t] chips per node, D[t] node cost, W[j] power limit, pue[j], a[c] spill price,
+  d[c] penalty, r[c] rate, S[k] spot limit, q[p] spare, T[h] storage cost, M[o] most replicas, F[p], F budgets,
+  b penalty per dollar above one.
 Variables:
   x[c,o] >= 0   share of a cell's flow (an aggregated or prefill option's, and the decode option's that takes it over)
   z[c] >= 0     share spilled to an external API;  s[c] >= 0  share not served
@@ -27,8 +28,9 @@ Subject to
   spare[p,role]: sum_o f[o] (u n - sum_c l x) >= q L,  L >= f[o] u[o] on[o],  n <= M on      (f[o]: share of the pool's
                 demand that a busy replica carries; what is lost is the largest replica in use, as many as q)
   pool[p]:      min <= sum n <= max;  paid[p]: cost of the pool - over <= F[p]
-  quota[t]:     sum g n <= Q;  nodes[t]: sum g n <= B N;  credit[t]: e + v <= sum g n;  bought[t]: e <= sum g n, not
-  spot power[j]:     pue sum w n <= W
+  quota[t]:     sum g n <= Q;  nodes[t]: sum of g n on them <= B N;  credit[t]: e + v <= sum g n;
+  bought[t]:    e <= sum g n, not spot
+  power[j]:     pue sum w n <= W
   paid:         cost of all - over <= F
 A KV-tier size is encoded by options of its own: the hit rate h(bytes) of a size changes the loads of the pool's
 options, so each size has a copy of them with its own ``arc_load`` (and ``option_tier`` set), and y picks one size. The
@@ -300,12 +302,12 @@ class _Assembly:
         has = p.type_chips_per_node > 0
         nodes = np.full(self.types, -1, dtype=np.int64)
         at = np.flatnonzero(has)
-        used = np.bincount(p.option_type, chips * np.maximum(most_replicas(p), 0), self.types)
-        used = np.minimum(used, p.type_quota)
+        used = np.bincount(p.node_type, chips * np.maximum(most_replicas(p), 0), self.types)
         most = np.ceil(used / np.maximum(p.type_chips_per_node, 1))
         nodes[at] = self.b.add_columns(len(at), cost=p.type_node_cost[at], upper=most[at], integer=True)
         self._pay(nodes, p.type_node_cost, np.full(self.types, SHARED))
-        self._per_type("nodes", has, n, chips, upper=np.zeros(self.types), less=nodes, each=p.type_chips_per_node)
+        none = np.zeros(self.types)
+        self._per_type("nodes", has, n, chips, upper=none, less=nodes, each=p.type_chips_per_node, of=p.node_type)
         # Every chip in use earns at most one credit: it is reserved, or it earns at night.
         reserved = self._some(p.type_reserved > 0, -p.type_price, SHARED, upper=p.type_reserved)
         earns = (p.type_night_value > 0) & (p.type_night_chips > 0)
@@ -332,13 +334,15 @@ class _Assembly:
         upper: Floats,
         less: Ints = _NONE,
         each: ArrayLike = 0.0,
+        of: Ints | None = None,
     ) -> Ints:
-        """One row per type that has it: sum chips n - each * less <= upper."""
+        """One row per type that has it: sum chips n - each * less <= upper, over options ``of`` the type."""
+        of = self.p.option_type if of is None else of
         at = np.flatnonzero(np.asarray(has))
         rows = np.full(self.types, -1, dtype=np.int64)
         rows[at] = self.b.add_rows(len(at), upper=upper[at])
-        mine = np.flatnonzero(rows[self.p.option_type] >= 0)
-        self.b.add_entries(rows[self.p.option_type[mine]], n[mine], chips[mine])
+        mine = np.flatnonzero(rows[of] >= 0)
+        self.b.add_entries(rows[of[mine]], n[mine], chips[mine])
         if len(less):
             has_less = at[less[at] >= 0]
             amount = np.broadcast_to(np.asarray(each, dtype=np.float64), (self.types,))

@@ -51,6 +51,8 @@ class FleetProblem:
         option_pool, option_type, option_role, option_fabric: indices; the fabric is the domain in which KV moves from
             prefill to decode. Roles are 0 aggregated, 1 prefill, 2 decode.
         option_chips: chips of a replica.
+        option_node: the type whose nodes its replicas lie on, -1 for its own type: chips that share a quota can lie on
+            nodes that are paid for in several ways. Default -1.
         option_cost: USD per hour of a replica, energy included.
         option_kw: power of a replica, without PUE.
         option_spot: whether its capacity can be taken away.
@@ -111,6 +113,7 @@ class FleetProblem:
     option_min: Floats = None  # type: ignore[assignment]
     option_max: Floats = None  # type: ignore[assignment]
     option_multiple: Ints = None  # type: ignore[assignment]
+    option_node: Ints = None  # type: ignore[assignment]
     option_tier: Ints = None  # type: ignore[assignment]
     tier_pool: Ints = None  # type: ignore[assignment]
     tier_cost: Floats = None  # type: ignore[assignment]
@@ -148,6 +151,11 @@ class FleetProblem:
     def pools(self) -> int:
         """How many pools."""
         return len(self.pool_min)
+
+    @property
+    def node_type(self) -> Ints:
+        """The type whose nodes each option's replicas lie on."""
+        return np.where(self.option_node < 0, self.option_type, self.option_node)
 
     @property
     def classes(self) -> int:
@@ -209,6 +217,7 @@ _DEFAULTS: dict[str, float] = {
     "option_min": 0.0,
     "option_max": np.inf,
     "option_multiple": 1,
+    "option_node": -1,
     "option_tier": -1,
     "tier_pool": 0,
     "tier_cost": 0.0,
@@ -260,6 +269,7 @@ def _check(problem: FleetProblem, sizes: dict[str, int]) -> None:
         _within(name, getattr(problem, name), 0, sizes[kind] - 1)
     _within("option_role", problem.option_role, AGGREGATED, DECODE)
     _within("option_tier", problem.option_tier, -1, sizes["tier"] - 1)
+    _within("option_node", problem.option_node, -1, sizes["type"] - 1)
     for name, (least, most, infinite) in _BOUNDS.items():
         values = getattr(problem, name).astype(np.float64)
         wrong = ~((values >= least) & (values <= most)) & ~((values == np.inf) & infinite)

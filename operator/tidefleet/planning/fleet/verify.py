@@ -29,6 +29,11 @@ def chips_used(problem: FleetProblem, replicas: Ints) -> Floats:
     return summed(problem.option_type, replicas * problem.option_chips, len(problem.type_price))
 
 
+def chips_on_nodes(problem: FleetProblem, replicas: Ints) -> Floats:
+    """Chips in use on the nodes of each type."""
+    return summed(problem.node_type, replicas * problem.option_chips, len(problem.type_price))
+
+
 def power_used(problem: FleetProblem, replicas: Ints) -> Floats:
     """kW per site, PUE included."""
     p = problem
@@ -114,8 +119,8 @@ def violations(problem: FleetProblem, decision: Decision, tolerance: float = 1e-
     at_most("broken racks of option", (d.replicas % p.option_multiple).astype(np.float64), np.zeros(len(load)))
     used = chips_used(p, d.replicas)
     at_most("chips of type", used, p.type_quota)
-    has_nodes = p.type_chips_per_node > 0
-    at_most("chips beyond nodes of type", np.where(has_nodes, used - d.nodes * p.type_chips_per_node, 0.0), 0.0 * used)
+    held = np.where(p.type_chips_per_node > 0, chips_on_nodes(p, d.replicas) - d.nodes * p.type_chips_per_node, 0.0)
+    at_most("chips beyond nodes of type", held, 0.0 * used)
     at_most("kW of site", power_used(p, d.replicas), p.site_limit_kw)
     for decodes in (False, True):
         spot = np.where(p.option_spot[p.arc_option] & ((role == DECODE) == decodes), d.flow, 0.0)
