@@ -103,7 +103,7 @@ def test_a_declared_rate_is_planned_for_without_being_given(manifests: str) -> N
 
 
 def test_a_plan_is_told_in_words(manifests: str) -> None:
-    result = run("plan", "-f", manifests, "--no-whole-nodes")
+    result = run("plan", "-f", manifests)
     assert result.exit_code == 0
     assert result.stdout.startswith("prod/chat: ")
     assert "cheapest for 12 requests/s" in result.stdout
@@ -245,7 +245,7 @@ def test_a_configuration_that_cannot_be_read_ends_the_operator(tmp_path: Path) -
 
 
 def test_a_quota_is_shared_by_all_pools(tmp_path: Path) -> None:
-    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30", "--demand", "code=20", "--no-whole-nodes", "-o", "json")
+    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30", "--demand", "code=20", "-o", "json")
     free, shared = (json.loads(run(*asked, *more).stdout) for more in ((), ("--quota", "b200-sxm=3")))
 
     def held(plans: list[dict], name: str) -> int:
@@ -316,7 +316,7 @@ def test_several_sites_need_to_be_told_apart(manifests: str, tmp_path: Path) -> 
 
 
 def test_what_if_plans_once_more_and_tells_what_changes() -> None:
-    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30", "--no-whole-nodes")
+    asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30")
     answers = json.loads(run(*asked, "--what-if", "demand:chat*2", "-o", "json").stdout)
     chat = next(one for one in answers if one["pool"].endswith("/chat"))
     assert chat["whatIf"]["requestsPerSecond"] == pytest.approx(2 * chat["requestsPerSecond"])

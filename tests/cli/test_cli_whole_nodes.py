@@ -57,16 +57,16 @@ def used(one: dict[str, Any]) -> set[str]:
 
 
 def test_a_small_pool_goes_where_another_pools_node_has_idle_chips(fleet: str) -> None:
-    apart = answers("-f", fleet, "--no-whole-nodes")
+    apart = answers("-f", fleet)
     assert [used(one) for one in apart] == [{"h100-sxm"}, {"l40s"}]
     assert all((one["nodes"], one["idle_usd_per_hour"]) == ({}, 0.0) for one in apart)
-    a, b = answers("-f", fleet)
+    a, b = answers("-f", fleet, "--whole-nodes")
     assert used(a) == used(b) == {"h100-sxm"}
     assert a["nodes"] == b["nodes"] == {"h100-sxm": 1}
     (nodes,) = b["plan"]["nodes"]
     held = sum(option["chips"] for one in (a, b) for option in one["plan"]["options"])
     assert nodes["idleChips"] == 8 - held
     assert a["idle_usd_per_hour"] + b["idle_usd_per_hour"] == pytest.approx(float(nodes["idleUsdPerHour"]), rel=0.05)
-    told = run("plan", "-f", fleet).stdout
+    told = run("plan", "-f", fleet, "--whole-nodes").stdout
     assert f"{8 - held} of 8 chips of a node of h100-sxm idle: $" in told
     assert "the whole nodes that all pools stand on cost $" in told

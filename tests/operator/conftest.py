@@ -73,10 +73,7 @@ def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
-    """An operator's configuration: this namespace and these nodes only, and all waiting times in minutes.
-
-    Rent counts by the chip, so that each pool's replicas are its own plan's, whatever node they leave half empty.
-    """
+    """An operator's configuration: this namespace and these nodes only, and all waiting times in minutes."""
     return {
         "namespaces": [place.namespace],
         "nodeSelector": f"{FLEET}=operator",
@@ -85,7 +82,6 @@ def settings(place: Place, small_catalogue: Path) -> dict[str, Any]:
         "dwellSeconds": 900,
         "capacityWaitSeconds": 300,
         "capacityRefusedSeconds": 1800,
-        "wholeNodes": False,
         "catalogueFile": str(small_catalogue),
         "leaderElection": {"namespace": place.namespace},
         "metrics": {"port": 0},

@@ -104,7 +104,7 @@ def test_planning_offline_agrees_with_the_operator(place, operator_in_process, t
             for one in made
         )
     )
-    code, text = tidefleet("plan", "-f", file, "-o", "json", "--no-whole-nodes")
+    code, text = tidefleet("plan", "-f", file, "-o", "json")
     assert code == 0, text
     (offline,) = json.loads(text)
     ours = place.status()["plan"]

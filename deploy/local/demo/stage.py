@@ -148,8 +148,6 @@ class Stage:
              "--set", f"config.periodSeconds={period_seconds:g}",
              # A start takes seconds of real time, an hour on this clock: a high quantile so far ahead is far too much.
              "--set-json", "config.forecast.quantile=0.5",
-             # The static fleets that it is compared with count chips, whatever node they leave half empty.
-             "--set", "config.wholeNodes=false",
              "--set", f"config.flipping.recallSeconds={recall_seconds:g}", "--kubeconfig", self.cluster.kubeconfig],
             _HELM_SECONDS,
         )  # fmt: skip

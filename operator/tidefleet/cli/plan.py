@@ -85,7 +85,7 @@ def plan(
     whole_nodes: Annotated[
         bool,
         typer.Option(help="Count rent by whole nodes where the chips of a node are known, else by the chip."),
-    ] = True,
+    ] = False,
     compare_roles: Annotated[
         bool, typer.Option("--compare-roles", help="Also price prefill and decode on replicas of their own.")
     ] = False,

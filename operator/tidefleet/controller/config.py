@@ -151,8 +151,8 @@ class OperatorConfiguration(_Part):
     """Age from which a price is stale."""
     spot_price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 7
     """Age from which a spot price is stale."""
-    whole_nodes: bool = True
-    """Whether rent counts by whole nodes where chipsPerNode is known; false: by the chip alone."""
+    whole_nodes: bool = False
+    """Whether rent counts by whole nodes where chipsPerNode is known, and pools fill each other's; false: by the chip."""
     forecast: Forecasting = Forecasting()
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
