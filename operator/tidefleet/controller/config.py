@@ -152,7 +152,7 @@ class OperatorConfiguration(_Part):
     spot_price_stale_days: Annotated[int, Field(ge=1, le=3650)] = 7
     """Age from which a spot price is stale."""
     whole_nodes: bool = False
-    """Whether rent counts by whole nodes where chipsPerNode is known, and pools fill each other's; false: by the chip."""
+    """Whether rent counts by whole nodes where chipsPerNode is known, and pools fill each other's; else by the chip."""
     forecast: Forecasting = Forecasting()
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
