@@ -93,6 +93,21 @@ class StandingNodes(Model):
     """The same in words, e.g. 3 of 8 chips of a node of h200-sxm idle: $9.5/h."""
 
 
+class SpillAdvice(Model):
+    """Requests that an external API would take cheaper than the last replicas, or at all; nothing sends them there."""
+
+    api: Line
+    """The provider and its model, e.g. example-ai llama-3.3-70b."""
+    share: Number
+    """Share of the pool's requests, e.g. "0.12"."""
+    usd_per_hour: USD
+    """What the API would charge for them in USD per hour, e.g. "3.10"."""
+    saves_usd_per_hour: USD
+    """What that would save in USD per hour, e.g. "1.40"; 0 where no chips can be had for them."""
+    what: Line
+    """The same in words."""
+
+
 class PlanStatus(Model):
     """The decision that is in force, and what it rejected."""
 
@@ -120,6 +135,8 @@ class PlanStatus(Model):
     """What the limits cost that bind."""
     nodes: Annotated[tuple[StandingNodes, ...], Many(maximum=16)] = ()
     """The whole nodes it stands on, where their size is known, and what of them is idle."""
+    spill: SpillAdvice | None = None
+    """What an external API that a class names would take cheaper, or at all; advice."""
 
 
 class DemandStatus(Model):

@@ -450,6 +450,8 @@ def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[
         for one in plan.get("nodes", ()):
             if one["idleChips"]:
                 typer.echo(f"  {one['what']}")
+        if plan.get("spill"):
+            typer.echo(f"  {plan['spill']['what']}")
         for line in more:
             typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):

@@ -167,6 +167,14 @@ def pool_status(
             {"what": one.what[:LINE], "usdPerHour": decimal(one.usd_per_hour)} for one in plan.shadow_prices[:16]
         ],
     }
+    if plan.spill is not None:
+        status["plan"]["spill"] = {
+            "api": plan.spill.api[:LINE],
+            "share": decimal(plan.spill.share),
+            "usdPerHour": decimal(plan.spill.usd_per_hour),
+            "savesUsdPerHour": decimal(plan.spill.saves_usd_per_hour),
+            "what": str(plan.spill)[:LINE],
+        }
     if plan.nodes:
         status["plan"]["nodes"] = [
             {

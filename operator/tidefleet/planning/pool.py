@@ -24,6 +24,7 @@ from tidefleet.planning.rivals import (
     Rival,
     apart_rivals,
     external_rivals,
+    priced_offers,
     rejections,
     runner_up,
     single_type_rivals,
@@ -31,6 +32,7 @@ from tidefleet.planning.rivals import (
 )
 from tidefleet.planning.shadow import shadow_prices
 from tidefleet.planning.solution import Solution, bound, solve
+from tidefleet.planning.spill import spill_of
 from tidefleet.planning.words import brief
 
 __all__ = [
@@ -195,6 +197,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         proven=solution.proven,
         kept=kept_for,
         shadow_prices=shadow_prices(problem, solution),
+        spill=spill_of(problem, chosen, solution.shortfall, priced_offers(problem)),
     )
 
 

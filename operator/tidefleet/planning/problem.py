@@ -109,6 +109,30 @@ class ShadowPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class Spilled:
+    """Demand that an external API would take: cheaper than the last replicas do, or at all.
+
+    Attributes:
+        api: the provider and its model.
+        share: of the pool's demand, 0..1; ``usd_per_hour`` what the API charges for it.
+        saves_usd_per_hour: rent of the replicas that it makes unneeded, less that; 0 for what nothing else can serve.
+    """
+
+    api: str
+    share: float
+    usd_per_hour: float
+    saves_usd_per_hour: float
+
+    def __str__(self) -> str:
+        part = f"{self.share:.0%} of the requests sent to {self.api} would cost ${brief(self.usd_per_hour)}/h"
+        if self.saves_usd_per_hour > 0:
+            return (
+                f"{part} and save ${brief(self.saves_usd_per_hour)}/h; a gateway has to send them, this plan does not"
+            )
+        return f"{part}: no chips can be had for them; a gateway has to send them, this plan does not"
+
+
+@dataclass(frozen=True, slots=True)
 class IdleNodes:
     """The nodes of one type and way to pay that a pool stands on, with others or alone.
 
@@ -156,6 +180,7 @@ class PoolPlan:
         shortfall: share of demand that the limits leave without capacity, 0..1.
         missed: targets that the plan misses.
         shadow_prices: what the limits that bind cost, dearest first.
+        spill: what an external API that a class names would take cheaper, or at all.
         nodes: the nodes that it stands on with the other pools' plans, where their size is known.
         reason: one sentence; the status, the Event, the log and the CLI show it.
         proven: no cheaper plan exists under the limits; False when the search was cut short.
@@ -180,6 +205,7 @@ class PoolPlan:
     kept: str = ""
     shadow_prices: tuple[ShadowPrice, ...] = ()
     nodes: tuple[IdleNodes, ...] = ()
+    spill: Spilled | None = None
 
     @property
     def replicas(self) -> int:

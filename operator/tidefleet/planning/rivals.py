@@ -16,6 +16,7 @@ from tidefleet.planning.problem import (
     tokens_per_request,
 )
 from tidefleet.planning.solution import Solution, solve
+from tidefleet.planning.spill import PricedOffer
 from tidefleet.planning.words import brief, rounded_down
 
 
@@ -134,9 +135,18 @@ def external_usd_per_hour(problem: PoolProblem, offer: ExternalOffer) -> float |
         return None
 
 
+def priced_offers(problem: PoolProblem) -> list[PricedOffer]:
+    """The external APIs that can take the pool's tokens, and what each charges for all of them."""
+    return [
+        PricedOffer(offer, usd)
+        for offer in problem.external
+        if (usd := external_usd_per_hour(problem, offer)) is not None
+    ]
+
+
 def external_rivals(problem: PoolProblem, cost: float) -> tuple[tuple[RunnerUp, ...], tuple[BreakEven, ...]]:
     """External APIs, cheapest first, and by which factor each one's prices would have to change."""
-    priced = [(usd, offer) for offer in problem.external if (usd := external_usd_per_hour(problem, offer)) is not None]
+    priced = [(one.usd_per_hour, one.offer) for one in priced_offers(problem)]
     tokens = problem.requests_per_second * tokens_per_request(problem)
     told, even = [], []
     for usd, offer in sorted(priced, key=lambda pair: (pair[0], pair[1].name)):
