@@ -18,7 +18,7 @@ TRACES = Path(os.environ.get("TIDEFLEET_SHARED", ROOT.parent / "shared")) / "tra
 SMALL = {
     "seconds": "28800",
     "beginSeconds": "32400",
-    "pools.0.replicas": "8",
+    "pools.0.replicas": "12",
     "windows.count": "2",
     "windows.seconds": "10",
     "windows.warmSeconds": "5",
