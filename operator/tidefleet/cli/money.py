@@ -13,6 +13,7 @@ import typer
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.validation import parse
+from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli.hosting import offers_of
 from tidefleet.cli.money_listed import NoListPrice, with_list_prices
 from tidefleet.cli.money_page import page
@@ -109,7 +110,8 @@ def _facts(prices: Path | None) -> Facts:
     kinds = {
         one.name: one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
     }
-    return Facts(with_price_book(kinds, prices), catalogue.models(), datetime.datetime.now(tz=datetime.UTC).date())
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    return Facts(with_price_book(kinds, prices), catalogue.models(), today, other=kernel_tables())
 
 
 def _book(filename: str, facts: Facts, months: int) -> Book:

@@ -14,6 +14,7 @@ from tidefleet.api.vocabulary import CapacityType
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.contest import widths
 from tidefleet.economics.external import MILLION, ExternalOffer, PerToken, TokenVector, blended_usd_per_million
+from tidefleet.economics.groups import Other
 from tidefleet.economics.investment import Residual
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.owned import HOURS_PER_MONTH
@@ -28,6 +29,9 @@ from tidefleet.planning.outlook.book import AcceleratorTerms, Book, ClassTerms, 
 
 DAYS_PER_MONTH = 365.0 / 12.0
 MOST_TOKENS = 1e18
+_ENGINE = "vllm"
+"""The engine of estimates: the one that `tidefleet cost` takes unless it is told."""
+
 _STORED = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
 
@@ -54,12 +58,14 @@ class Facts:
         kinds, models: the catalogue.
         today: the date that the ages of measured profiles count to.
         memo: estimates made so far; the same question is not asked twice.
+        other: the model of the time beside the roofline that estimates may rest on; ``None``: there is none.
     """
 
     kinds: Mapping[str, AcceleratorType]
     models: Mapping[str, Architecture]
     today: datetime.date
     memo: dict[tuple[object, ...], Speed | CannotServe] = field(default_factory=dict)
+    other: Other | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,12 +223,12 @@ def _estimated(
         return CannotServe("Unknown", "it is not in the catalogue and the book states no speed for this pool")
     kind, model = facts.kinds[name], facts.models[pool.model]
     accelerator = accelerator_of(kind)
-    evidence, profiles = Evidence(today=facts.today), offer_of(kind, placeable=False).profiles
+    evidence, profiles = Evidence(today=facts.today, other=facts.other), offer_of(kind, placeable=False).profiles
     best: Estimate | None = None
     failed = CannotServe("Width", "no width was tried")
     for chips in widths(accelerator):
         weights = _STORED.get(pool.weights, model.native_weights)
-        replica = Replica(model, accelerator, chips, weights, "Bf16", tensor_parallel=chips)
+        replica = Replica(model, accelerator, chips, weights, "Bf16", tensor_parallel=chips, engine=_ENGINE)
         found = estimate(replica, shape, objectives, correction=evidence.correction(replica, profiles))
         if isinstance(found, CannotServe):
             failed = found
