@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
+from sim_fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.flipping.staircase import lead_slots

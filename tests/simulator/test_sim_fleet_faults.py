@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fleet_builders import DAY, a_fleet, a_pool, a_wave
+from sim_fleet_builders import DAY, a_fleet, a_pool, a_wave
 
 from tidefleet.simulator.fleet.faults import Kind, drawn
 from tidefleet.simulator.fleet.node import State

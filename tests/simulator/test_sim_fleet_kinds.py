@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim_fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 from simulator_builders import a_session
 
 from tidefleet.simulator.checkpoint import Parts

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from fleet_builders import DAY, a_fleet, a_pool, a_wave
+from sim_fleet_builders import DAY, a_fleet, a_pool, a_wave
 
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import State

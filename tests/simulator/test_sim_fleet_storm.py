@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet_builders import DAY, WATTS, a_fleet, a_pool, a_wave
+from sim_fleet_builders import DAY, WATTS, a_fleet, a_pool, a_wave
 
 from tidefleet.simulator.checkpoint import Parts
 from tidefleet.simulator.fleet.node import State
