@@ -248,7 +248,7 @@ def test_a_killed_command_resumes_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_processes_with_one_line_that_says_how_to_go_on(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run"
-    asked = command(tmp_path, "--seeds", "200", "--jobs", "2", "--resume", str(checkpoint))
+    asked = command(tmp_path, "--seeds", "1000", "--jobs", "2", "--resume", str(checkpoint))
     process = subprocess.Popen(
         asked, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
