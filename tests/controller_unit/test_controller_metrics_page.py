@@ -205,7 +205,7 @@ def judged(text: str) -> None:
         assert value >= 0
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400))
 def test_binary_garbage_is_unusable_or_finite(data: bytes) -> None:  # 400 inputs
     judged(data.decode("utf-8", "replace"))
@@ -243,7 +243,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(pieces, max_size=30).map("".join), st.integers(0, 200))
 @example("vllm:prompt_tokens_total{" * 50, 0)
 def test_mangled_pages_are_unusable_or_finite(text: str, at: int) -> None:  # 600 inputs, spliced into a good page too

@@ -53,7 +53,7 @@ def test_decimals_have_two_digits_and_no_exponent(value: float, text: str) -> No
     assert decimal(value) == text
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.floats(allow_nan=False))
 def test_every_decimal_is_one_that_the_api_takes(value: float) -> None:
     text = decimal(value)

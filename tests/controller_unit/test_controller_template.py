@@ -163,7 +163,7 @@ def patched(target: Any, patch: Any) -> Any:
     return result
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(documents, documents)
 def test_a_patch_turns_what_lives_into_what_is_wanted(live: dict[str, Any], wanted: dict[str, Any]) -> None:
     patch = merge_difference(live, wanted)
@@ -238,7 +238,7 @@ def test_items_are_known_by_numbers_and_values_too() -> None:
     assert without('.spec.roles[="Prefill"]')["roles"] == ["Decode"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.text(max_size=30)
     | st.lists(

@@ -77,7 +77,7 @@ def physical(found: Estimate | CannotServe) -> None:
         assert 0 < found.watts_per_chip <= chip.tdp_watts
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=200)
 @given(
     st.builds(Replica, models, accelerators, widths, precisions, st.sampled_from(["Bf16", "Fp8"])), shapes, objectives
 )

@@ -80,7 +80,7 @@ instances = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(instances)
 def test_no_cover_is_cheaper_than_the_one_found(instance: Instance) -> None:
     found, best = instance.solved(), instance.best_of_all()

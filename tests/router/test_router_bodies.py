@@ -164,7 +164,7 @@ NAMES = st.sampled_from(
 ROLES = st.fixed_dictionaries({"role": JSON, "content": JSON, "tool_calls": JSON, "cache_control": JSON})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([CHAT, "/v1/completions", "/v1/responses", "/v1/messages"]),
     st.dictionaries(NAMES, JSON | st.lists(ROLES, max_size=3), max_size=6),
@@ -178,7 +178,7 @@ def test_whatever_the_shape_it_is_read_or_refused(path, fields):
     assert all(isinstance(one, str) for one in found.pieces)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(raw):
     with pytest.raises(BadBody):
