@@ -29,8 +29,6 @@ from statistics import mean, median  # noqa: E402
 from typing import Any  # noqa: E402
 
 from tidefleet import catalogue  # noqa: E402
-from tidefleet.api import AcceleratorType  # noqa: E402
-from tidefleet.api.validation import parse  # noqa: E402
 from tidefleet.economics.energy import replica_watts  # noqa: E402
 from tidefleet.economics.replica import Replica  # noqa: E402
 from tidefleet.economics.roofline import Timing, decode_step, prefill  # noqa: E402
@@ -90,8 +88,7 @@ def read(path: Path) -> tuple[str, list[Row]]:
 def compare(path: Path) -> list[Compared]:
     """Every decode and prefill row of a file beside the model."""
     name, rows = read(path)
-    kinds = {one.name: one for one in map(parse, catalogue.accelerator_manifests()) if isinstance(one, AcceleratorType)}
-    card, models = accelerator_of(kinds[name]), catalogue.models()
+    card, models = accelerator_of(catalogue.accelerator_types()[name]), catalogue.models()
     found = []
     for row in rows:
         if row["kind"] not in {"decode", "prefill"}:

@@ -49,8 +49,6 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from tidefleet import catalogue  # noqa: E402
-from tidefleet.api import AcceleratorType  # noqa: E402
-from tidefleet.api.validation import parse  # noqa: E402
 from tidefleet.economics import energy  # noqa: E402
 from tidefleet.economics.accelerator import Accelerator  # noqa: E402
 from tidefleet.economics.replica import Replica  # noqa: E402
@@ -134,8 +132,7 @@ class Run:
 
 def accelerators() -> dict[str, Accelerator]:
     """The shipped accelerators by catalogue name."""
-    kinds = map(parse, catalogue.accelerator_manifests())
-    return {kind.name: accelerator_of(kind) for kind in kinds if isinstance(kind, AcceleratorType)}
+    return {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
 
 
 def read(path: Path) -> list[Run]:

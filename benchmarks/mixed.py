@@ -29,8 +29,6 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from tidefleet import catalogue  # noqa: E402
-from tidefleet.api import AcceleratorType  # noqa: E402
-from tidefleet.api.validation import parse  # noqa: E402
 from tidefleet.economics.presets import PRESETS  # noqa: E402
 from tidefleet.planning.from_api import offer_of  # noqa: E402
 from tidefleet.planning.options import (  # noqa: E402
@@ -88,8 +86,8 @@ def market_of(line: Line, vendor: str) -> tuple[ClassDemand, Market]:
     demand = ClassDemand(line.name, 1.0, preset.shape, preset.objectives)
     offers = [
         offer_of(one, placeable=False)
-        for raw in catalogue.accelerator_manifests()
-        if isinstance(one := parse(raw), AcceleratorType) and vendor in ("", str(one.spec.vendor))
+        for one in catalogue.accelerator_types().values()
+        if vendor in ("", str(one.spec.vendor))
     ]
     weights = tuple(
         dict.fromkeys((model.native_weights, "Fp8" if model.native_weights == "Bf16" else model.native_weights))

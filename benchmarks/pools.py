@@ -10,7 +10,7 @@ from typing import Any
 
 from localcluster import NodeKind, node_kinds
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
+from tidefleet.api import InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.planning.from_api import class_demands, offer_of
 from tidefleet.planning.options import PLANNING_UTILISATION, Allowed, Candidate, EstimateMemo, Offer, find_candidates
@@ -144,8 +144,7 @@ def eight_chip_kinds() -> dict[str, NodeKind]:
 def make_pools(count: int, accelerators: Sequence[str], *, seed: int = 20260) -> list[Pool]:
     """Pools that can be served by these accelerator types, the same for the same seed."""
     draw = random.Random(seed)  # noqa: S311 - a benchmark's variety, not a secret
-    kinds = (parse(raw) for raw in catalogue.accelerator_manifests())
-    offers = [offer_of(one) for one in kinds if isinstance(one, AcceleratorType) and one.name in accelerators]
+    offers = [offer_of(one) for name, one in catalogue.accelerator_types().items() if name in accelerators]
     pools: list[Pool] = []
     while len(pools) < count:
         pool = _draw_pool(draw, len(pools), accelerators, offers)

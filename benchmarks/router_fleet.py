@@ -5,7 +5,7 @@ from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool
 from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests
+from tidefleet.catalogue import accelerator_types
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.serving_pods import ranks_of, slim
 
@@ -14,8 +14,7 @@ PORT = 8000
 
 def accelerators() -> dict[str, AcceleratorType]:
     """The shipped catalogue."""
-    found = [parse(dict(one)) for one in accelerator_manifests()]
-    return {one.name: one for one in found if isinstance(one, AcceleratorType)}
+    return dict(accelerator_types())
 
 
 def fleet_of(pods: Iterable[dict[str, Any]], model: str) -> Fleet:

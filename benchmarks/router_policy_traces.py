@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests, models
+from tidefleet.catalogue import accelerator_types, models
 from tidefleet.economics.replica import Replica
 from tidefleet.planning.from_api import accelerator_of
 from tidefleet.routing.hashing import Keys, mix, token_keys
@@ -51,9 +49,7 @@ class Scenario:
 
 def replica() -> Replica:
     """llama-3.3-70b, weights and KV in FP8, on four H200 chips."""
-    kinds = (parse(one) for one in accelerator_manifests())
-    h200 = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == "h200-sxm")
-    return Replica(models()["llama-3.3-70b"], accelerator_of(h200), 4, "Fp8", "Fp8")
+    return Replica(models()["llama-3.3-70b"], accelerator_of(accelerator_types()["h200-sxm"]), 4, "Fp8", "Fp8")
 
 
 def mooncake(path: Path, speed: float) -> Scenario:

@@ -25,8 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.efficiency import Efficiency
 from tidefleet.economics.memory import kv_bytes, replica_memory
 from tidefleet.economics.replica import Replica, Speculation
@@ -100,11 +98,7 @@ def sample_path() -> Path:
 
 def read_runs(path: Path | None = None) -> list[Run]:
     """The usable runs of the sample."""
-    accelerators = {
-        kind.name: accelerator_of(kind)
-        for kind in map(parse, catalogue.accelerator_manifests())
-        if isinstance(kind, AcceleratorType)
-    }
+    accelerators = {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
     models = catalogue.models()
     runs: list[Run] = []
     with (path or sample_path()).open(newline="") as file:

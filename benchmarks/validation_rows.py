@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.planning.from_api import accelerator_of
 
 Row = Mapping[str, str]
@@ -23,11 +21,7 @@ PUBLISHED = (
 )
 
 MODELS = catalogue.models()
-ACCELERATORS = {
-    kind.name: accelerator_of(kind)
-    for kind in map(parse, catalogue.accelerator_manifests())
-    if isinstance(kind, AcceleratorType)
-}
+ACCELERATORS = {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
 
 
 @cache

@@ -14,10 +14,12 @@ from typing import Any, cast
 
 import yaml
 
+from tidefleet.api import AcceleratorType
+from tidefleet.api.validation import parse
 from tidefleet.catalogue.price_book import load_price_book, parse_price_book
 from tidefleet.economics.architecture import Architecture, architecture_from_config
 
-__all__ = ["accelerator_manifests", "load_price_book", "models", "parse_price_book"]
+__all__ = ["accelerator_manifests", "accelerator_types", "load_price_book", "models", "parse_price_book"]
 
 _PRECISIONS = {"Mxfp4": "Fp4"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,6 +35,13 @@ def accelerator_manifests(path: Path | None = None) -> tuple[Mapping[str, Any], 
     """
     text = path.read_text() if path else (files(__name__) / "data" / "acceleratortypes.yaml").read_text()
     return tuple(one for one in yaml.load_all(text, Loader=_LOADER) if one)
+
+
+@cache
+def accelerator_types() -> Mapping[str, AcceleratorType]:
+    """The shipped accelerator types by name."""
+    kinds = (parse(raw) for raw in accelerator_manifests())
+    return {kind.name: kind for kind in kinds if isinstance(kind, AcceleratorType)}
 
 
 # What publishers append to a checkpoint of the same architecture: tuning, date and precision.

@@ -14,7 +14,6 @@ import typer
 
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
-from tidefleet.api.validation import parse
 from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli import margins
 from tidefleet.cli.output import Form, fail, print_json, print_table
@@ -241,9 +240,7 @@ def _rates(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _kinds(given: Sequence[AcceleratorType]) -> dict[str, AcceleratorType]:
-    shipped = [parse(raw) for raw in catalogue.accelerator_manifests()]
-    kinds = {one.name: one for one in shipped if isinstance(one, AcceleratorType)}
-    return {**kinds, **{one.name: one for one in given}}
+    return {**catalogue.accelerator_types(), **{one.name: one for one in given}}
 
 
 def _decide(
@@ -261,9 +258,7 @@ def _decide(
         architecture = architecture_of(pool, catalogue.models())
     except UnknownModel as error:
         faults = (Fault(Reason.UNKNOWN_MODEL, str(error)),)
-    shipped = shipped_prices(
-        one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
-    )
+    shipped = shipped_prices(catalogue.accelerator_types().values())
     rate = rates.get(f"{pool.namespace}/{pool.name}", rates.get(pool.name))
     calls = calls_between(classes)
     mine = [one for one in classes if (one.namespace, one.spec.pool_ref.name) == pool.key]

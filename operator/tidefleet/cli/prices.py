@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import implausible_prices, parse
+from tidefleet.api.validation import implausible_prices
 from tidefleet.cli.output import fail
 from tidefleet.economics.prices import BadPriceBook
 from tidefleet.planning.prices import known_prices, node_chips, priced
@@ -29,9 +29,7 @@ def with_price_book(kinds: Mapping[str, AcceleratorType], path: Path | None) -> 
     if strangers:
         near = [name for name in kinds if name.split("-")[0] == strangers[0].split("-")[0]] or sorted(kinds)
         fail(f"--prices {path}: prices {', '.join(strangers)}; expected an AcceleratorType, e.g. {near[0]}", 2)
-    shipped = known_prices(
-        one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
-    )
+    shipped = known_prices(catalogue.accelerator_types().values())
     found = {name: priced(kind, book) for name, kind in kinds.items()}
     wrong = [
         f"--prices {path}: {problem}"

@@ -260,13 +260,12 @@ def complaints(names: Sequence[str]) -> tuple[list[Complaint], list[Parsed]]:
 
 def _between(objects: list[Parsed]) -> Iterator[validation.Problem]:
     """Implausible prices, and what objects say of each other and of the shipped catalogue."""
-    manifests = catalogue.accelerator_manifests()
-    known = known_prices(one for raw in manifests if isinstance(one := validation.parse(raw), AcceleratorType))
+    shipped = catalogue.accelerator_types()
+    known = known_prices(shipped.values())
     for each in objects:
         if isinstance(each, AcceleratorType):
             yield from validation.implausible_prices(each, known.get(each.name, ()))
-    shipped = [manifest["metadata"]["name"] for manifest in manifests]
-    yield from check(objects, accelerators=shipped, models=catalogue.models().keys())
+    yield from check(objects, accelerators=shipped.keys(), models=catalogue.models().keys())
 
 
 def validate(

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ import yaml
 from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.accelerator_type import Price
-from tidefleet.api.validation import implausible_prices, parse
+from tidefleet.api.validation import implausible_prices
 from tidefleet.api.vocabulary import CapacityType
 from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli.output import fail
@@ -195,14 +194,7 @@ def _architecture_from(path: Path, name: str) -> Architecture:
 
 def kinds_with(book: Path | None) -> dict[str, AcceleratorType]:
     """The shipped accelerator types with a price book's prices."""
-    return with_price_book(_shipped(), book)
-
-
-@cache
-def _shipped() -> Mapping[str, AcceleratorType]:
-    return {
-        one.name: one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
-    }
+    return with_price_book(catalogue.accelerator_types(), book)
 
 
 def kind_named(name: str, kinds: Mapping[str, AcceleratorType]) -> AcceleratorType:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidefleet import __version__, catalogue
-from tidefleet.api import AcceleratorType, InferencePool
+from tidefleet.api import InferencePool
 from tidefleet.api.flipping import QueueKind
-from tidefleet.api.validation import parse
 from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cluster.clock import Clock
 from tidefleet.cluster.connection import connect
@@ -148,9 +147,7 @@ class OperatorProcess:
             on_change=self._changed,
         )
         self._inventory = inventory
-        shipped = tuple(
-            kind for raw in catalogue.accelerator_manifests() if isinstance(kind := parse(raw), AcceleratorType)
-        )
+        shipped = catalogue.accelerator_types().values()
         observer = Observer(store, inventory, catalogue.models(), shipped_prices(shipped), known_prices(shipped))
         prices = PriceSource(Path(self.settings.price_file) if self.settings.price_file else None, node_chips(shipped))
         collector = Collector(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests, model_of, models
-from tidefleet.economics.accelerator import Accelerator
+from tidefleet.catalogue import accelerator_types, model_of, models
 from tidefleet.economics.contest import widths
 from tidefleet.economics.levers import levers
 from tidefleet.economics.money import ChipCost
@@ -27,7 +22,8 @@ def fp8_step(model: str, accelerator: str, figures: Figures) -> float | None:
     8, or it cannot serve. Of a replica as narrow as the weights allow, without objectives.
     """
     architecture = models().get(model) or model_of(model)
-    kind = _accelerators().get(accelerator)
+    shipped = accelerator_types().get(accelerator)
+    kind = None if shipped is None else accelerator_of(shipped)
     if architecture is None or kind is None or architecture.native_weights != "Bf16" or "Fp8" not in kind.flops:
         return None
     answered = max(1, figures.requests - figures.refused_requests)
@@ -42,9 +38,3 @@ def fp8_step(model: str, accelerator: str, figures: Figures) -> float | None:
             stack = levers(replica, shape, (), ChipCost(1.0))
             return next((one.step for one in stack if one.name == _LEVER and one.usd_per_million_tokens), None)
     return None
-
-
-@cache
-def _accelerators() -> dict[str, Accelerator]:
-    kinds = [one for raw in accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)]
-    return {kind.name: accelerator_of(kind) for kind in kinds}

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.replica import Replica
 from tidefleet.planning.from_api import accelerator_of, chosen_price
 from tidefleet.simulator.scenario import Pool
 
 
-@cache
-def kinds() -> Mapping[str, AcceleratorType]:
-    """The shipped accelerator types by name."""
-    found = (AcceleratorType.model_validate(one) for one in catalogue.accelerator_manifests())
-    return {one.name: one for one in found}
-
-
 def chip_of(name: str) -> Accelerator:
     """The accelerator of this name; the catalogue has it, since scenarios are checked."""
-    return accelerator_of(kinds()[name])
+    return accelerator_of(catalogue.accelerator_types()[name])
 
 
 def replica_of(pool: Pool) -> Replica:
@@ -41,5 +30,5 @@ def price_of(pool: Pool, capacity_type: str = "OnDemand") -> float | None:
 
 def list_price(accelerator: str, capacity_type: str = "OnDemand") -> float | None:
     """USD a chip-hour of the catalogue; ``None`` where there is none."""
-    entry = chosen_price(kinds()[accelerator], capacity_type)
+    entry = chosen_price(catalogue.accelerator_types()[accelerator], capacity_type)
     return None if entry is None else float(entry.usd_per_chip_hour)

@@ -6,13 +6,11 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
 from tidefleet.economics.memory import replica_memory
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
-from tidefleet.planning.from_api import accelerator_of
-from tidefleet.simulator.scenario import BIN_SECONDS, Class, Pool, Scenario
+from tidefleet.simulator.catalogued import replica_of
+from tidefleet.simulator.scenario import BIN_SECONDS, Class, Scenario
 
 SHAPES = "fleet_shape_7d_10min.csv"
 """A week of each class's relative rate in bins of ten minutes."""
@@ -29,7 +27,7 @@ def problems(scenario: Scenario, traces: Path | None) -> list[str]:
     """
     found: list[str] = []
     for index, pool in enumerate(scenario.pools):
-        replica = _replica(pool)
+        replica = replica_of(pool)
         missing = cannot_start(replica)
         if missing:
             found.append(f"pools[{index}] ({pool.name}): {missing}")
@@ -40,12 +38,6 @@ def problems(scenario: Scenario, traces: Path | None) -> list[str]:
     if scenario.kind == "fleet" and not found:
         found += _too_much(scenario, traces)
     return found
-
-
-def _replica(pool: Pool) -> Replica:
-    kinds = {str(one["metadata"]["name"]): one for one in catalogue.accelerator_manifests()}
-    chip = accelerator_of(AcceleratorType.model_validate(kinds[pool.accelerator]))
-    return Replica(catalogue.models()[pool.model], chip, pool.chips_per_replica, pool.weights, pool.kv)
 
 
 def cannot_start(replica: Replica) -> str:

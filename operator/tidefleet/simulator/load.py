@@ -335,7 +335,7 @@ def _inconsistencies(scenario: Scenario) -> list[tuple[tuple[str | int, ...], st
     found: list[tuple[tuple[str | int, ...], str]] = []
     pools = [one.name for one in scenario.pools]
     classes = [one.name for one in scenario.classes]
-    kinds = {str(one["metadata"]["name"]) for one in catalogue.accelerator_manifests()}
+    kinds = set(catalogue.accelerator_types())
     models = catalogue.models()
     if scenario.kind == "study":
         if scenario.study is None:

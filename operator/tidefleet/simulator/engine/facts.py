@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidefleet.catalogue import models
+from tidefleet.catalogue import accelerator_types, models
 from tidefleet.economics.memory import kv_bytes_per_token, replica_memory
 from tidefleet.economics.replica import Replica as Copy
 from tidefleet.routing.rates import Rates, rates_of
-from tidefleet.simulator.catalogued import kinds, price_of, replica_of
+from tidefleet.simulator.catalogued import price_of, replica_of
 from tidefleet.simulator.engine.blocks import TIER_NUMBERS
 from tidefleet.simulator.engine.timing import Roofline, Timing
 from tidefleet.simulator.scenario import Pool
@@ -51,10 +51,9 @@ def facts_of(pool: Pool) -> Facts:
         raise ValueError(
             f"pool {pool.name}: model is {pool.model!r}; expected one of the catalogue, e.g. llama-3.3-70b"
         )
-    if pool.accelerator not in kinds():
-        raise ValueError(
-            f"pool {pool.name}: accelerator is {pool.accelerator!r}; expected one of {', '.join(sorted(kinds()))}"
-        )
+    if pool.accelerator not in accelerator_types():
+        known = ", ".join(sorted(accelerator_types()))
+        raise ValueError(f"pool {pool.name}: accelerator is {pool.accelerator!r}; expected one of {known}")
     copy = replica_of(pool)
     kv_tokens = pool.kv_tokens
     if kv_tokens is None:
