@@ -17,7 +17,7 @@ from tidefleet.cli.compare_page import page
 from tidefleet.cli.compare_table import print_comparison
 from tidefleet.cli.cost_table import lengths_words
 from tidefleet.cli.hosting import offers_of
-from tidefleet.cli.output import fail, json_text
+from tidefleet.cli.output import fail, json_text, put
 from tidefleet.cli.rows import Bill, Row, external, hosted, ranked, standing, with_winning_prices
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.contest import Ask
@@ -281,9 +281,5 @@ def _write(answer: dict[str, Any], form: ComparisonForm, out: Path | None) -> No
             text = print_comparison(answer, capture=True)
     if out is None:
         typer.echo(text)
-        return
-    try:
-        out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        fail(f"--out {out}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2)
-    typer.echo(f"wrote {out}")
+    else:
+        put(text, out, option="--out")

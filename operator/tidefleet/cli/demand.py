@@ -27,7 +27,7 @@ from tidefleet.cli.demand_rows import (
     class_rows,
     month_rows,
 )
-from tidefleet.cli.output import fail, json_text, print_table
+from tidefleet.cli.output import fail, json_text, print_table, save
 from tidefleet.cli.usage_file import UsageError, UsageFile, load_usage
 from tidefleet.cli.validate import UnreadableError, documents, files, read
 from tidefleet.controller.config import Prometheus
@@ -226,12 +226,7 @@ def _write(text: str, path: Path | None) -> None:
     if path is None:
         typer.echo(text.rstrip("\n"))
         return
-    try:
-        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        fail(
-            f"--output-file {path}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2
-        )
+    save(text, path)
 
 
 def _print(told: Told) -> None:

@@ -15,8 +15,7 @@ from tidefleet.cli.demand_rows import (
     class_rows,
     month_rows,
 )
-from tidefleet.cli.html import document
-from tidefleet.cli.simulate_page import table
+from tidefleet.cli.html import document, table
 from tidefleet.economics.counts import Floats
 from tidefleet.economics.personas import DAY_HOURS, WEEK_HOURS, ClassForecast
 from tidefleet.planning.forecast_check import DAYS, Seen, hour_of_week, words_of_hour

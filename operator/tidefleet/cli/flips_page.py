@@ -9,7 +9,7 @@ from html import escape
 from tidefleet.api.flipping_status import FlipPhase
 from tidefleet.cli.flips_day import STATES, Day, Ribbon, Span, state_of, unix
 from tidefleet.cli.flips_table import summary, waiting_rows
-from tidefleet.cli.html import document
+from tidefleet.cli.html import document, table
 
 _COLOURS = {
     "serving": ("#bfe3cb", "#24533a"),
@@ -78,10 +78,17 @@ def _section(day: Day, index: int) -> Iterator[str]:
     if day.status.blocked:
         rows = [(one.unit or "-", one.why, one.would_have_to_change or "-") for one in day.status.blocked]
         yield "<h3>Loans that are not made</h3>"
-        yield _table("A loan would be worth it; this speaks against it.", ("Unit", "Why", "Would have to change"), rows)
+        yield table(
+            "A loan would be worth it; this speaks against it.",
+            ("Unit", "Why", "Would have to change"),
+            rows,
+            numbers=(),
+        )
     if day.status.waiting:
         yield "<h3>Training that waits</h3>"
-        yield _table("Jobs in the queue.", ("Job", "Chips", "Expected start", "Waits for"), waiting_rows(day))
+        yield table(
+            "Jobs in the queue.", ("Job", "Chips", "Expected start", "Waits for"), waiting_rows(day), numbers=()
+        )
     if any(one is not None for one in day.needed):
         yield "<h3>Nodes by the hour</h3>"
         yield _hours(day)
@@ -214,10 +221,11 @@ def _units(day: Day) -> str:
         nodes = ", ".join(unit.nodes) if unit.nodes and unit.nodes != (unit.name,) else ""
         name = f"{unit.name} ({nodes})" if nodes else unit.name
         rows.append((name, str(unit.phase), since, until, f"{trained / 3600:.1f} h", unit.why or "-"))
-    return _table(
+    return table(
         "Where each unit stands; hours trained are those of the last day.",
         ("Unit", "Phase", "Since", "Until", "Trained", "Why"),
         rows,
+        numbers=(),
     )
 
 
@@ -239,28 +247,9 @@ def _hours(day: Day) -> str:
                 "-" if planned is None else str(planned),
             )
         )
-    return _table(
+    return table(
         "Needed is the most of the hour; the others are at its beginning.",
         ("From", "Needed", "Serving", "Training", "Loan planned"),
         rows,
-        numbers=4,
-    )
-
-
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
-    def cell(tag: str, text: str, column: int, more: str = "") -> str:
-        right = ' class="n"' if column >= len(heads) - numbers else ""
-        return f"<{tag}{more}{right}>{escape(text)}</{tag}>"
-
-    head = "".join(cell("th", one, index, ' scope="col"') for index, one in enumerate(heads))
-    body = "".join(
-        "<tr>"
-        + cell("th", row[0], 0, ' scope="row"')
-        + "".join(cell("td", one, index) for index, one in enumerate(row[1:], 1))
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption, quote=True)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        numbers=range(1, 5),
     )

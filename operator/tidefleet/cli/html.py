@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 
 _BASE = """
@@ -30,6 +30,15 @@ svg .soft { fill: var(--soft); }
 @media print { main { max-width: none; padding: 0; } h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
   .scroll { overflow: visible; } table { font-size: .7rem; } .skip { display: none; } }
 """
+
+SECTIONS_STYLE = """
+th, td { text-align: left; vertical-align: top; }
+.n { text-align: right; white-space: nowrap; }
+td:first-child, th[scope=row] { overflow-wrap: anywhere; }
+nav a { margin-right: 1rem; }
+@media print { .n { white-space: normal; } th, td { padding: .2rem .25rem; } nav { display: none; } }
+"""
+"""Rules of a page of ``sections`` with tables."""
 
 _COLOURS = {
     "ink": ("#16202a", "#e8edf2"),
@@ -79,4 +88,49 @@ def document(
             "</body>",
             "</html>",
         ]
+    )
+
+
+def sections(parts: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Parts of a page, each anchor, title and HTML: links to them, which are not printed, and then a section each."""
+    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
+    return [
+        f'<nav aria-label="Parts of this page">{links}</nav>',
+        *(
+            f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{body}</section>'
+            for name, title, body in parts
+        ),
+    ]
+
+
+def table(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int] | None = None
+) -> str:
+    """A table that scrolls by itself.
+
+    Args:
+        numbers: columns that stand to the right; ``None`` = those after the first whose cells are all numbers.
+    """
+
+    def numeric(column: int) -> bool:
+        if numbers is not None:
+            return column in numbers
+        return column > 0 and all(row[column][:1].isdigit() or row[column][:1] in "-$" for row in rows)
+
+    right = [' class="n"' if numeric(index) else "" for index in range(len(heads))]
+    head = "".join(f'<th scope="col"{mark}>{escape(one)}</th>' for one, mark in zip(heads, right, strict=True))
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td{mark}>{escape(one)}</td>" for one, mark in zip(row[1:], right[1:], strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return framed(caption, head, body)
+
+
+def framed(caption: str, head: str, body: str) -> str:
+    """A table that scrolls by itself, of the HTML of its head's cells and of its rows."""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption, quote=True)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -11,15 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli.hosting import offers_of
 from tidefleet.cli.money_listed import NoListPrice, with_list_prices
 from tidefleet.cli.money_page import page
 from tidefleet.cli.money_rows import answer_of, what_if_of
 from tidefleet.cli.money_table import print_money
-from tidefleet.cli.output import fail, json_text
+from tidefleet.cli.output import fail, json_text, put
 from tidefleet.cli.prices import with_price_book
 from tidefleet.cli.validate import UnreadableError, documents, read
 from tidefleet.planning.capacity.market import MOST_MONTHS
@@ -107,11 +105,9 @@ def _elasticities(text: str) -> list[float]:
 
 
 def _facts(prices: Path | None) -> Facts:
-    kinds = {
-        one.name: one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)
-    }
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    return Facts(with_price_book(kinds, prices), catalogue.models(), today, other=kernel_tables())
+    kinds = with_price_book(catalogue.accelerator_types(), prices)
+    return Facts(kinds, catalogue.models(), today, other=kernel_tables())
 
 
 def _book(filename: str, facts: Facts, months: int) -> Book:
@@ -150,13 +146,4 @@ def _write(answer: dict[str, Any], form: MoneyForm, path: Path | None) -> None:
                 print_money(answer)
                 return
             text = print_money(answer, capture=True)
-    if path is None:
-        typer.echo(text)
-        return
-    try:
-        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        fail(
-            f"--output-file {path}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2
-        )
-    typer.echo(f"wrote {path}")
+    put(text, path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tidefleet.cli.html import document
+from tidefleet.cli.html import SECTIONS_STYLE, document, sections, table
 from tidefleet.cli.money_picture import COLOURS, PICTURE_STYLE, capacity, cash, regret, worth
 from tidefleet.cli.money_table import (
     DECISION_HEADS,
@@ -20,35 +20,20 @@ from tidefleet.cli.money_table import (
     summary,
     what_if_lines,
 )
-from tidefleet.cli.simulate_page import table
 
-_STYLE = (
-    """
-th, td { text-align: left; vertical-align: top; }
-.n { text-align: right; white-space: nowrap; }
-td:first-child, th[scope=row] { overflow-wrap: anywhere; }
-nav a { margin-right: 1rem; }
-@media print { .n { white-space: normal; } th, td { padding: .2rem .25rem; } nav { display: none; } }
-"""
-    + PICTURE_STYLE
-)
+_STYLE = SECTIONS_STYLE + PICTURE_STYLE
 _MOST_SCENARIOS = 60
 
 
 def page(answer: Mapping[str, Any]) -> str:
     """An answer as one HTML document; nothing is loaded from elsewhere."""
     parts = [one for one in _parts(answer) if one[2]]
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
     return document(
         f"{answer['book']}: money over {answer['horizon_months']} months",
         [
             f"<h1>{escape(answer['book'])}</h1>",
             *(f"<p>{escape(line[:1].upper() + line[1:])}.</p>" for line in summary(answer)),
-            f'<nav aria-label="Parts of this page">{links}</nav>',
-            *(
-                f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{body}</section>'
-                for name, title, body in parts
-            ),
+            *sections(parts),
         ],
         colours=COLOURS,
         style=_STYLE,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -50,6 +51,23 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console(soft_wrap=False).print(table)
+
+
+def put(text: str, path: Path | None, *, option: str = "--output-file") -> None:
+    """A text on stdout, or into a file, whose name is then told; see ``save``."""
+    if path is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    save(text, path, option=option)
+    typer.echo(f"wrote {path}")
+
+
+def save(text: str, path: Path, *, option: str = "--output-file") -> None:
+    """A text into a file; one that cannot be written ends the command, with the ``option`` that named it."""
+    try:
+        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        fail(f"{option} {path}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

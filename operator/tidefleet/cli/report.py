@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidefleet.cli.output import fail, json_text
+from tidefleet.cli.output import fail, json_text, put
 from tidefleet.cli.report_table import csv_text, print_report
 from tidefleet.reporting.files import RecordsError
 from tidefleet.reporting.period import BadRange, Period, parse_range
@@ -94,13 +94,4 @@ def _write(made: Report, form: ReportForm, path: Path | None) -> None:
                 print_report(made)
                 return
             text = print_report(made, capture=True)
-    if path is None:
-        typer.echo(text.rstrip("\n"))
-        return
-    try:
-        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        fail(
-            f"--output-file {path}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2
-        )
-    typer.echo(f"wrote {path}")
+    put(text, path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tidefleet.cli.html import document
+from tidefleet.cli.html import document, framed, sections
 from tidefleet.cli.report_table import clean, heading, shown_rows, told, used_columns
 from tidefleet.cli.simulate_picture import COLOURS, PICTURE_STYLE, bars
 from tidefleet.reporting.report import Report
@@ -36,7 +36,6 @@ def page(made: Report) -> str:
     """A report as one HTML document; nothing is loaded from elsewhere. Figures are in ``data-value`` unrounded."""
     answer = made.as_json()
     parts = list(_parts(answer))
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
     return document(
         f"Report by {answer['by']}",
         [
@@ -44,11 +43,7 @@ def page(made: Report) -> str:
             f'<p class="soft">From {escape(clean(answer["source"]))}. Usage is what tokens needed; allocated is their '
             "part of what was paid, and sums to it with the lines that nobody used.</p>",
             _savings(answer),
-            f'<nav aria-label="Parts of this page">{links}</nav>',
-            *(
-                f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{body}</section>'
-                for name, title, body in parts
-            ),
+            *sections(parts),
         ],
         colours=COLOURS,
         style=_STYLE,
@@ -103,7 +98,7 @@ def _rows(answer: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for kind, row in zip(kinds, rows, strict=True)
     )
-    return _table(
+    return framed(
         "Rows and lines of the column ALLOCATED sum to the bill.", f'<th scope="col">{answer["by"]}</th>{heads}', body
     )
 
@@ -124,11 +119,4 @@ def _wasters(found: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for one in found
     )
-    return _table("These overlap: one change can mend several, so they are not summed.", heads, body)
-
-
-def _table(caption: str, heads: str, body: str) -> str:
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption, quote=True)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return framed("These overlap: one change can mend several, so they are not summed.", heads, body)

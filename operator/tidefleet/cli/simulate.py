@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tidefleet.cli.output import fail, json_text
+from tidefleet.cli.output import fail, json_text, put
 from tidefleet.cli.simulate_page import page
 from tidefleet.cli.simulate_table import print_report, print_scenarios
 from tidefleet.simulator import run
@@ -207,13 +207,4 @@ def _write(report: Report, form: SimulationForm, path: Path | None) -> None:
                 print_report(report)
                 return
             text = print_report(report, capture=True)
-    if path is None:
-        typer.echo(text)
-        return
-    try:
-        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    except OSError as error:
-        fail(
-            f"--output-file {path}: cannot be written: {error.strerror}; expected a file in a directory that exists", 2
-        )
-    typer.echo(f"wrote {path}")
+    put(text, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from tidefleet.cli.html import document
+from tidefleet.cli.html import SECTIONS_STYLE, document, sections, table
 from tidefleet.cli.simulate_picture import COLOURS, PICTURE_STYLE, attained, balance, bars, ribbon, waterfall
 from tidefleet.cli.simulate_rows import (
     CLASS_HEADS,
@@ -20,34 +20,20 @@ from tidefleet.cli.simulate_rows import (
 )
 from tidefleet.simulator.run import Report
 
-_STYLE = (
-    """
-th, td { text-align: left; vertical-align: top; }
-.n { text-align: right; white-space: nowrap; }
-td:first-child, th[scope=row] { overflow-wrap: anywhere; }
-nav a { margin-right: 1rem; }
-@media print { .n { white-space: normal; } th, td { padding: .2rem .25rem; } nav { display: none; } }
-"""
-    + PICTURE_STYLE
-)
+_STYLE = SECTIONS_STYLE + PICTURE_STYLE
 
 
 def page(report: Report) -> str:
     """A report as one HTML document; nothing is loaded from elsewhere."""
     columns = columns_of(report)
     parts = list(_parts(report, columns))
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in parts)
     many = f"median of {len(report.ours)} seeds" if len(report.ours) > 1 else f"seed {next(iter(report.ours))}"
     return document(
         f"{report.scenario.name}: simulation",
         [
             f"<h1>{escape(report.scenario.name)}</h1>",
             f'<p class="soft">{escape(report.scenario.summary)} {escape(many.capitalize())}.</p>',
-            f'<nav aria-label="Parts of this page">{links}</nav>',
-            *(
-                f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{body}</section>'
-                for name, title, body in parts
-            ),
+            *sections(parts),
         ],
         colours=COLOURS,
         style=_STYLE,
@@ -85,23 +71,3 @@ def _parts(report: Report, columns: Sequence[Column]) -> Iterator[tuple[str, str
         yield "balance", "Hit rate and balance", body
     if rows := figures(columns):
         yield "figures", "Figures", table("What this scenario is about; units are in the names.", heads, rows)
-
-
-def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls by itself; columns after the first whose cells are numbers stand to the right."""
-
-    def numeric(column: int) -> bool:
-        return column > 0 and all(row[column][:1].isdigit() or row[column][:1] in "-$" for row in rows)
-
-    right = [' class="n"' if numeric(index) else "" for index in range(len(heads))]
-    head = "".join(f'<th scope="col"{mark}>{escape(one)}</th>' for one, mark in zip(heads, right, strict=True))
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td{mark}>{escape(one)}</td>" for one, mark in zip(row[1:], right[1:], strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption, quote=True)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
