@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
 from tidefleet.api import AcceleratorType
+from tidefleet.controller.beside import Beside
 from tidefleet.controller.decide import Share
 from tidefleet.controller.decision import Decision
 from tidefleet.controller.sharing import SOLVER_SECONDS, Plans, Question, question_of
 from tidefleet.planning.coordination import SharedLimits
 from tidefleet.planning.filling import Filling, fill
-from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.nodes import Group, idle_nodes, is_worth_a_plan, standing
+from tidefleet.planning.prices import node_chips
 from tidefleet.planning.problem import Chosen
 from tidefleet.planning.solution import chip_group
-
-log = logging.getLogger(__name__)
 
 START_SECONDS = 0.3
 """Real time that a pass waits for an answer when a pool is about to start its first replicas: small fleets have one by
@@ -30,7 +28,7 @@ then, and replicas that start where they will not stay are paid for until their 
 
 def node_sizes(kinds: Iterable[AcceleratorType]) -> dict[str, int]:
     """Chips of a node by type, where that is known."""
-    return {kind.name: int(kind.spec.chips_per_node) for kind in kinds if kind.spec.chips_per_node}
+    return {name: chips for name, chips in node_chips(kinds).items() if chips}
 
 
 def held_by_watched(decisions: Iterable[Decision]) -> dict[Group, int]:
@@ -43,8 +41,19 @@ def held_by_watched(decisions: Iterable[Decision]) -> dict[Group, int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A question, and for each pool whether it may switch, and what its own plan is of."""
+
+    question: Question
+    pools: tuple[tuple[bool, frozenset[str]], ...]
+
+    def is_like(self, other: _Turn | None) -> bool:
+        return other is not None and self.question.is_like(other.question) and self.pools == other.pools
+
+
 @dataclass(slots=True)
-class NodeFilling:
+class NodeFilling(Beside[_Turn, Filling]):
     """Has pools fill each other's part-filled nodes.
 
     While little rent is idle on the nodes that all pools' own plans stand on, or their sizes are not known, each pool
@@ -55,15 +64,8 @@ class NodeFilling:
     the like again, and leaves what was in force.
     """
 
-    _worker: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="node-plan")
-    )
-    _cancel: threading.Event = field(default_factory=threading.Event)
-    _future: Future[Filling | SolverFailed] | None = None
-    _asked: tuple[Question, object] | None = None
-    _answered: tuple[Question, object] | None = None
-    _failed: tuple[Question, object] | None = None
-    _answer: Filling | None = None
+    PLANNED: ClassVar[str] = "whole nodes planned"
+    FAILED: ClassVar[str] = "planning whole nodes failed"
 
     def shares(self, plans: Plans, limits: SharedLimits) -> dict[str, Share]:
         """What each pool should use, by ``namespace/name``; empty for pools whose own plans are as good."""
@@ -71,17 +73,19 @@ class NodeFilling:
         chosen = {problem.pool: plan.chosen for problem, plan in plans}
         if not limits.nodes or not is_worth_a_plan(chosen, limits.nodes, limits.held):
             return {}
-        question = question_of(plans, limits)
-        turn = tuple(
-            (problem.may_switch, frozenset(chip_group(one.option) for one in plan.chosen)) for problem, plan in plans
+        turn = _Turn(
+            question_of(plans, limits),
+            tuple(
+                (problem.may_switch, frozenset(chip_group(one.option) for one in plan.chosen))
+                for problem, plan in plans
+            ),
         )
-        if not _alike(question, turn, self._answered) and not _alike(question, turn, self._failed):
-            self._ask(question, turn, plans, limits)
+        if not turn.is_like(self._answered) and not turn.is_like(self._failed):
+            self._ask(turn, partial(fill, tuple(plans), limits, clock=time.monotonic, seconds=SOLVER_SECONDS))
             if self._future is not None and any(plan.chosen and not problem.running for problem, plan in plans):
                 with contextlib.suppress(TimeoutError):
-                    self._future.exception(START_SECONDS)
-                self._collect()
-        if self._answer is None or self._answered is None or self._answered[0].parts != question.parts:
+                    self.settled(START_SECONDS)
+        if self._answer is None or self._answered is None or not self._is_akin(turn, self._answered):
             return {}
         return steered_shares(self._answer, plans)
 
@@ -89,56 +93,16 @@ class NodeFilling:
         """An answer left a pool short of capacity: the next pass asks for another."""
         self._answered = self._answer = None
 
-    def settled(self, timeout: float) -> None:
-        """Wait until the solution in progress, if any, is there."""
-        if self._future is not None:
-            self._future.exception(timeout)
-            self._collect()
+    def _is_akin(self, question: _Turn, other: _Turn) -> bool:
+        return question.question.parts == other.question.parts
 
-    def close(self) -> None:
-        """End the solver."""
-        self._cancel.set()
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, question: Question, turn: object, plans: Plans, limits: SharedLimits) -> None:
-        if self._future is not None:
-            if self._asked is None or self._asked[0].parts != question.parts:
-                self._cancel.set()  # the next pass asks anew
-            return
-        self._cancel, self._asked = threading.Event(), (question, turn)
-        self._future = self._worker.submit(
-            fill, tuple(plans), limits, clock=time.monotonic, seconds=SOLVER_SECONDS, cancelled=self._cancel.is_set
-        )
-
-    def _collect(self) -> None:
-        if self._future is None or not self._future.done():
-            return
-        future, self._future = self._future, None
-        if self._cancel.is_set():
-            return
-        try:
-            answer = future.result()
-        except Exception as error:  # the solver is a library: whatever it raises must not stop the loop
-            log.exception("planning whole nodes failed")
-            answer = SolverFailed(f"{type(error).__name__}: {error}")
-        if isinstance(answer, SolverFailed):
-            log.warning("planning whole nodes failed", extra={"why": answer.why})
-            self._failed = self._asked
-            return
-        self._answered, self._answer, self._failed = self._asked, answer, None
-        log.info(
-            "whole nodes planned",
-            extra={
-                "usdPerHour": answer.usd_per_hour,
-                "alone": answer.alone_usd_per_hour,
-                "bound": answer.bound_usd_per_hour,
-                "proven": answer.proven,
-            },
-        )
-
-
-def _alike(question: Question, turn: object, other: tuple[Question, object] | None) -> bool:
-    return other is not None and question.is_like(other[0]) and turn == other[1]
+    def _told(self, answer: Filling) -> Mapping[str, Any]:
+        return {
+            "usdPerHour": answer.usd_per_hour,
+            "alone": answer.alone_usd_per_hour,
+            "bound": answer.bound_usd_per_hour,
+            "proven": answer.proven,
+        }
 
 
 def steered_shares(found: Filling, plans: Plans) -> dict[str, Share]:

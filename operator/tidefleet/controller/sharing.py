@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
+from tidefleet.controller.beside import Beside
 from tidefleet.controller.decide import Share
 from tidefleet.planning.coordination import (
     Coordination,
@@ -19,10 +19,7 @@ from tidefleet.planning.coordination import (
     first_come,
     kilowatts,
 )
-from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.problem import PoolPlan, PoolProblem
-
-log = logging.getLogger(__name__)
 
 SOLVER_SECONDS = 20.0
 """Real time that one solution of the fleet may take; the best plan found by then counts, with its bound."""
@@ -61,7 +58,7 @@ class Question:
 
 
 @dataclass(slots=True)
-class Sharing:
+class Sharing(Beside[Question, Coordination]):
     """Deals out what pools share.
 
     While the plans together hold every shared limit, each pool has its own. Where they do not, what runs stays and the
@@ -71,15 +68,9 @@ class Sharing:
     ``DEMAND_STEP`` or ``PRICE_STEP``. A solver that fails changes nothing, and is not asked the like again.
     """
 
-    _worker: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet-plan")
-    )
-    _asked: Question | None = None
-    _future: Future[Coordination | SolverFailed] | None = None
-    _cancel: threading.Event = field(default_factory=threading.Event)
-    _answered: Question | None = None
-    _answer: Coordination | None = None
-    _failed: Question | None = None
+    PLANNED: ClassVar[str] = "fleet planned"
+    FAILED: ClassVar[str] = "planning the fleet failed"
+
     why: tuple[str, ...] = ()
 
     def shares(self, plans: Plans, limits: SharedLimits) -> dict[str, Share]:
@@ -92,7 +83,7 @@ class Sharing:
         question = question_of(plans, limits)
         answered, failed = question.is_like(self._answered), question.is_like(self._failed)
         if not answered and not failed:
-            self._ask(question, plans, limits)
+            self._begin(question, plans, limits)
         same = self._answered is not None and self._answered.parts == question.parts
         if self._answer is not None and (same or not failed):
             carried = carried_on(plans, limits, self._answer)
@@ -101,67 +92,21 @@ class Sharing:
                 return shares_of(replace(carried, shadow_prices=prices), plans)
             self._answered = self._answer = None  # it passes a limit of now: what runs and priority decide again
             if answered:
-                self._ask(question, plans, limits)
+                self._begin(question, plans, limits)
         found = first_come(plans, limits)
         if failed:
             found = replace(found, reasons={key: f"{why}, by priority" for key, why in found.reasons.items()})
         return shares_of(found, plans)
 
-    def settled(self, timeout: float) -> None:
-        """Wait until the solution in progress, if any, is there."""
-        if self._future is not None:
-            self._future.exception(timeout)
-            self._collect()
-
-    def close(self) -> None:
-        """End the solver."""
-        self._stop()
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, question: Question, plans: Plans, limits: SharedLimits) -> None:
-        """Begin a solution, unless one is in progress.
-
-        One in progress is called off only when it is about other pools, options or limits. Where demand has moved on,
-        its answer is still the best there will be: one begun now would not be there sooner.
-        """
-        if self._future is not None:
-            if self._asked is None or question.parts != self._asked.parts:
-                self._cancel.set()  # the next pass asks anew
-            return
-        self._cancel = threading.Event()
-        self._asked = question
+    def _begin(self, question: Question, plans: Plans, limits: SharedLimits) -> None:
         problems = [problem for problem, _ in plans]
-        self._future = self._worker.submit(
-            coordinate,
-            problems,
-            limits,
-            clock=time.monotonic,
-            seconds=SOLVER_SECONDS,
-            cancelled=self._cancel.is_set,
-        )
+        self._ask(question, partial(coordinate, problems, limits, clock=time.monotonic, seconds=SOLVER_SECONDS))
 
-    def _collect(self) -> None:
-        """Take over a finished answer, unless it was called off: then neither it nor a failure says anything."""
-        if self._future is None or not self._future.done():
-            return
-        future, self._future = self._future, None
-        if self._cancel.is_set():
-            return
-        try:
-            answer = future.result()
-        except Exception:  # the solver is a library: whatever it raises must not stop the loop
-            log.exception("planning the fleet failed")
-            self._failed = self._asked
-            return
-        if isinstance(answer, SolverFailed):
-            log.warning("planning the fleet failed", extra={"why": answer.why})
-            self._failed = self._asked
-        else:
-            self._answered, self._answer, self._failed = self._asked, answer, None
-            log.info(
-                "fleet planned",
-                extra={"usdPerHour": answer.usd_per_hour, "bound": answer.bound_usd_per_hour, "proven": answer.proven},
-            )
+    def _is_akin(self, question: Question, other: Question) -> bool:
+        return question.parts == other.parts
+
+    def _told(self, answer: Coordination) -> Mapping[str, Any]:
+        return {"usdPerHour": answer.usd_per_hour, "bound": answer.bound_usd_per_hour, "proven": answer.proven}
 
     def _stop(self) -> None:
         self._cancel.set()
