@@ -273,10 +273,8 @@ def _slo(flight: Flight, result: str, output: int, now: float) -> str:
 def _revenue(billing: Billing, ask: Ask, prompt: int, cached: int, output: int) -> float | None:
     if billing.revenue is None:
         return None
-    held = min(float(prompt), float(cached))
-    uncached = prompt - held
-    written = 0.0 if ask.cache_ttl_seconds is None else uncached
-    return billing.revenue.usd(uncached, held, float(output), written, ask.is_deferrable)
+    writes = ask.cache_ttl_seconds is not None
+    return billing.revenue.request_usd(prompt, cached, output, writes_cache=writes, batch=ask.is_deferrable)
 
 
 def _avoided(flight: Flight, joules: float, cached: int) -> tuple[tuple[str, float], ...]:

@@ -448,10 +448,6 @@ class PoolState:
                 return one
         return None
 
-    def class_named(self, name: str) -> WorkloadClass | None:
-        """A class of the pool, by its name."""
-        return next((one for one in self._classes if one.name == name), None)
-
 
 def _usual_block(ranks: Iterable[Rank]) -> int:
     counts: dict[int, int] = {}
