@@ -7,8 +7,6 @@ from importlib import metadata
 import pytest
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.catalogue.aiconfigurator import BATCHES, MEASURED_VERSION, PACKAGE, kernel_tables, why_not
 from tidefleet.economics.evidence import is_usable
 from tidefleet.economics.group_table import GROUPS
@@ -23,8 +21,7 @@ NEAREST = next(one for one in GROUPS if one.prefers_other and one.model == "llam
 
 
 def a_replica(group: Group, chips: int, kv: str = "Fp8") -> Replica:
-    kinds = map(parse, catalogue.accelerator_manifests())
-    kind = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == group.accelerator)
+    kind = catalogue.accelerator_types()[group.accelerator]
     model = catalogue.models()[group.model]
     return Replica(model, accelerator_of(kind), chips, group.weights, kv, engine=group.engine)
 

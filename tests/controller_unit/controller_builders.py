@@ -15,9 +15,7 @@ from tidefleet.planning.from_api import architecture_of, offer_of, shipped_price
 from tidefleet.planning.options import Offer, Option
 
 NOW = 1_800_000_000.0
-SHIPPED = {
-    kind.name: kind for kind in map(parse, catalogue.accelerator_manifests()) if isinstance(kind, AcceleratorType)
-}
+SHIPPED = catalogue.accelerator_types()
 TEMPLATE = {"spec": {"containers": [{"name": "engine", "image": "vllm", "args": ["--model=m"]}]}}
 
 

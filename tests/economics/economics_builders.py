@@ -12,8 +12,6 @@ import pytest
 from hypothesis import strategies as st
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.efficiency import Efficiency
@@ -23,11 +21,7 @@ from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.from_api import accelerator_of
 
 MODELS = catalogue.models()
-ACCELERATORS = {
-    kind.name: accelerator_of(kind)
-    for kind in map(parse, catalogue.accelerator_manifests())
-    if isinstance(kind, AcceleratorType)
-}
+ACCELERATORS = {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
 NATIVE = {name: model.native_weights for name, model in MODELS.items()}
 
 models = st.sampled_from([MODELS[name] for name in sorted(MODELS)])

@@ -9,8 +9,6 @@ from dataclasses import replace
 import pytest
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.efficiency import Efficiency
 from tidefleet.economics.evidence import OTHER_VERSION_SIGMA, PROFILE_SIGMA, SIGMA_PER_YEAR, Correction, roofline_of
 from tidefleet.economics.group_table import GROUPS
@@ -23,11 +21,7 @@ from tidefleet.planning.evidence import Evidence, key_of
 from tidefleet.planning.from_api import accelerator_of
 
 MODELS = catalogue.models()
-CHIPS = {
-    kind.name: accelerator_of(kind)
-    for kind in map(parse, catalogue.accelerator_manifests())
-    if isinstance(kind, AcceleratorType)
-}
+CHIPS = {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
 REPLICA = Replica(MODELS["llama-3.3-70b"], CHIPS["h200-sxm"], 4, "Fp8", "Fp8", engine="vllm")
 DAY = datetime.date(2026, 2, 1)
 GROUP = Group(

@@ -26,7 +26,7 @@ from operator_builders import (
 )
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.api import WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.cluster.kinds import PDB
 from tidefleet.cluster.writes import Write
@@ -215,8 +215,7 @@ def test_an_operator_that_dies_before_any_write_is_succeeded_to_the_same_state(p
 
 def covered(accelerator: str) -> float:
     """Requests per second that plans let one replica of one chip carry, of the class that `a_class` makes."""
-    kinds = (parse(raw) for raw in catalogue.accelerator_manifests())
-    kind = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == accelerator)
+    kind = catalogue.accelerator_types()[accelerator]
     wanted = parse({"apiVersion": WORKLOAD_CLASS.group_version, **a_class(POOL)})
     assert isinstance(wanted, WorkloadClass)
     replica = Replica(catalogue.models()[MODEL], accelerator_of(kind), 1, "Bf16", "Bf16", engine="vllm")

@@ -5,7 +5,6 @@ import datetime
 from functools import cache
 
 from tidefleet import catalogue
-from tidefleet.api.validation import parse
 from tidefleet.planning.outlook.book import parse_book
 from tidefleet.planning.outlook.pricing import Facts
 
@@ -47,8 +46,7 @@ BASE = {
 
 @cache
 def facts():
-    kinds = {one.name: one for raw in catalogue.accelerator_manifests() for one in [parse(raw)]}
-    return Facts(kinds, catalogue.models(), datetime.date(2026, 11, 26))
+    return Facts(catalogue.accelerator_types(), catalogue.models(), datetime.date(2026, 11, 26))
 
 
 def raw_book(**changes):

@@ -8,8 +8,6 @@ import pytest
 from planning_builders import CHAT, a_candidate, a_problem, counts, planned
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.evidence import Correction, planning_share, roofline_of
 from tidefleet.economics.external import ExternalOffer, PerToken, Provisioned
 from tidefleet.economics.replica import Replica
@@ -20,11 +18,7 @@ from tidefleet.planning.evidence import Evidence, key_of
 from tidefleet.planning.from_api import offer_of
 from tidefleet.planning.options import ANY_TYPE, Allowed, ClassDemand, EstimateMemo
 
-OFFERS = {
-    one.name: offer_of(one, placeable=False)
-    for raw in catalogue.accelerator_manifests()
-    if isinstance(one := parse(raw), AcceleratorType)
-}
+OFFERS = {name: offer_of(one, placeable=False) for name, one in catalogue.accelerator_types().items()}
 LLAMA = catalogue.models()["llama-3.3-70b"]
 
 

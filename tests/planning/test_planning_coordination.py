@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from planning_builders import a_candidate, a_problem, planned
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import Estimate, estimate
 from tidefleet.economics.shape import TokenShape
@@ -31,11 +29,7 @@ from tidefleet.planning.from_api import accelerator_of
 from tidefleet.planning.options import Candidate
 from tidefleet.planning.problem import PoolPlan, PoolProblem
 
-H100 = next(
-    accelerator_of(one)
-    for raw in catalogue.accelerator_manifests()
-    if isinstance(one := parse(raw), AcceleratorType) and one.name == "h100-sxm"
-)
+H100 = accelerator_of(catalogue.accelerator_types()["h100-sxm"])
 MEASURED = estimate(Replica(catalogue.models()["llama-3.1-8b"], H100, 1, "Bf16", "Bf16"), TokenShape(900, 100))
 assert isinstance(MEASURED, Estimate)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.api import WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.economics.revenue import ChargedBack, Free, PaidBySeat, PaidByToken
 from tidefleet.planning.earning import earnings_of, pool_margin, prices_of_class, revenue_of
@@ -43,8 +43,8 @@ def a_class(name: str = "chat", revenue: dict[str, Any] | None = None) -> Worklo
 def a_market(classes: tuple[ClassDemand, ...]) -> Market:
     offers = [
         offer_of(one, placeable=False)
-        for raw in catalogue.accelerator_manifests()
-        if isinstance(one := parse(raw), AcceleratorType) and one.name in ("h100-sxm", "l40s")
+        for name, one in catalogue.accelerator_types().items()
+        if name in ("h100-sxm", "l40s")
     ]
     return find_candidates(
         catalogue.models()["llama-3.1-8b"], offers, classes, {},

@@ -9,7 +9,7 @@ import pytest
 from planning_builders import CHAT, a_candidate, a_problem, counts, planned
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, Site
+from tidefleet.api import Site
 from tidefleet.api.validation import parse
 from tidefleet.planning.apart import find_pairs
 from tidefleet.planning.from_api import offer_of, tariff_of
@@ -26,11 +26,7 @@ from tidefleet.planning.options import (
     find_candidates,
 )
 
-H100 = next(
-    offer_of(one, placeable=False)
-    for raw in catalogue.accelerator_manifests()
-    if isinstance(one := parse(raw), AcceleratorType) and one.name == "h100-sxm"
-)
+H100 = offer_of(catalogue.accelerator_types()["h100-sxm"], placeable=False)
 LLAMA = catalogue.models()["llama-3.1-8b"]
 PRICES = {"OnDemand": Price(2.0), "Owned": Price(1.0, selector=frozenset({("owner", "us")}))}
 

@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.evidence import (
     UNCORRECTED,
     Correction,
@@ -32,13 +30,7 @@ from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.evidence import Evidence, Profile, key_of
 from tidefleet.planning.from_api import accelerator_of
 
-H100 = accelerator_of(
-    next(
-        one
-        for raw in catalogue.accelerator_manifests()
-        if isinstance(one := parse(raw), AcceleratorType) and one.name == "h100-sxm"
-    )
-)
+H100 = accelerator_of(catalogue.accelerator_types()["h100-sxm"])
 REPLICA = Replica(catalogue.models()["llama-3.3-70b"], H100, 4, "Fp8", "Fp8")
 MEASURED_ON = datetime.date(2026, 10, 1)
 

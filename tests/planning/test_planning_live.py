@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
 from tidefleet.economics.evidence import ROOFLINE_SIGMA, Correction, best_evidence, is_usable, roofline_of
 from tidefleet.economics.live import Interval, Ratio, is_steady, ratios_of
 from tidefleet.economics.replica import Replica
@@ -30,13 +28,7 @@ from tidefleet.planning.live import (
     follow,
 )
 
-H100 = accelerator_of(
-    next(
-        one
-        for raw in catalogue.accelerator_manifests()
-        if isinstance(one := parse(raw), AcceleratorType) and one.name == "h100-sxm"
-    )
-)
+H100 = accelerator_of(catalogue.accelerator_types()["h100-sxm"])
 REPLICA = Replica(catalogue.models()["llama-3.3-70b"], H100, 4, "Fp8", "Fp8")
 UNMEASURED = Replica(catalogue.models()["gpt-oss-120b"], replace(H100, name="another-makers"), 4, "Fp4", "Fp8")
 """Hardware that no measurement stands behind, with a model of experts: the least sure roofline."""

@@ -14,9 +14,7 @@ from tidefleet.economics.prices import PriceBook, price_book
 from tidefleet.planning.from_api import chosen_price, offer_of, shipped_prices
 from tidefleet.planning.prices import in_term, known_prices, node_chips, priced, with_book
 
-KINDS = {
-    kind.name: kind for raw in catalogue.accelerator_manifests() if isinstance(kind := parse(raw), AcceleratorType)
-}
+KINDS = catalogue.accelerator_types()
 H100 = KINDS["h100-sxm"]
 
 

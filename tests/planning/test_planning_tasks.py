@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tidefleet import catalogue
-from tidefleet.api import AcceleratorType, WorkloadClass
+from tidefleet.api import WorkloadClass
 from tidefleet.api.validation import parse
 from tidefleet.economics.shape import TokenShape
 from tidefleet.economics.tasks import TokenRates, request_cost
@@ -82,8 +82,8 @@ def test_tokens_of_all_classes_together_pay_what_the_plan_costs() -> None:
     )
     offers = [
         offer_of(one, placeable=False)
-        for raw in catalogue.accelerator_manifests()
-        if isinstance(one := parse(raw), AcceleratorType) and one.name in ("h100-sxm", "l40s")
+        for name, one in catalogue.accelerator_types().items()
+        if name in ("h100-sxm", "l40s")
     ]
     market = find_candidates(
         catalogue.models()["llama-3.1-8b"], offers, classes, {},

@@ -17,7 +17,7 @@ from tidefleet.planning.what_if import (
     with_prices,
 )
 
-KINDS = {one.name: one for raw in catalogue.accelerator_manifests() if isinstance(one := parse(raw), AcceleratorType)}
+KINDS = catalogue.accelerator_types()
 
 
 def a_class(name: str = "web", pool: str = "chat", **spec: object) -> WorkloadClass:

@@ -19,7 +19,7 @@ from localcluster.ports import free_ports
 from localcluster.processes import Processes
 from tidefleet.api import AcceleratorType, InferencePool, WorkloadClass
 from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests
+from tidefleet.catalogue import accelerator_types
 from tidefleet.cluster.labels import POOL_LABEL
 from tidefleet.router.discovery import Fleet, ServedPool
 from tidefleet.router.process import RouterProcess, Settings
@@ -80,8 +80,7 @@ def a_class_object(name: str = "chat", **spec: Any) -> WorkloadClass:
 
 def accelerators() -> dict[str, AcceleratorType]:
     """The shipped catalogue."""
-    found = [parse(dict(one)) for one in accelerator_manifests()]
-    return {one.name: one for one in found if isinstance(one, AcceleratorType)}
+    return dict(accelerator_types())
 
 
 def a_fleet(

@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tidefleet.api import AcceleratorType
-from tidefleet.api.validation import parse
-from tidefleet.catalogue import accelerator_manifests, models
+from tidefleet.catalogue import accelerator_types, models
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.planning.from_api import accelerator_of
@@ -16,9 +14,7 @@ from tidefleet.routing.rates import DEVICE, HOST, SHARED, Rates, rates_of
 
 @pytest.fixture(scope="module")
 def replica():
-    kinds = (parse(one) for one in accelerator_manifests())
-    h200 = next(one for one in kinds if isinstance(one, AcceleratorType) and one.name == "h200-sxm")
-    return Replica(models()["llama-3.3-70b"], accelerator_of(h200), 4, "Fp8", "Fp8")
+    return Replica(models()["llama-3.3-70b"], accelerator_of(accelerator_types()["h200-sxm"]), 4, "Fp8", "Fp8")
 
 
 @pytest.mark.parametrize(("uncached", "cached"), [(2000.0, 0.0), (8000.0, 30_000.0), (30_000.0, 0.0)])
