@@ -306,7 +306,14 @@ def _adopted_market(
         one = find_candidates(
             view.architecture,
             # A replica that runs across nodes, or on nodes without a known label, is a fact and not a wish.
-            [replace(offer, plan_only="", accelerator=replace(offer.accelerator, chips_per_node=0))],
+            [
+                replace(
+                    offer,
+                    plan_only="",
+                    accelerator=replace(offer.accelerator, chips_per_node=0),
+                    rack_chips=0 if offer.rack_chips % option.chips else offer.rack_chips,
+                )
+            ],
             classes,
             {option.accelerator: only},
             default_weights=option.weights,

@@ -28,7 +28,7 @@ from tidefleet.planning.fleet import (
 from tidefleet.planning.nodes import group_of, node_rents, payable
 from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
-from tidefleet.planning.solution import chip_group
+from tidefleet.planning.solution import chip_group, least_replicas
 from tidefleet.planning.words import brief
 
 UNSERVED_FACTOR = 50.0
@@ -187,7 +187,7 @@ def _dealt(
                 drawn = kilowatts(one) * at[name].pue if name in at else 0.0
                 if drawn > 0:
                     room = min(room, math.floor(max(0.0, power_left[at[name].name]) / drawn + 1e-9))
-                granted = wanted if is_first else int(room)
+                granted = wanted if is_first else int(room) // one.multiple * one.multiple
                 key = (problem.pool, name)
                 caps[key] = caps.get(key, 0) + granted * size
                 reasons[key] = _why(name, limits, at)
@@ -217,7 +217,8 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     Where a type is limited for all pools, a pool's own limit on it bounds each of its options; elsewhere that limit
     makes a type of the pool's own. Where rent is paid by whole nodes, each way to pay for a type has nodes of its own,
     as one more type each: their rent is all in the nodes, and the options cost what is left. Chips that others hold
-    there are one replica of a pool without demand.
+    there are one replica of a pool without demand. Replicas that are bought by whole racks are so here, too, but for
+    pinned pools.
 
     Raises:
         FleetProblemError: a pool's numbers are not usable.
@@ -284,6 +285,10 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         option_kw=np.array([*(kilowatts(one) for _, _, one in options), *none]),
         option_spot=np.array([*(one.option.capacity_type == SPOT for _, _, one in options), *none], dtype=np.bool_),
         option_min=np.array([0.0] * len(options) + [1.0] * len(others)),
+        option_multiple=np.array(
+            [*(one.multiple if problem.pinned is None else 1 for _, problem, one in options), *(1 for _ in others)],
+            dtype=np.int64,
+        ),
         option_max=np.array([*(bounded(problem, one) for _, problem, one in options), *(1.0 for _ in others)]),
         class_spot_limit=np.array(
             [problems[p].spot_share if problems[p].pinned is None else 1.0 for p in asking], dtype=np.float64
@@ -295,7 +300,7 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         arc_cell=np.array([cell for cell, _, _ in arcs], dtype=np.int64),
         arc_option=np.array([o for _, o, _ in arcs], dtype=np.int64),
         arc_load=loads,
-        pool_min=np.array([*(bound_of(one, one.minimum) for one in problems), *([0.0] * apart)]),
+        pool_min=np.array([*(bound_of(one, least_replicas(one)) for one in problems), *([0.0] * apart)]),
         pool_max=np.array([*(bound_of(one, one.maximum) for one in problems), *([math.inf] * apart)]),
         pool_spare=np.array(
             [

@@ -229,6 +229,10 @@ def _limits(problem: PoolProblem) -> str:
     if problem.pinned is not None:
         return f"pinned to {problem.pinned} replicas"
     limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
+    for one in problem.market.candidates:
+        if one.multiple > problem.maximum:
+            whole = f"a rack of {one.option.accelerator} holds {one.multiple} replicas"
+            limits[f"{whole}, and at most {problem.maximum} are allowed"] = None
     if problem.spot_share < 1.0 and any(one.option.capacity_type == SPOT for one in problem.market.candidates):
         limits[f"at most {problem.spot_share:.0%} of it may be on spot"] = None
     return "; ".join(limits) or f"at most {problem.maximum} replicas are allowed"
@@ -267,6 +271,11 @@ def _reason(
         text += f"; ${brief(committed)}/h of ${brief(cost)}/h are owed for reserved chips in any case"
     if problem.steered:
         text += f"; {problem.steered_because}"
+    for one in chosen:
+        if one.candidate.multiple > 1:
+            chips, of = one.replicas * one.option.chips, one.candidate.multiple * one.option.chips
+            racks = chips // of
+            text += f"; {racks} whole {'rack' if racks == 1 else 'racks'} of {of} {one.option.accelerator}"
     if power:
         text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
     return text
