@@ -146,6 +146,7 @@ class Candidate:
         estimates: the operating point for each class, in the order of the classes.
         electricity_usd_per_hour: that part of it; ``owner_kilowatts`` the power paid for, facility included.
         multiple: its replicas are bought by so many at once: those that fill a rack; 1 for any number.
+        storage_usd_per_hour: the part of its cost that is rent of KV tiers.
     """
 
     option: Option
@@ -156,6 +157,12 @@ class Candidate:
     electricity_usd_per_hour: float = 0.0
     owner_kilowatts: float = 0.0
     multiple: int = 1
+    storage_usd_per_hour: float = 0.0
+
+    @property
+    def rent_usd_per_hour(self) -> float:
+        """The part of its cost that is the price of its chips."""
+        return self.usd_per_hour - self.electricity_usd_per_hour - self.storage_usd_per_hour
 
     @property
     def committed_usd_per_hour(self) -> float:
@@ -163,7 +170,7 @@ class Candidate:
 
         What is left keeps a plan from using more than it needs.
         """
-        return COMMITTED_SHARE * (self.usd_per_hour - self.electricity_usd_per_hour) if self.price.committed else 0.0
+        return COMMITTED_SHARE * self.rent_usd_per_hour if self.price.committed else 0.0
 
     @property
     def usd_per_request(self) -> float:
