@@ -75,6 +75,7 @@ def test_a_tier_is_as_large_as_it_pays_for_itself() -> None:
     assert plan.usd_per_hour == pytest.approx(8 * 4.3)
     assert tier.saves_usd_per_hour == pytest.approx(40.0 - 8 * 4.3)
     assert tier.hit_share == pytest.approx(0.1)
+    assert plan.tiers.saves_usd_per_hour == pytest.approx(40.0 - 8 * 4.3)
     assert plan.tiers.oversubscription == pytest.approx(11.0)
     assert "are KV tiers" in plan.reason
 

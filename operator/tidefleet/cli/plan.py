@@ -426,6 +426,17 @@ def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(told)
 
 
+def _tier_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """How large KV tiers pay for themselves, and what that rests on."""
+    if not found or not found.get("tiers"):
+        return []
+    lines = [f"KV tier {one['what']}" for one in found["tiers"]]
+    if any(one["bytesPerReplica"] for one in found["tiers"]):
+        saves = ("save" if found["use"] == "Counted" else "would save") + f" ${found['savesUsdPerHour']}/h in all"
+        lines.append(f"KV tiers {saves} and hold KV up to {found['oversubscription']} times the room on the chips")
+    return [*lines, f"KV tiers: {found['source']}"] if found.get("source") else lines
+
+
 def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[str] = ()) -> None:
     """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong.
 
@@ -452,6 +463,8 @@ def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[
                 typer.echo(f"  {one['what']}")
         if plan.get("spill"):
             typer.echo(f"  {plan['spill']['what']}")
+        for line in _tier_lines(plan.get("kvTiers")):
+            typer.echo(f"  {line}")
         for line in more:
             typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):

@@ -76,6 +76,7 @@ class TierPlan:
         counted: whether the plan's replicas count on them; else it is advice.
         choice: index of the choice; -1 for advice.
         oversubscription: KV of sessions on the chips and in the tiers over what the chips alone have room for.
+        saves_usd_per_hour: what the plan would cost more with none of those whose size is a choice.
         source: what the hit shares rest on, in words.
     """
 
@@ -84,6 +85,7 @@ class TierPlan:
     choice: int
     oversubscription: float
     source: str
+    saves_usd_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,10 @@ def sized(
             )
         )
     ratios = [choice.ratios[one.option] for one in chosen]
-    return TierPlan(tuple(tiers), counted, index if counted else -1, min(ratios, default=1.0), choices.source)
+    least = min(range(len(solutions)), key=lambda i: sum(choices.choices[i].bytes_per_replica))
+    bare = solutions[least][0]
+    saves = max(0.0, bare.cost - solution.cost) if _ranked(bare)[:2] <= _ranked(solution)[:2] else 0.0
+    return TierPlan(tuple(tiers), counted, index if counted else -1, min(ratios, default=1.0), choices.source, saves)
 
 
 def best_choice(choices: TierChoices, solutions: Sequence[Solution], *, saving: float) -> int:
