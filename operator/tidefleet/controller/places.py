@@ -53,7 +53,13 @@ def standing(
 def site_limits(sites: Iterable[Site], there: Mapping[str, frozenset[str]]) -> tuple[SiteLimit, ...]:
     """The power limits of sites, each with the types that it is sure of (``there``, by name of site)."""
     return tuple(
-        SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue_of(site), there[site.name])
+        SiteLimit(
+            site.name,
+            site.spec.power_limit_watts / 1000.0,
+            pue_of(site),
+            there[site.name],
+            dict(site.spec.node_selector),
+        )
         for site in sites
         if site.spec.power_limit_watts is not None
     )

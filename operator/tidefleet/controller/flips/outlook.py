@@ -291,7 +291,7 @@ class Outlooks:
         total = sum(one.size for one in units if not one.missing)
         per_node = _chips_per_node(kind, units)
         lender = next((pools[key].pool for key in standings if key in pools), None)
-        value = _value(lender)
+        value = value_of(lender)
         limits = settings.flipping
         quantile = None
         if value is not None:
@@ -412,7 +412,7 @@ def _open_slots(pool: InferencePool | None, start: float, settings: OperatorConf
     ]
 
 
-def _value(pool: InferencePool | None) -> float | None:
+def value_of(pool: InferencePool | None) -> float | None:
     """USD that training is worth in an hour of one accelerator; ``None`` where nobody says."""
     training = pool.spec.flipping.training if pool is not None else None
     value = training.value_usd_per_chip_hour if training is not None else None
