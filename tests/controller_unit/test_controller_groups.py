@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from controller_builders import a_kind, a_pool, a_served, a_view, an_option
 
-from tidefleet.api import InferencePool, Reason
+from tidefleet.api import AcceleratorType, InferencePool, Reason
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
@@ -73,11 +73,11 @@ def test_groups_that_run_stay_candidates_while_nobody_knows_whether_the_kind_is_
     assert target.desired == 2
 
 
-def group(one: InferencePool, width: int = 16) -> dict[str, Any]:
+def group(one: InferencePool, width: int = 16, kind: AcceleratorType = H100) -> dict[str, Any]:
     """The LeaderWorkerSet of an option of it."""
-    option = an_option("h100-sxm", tp=width)
-    served = Served("chat-x", option, None, group_size(option, H100))
-    body = workload_for(one, served, H100, native_weights="Bf16", replicas=3)
+    option = an_option(kind.name, tp=width)
+    served = Served("chat-x", option, None, group_size(option, kind))
+    body = workload_for(one, served, kind, native_weights="Bf16", replicas=3)
     assert body["spec"]["replicas"] == 3
     found: dict[str, Any] = body["spec"]["leaderWorkerTemplate"]
     return found
@@ -128,3 +128,20 @@ def test_sglang_is_joined_by_its_own_arguments() -> None:
 @pytest.mark.parametrize(("width", "size"), [(1, 1), (8, 1), (9, 2), (16, 2), (64, 8)])
 def test_a_group_has_as_many_pods_as_nodes_are_needed(width: int, size: int) -> None:
     assert group_size(an_option("h100-sxm", tp=width), H100) == size
+
+
+def test_the_pods_of_a_group_keep_to_one_rack_beside_what_the_template_prefers() -> None:
+    wish = {"weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {}}}
+    affinity = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
+    template = {"spec": {**TEMPLATE["spec"], "affinity": affinity}}
+    one = a_pool(serving={"template": template}, accelerators=[{"type": "gb200-nvl72", "tensorParallel": [8]}])
+    made = group(one, 8, a_kind("gb200-nvl72"))
+    for pod in (made["leaderTemplate"], made["workerTemplate"]):
+        first, together = pod["spec"]["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        assert first == wish
+        assert together["podAffinityTerm"] == {
+            "topologyKey": "nvidia.com/gpu.clique",
+            "labelSelector": {"matchLabels": {"leaderworkerset.sigs.k8s.io/name": "chat-x"}},
+            "matchLabelKeys": ["leaderworkerset.sigs.k8s.io/group-index"],
+        }
+    assert "affinity" not in group(pool())["leaderTemplate"]["spec"]

@@ -17,11 +17,17 @@ def an_option(accelerator: str = "big", *, tp: int = 1, capacity: str = "OnDeman
 
 
 def a_candidate(
-    accelerator: str = "big", *, covers: float = 10.0, usd: float = 4.0, tp: int = 1, capacity: str = "OnDemand"
+    accelerator: str = "big",
+    *,
+    covers: float = 10.0,
+    usd: float = 4.0,
+    tp: int = 1,
+    capacity: str = "OnDemand",
+    multiple: int = 1,
 ) -> Candidate:
     """An option whose replica covers so many requests/s of planned demand at so many USD per chip-hour."""
     option = an_option(accelerator, tp=tp, capacity=capacity)
-    return Candidate(option, Price(usd), covers / PLANNING_UTILISATION, usd * tp, ())
+    return Candidate(option, Price(usd), covers / PLANNING_UTILISATION, usd * tp, (), multiple=multiple)
 
 
 def a_market(*candidates: Candidate, unpriced: Iterable[Candidate] = (), rejected: Iterable[Rejected] = ()) -> Market:

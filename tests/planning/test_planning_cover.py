@@ -39,6 +39,8 @@ class Instance:
         """The constraints as they are written in the module, one after the other."""
         if not self.minimum <= sum(counts) <= self.maximum:
             return False
+        if any(n % i.multiple for n, i in zip(counts, self.items, strict=True)):
+            return False
         for name, cap in self.caps.items():
             if sum(n * i.chips for n, i in zip(counts, self.items, strict=True) if i.type_name == name) > cap:
                 return False
@@ -63,7 +65,13 @@ class Instance:
 quarters = st.integers(1, 40).map(lambda n: n / 4)
 items = st.lists(
     st.builds(
-        Item, quarters, quarters, st.sampled_from(["a", "b", "c"]), st.sampled_from([1, 2, 4]), firm=st.booleans()
+        Item,
+        quarters,
+        quarters,
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from([1, 2, 4]),
+        firm=st.booleans(),
+        multiple=st.sampled_from([1, 1, 1, 2, 3]),
     ),
     min_size=1,
     max_size=4,

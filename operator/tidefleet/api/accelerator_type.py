@@ -63,6 +63,13 @@ class ComputeFlops(Model):
     """FLOP per second in fp4, dense, e.g. 9000000000000000; absent: not supported."""
 
 
+class BoughtAs(StrEnum):
+    """What of a type is bought and scheduled as one: a node, or the whole scale-up domain, such as a rack."""
+
+    NODE = "Node"
+    DOMAIN = "Domain"
+
+
 class ScaleUp(Model):
     """The link that joins accelerators of one domain, such as NVLink."""
 
@@ -72,6 +79,9 @@ class ScaleUp(Model):
         int, Integer(minimum=1, maximum=1_000_000, expected="a positive integer of accelerators", example=8)
     ]
     """Accelerators in one domain, e.g. 8."""
+    bought_as: BoughtAs = BoughtAs.NODE
+    """What is bought and scheduled as one: a Node, or the whole Domain, e.g. a rack of 72. Plans count whole racks
+    where the operator's configuration says `wholeRacks`."""
 
 
 class Price(Model):

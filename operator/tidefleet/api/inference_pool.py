@@ -83,6 +83,13 @@ class KVMedium(StrEnum):
     SHARED = "Shared"
 
 
+class KVSizing(StrEnum):
+    """Whether a tier of the KV cache has its size, or the plan says how large it pays for itself."""
+
+    FIXED = "Fixed"
+    PLANNED = "Planned"
+
+
 class GatewayPoolCreation(StrEnum):
     """What to do about the upstream InferencePool of the Gateway API Inference Extension."""
 
@@ -275,7 +282,10 @@ class KVTier(Model):
     medium: KVMedium
     """Where the tier lives: Host, Disk or Shared."""
     max_bytes_per_replica: Quantity = Field(examples=[549755813888])
-    """Room for one replica in bytes, e.g. 549755813888."""
+    """Room for one replica in bytes, e.g. 549755813888; the most that it may be where `sizing` is Planned."""
+    sizing: KVSizing = KVSizing.FIXED
+    """Fixed: the tier has that room, and the plan only tells how much of it pays for itself. Planned: the plan says how
+    large it is (`status.plan.kvTiers`), and its replicas count on what it finds: set the engines up with that size."""
     bytes_per_second: Quantity = Field(examples=[25000000000])
     """Bandwidth between the tier and the accelerator in bytes per second, e.g. 25000000000."""
     latency_microseconds: Count = Field(default=0, examples=[50])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from enum import StrEnum
 from typing import Annotated
 
 from tidefleet.api.base import Model
 from tidefleet.api.conditions import Conditions, Generation
 from tidefleet.api.flipping_status import FlippingStatus
-from tidefleet.api.leaves import Many, Text
+from tidefleet.api.leaves import Integer, Many, Text
 from tidefleet.api.scalars import USD, Count, Number, SignedNumber, SignedUSD
 from tidefleet.api.vocabulary import CapacityType, Role
 
@@ -108,6 +109,45 @@ class SpillAdvice(Model):
     """The same in words."""
 
 
+class TierUse(StrEnum):
+    """Whether the planned replicas count on the sizes of KV tiers."""
+
+    COUNTED = "Counted"
+    ADVICE = "Advice"
+
+
+class PlannedTier(Model):
+    """How large one tier of the KV cache pays for itself."""
+
+    medium: Label
+    """Where it lives: Host, Disk or Shared."""
+    bytes_per_replica: Annotated[int, Integer(minimum=0, maximum=10**18, example=137438953472)]
+    """Bytes for one replica, e.g. 137438953472; 0 where no size pays for itself."""
+    hit_share: Number
+    """Share of input tokens whose KV is fetched from it, e.g. "0.18"."""
+    storage_usd_per_hour: USD
+    """Its rent over all replicas in USD per hour, e.g. "0.40"."""
+    saves_usd_per_hour: USD
+    """USD per hour that the plan would cost more without it, its rent counted, e.g. "12.10"."""
+    what: Line
+    """The same in words."""
+
+
+class TierStatus(Model):
+    """The tiers of the KV cache in the plan."""
+
+    use: TierUse
+    """Counted: the planned replicas count on these sizes, since a tier's `sizing` is Planned. Advice: they do not."""
+    tiers: Annotated[tuple[PlannedTier, ...], Many(maximum=3)] = ()
+    """By medium, the fastest first."""
+    oversubscription: Number
+    """KV of sessions that chips and tiers keep over what the chips alone have room for, e.g. "2.6"."""
+    saves_usd_per_hour: USD
+    """USD per hour that the plan would cost more without any of them, e.g. "14.20"."""
+    source: Line = ""
+    """What the hit shares rest on: a router's observation, or what the classes state."""
+
+
 class PlanStatus(Model):
     """The decision that is in force, and what it rejected."""
 
@@ -137,6 +177,8 @@ class PlanStatus(Model):
     """The whole nodes it stands on, where their size is known, and what of them is idle."""
     spill: SpillAdvice | None = None
     """What an external API that a class names would take cheaper, or at all; advice."""
+    kv_tiers: TierStatus | None = None
+    """How large the pool's KV tiers pay for themselves, and what that saves."""
 
 
 class DemandStatus(Model):

@@ -15,6 +15,7 @@ from tidefleet.api.demand import Demand, DemandSource
 from tidefleet.api.leaves import Integer, Many, Text
 from tidefleet.api.scalars import (
     USD,
+    Count,
     ExactTokens,
     HeaderName,
     Milliseconds,
@@ -377,6 +378,9 @@ class WorkloadClassSpec(Model):
     """Requests for one task, e.g. "6" for an agent."""
     turns_per_session: PositiveNumber = Field(default=Decimal(1), examples=["4"])
     """Turns of a session, each of which finds the ones before in the KV cache, e.g. "4"."""
+    turn_pause_seconds: Count | None = Field(default=None, examples=[60])
+    """Mean pause between an answer and the session's next turn in seconds, e.g. 60; absent: 60. What a KV tier finds
+    rests on it until a router has seen how far apart blocks are used."""
     calls: Annotated[tuple[Call, ...], Many(maximum=32, keys=("class",))] = ()
     """Calls that a task makes to other classes; of declared demand they count for the called class, beside its own."""
     objectives: Annotated[tuple[Objective, ...], Many(maximum=16, keys=("metric", "percentile"))] = ()

@@ -24,7 +24,7 @@ from tidefleet.cluster.kinds import (
 from tidefleet.cluster.objects import KindAbsent, Objects
 from tidefleet.cluster.records import Node, Pod, Workload
 from tidefleet.controller import marks
-from tidefleet.controller.flips.units import CLIQUE_LABEL, GROUP_LABEL, ServingPod, Unit, units_of
+from tidefleet.controller.flips.units import GROUP_LABEL, ServingPod, Unit, units_of
 from tidefleet.controller.flips.vetoes import leaves_by_itself, vetoes
 from tidefleet.controller.observe import WORKLOAD_KINDS
 from tidefleet.controller.places import matches
@@ -141,7 +141,7 @@ def _on(objects: Objects, node: str) -> list[Pod]:
 
 
 def _clique(node: Node) -> str:
-    return node.labels.get(CLIQUE_LABEL, "")
+    return node.labels.get(marks.CLIQUE_LABEL, "")
 
 
 def _serving(objects: Objects, pools: Sequence[InferencePool], pods: Sequence[Pod]) -> dict[str, ServingPod]:

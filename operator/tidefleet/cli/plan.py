@@ -85,6 +85,10 @@ def plan(
         bool,
         typer.Option(help="Count rent by whole nodes where the chips of a node are known, else by the chip."),
     ] = False,
+    whole_racks: Annotated[
+        bool,
+        typer.Option(help="Plan types that are bought as racks (scaleUp.boughtAs Domain) by whole racks."),
+    ] = False,
     compare_roles: Annotated[
         bool, typer.Option("--compare-roles", help="Also price prefill and decode on replicas of their own.")
     ] = False,
@@ -115,7 +119,7 @@ def plan(
     there = _standing(sites, kinds, at or [])
     nodes = node_sizes(kinds.values()) if whole_nodes else {}
     limits = SharedLimits(chips=_quotas(quota or [], kinds), sites=site_limits(sites, there), nodes=nodes)
-    terms = _Terms(limits, sites, there, compare_roles)
+    terms = _Terms(limits, sites, there, compare_roles, whole_racks)
     decisions = _decided(pools, classes, kinds, rates, terms)
     changed: list[Decision] = []
     if what_if:
@@ -174,6 +178,7 @@ class _Terms:
     sites: Sequence[Site]
     there: Mapping[str, frozenset[str]]
     compare_roles: bool
+    whole_racks: bool = False
     memo: EstimateMemo = field(default_factory=lambda: EstimateMemo(other=kernel_tables()))
 
 
@@ -271,7 +276,7 @@ def _decide(
         called={one.name: calls.called[one.key] for one in mine if one.key in calls.called},
         kinds=kinds,
         offers=placed(
-            (offer_of(one, shipped=shipped, placeable=False) for one in kinds.values()),
+            (offer_of(one, shipped=shipped, placeable=False, whole_racks=terms.whole_racks) for one in kinds.values()),
             terms.sites,
             terms.there,
             now=now,
@@ -421,6 +426,17 @@ def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(told)
 
 
+def _tier_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """How large KV tiers pay for themselves, and what that rests on."""
+    if not found or not found.get("tiers"):
+        return []
+    lines = [f"KV tier {one['what']}" for one in found["tiers"]]
+    if any(one["bytesPerReplica"] for one in found["tiers"]):
+        saves = ("save" if found["use"] == "Counted" else "would save") + f" ${found['savesUsdPerHour']}/h in all"
+        lines.append(f"KV tiers {saves} and hold KV up to {found['oversubscription']} times the room on the chips")
+    return [*lines, f"KV tiers: {found['source']}"] if found.get("source") else lines
+
+
 def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[str] = ()) -> None:
     """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong.
 
@@ -447,6 +463,8 @@ def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[
                 typer.echo(f"  {one['what']}")
         if plan.get("spill"):
             typer.echo(f"  {plan['spill']['what']}")
+        for line in _tier_lines(plan.get("kvTiers")):
+            typer.echo(f"  {line}")
         for line in more:
             typer.echo(f"  {line}")
         if sure := _sureness(plan["options"]):

@@ -153,6 +153,8 @@ class OperatorConfiguration(_Part):
     """Age from which a spot price is stale."""
     whole_nodes: bool = False
     """Whether rent counts by whole nodes where chipsPerNode is known, and pools fill each other's; else by the chip."""
+    whole_racks: bool = False
+    """Whether replicas on types whose `scaleUp.boughtAs` is Domain are planned by whole racks; else by the replica."""
     forecast: Forecasting = Forecasting()
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()

@@ -15,6 +15,7 @@ from tidefleet.controller.calibrating import measured_shape, modelled, workload_
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
+from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, in_force, only
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -23,7 +24,7 @@ from tidefleet.planning.apart import Apart, find_pairs
 from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.from_api import allowed_of, class_demands, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
-from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, describe, plan_pool
+from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, advised_tiers, describe, plan_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,26 @@ def decide(
         external=external_offers_of(view.classes),
         apart=_apart(view, memory, demand.classes, allowed, defaults=defaults, memo=memo),
     )
+    tiers = choices_for(
+        view,
+        memory.tiers,
+        market,
+        demand.classes,
+        demand.rate,
+        memo=memo,
+        evidence=_evidence(view, memory, memo),
+    )
+    tiers = only(tiers, problem.market.candidates)
+    counted = tiers is not None and counts_on_tiers(view.pool)
+    problem = replace(problem, tiers=tiers if counted else None)
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
         return _nothing_fits(view, plan, market, demand.verdict)
+    if tiers is not None and not counted:
+        plan = replace(plan, tiers=advised_tiers(problem, tiers))
+    if plan.tiers is not None:
+        memory.tiers.sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
+    market = in_force(market, problem.tiers, plan)
     if share.prices:
         plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
     if plan.replicas:
@@ -306,7 +324,14 @@ def _adopted_market(
         one = find_candidates(
             view.architecture,
             # A replica that runs across nodes, or on nodes without a known label, is a fact and not a wish.
-            [replace(offer, plan_only="", accelerator=replace(offer.accelerator, chips_per_node=0))],
+            [
+                replace(
+                    offer,
+                    plan_only="",
+                    accelerator=replace(offer.accelerator, chips_per_node=0),
+                    rack_chips=0 if offer.rack_chips % option.chips else offer.rack_chips,
+                )
+            ],
             classes,
             {option.accelerator: only},
             default_weights=option.weights,

@@ -12,11 +12,17 @@ from tidefleet.api.inference_pool import EngineType
 from tidefleet.controller import marks
 from tidefleet.controller.template import deployment_for, engine_container, with_argument
 from tidefleet.controller.view import PoolView, Served
+from tidefleet.planning.from_api import rack_chips
 from tidefleet.planning.options import ANY_TYPE, Allowed, Offer, Option
 
 RENDEZVOUS_PORT = 20000
 """Where the pods of an SGLang group find their leader; vLLM has a port of its own for that."""
 
+NAME_LABEL = "leaderworkerset.sigs.k8s.io/name"
+INDEX_LABEL = "leaderworkerset.sigs.k8s.io/group-index"
+"""On every pod of a LeaderWorkerSet, by its controller: which set, and which of its groups."""
+
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
@@ -68,7 +74,27 @@ def workload_for(
             "workerTemplate": _pod(pool, template, served, kind, leads=False),
         },
     }
+    if rack_chips(kind):
+        for which in ("leaderTemplate", "workerTemplate"):
+            _keep_together(body["spec"]["leaderWorkerTemplate"][which], served.name)
     return body
+
+
+def _keep_together(pod: dict[str, Any], name: str) -> None:
+    """The pods of one group lie in one scale-up domain where there is room in one, whatever else the template prefers.
+
+    A preference, since API servers before 1.31 may drop ``matchLabelKeys``: all groups would have to share a domain.
+    """
+    term = {
+        "topologyKey": marks.CLIQUE_LABEL,
+        "labelSelector": {"matchLabels": {NAME_LABEL: name}},
+        "matchLabelKeys": [INDEX_LABEL],
+    }
+    affinity = dict(pod["spec"].get("affinity") or {})
+    near = dict(affinity.get("podAffinity") or {})
+    wishes = list(near.get(_PREFERRED) or ())
+    near[_PREFERRED] = [*wishes, {"weight": 100, "podAffinityTerm": term}]
+    pod["spec"]["affinity"] = {**affinity, "podAffinity": near}
 
 
 def _pod(

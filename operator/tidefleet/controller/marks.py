@@ -24,6 +24,9 @@ RESET_CALIBRATION_ANNOTATION = "tidefleet.io/reset-calibration"
 """On a pool: with each change of its value, all that was learned from the pool's engines is forgotten."""
 
 HISTORY_ANNOTATION = "tidefleet.io/demand-history"
+CLIQUE_LABEL = "nvidia.com/gpu.clique"
+"""On a node, by NVIDIA's GPU feature discovery: nodes of one multi-node NVLink partition have the same value."""
+
 FLIP_ANNOTATION = "tidefleet.io/flip"
 """On a node: the journal of its flips. On a serving pod that stopped taking requests for one: what was there before."""
 FLIP_REQUEST_ANNOTATION = "tidefleet.io/flip-request"

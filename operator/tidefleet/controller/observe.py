@@ -102,6 +102,8 @@ class Observer:
     gateway_pools: Sequence[Mapping[str, Any]] | None = None
     """Upstream InferencePools as last listed; ``None`` while they are not known, or where the kind is absent."""
     collector: Collector | None = None
+    whole_racks: bool = False
+    """Whether types that are bought as whole racks count so."""
 
     def observe(self, now: float) -> Fleet:
         """The fleet as it is known at ``now``."""
@@ -177,7 +179,7 @@ class Observer:
             wrong = implausible_prices(kind, self.known_prices.get(kind.name, ()))
             where = "" if kind is seen.parsed else " (with the price book's prices)"
             faults = tuple(Fault(Reason.PRICE_IMPLAUSIBLE, f"{one}{where}") for one in wrong)
-            offer = offer_of(kind, shipped=self.shipped, implausible=bool(wrong))
+            offer = offer_of(kind, shipped=self.shipped, implausible=bool(wrong), whole_racks=self.whole_racks)
             mine = [node for node in nodes if matches(kind, node)]
             resource = kind.spec.resource_name or ""
             chips = sum(node.allocatable.get(resource, 0) for node in mine)

@@ -148,7 +148,14 @@ class OperatorProcess:
         )
         self._inventory = inventory
         shipped = catalogue.accelerator_types().values()
-        observer = Observer(store, inventory, catalogue.models(), shipped_prices(shipped), known_prices(shipped))
+        observer = Observer(
+            store,
+            inventory,
+            catalogue.models(),
+            shipped_prices(shipped),
+            known_prices(shipped),
+            whole_racks=self.settings.whole_racks,
+        )
         prices = PriceSource(Path(self.settings.price_file) if self.settings.price_file else None, node_chips(shipped))
         collector = Collector(
             observer.targets,

@@ -130,7 +130,8 @@ def question_of(plans: Plans, limits: SharedLimits) -> Question:
         (
             problem.pool, problem.requests_per_second > 0, problem.minimum, problem.maximum, problem.spare,
             problem.pinned, problem.priority, problem.spot_share, tuple(sorted(problem.type_caps.items())),
-            tuple(one.option for one in problem.market.candidates),
+            tuple((one.option, one.multiple) for one in problem.market.candidates),
+            tuple(one.bytes_per_replica for one in problem.tiers.choices) if problem.tiers is not None else (),
         )
         for problem, _ in plans
     )  # fmt: skip

@@ -12,6 +12,8 @@ from tidefleet.controller import marks
 from tidefleet.controller.decision import Decision, Verdict
 from tidefleet.planning.demand import MEAN_SECONDS, Known
 from tidefleet.planning.earning import earnings_of, pool_margin
+from tidefleet.planning.problem import TierPlan
+from tidefleet.planning.tiers import describe_tier
 from tidefleet.planning.words import rounded
 
 LINE = 1024
@@ -175,6 +177,8 @@ def pool_status(
             "savesUsdPerHour": decimal(plan.spill.saves_usd_per_hour),
             "what": str(plan.spill)[:LINE],
         }
+    if plan.tiers is not None:
+        status["plan"]["kvTiers"] = _tiers(plan.tiers)
     if plan.nodes:
         status["plan"]["nodes"] = [
             {
@@ -203,6 +207,26 @@ def pool_status(
     if isinstance(view.reading, Known) and view.reading.hit_share is not None:
         status["kvHitRatio"] = followed(view.reading.hit_share, before.get("kvHitRatio"))
     return status
+
+
+def _tiers(plan: TierPlan) -> dict[str, Any]:
+    return {
+        "use": "Counted" if plan.counted else "Advice",
+        "tiers": [
+            {
+                "medium": one.medium,
+                "bytesPerReplica": round(one.bytes_per_replica),
+                "hitShare": decimal(one.hit_share),
+                "storageUsdPerHour": decimal(one.storage_usd_per_hour),
+                "savesUsdPerHour": decimal(one.saves_usd_per_hour),
+                "what": describe_tier(one, counted=plan.counted)[:LINE],
+            }
+            for one in plan.tiers[:3]
+        ],
+        "oversubscription": decimal(plan.oversubscription),
+        "savesUsdPerHour": decimal(plan.saves_usd_per_hour),
+        "source": plan.source[:LINE],
+    }
 
 
 def load(decision: Decision) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from tidefleet.planning.calls import Called
 from tidefleet.planning.demand import DemandHistory, Known, Lengths, Reading
 from tidefleet.planning.evidence import ReplicaKey
 from tidefleet.planning.options import Offer, Option, Price
+from tidefleet.planning.problem import TierChoices
+from tidefleet.planning.reuse_curve import ReuseCurve
 from tidefleet.planning.spending import SpendingLedger
 
 
@@ -112,6 +115,7 @@ class PoolView:
         moving: replicas that leave nodes which are to be lent and are replaced elsewhere first, by workload.
         leaving: those of them that are replaced, take no requests and are the first to go, so that asking for so many
             fewer loses nothing.
+        reuse: how far apart the blocks of its prompts are used, as its router saw; ``None`` while no router has told.
     """
 
     pool: InferencePool
@@ -137,6 +141,18 @@ class PoolView:
     reserved: Mapping[str, int] = field(default_factory=dict)
     moving: Mapping[str, int] = field(default_factory=dict)
     leaving: Mapping[str, int] = field(default_factory=dict)
+    reuse: ReuseCurve | None = None
+
+
+@dataclass(slots=True)
+class TierMemory:
+    """Choices of sizes as last made for a pool, and the sizes in force (bytes for a replica, by tier)."""
+
+    at: float = -math.inf
+    rate: float = 0.0
+    of: object = None
+    choices: TierChoices | None = None
+    sizes: tuple[float, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -165,3 +181,4 @@ class PoolMemory:
     measured_classes: frozenset[str] = frozenset()
     ahead: Ahead = field(default_factory=Ahead)
     waiting: Waiting = field(default_factory=Waiting)
+    tiers: TierMemory = field(default_factory=TierMemory)

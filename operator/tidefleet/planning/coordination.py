@@ -10,6 +10,7 @@ mix), each candidate an option, with load = demand / what one replica sustains.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from tidefleet.planning.fleet import (
 from tidefleet.planning.nodes import group_of, node_rents, payable
 from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate, Option
 from tidefleet.planning.problem import PoolPlan, PoolProblem, ShadowPrice
-from tidefleet.planning.solution import chip_group
+from tidefleet.planning.solution import chip_group, least_replicas
 from tidefleet.planning.words import brief
 
 UNSERVED_FACTOR = 50.0
@@ -189,7 +190,7 @@ def _dealt(
                 drawn = kilowatts(one) * at[name].pue if name in at else 0.0
                 if drawn > 0:
                     room = min(room, math.floor(max(0.0, power_left[at[name].name]) / drawn + 1e-9))
-                granted = wanted if is_first else int(room)
+                granted = wanted if is_first else int(room) // one.multiple * one.multiple
                 key = (problem.pool, name)
                 caps[key] = caps.get(key, 0) + granted * size
                 reasons[key] = _why(name, limits, at)
@@ -219,14 +220,17 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
     Where a type is limited for all pools, a pool's own limit on it bounds each of its options; elsewhere that limit
     makes a type of the pool's own. Where rent is paid by whole nodes, each way to pay for a type has nodes of its own,
     as one more type each: their rent is all in the nodes, and the options cost what is left. Chips that others hold
-    there are one replica of a pool without demand.
+    there are one replica of a pool without demand. Replicas that are bought by whole racks are so here, too, but for
+    pinned pools. Each choice of sizes of KV tiers has options of its own, with the rent of the tiers in their cost.
 
     Raises:
         FleetProblemError: a pool's numbers are not usable.
     """
     kinds = _types(problems, limits)
     at = {name: j for j, site in enumerate(limits.sites) for name in site.types}
-    options = [(p, problem, one) for p, problem in enumerate(problems) for one in problem.market.candidates]
+    every = [(p, problem, one, h) for p, problem in enumerate(problems) for one, h in _variants(problem)]
+    options = [(p, problem, one) for p, problem, one, _ in every]
+    first_tier = _first_tiers(problems)
     asking = [p for p, problem in enumerate(problems) if problem.requests_per_second > 0]
     cell_of = {p: cell for cell, p in enumerate(asking)}
     arcs = [(cell_of[p], o, one) for o, (p, _, one) in enumerate(options) if p in cell_of]
@@ -286,6 +290,16 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         option_kw=np.array([*(kilowatts(one) for _, _, one in options), *none]),
         option_spot=np.array([*(one.option.capacity_type == SPOT for _, _, one in options), *none], dtype=np.bool_),
         option_min=np.array([0.0] * len(options) + [1.0] * len(others)),
+        option_multiple=np.array(
+            [*(one.multiple if problem.pinned is None else 1 for _, problem, one in options), *(1 for _ in others)],
+            dtype=np.int64,
+        ),
+        option_tier=np.array(
+            [*(first_tier[p] + h if h >= 0 else -1 for p, _, _, h in every), *(-1 for _ in others)], dtype=np.int64
+        ),
+        tier_pool=np.array(
+            [p for p, one in enumerate(problems) if one.tiers is not None for _ in one.tiers.choices], dtype=np.int64
+        ),
         option_max=np.array([*(bounded(problem, one) for _, problem, one in options), *(1.0 for _ in others)]),
         class_spot_limit=np.array(
             [problems[p].spot_share if problems[p].pinned is None else 1.0 for p in asking], dtype=np.float64
@@ -297,7 +311,7 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
         arc_cell=np.array([cell for cell, _, _ in arcs], dtype=np.int64),
         arc_option=np.array([o for _, o, _ in arcs], dtype=np.int64),
         arc_load=loads,
-        pool_min=np.array([*(bound_of(one, one.minimum) for one in problems), *([0.0] * apart)]),
+        pool_min=np.array([*(bound_of(one, least_replicas(one)) for one in problems), *([0.0] * apart)]),
         pool_max=np.array([*(bound_of(one, one.maximum) for one in problems), *([math.inf] * apart)]),
         pool_spare=np.array(
             [
@@ -307,6 +321,19 @@ def fleet_problem(problems: Sequence[PoolProblem], limits: SharedLimits) -> Flee
             dtype=np.int64,
         ),
     )
+
+
+def _variants(problem: PoolProblem) -> list[tuple[Candidate, int]]:
+    """The pool's candidates, by choice of the sizes of its KV tiers where there are several; -1 where there are not."""
+    if problem.tiers is None or not problem.tiers.choices:
+        return [(one, -1) for one in problem.market.candidates]
+    return [(one, h) for h, choice in enumerate(problem.tiers.choices) for one in choice.market.candidates]
+
+
+def _first_tiers(problems: Sequence[PoolProblem]) -> list[int]:
+    """Index of each pool's first choice of sizes."""
+    counts = [0 if one.tiers is None else len(one.tiers.choices) for one in problems]
+    return [0, *itertools.accumulate(counts)][: len(problems)]
 
 
 def _type_of(problem: PoolProblem, one: Candidate, limits: SharedLimits) -> tuple[str, str]:
@@ -358,13 +385,14 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
     replicas: dict[tuple[str, Option], int] = {}
     index = 0
     for problem in problems:
-        for one in problem.market.candidates:
+        for one, _ in _variants(problem):
             name = one.option.accelerator
             if name in concerned:
                 key = (problem.pool, name)
                 caps[key] = caps.get(key, 0) + int(plan.replicas[index]) * one.option.chips
                 reasons[key] = _why(name, limits, at)
-                replicas[problem.pool, one.option] = int(plan.replicas[index])
+                of = (problem.pool, one.option)
+                replicas[of] = replicas.get(of, 0) + int(plan.replicas[index])
             index += 1
     prices: list[ShadowPrice] = []
     unserved = bool(np.any(plan.shortfall > _SOME))  # then a price is what demand is worth here, and no saving

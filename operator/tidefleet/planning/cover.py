@@ -1,9 +1,9 @@
 """The cheapest whole numbers of replicas that cover a demand: an exact branch and bound.
 
 Sets: options o, F of them firm: their capacity is not taken away. Parameters: c[o] USD per hour of a replica, f[o]
-demand it covers, m[o] most replicas (by chips of its type), D demand, D_F of it on firm replicas, N_min and N_max
-replicas in all, s spare replicas.
-Variables: n[o] >= 0, whole.
+demand it covers, m[o] most replicas (by chips of its type), r[o] replicas that are bought at once (a rack of them), D
+demand, D_F of it on firm replicas, N_min and N_max replicas in all, s spare replicas.
+Variables: n[o] >= 0, a whole multiple of r[o].
 Minimise   sum c[o] * n[o]
 Subject to sum f[o] * n[o] - s * max{f[o] : n[o] > 0} >= D      (any s replicas may be lost)
            sum over F of f[o] * n[o] >= D_F
@@ -26,7 +26,7 @@ class Item:
     """One option as the cover sees it: cost c, coverage f, the type whose chips it uses, and how many each replica.
 
     ``group`` is a second name that its chips may be limited by, empty for none; ``firm``: its capacity is not taken
-    away, as spot is.
+    away, as spot is. ``multiple``: replicas are bought by so many at once.
     """
 
     cost: float
@@ -35,6 +35,7 @@ class Item:
     chips: int
     group: str = ""
     firm: bool = True
+    multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +168,11 @@ def _search(
         item = sorted_items[index]
         need = max(left, firm) if item.firm else left
         most = max(0, math.ceil(need / item.coverage - _SLACK), minimum - taken)
-        most = min(most, maximum - taken)
+        most = min(-(-most // item.multiple) * item.multiple, maximum - taken)
         limits = [name for name in (item.type_name, item.group) if name in caps]
         for name in limits:
             most = min(most, (caps[name] - used.get(name, 0)) // item.chips)
-        for n in range(max(most, 0), -1, -1):
+        for n in range(max(most // item.multiple, 0) * item.multiple, -1, -item.multiple):
             counts[index] = n
             for name in limits:
                 used[name] = used.get(name, 0) + n * item.chips
@@ -203,6 +204,7 @@ def _undominated(items: Sequence[Item], caps: Mapping[str, int], *, firm_only: b
             and (other.firm or not item.firm or not firm_only)
             and other.cost <= item.cost
             and other.coverage >= item.coverage
+            and item.multiple % other.multiple == 0
             and (other.cost < item.cost or other.coverage > item.coverage or j < i)
             for j, other in enumerate(items)
             if j != i

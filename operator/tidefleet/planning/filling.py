@@ -20,6 +20,7 @@ from tidefleet.planning.nodes import Chosens, idle_nodes, idle_of, rent_of, stan
 from tidefleet.planning.pool import HORIZON_SECONDS, SAME_COST, SWITCH_FACTOR, SWITCH_SAVING
 from tidefleet.planning.problem import Chosen, PoolPlan, PoolProblem
 from tidefleet.planning.solution import chip_group, solve
+from tidefleet.planning.tiers import frozen
 from tidefleet.planning.words import brief
 
 Plans = Sequence[tuple[PoolProblem, PoolPlan]]
@@ -60,12 +61,16 @@ def fill(
     dwell since its last change has not passed.
 
     Args:
-        plans: every pool with the plan it has alone.
+        plans: every pool with the plan it has alone; sizes of KV tiers stay as it has them.
         limits: what they share, the sizes of nodes among it.
         clock: seconds since any moment; ``seconds`` are allowed.
         cancelled: asked often; once true the best plan so far counts.
     """
-    usable = [(problem, plan) for problem, plan in plans if problem.market.candidates]
+    usable = [
+        (frozen(problem, plan.tiers.choice if plan.tiers is not None else -1), plan)
+        for problem, plan in plans
+        if problem.market.candidates
+    ]
     if not usable:
         return Filling()
     asked = [_movable(problem) for problem, _ in usable]

@@ -8,8 +8,8 @@ from decimal import Decimal
 from functools import partial
 
 from tidefleet.api import AcceleratorType, InferencePool, Site, WorkloadClass
+from tidefleet.api.accelerator_type import BoughtAs, PriceState
 from tidefleet.api.accelerator_type import Price as PriceEntry
-from tidefleet.api.accelerator_type import PriceState
 from tidefleet.api.accelerator_type import Profile as ProfileEntry
 from tidefleet.api.vocabulary import Day, Precision, Role
 from tidefleet.api.workload_class import Spill
@@ -140,6 +140,7 @@ def offer_of(
     shipped: frozenset[tuple[str, str, str, str, Decimal]] = frozenset(),
     implausible: bool = False,
     placeable: bool = True,
+    whole_racks: bool = False,
 ) -> Offer:
     """What an AcceleratorType offers to pools.
 
@@ -147,6 +148,7 @@ def offer_of(
         shipped: prices of the shipped catalogue.
         implausible: its prices failed the plausibility check; they are left out.
         placeable: False for planning on paper, where a type without node labels may be chosen too.
+        whole_racks: a type that is bought as its whole scale-up domain counts so.
     """
     prices: dict[str, Price] = {}
     for capacity_type in () if implausible else sorted({str(one.capacity_type) for one in kind.spec.prices}):
@@ -169,7 +171,14 @@ def offer_of(
         plan_only=plan_only,
         serves_aggregated=not kind.spec.roles or Role.AGGREGATED in kind.spec.roles,
         profiles=tuple(_profile(one) for one in kind.spec.profiles),
+        rack_chips=rack_chips(kind) if whole_racks else 0,
     )
+
+
+def rack_chips(kind: AcceleratorType) -> int:
+    """Chips of the scale-up domain that the type is bought as, 0 where it is bought by the node."""
+    link = kind.spec.scale_up
+    return int(link.domain_chips) if link is not None and link.bought_as is BoughtAs.DOMAIN else 0
 
 
 def _profile(entry: ProfileEntry) -> Profile:

@@ -145,6 +145,8 @@ class Candidate:
         usd_per_hour: rent of one replica, and its electricity where the owner of the chips pays for it.
         estimates: the operating point for each class, in the order of the classes.
         electricity_usd_per_hour: that part of it; ``owner_kilowatts`` the power paid for, facility included.
+        multiple: its replicas are bought by so many at once: those that fill a rack; 1 for any number.
+        storage_usd_per_hour: the part of its cost that is rent of KV tiers.
     """
 
     option: Option
@@ -154,6 +156,13 @@ class Candidate:
     estimates: tuple[Estimate, ...]
     electricity_usd_per_hour: float = 0.0
     owner_kilowatts: float = 0.0
+    multiple: int = 1
+    storage_usd_per_hour: float = 0.0
+
+    @property
+    def rent_usd_per_hour(self) -> float:
+        """The part of its cost that is the price of its chips."""
+        return self.usd_per_hour - self.electricity_usd_per_hour - self.storage_usd_per_hour
 
     @property
     def committed_usd_per_hour(self) -> float:
@@ -161,7 +170,7 @@ class Candidate:
 
         What is left keeps a plan from using more than it needs.
         """
-        return COMMITTED_SHARE * (self.usd_per_hour - self.electricity_usd_per_hour) if self.price.committed else 0.0
+        return COMMITTED_SHARE * self.rent_usd_per_hour if self.price.committed else 0.0
 
     @property
     def usd_per_request(self) -> float:
@@ -185,7 +194,8 @@ class Rejected:
 class Offer:
     """One accelerator type on the market: what it is, what it costs by capacity type, and whether it may serve.
 
-    ``round_trip_seconds`` is how far users are from where it stands: taken off what they are promised.
+    ``round_trip_seconds`` is how far users are from where it stands: taken off what they are promised. ``rack_chips``:
+    it is rented by whole racks of so many chips; 0 for any number.
     """
 
     accelerator: Accelerator
@@ -195,6 +205,7 @@ class Offer:
     profiles: tuple[Profile, ...] = ()
     electricity: Electricity | None = None
     round_trip_seconds: float = 0.0
+    rack_chips: int = 0
 
 
 @dataclass(slots=True)
@@ -333,6 +344,10 @@ def find_candidates(
                 per_node = offer.accelerator.chips_per_node
                 failures.append(CannotServe("Width", f"{width} chips a replica do not fit a node of {per_node}"))
                 continue
+            if offer.rack_chips % width:  # also keeps a replica, and the experts it spreads, in one scale-up domain
+                racks = f"{width} chips a replica do not fill racks of {offer.rack_chips} evenly"
+                failures.append(CannotServe("Width", racks))
+                continue
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
                     replica = Replica(model, offer.accelerator, width, weights, kv, engine=evidence.engine.lower())
@@ -367,11 +382,18 @@ def find_candidates(
                         estimates,
                         electricity_usd_per_hour=paid,
                         owner_kilowatts=power,
+                        multiple=_at_once(offer, option, price),
                     )
                 )
             if not any(kind in offer.prices for kind in wanted):
-                unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates))
+                at_once = _at_once(offer, option, Price(1.0))
+                unpriced.append(Candidate(option, Price(1.0), rate, float(option.chips), estimates, multiple=at_once))
     return Market(tuple(found), tuple(unpriced), tuple(rejected))
+
+
+def _at_once(offer: Offer, option: Option, price: Price) -> int:
+    """Replicas that fill a rack, where racks are bought; what is owed in any case is used by the replica."""
+    return 1 if price.committed else max(1, offer.rack_chips // option.chips)
 
 
 def nearer(objectives: tuple[Objective, ...], round_trip_seconds: float) -> tuple[Objective, ...]:

@@ -16,6 +16,8 @@ from tidefleet.planning.problem import (
     PoolProblem,
     RunnerUp,
     ShadowPrice,
+    TierChoices,
+    TierPlan,
     describe,
     per_million,
     tokens_per_request,
@@ -33,6 +35,7 @@ from tidefleet.planning.rivals import (
 from tidefleet.planning.shadow import shadow_prices
 from tidefleet.planning.solution import Solution, bound, solve
 from tidefleet.planning.spill import spill_of
+from tidefleet.planning.tiers import best_choice, frozen, sized
 from tidefleet.planning.words import brief
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "PoolProblem",
     "RunnerUp",
     "ShadowPrice",
+    "advised_tiers",
     "describe",
     "plan_pool",
 ]
@@ -69,11 +73,39 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
 
     Moving is what takes replicas away that run, in favour of another option. A plan that keeps them all and adds some
     of another option moves nothing: growth, or a first plan of several options of which one is still missing.
+
+    A pool whose KV tiers may have several sizes is planned under each, and has the cheapest with its tiers counted.
     """
-    candidates = problem.market.candidates
-    if not candidates:
+    if not problem.market.candidates:
         losers = without_price(problem, None) + rejections(problem)
         return NothingFits(problem.pool, _nothing_fits(losers), losers)
+    if problem.tiers is None or not problem.tiers.choices:
+        return _explain(problem, *_best(problem))
+    index, told = _sizes(problem, problem.tiers, counted=True)
+    plan = plan_pool(frozen(problem, index))
+    return plan if isinstance(plan, NothingFits) else replace(plan, tiers=told)
+
+
+def advised_tiers(problem: PoolProblem, choices: TierChoices) -> TierPlan | None:
+    """How large KV tiers would pay for themselves, for a plan that does not count on them."""
+    return _sizes(problem, choices, counted=False)[1] if choices.choices else None
+
+
+def _sizes(problem: PoolProblem, choices: TierChoices, *, counted: bool) -> tuple[int, TierPlan]:
+    """The choice of sizes that is cheapest, and what is told of it."""
+    found = []
+    for one in choices.choices:
+        mine = replace(problem, market=one.market, tiers=None)
+        solution = _best(mine)[0]
+        counts = zip(one.market.candidates, solution.counts, strict=True)
+        found.append((solution, [Chosen(candidate, n) for candidate, n in counts if n]))
+    index = best_choice(choices, [solution for solution, _ in found], saving=SWITCH_SAVING)
+    return index, sized(choices, found, index, counted=counted)
+
+
+def _best(problem: PoolProblem) -> tuple[Solution, str, str]:
+    """What the pool should have; and why it keeps what it runs where others are cheaper: in words, and in one."""
+    candidates = problem.market.candidates
     best = solve(problem, candidates)
     reason_kept = kept_for = ""
     in_use = [c for c in candidates if problem.running.get(c.option)]
@@ -98,7 +130,7 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
             by_option = dict(zip((c.option for c in in_use), kept.counts, strict=True))
             counts = tuple(by_option.get(c.option, 0) for c in candidates)
             best = replace(kept, counts=counts)
-    return _explain(problem, best, reason_kept, kept_for)
+    return best, reason_kept, kept_for
 
 
 def _saving_needed(problem: PoolProblem, candidates: Sequence[Candidate], best: Solution, kept: Solution) -> float:
@@ -143,6 +175,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     ]
     savings = max(0.0, min((one.solution.cost for one in alone), default=cost) - cost) if len(chosen_types) > 1 else 0.0
     power = sum(one.replicas * one.candidate.electricity_usd_per_hour for one in chosen)
+    storage = sum(one.replicas * one.candidate.storage_usd_per_hour for one in chosen)
     break_even = [
         BreakEven(
             f"{one.accelerator} USD per chip-hour",
@@ -154,9 +187,10 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     outsiders = [one for one in alone if one.accelerator not in chosen_types]
     if problem.steered:  # at which price of one of them the choice of all pools would change is not known
         break_even = []
-    if len(chosen_types) == 1 and outsiders and cost > power and chosen and not committed and not problem.steered:
+    beside = power + storage
+    if len(chosen_types) == 1 and outsiders and cost > beside and chosen and not committed and not problem.steered:
         others = min(one.solution.cost for one in outsiders)
-        limit = chosen[0].candidate.price.usd_per_chip_hour * (others - power) / (cost - power)
+        limit = chosen[0].candidate.price.usd_per_chip_hour * (others - beside) / (cost - beside)
         break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
     capacity = sum(one.replicas * one.candidate.requests_per_second for one in chosen) * PLANNING_UTILISATION
     missed = _missed(problem, replace(solution, cost=cost), per_token)
@@ -187,6 +221,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             chosen,
             cost=cost,
             power=power,
+            storage=storage,
             committed=committed,
             per_million=per_token,
             outsiders=outsiders,
@@ -229,6 +264,10 @@ def _limits(problem: PoolProblem) -> str:
     if problem.pinned is not None:
         return f"pinned to {problem.pinned} replicas"
     limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
+    for one in problem.market.candidates:
+        if one.multiple > problem.maximum:
+            whole = f"a rack of {one.option.accelerator} holds {one.multiple} replicas"
+            limits[f"{whole}, and at most {problem.maximum} are allowed"] = None
     if problem.spot_share < 1.0 and any(one.option.capacity_type == SPOT for one in problem.market.candidates):
         limits[f"at most {problem.spot_share:.0%} of it may be on spot"] = None
     return "; ".join(limits) or f"at most {problem.maximum} replicas are allowed"
@@ -240,6 +279,7 @@ def _reason(
     *,
     cost: float,
     power: float,
+    storage: float,
     committed: float,
     per_million: float | None,
     outsiders: Sequence[Rival],
@@ -267,6 +307,13 @@ def _reason(
         text += f"; ${brief(committed)}/h of ${brief(cost)}/h are owed for reserved chips in any case"
     if problem.steered:
         text += f"; {problem.steered_because}"
+    for one in chosen:
+        if one.candidate.multiple > 1:
+            chips, of = one.replicas * one.option.chips, one.candidate.multiple * one.option.chips
+            racks = chips // of
+            text += f"; {racks} whole {'rack' if racks == 1 else 'racks'} of {of} {one.option.accelerator}"
     if power:
         text += f"; ${brief(power)}/h of ${brief(cost)}/h are electricity"
+    if storage:
+        text += f"; ${brief(storage)}/h of ${brief(cost)}/h are KV tiers"
     return text

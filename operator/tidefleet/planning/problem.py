@@ -6,11 +6,86 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tidefleet.economics.external import ExternalOffer
+from tidefleet.economics.shape import KvTier
 from tidefleet.planning.apart import Apart
 from tidefleet.planning.options import Candidate, ClassDemand, Market, Option
 from tidefleet.planning.words import brief
 
 HOURS_PER_MONTH = 730.0
+
+
+@dataclass(frozen=True, slots=True)
+class TierChoice:
+    """One choice of sizes of a pool's KV tiers, and what can serve the pool under it.
+
+    Attributes:
+        bytes_per_replica: by tier, in the order of ``TierChoices.tiers``.
+        market: the candidates with the hits of these sizes, their cost with the rent of them.
+        hit_shares: by option, the share of prompt tokens that is fetched from each tier.
+        ratios: by option, KV that fits on the chips and in the tiers over what fits on the chips.
+    """
+
+    bytes_per_replica: tuple[float, ...]
+    market: Market
+    hit_shares: Mapping[Option, tuple[float, ...]] = field(default_factory=dict)
+    ratios: Mapping[Option, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TierChoices:
+    """The sizes that a pool's KV tiers may have: the plan takes one choice.
+
+    Attributes:
+        tiers: fastest first; ``most_bytes`` the largest size of each, for a replica.
+        now: the sizes in force, which stay unless others save enough; ``None``: there are none.
+        source: what the hit shares rest on, in words.
+    """
+
+    tiers: tuple[KvTier, ...]
+    most_bytes: tuple[float, ...]
+    choices: tuple[TierChoice, ...]
+    source: str = ""
+    now: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SizedTier:
+    """How large a KV tier pays for itself.
+
+    Attributes:
+        bytes_per_replica: 0 where it does not at all; ``most_bytes`` what it may have.
+        hit_share: share of prompt tokens whose KV is fetched from it.
+        storage_usd_per_hour: its rent over all replicas.
+        saves_usd_per_hour: what the plan would cost more without this tier, its rent counted.
+    """
+
+    medium: str
+    bytes_per_replica: float
+    most_bytes: float
+    hit_share: float
+    storage_usd_per_hour: float
+    saves_usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierPlan:
+    """The sizes of a pool's KV tiers.
+
+    Attributes:
+        tiers: fastest first.
+        counted: whether the plan's replicas count on them; else it is advice.
+        choice: index of the choice; -1 for advice.
+        oversubscription: KV of sessions on the chips and in the tiers over what the chips alone have room for.
+        saves_usd_per_hour: what the plan would cost more with none of those whose size is a choice.
+        source: what the hit shares rest on, in words.
+    """
+
+    tiers: tuple[SizedTier, ...]
+    counted: bool
+    choice: int
+    oversubscription: float
+    source: str
+    saves_usd_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +108,7 @@ class PoolProblem:
         priority: of its most important class; where shared limits leave not enough for all, the higher is served first.
         external: offers of external APIs for the pool's tokens; what they would cost is told.
         apart: prefill and decode on replicas of their own; what that would cost is told.
+        tiers: sizes of its KV tiers to choose from; ``market`` is that without any.
     """
 
     pool: str
@@ -55,6 +131,7 @@ class PoolProblem:
     priority: int = 100
     external: tuple[ExternalOffer, ...] = ()
     apart: tuple[Apart, ...] = ()
+    tiers: TierChoices | None = None
 
     @property
     def caps(self) -> dict[str, int]:
@@ -184,6 +261,7 @@ class PoolPlan:
         nodes: the nodes that it stands on with the other pools' plans, where their size is known.
         reason: one sentence; the status, the Event, the log and the CLI show it.
         proven: no cheaper plan exists under the limits; False when the search was cut short.
+        tiers: how large its KV tiers pay for themselves, where it has any.
         kept: why the present accelerators were kept although others are cheaper: ``Saving`` (too small) or ``Dwell``.
     """
 
@@ -206,6 +284,7 @@ class PoolPlan:
     shadow_prices: tuple[ShadowPrice, ...] = ()
     nodes: tuple[IdleNodes, ...] = ()
     spill: Spilled | None = None
+    tiers: TierPlan | None = None
 
     @property
     def replicas(self) -> int:

@@ -24,20 +24,21 @@ from tidefleet.planning.words import brief, rounded_down
 class Rival:
     """The best plan of one accelerator type alone.
 
-    ``electricity`` is that part of its cost, ``committed`` what is owed beside it in any case, in USD per hour.
+    ``beside`` is what of its cost is electricity and KV tiers, ``committed`` what is owed beside it in any case, in USD
+    per hour.
     """
 
     accelerator: str
     option: Option
     solution: Solution
     usd_per_chip_hour: float
-    electricity: float = 0.0
+    beside: float = 0.0
     committed: float = 0.0
 
     @property
     def rent(self) -> float:
         """The rest of its cost, USD per hour."""
-        return self.solution.cost - self.electricity - self.committed
+        return self.solution.cost - self.beside - self.committed
 
 
 def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: float = 0.0) -> list[Rival]:
@@ -57,8 +58,11 @@ def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: 
         solution = solve(problem, of_type)
         solution = replace(solution, cost=solution.cost + committed)
         used = max(zip(solution.counts, of_type, strict=True), key=lambda pair: pair[0])[1]
-        electricity = sum(n * c.electricity_usd_per_hour for n, c in zip(solution.counts, of_type, strict=True))
-        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour, electricity, committed))
+        beside = sum(
+            n * (c.electricity_usd_per_hour + c.storage_usd_per_hour)
+            for n, c in zip(solution.counts, of_type, strict=True)
+        )
+        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour, beside, committed))
     return sorted(rivals, key=lambda one: (one.solution.shortfall, one.solution.cost))
 
 

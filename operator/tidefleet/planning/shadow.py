@@ -32,7 +32,7 @@ def shadow_prices(problem: PoolProblem, solution: Solution) -> tuple[ShadowPrice
 
 def _lifted(problem: PoolProblem) -> Iterable[tuple[str, PoolProblem]]:
     for name, cap in problem.type_caps.items():
-        sizes = [c.option.chips for c in problem.market.candidates if c.option.accelerator == name]
+        sizes = [c.option.chips * c.multiple for c in problem.market.candidates if c.option.accelerator == name]
         if sizes:
             more = min(sizes)
             caps = {**problem.type_caps, name: cap + more}

@@ -25,8 +25,11 @@ class Solution:
     spare_missing: int = 0
 
 
-def items_of(candidates: Sequence[Candidate]) -> list[Item]:
-    """Candidates as the cover sees them, at planning utilisation and without rent that is owed in any case."""
+def items_of(candidates: Sequence[Candidate], *, pinned: bool = False) -> list[Item]:
+    """Candidates as the cover sees them, at planning utilisation and without rent that is owed in any case.
+
+    A pool that is ``pinned`` to a number of replicas has that number, whether or not it fills racks.
+    """
     return [
         Item(
             c.usd_per_hour - c.committed_usd_per_hour,
@@ -35,6 +38,7 @@ def items_of(candidates: Sequence[Candidate]) -> list[Item]:
             c.option.chips,
             chip_group(c.option),
             firm=c.option.capacity_type != SPOT,
+            multiple=1 if pinned else c.multiple,
         )
         for c in candidates
     ]
@@ -47,7 +51,7 @@ def chip_group(option: Option) -> str:
 
 def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
     """The cheapest cover; where the limits allow none, as much coverage as they do allow."""
-    items, demand = items_of(candidates), problem.requests_per_second
+    items, demand = items_of(candidates, pinned=problem.pinned is not None), problem.requests_per_second
     low, high, spare = problem.minimum, problem.maximum, problem.spare
     if problem.pinned is not None:
         low = high = problem.pinned
@@ -76,6 +80,14 @@ def solve(problem: PoolProblem, candidates: Sequence[Candidate]) -> Solution:
     return Solution(tuple(filled), sum(n * i.cost for n, i in zip(filled, items, strict=True)), True, shortfall)
 
 
+def least_replicas(problem: PoolProblem) -> int:
+    """The pool's minimum, as far as whole racks come to it without passing its maximum."""
+    at_once = [one.multiple for one in problem.market.candidates]
+    if not at_once or 1 in at_once:
+        return problem.minimum
+    return min(problem.minimum, max(problem.maximum // one * one for one in at_once))
+
+
 def firm_demand(problem: PoolProblem) -> float:
     """Requests per second that must have capacity which is not taken away."""
     return problem.requests_per_second * (1.0 - problem.spot_share) if problem.pinned is None else 0.0
@@ -94,7 +106,8 @@ def _as_running(
         if len(group) < 2 or not left:
             continue
         for i in group:
-            result[i] = min(left, problem.running.get(candidates[i].option, 0))
+            running = problem.running.get(candidates[i].option, 0)
+            result[i] = min(left, running) // items[i].multiple * items[i].multiple
             left -= result[i]
         result[group[0]] += left
     return tuple(result)
@@ -121,7 +134,7 @@ def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Call
         for name in (item.type_name, item.group):
             if name in caps:
                 n = min(n, (caps[name] - used.get(name, 0)) // item.chips)
-        counts[i] = max(0, n)
+        counts[i] = max(0, n) // item.multiple * item.multiple
         if item.firm:
             firm += counts[i] * item.coverage
         elif spot_left is not None:

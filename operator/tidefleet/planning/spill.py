@@ -1,9 +1,10 @@
 """What of a pool's demand an external API would take cheaper than the last replicas, or at all. Advice, and no more.
 
 Sets: options o, offers e. Parameters: c[o] USD per hour of a replica, f[o] requests/s that it covers, p[e] USD per
-request, m[e] most requests/s, D demand, s spare replicas. Replicas n of the plan are taken away one by one, the one
-that saves most first, while c[o] > 3600 p[e] * (what is then not covered any more), at most m[e], never below the
-pool's minimum. Demand that limits leave without capacity is told first: it has no other price.
+request, m[e] most requests/s, D demand, s spare replicas. Replicas n of the plan are taken away one by one (or by as
+many as are bought at once), those that save most first, while their c[o] > 3600 p[e] * (what is then not covered any
+more), at most m[e], never below the pool's minimum. Demand that limits leave without capacity is told first: it has no
+other price.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def _cheaper(problem: PoolProblem, chosen: Sequence[Chosen], one: PricedOffer) -
     per_request = one.usd_per_hour / rate
     counts = [each.replicas for each in chosen]
     covers = [each.candidate.requests_per_second * PLANNING_UTILISATION for each in chosen]
+    at_once = [each.candidate.multiple for each in chosen]
     rents = [each.candidate.usd_per_hour - each.candidate.committed_usd_per_hour for each in chosen]
 
     def outside(numbers: Sequence[int]) -> float:
@@ -69,9 +71,9 @@ def _cheaper(problem: PoolProblem, chosen: Sequence[Chosen], one: PricedOffer) -
     while sum(counts) > problem.minimum:
         tried = []
         for i, n in enumerate(counts):
-            fewer = [m - (j == i) for j, m in enumerate(counts)]
-            if n and outside(fewer) <= most + 1e-9:
-                tried.append((rents[i] - (outside(fewer) - now) * per_request, fewer))
+            fewer = [m - (j == i) * at_once[i] for j, m in enumerate(counts)]
+            if n >= at_once[i] and sum(fewer) >= problem.minimum and outside(fewer) <= most + 1e-9:
+                tried.append((at_once[i] * rents[i] - (outside(fewer) - now) * per_request, fewer))
         if not tried:
             break
         gain, counts = max(tried)

@@ -16,9 +16,6 @@ from tidefleet.controller.view import PoolView, Served
 from tidefleet.flipping.journal import Journal, Unreadable, agreed, read
 from tidefleet.flipping.phase import Phase
 
-CLIQUE_LABEL = "nvidia.com/gpu.clique"
-"""Nodes of one multi-node NVLink partition; written by NVIDIA's GPU feature discovery."""
-
 GROUP_LABEL = "leaderworkerset.sigs.k8s.io/group-key"
 """The same on all pods of one group of a LeaderWorkerSet."""
 
@@ -221,7 +218,7 @@ def _together(typed: Mapping[str, tuple[Node, AcceleratorType]], pods: Mapping[s
     """Nodes that stand together whatever journals say: of one NVLink partition, or under one group of pods."""
     found: dict[str, set[str]] = {}
     for name, (node, kind) in typed.items():
-        clique = node.labels.get(CLIQUE_LABEL, "")
+        clique = node.labels.get(marks.CLIQUE_LABEL, "")
         domain = kind.spec.scale_up.domain_chips if kind.spec.scale_up else 0
         if clique and domain > (kind.spec.chips_per_node or 0):
             found.setdefault(f"clique/{clique}", set()).add(name)

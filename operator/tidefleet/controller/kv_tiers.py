@@ -1,0 +1,127 @@
+"""A pool's KV tiers as its owner describes them, and the sizes that the plan may choose from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tidefleet.api import InferencePool
+from tidefleet.api.inference_pool import KVMedium, KVSizing
+from tidefleet.api.inference_pool import KVTier as TierSpec
+from tidefleet.controller.view import PoolView, TierMemory
+from tidefleet.economics.shape import KvTier
+from tidefleet.planning.evidence import Evidence
+from tidefleet.planning.options import Candidate, ClassDemand, EstimateMemo, Market
+from tidefleet.planning.problem import PoolPlan, TierChoices
+from tidefleet.planning.reuse_curve import ReuseCurve, reusable_share, stated_curve
+from tidefleet.planning.tiers import TierLimit, tier_choices
+
+RENEW_SECONDS = 60.0
+"""How long choices of sizes are used again while options and tiers are the same."""
+
+RATE_STEP = 0.05
+"""Share by which demand may move meanwhile."""
+
+_FASTEST_FIRST = (KVMedium.HOST, KVMedium.DISK, KVMedium.SHARED)
+
+
+def limits_of(pool: InferencePool, *, all_planned: bool = False) -> tuple[TierLimit, ...]:
+    """The pool's tiers, fastest first. ``all_planned``: also of one whose size is given the plan may say how large."""
+    tiers = sorted(pool.spec.kv_cache.tiers, key=lambda one: _FASTEST_FIRST.index(one.medium))
+    return tuple(
+        TierLimit(_tier(one), float(one.max_bytes_per_replica), all_planned or one.sizing is KVSizing.PLANNED)
+        for one in tiers
+    )
+
+
+def _tier(one: TierSpec) -> KvTier:
+    return KvTier(
+        medium=str(one.medium),
+        bytes_per_second=float(one.bytes_per_second),
+        latency_seconds=one.latency_microseconds / 1e6,
+        usd_per_gib_month=float(one.usd_per_gib_month or 0),
+    )
+
+
+def counts_on_tiers(pool: InferencePool) -> bool:
+    """Whether the plan's replicas count on tiers: where the owner lets it say how large one is."""
+    return any(one.sizing is KVSizing.PLANNED for one in pool.spec.kv_cache.tiers)
+
+
+def curves_of(view: PoolView, classes: Sequence[ClassDemand], rate: float) -> tuple[ReuseCurve, ...]:
+    """The reuse-distance curve of each class: what the router saw of the pool, else what the classes state."""
+    if view.reuse is not None:
+        return (view.reuse,) * len(classes)
+    specs = {one.name: one.spec for one in view.classes}
+    used = rate * sum(one.share * (one.shape.input_mean + one.shape.output_mean) for one in classes)
+    found = []
+    for one in classes:
+        spec = specs.get(one.name)
+        turns = float(spec.turns_per_session) if spec is not None else 1.0
+        pause = spec.turn_pause_seconds if spec is not None else None
+        found.append(
+            stated_curve(
+                reusable=reusable_share(turns, one.shape.cached_share),
+                used_tokens_per_second=used,
+                pause_seconds=None if pause is None else float(pause),
+            )
+        )
+    return tuple(found)
+
+
+def choices_for(
+    view: PoolView,
+    memory: TierMemory,
+    market: Market,
+    classes: Sequence[ClassDemand],
+    rate: float,
+    *,
+    memo: EstimateMemo,
+    evidence: Evidence,
+) -> TierChoices | None:
+    """The sizes that the pool's tiers may have, ``None`` for a pool without tiers, demand or candidates."""
+    pool = view.pool
+    limits = limits_of(pool, all_planned=not counts_on_tiers(pool))
+    if not limits or rate <= 0 or not market.candidates:
+        return None
+    most = pool.spec.kv_cache.max_oversubscription
+    options = tuple((one.option, one.usd_per_hour, one.multiple) for one in market.candidates)
+    of = (options, limits, most, tuple(one.name for one in classes), view.reuse is not None)
+    same = memory.of == of and 0 <= view.now - memory.at < RENEW_SECONDS
+    if memory.choices is None or not same or abs(rate - memory.rate) > RATE_STEP * memory.rate:
+        memory.choices = tier_choices(
+            market,
+            limits,
+            classes,
+            curves_of(view, classes, rate),
+            requests_per_second=rate,
+            offers=view.offers,
+            memo=memo,
+            evidence=evidence,
+            running={one.option: one.desired for one in view.served},
+            most_oversubscription=math.inf if most is None else float(most),
+        )
+        memory.of, memory.at, memory.rate = of, view.now, rate
+    return replace(memory.choices, now=memory.sizes)
+
+
+def only(choices: TierChoices | None, candidates: Sequence[Candidate]) -> TierChoices | None:
+    """The choices with no options but those of these candidates."""
+    if choices is None:
+        return None
+    kept = {one.option for one in candidates}
+    narrowed = []
+    for one in choices.choices:
+        some = tuple(each for each in one.market.candidates if each.option in kept)
+        if some:
+            narrowed.append(replace(one, market=replace(one.market, candidates=some)))
+    return replace(choices, choices=tuple(narrowed))
+
+
+def in_force(market: Market, choices: TierChoices | None, plan: PoolPlan) -> Market:
+    """The market with the hits and the rent of the tiers that the plan counts on."""
+    if choices is None or plan.tiers is None or not plan.tiers.counted:
+        return market
+    with_tiers = {one.option: one for one in choices.choices[plan.tiers.choice].market.candidates}
+    return replace(market, candidates=tuple(with_tiers.get(one.option, one) for one in market.candidates))
