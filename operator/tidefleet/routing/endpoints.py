@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tidefleet.routing.coming import Coming
 from tidefleet.routing.columns import Columns, Floats, Mask
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
@@ -121,6 +122,7 @@ class Endpoints(Columns):
         self.sessions = Homes(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
         self.promises = Promises()
         self.paces = Promises()
+        self._coming = Coming()
         self._rows: list[_Row] = []
         self._at: dict[str, int] = {}
         self._epochs = 0
@@ -299,6 +301,7 @@ class Endpoints(Columns):
         )
         row = self._rows[at]
         ticket = Ticket(ask, address, row.epoch, now, work, due, tpot, held, row.endpoint, streams)
+        self._coming.begin(ticket)
         if not streams:
             begin_decode(row.shares, ticket, now, others=self._others(at, now))
         if ask.session is not None:
@@ -311,6 +314,7 @@ class Endpoints(Columns):
         if at is None or ticket.first_at is not None or ticket.ended:
             return
         ticket.first_at = now
+        self._coming.end(ticket)
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
         begin_decode(self._rows[at].shares, ticket, now, others=self._others(at, now))
@@ -338,6 +342,8 @@ class Endpoints(Columns):
         if ticket.ended:
             return
         ticket.ended = True
+        if ticket.first_at is None:
+            self._coming.end(ticket)
         at = self._row_of(ticket)
         if at is None:
             return
@@ -442,6 +448,16 @@ class Endpoints(Columns):
         """Our own requests there."""
         at = self._at[address]
         return int(self.pending[at] + self.running[at])
+
+    def coming(self, ask: Ask) -> list[tuple[int, float]]:
+        """Rows whose endpoints are about to hold the beginning of a prompt, with its tokens there."""
+        if not self._coming or not len(ask.keys):
+            return []
+        return [
+            (self._at[address], float(blocks * ask.block_size))
+            for (address, epoch), blocks in self._coming.blocks(ask.keys).items()
+            if self.is_same(address, epoch)
+        ]
 
     def crowd(self, now: float) -> float:
         """Requests that an endpoint waits for in a second, over its idle share: who comes behind a second of work."""

@@ -31,6 +31,7 @@ class Few:
         "evict",
         "fetch",
         "harm",
+        "held",
         "late",
         "load",
         "prefill",
@@ -40,8 +41,9 @@ class Few:
         "wait",
     )
 
-    def __init__(self, addresses: tuple[str, ...], rows: Sequence[tuple[float, ...]]) -> None:
+    def __init__(self, addresses: tuple[str, ...], rows: Sequence[tuple[float, ...]], held: Column) -> None:
         self.addresses = addresses
+        self.held = held
         self.wait: Column
         self.prefill: Column
         self.late: Column
@@ -58,11 +60,11 @@ class Few:
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds."""
-        return self.cached
+        return self.held
 
     def held_at(self, row: int) -> tuple[int, ...]:
         """Prompt tokens held there, by tier."""
-        return (int(self.cached[row]),)
+        return (int(self.held[row]),)
 
 
 def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few | None:
@@ -74,12 +76,17 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
     if held is None:
         return None
     n, output = float(ask.tokens), ask.output_tokens
+    found = held
+    if coming := table.coming(ask):
+        found = held.copy()
+        for at, tokens in coming:
+            found[at] = max(found[at], min(tokens, most_cached(ask)))
     crowding, mean_usd = CROWD_WEIGHT * table.crowd(now), table.mean_usd
     fresh = now - STALE_SECONDS
     objective_ttft, objective_tpot = ask.ttft_objective_seconds, ask.tpot_objective_seconds
     mean_served = sum(table.served.tolist()) / count
     rows = []
-    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(held, table.facts, table.live(), strict=True):
+    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(found, table.facts, table.live(), strict=True):
         (until, _, pending, running, context, resident, evict_one, prefill_factor, step_factor, mean_prefill, seen_at,
          others_waiting, others_running, seen_pinned, served, held_share) = live  # fmt: skip
         uncached = n - cached
@@ -117,7 +124,7 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
             usd = delay * mean_usd + work * price
             total = usd / mean_usd
         rows.append((wait, prefill, decode, later + evict, evict, crowd, balance, late, usd, total, cached, tpot, load))
-    return Few(table.addresses, rows)
+    return Few(table.addresses, rows, held)
 
 
 def _held(ask: Ask, table: Endpoints, hits: Hits | None) -> list[float] | None:
@@ -131,7 +138,10 @@ def _held(ask: Ask, table: Endpoints, hits: Hits | None) -> list[float] | None:
     found: list[int] = blocks[0].take(table.slots).tolist()
     if len(blocks) > 1 and blocks[-1].take(table.slots).tolist() != found:
         return None
-    size, most = ask.block_size, max(0, ask.tokens - 1)
-    if ask.token_exact:
-        most -= most % size
+    size, most = ask.block_size, most_cached(ask)
     return [float(min(one * size, most)) for one in found]
+
+
+def most_cached(ask: Ask) -> float:
+    most = max(0, ask.tokens - 1)
+    return most - most % ask.block_size if ask.token_exact else most
