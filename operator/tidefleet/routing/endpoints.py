@@ -318,7 +318,7 @@ class Endpoints(Columns):
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
         begin_decode(self._rows[at].shares, ticket, now, others=self._others(at, now))
-        from_first_token(ticket, now, self.prefill_factor, at, self._rows[at].shares)
+        from_first_token(ticket, now, self.prefill_factor, self.step_factor, at, self._rows[at].shares)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -426,12 +426,14 @@ class Endpoints(Columns):
             return
         self.seen_at[at] = now
         self.last_seen = max(self.last_seen, now)
-        self.others_running[at] = max(0.0, running - float(self.running[at]))
-        self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
-        seen = self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
         ours, pending = float(self.running[at]), float(self.pending[at])
+        given_way = max(0.0, ours - running)
+        self.others_running[at] = max(0.0, running - ours)
+        self.others_waiting[at] = max(0.0, waiting - pending - given_way)
+        seen = self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
+        ours -= given_way
         if ours > 0.0 and self.context[at] > 0.0:
-            share = float(seen) / (float(self.context[at]) * ours / (ours + pending))
+            share = float(seen) / (float(self.context[at]) * ours / (ours + pending + given_way))
             self.held_share[at] += LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
 
     def _others(self, at: int, now: float) -> float:

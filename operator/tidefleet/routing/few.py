@@ -56,7 +56,7 @@ class Few:
 
     def ttft_at(self, row: int) -> float:
         """Expected seconds to the first token."""
-        return self.wait[row] + self.fetch[row] + self.prefill[row]
+        return self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row]
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds."""
@@ -114,8 +114,8 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
         balance = (served + capacity) / (mean_served + capacity) * slope * (further_turns(ask) * output)
         later = DECODE_WEIGHT * load * (prefill + output * slope) + crowd + balance
         late = 0.0
-        if objective_ttft is not None and wait + prefill > objective_ttft:
-            late = (wait + prefill - objective_ttft) * LATE_WEIGHT
+        if objective_ttft is not None and (ttft := wait + prefill + tpot) > objective_ttft:
+            late = (ttft - objective_ttft) * LATE_WEIGHT
         if objective_tpot is not None and tpot > objective_tpot:
             late += (tpot - objective_tpot) * (output * LATE_WEIGHT)
         delay = wait + decode + later + late

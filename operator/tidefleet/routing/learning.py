@@ -19,13 +19,14 @@ def corrected(factor: float, ratio: float) -> float:
     return min(WIDEST, max(1.0 / WIDEST, factor * float(step**LEARNED)))
 
 
-def from_first_token(ticket: Ticket, now: float, prefill: Floats, at: int, shares: Shares) -> None:
+def from_first_token(ticket: Ticket, now: float, prefill: Floats, steps: Floats, at: int, shares: Shares) -> None:
     """A request's first output came: correct the prefill of row ``at``.
 
     What is metered is corrected by answers alone of which the first token is seen: one that comes whole tells nothing
     of its prompt, though those who wait for its endpoint wait for all of it.
     """
-    expected, took = ticket.due - ticket.began, now - ticket.began
+    step = ticket.tpot_seconds * float(steps[at])
+    expected, took = ticket.due - ticket.began + step, now - ticket.began
     if expected > _LEAST_SECONDS and took > 0.0:
         prefill[at] = corrected(float(prefill[at]), took / expected)
         if ticket.streams:

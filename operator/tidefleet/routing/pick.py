@@ -244,7 +244,12 @@ def pick(
             ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
             held = limit if queue is None else HELD_SHARE * limit
             if wait > held or ahead > 0.0:
-                free = eligible & (np.asarray(terms.wait) <= held)
+                share = 1.0 if queue is None else HELD_SHARE
+                limits = [
+                    share * longest_wait(ask.priority, ask.ttft_objective_seconds, one, table.promises, now)
+                    for one in terms.prefill
+                ]
+                free = eligible & (np.asarray(terms.wait) <= limits)
                 if ahead <= 0.0 and free.any():
                     row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
                 elif queue is not None and wait + ahead <= limit:

@@ -98,11 +98,11 @@ class Terms:
     @property
     def ttft(self) -> Floats:
         """Expected seconds to the first token."""
-        return self.wait + self.fetch + self.prefill
+        return self.wait + self.fetch + self.prefill + self.tpot
 
     def ttft_at(self, row: int) -> float:
         """The same at one endpoint."""
-        return float(self.wait[row] + self.fetch[row] + self.prefill[row])
+        return float(self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row])
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds, in whatever tier."""
@@ -178,7 +178,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
     takes = fetch + prefill
     work = takes + evict
-    ttft = wait + takes
+    ttft = wait + takes + tpot
     crowd = np.minimum((wait + 0.5 * takes) * (CROWD_WEIGHT * table.crowd(now)), MOST_CROWD)
     crowd *= work
     balance = table.load_shares() * slope
