@@ -249,7 +249,7 @@ def pick(
                     share * longest_wait(ask.priority, ask.ttft_objective_seconds, one, table.promises, now)
                     for one in terms.prefill
                 ]
-                free = eligible & (np.asarray(terms.wait) <= limits)
+                free = eligible & (np.asarray(terms.wait) <= limits) & (np.asarray(total) <= total[row] + limit)
                 if ahead <= 0.0 and free.any():
                     row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
                 elif queue is not None and wait + ahead <= limit:
