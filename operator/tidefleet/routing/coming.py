@@ -4,8 +4,8 @@ An index learns of blocks once an engine has computed them. A request that is se
 prefilled stands behind it in the engine's queue and finds its blocks there: the turns of a session that come faster
 than they are served, and many requests at once with one system prompt, stay together.
 
-Prompts are compared at a few places only, four to an octave; a prompt that agrees at one of them agrees before it, since
-keys are chained, and how far it goes on is searched in halves.
+Prompts are compared at a few places only, four to an octave. Keys are chained, so what agrees at one of them
+agrees before it too; how far it goes on is searched in halves.
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 from tidefleet.routing.endpoints import STALE_SECONDS, Endpoints
 from tidefleet.routing.request import Ask
-from tidefleet.routing.terms import CROWD_WEIGHT, DECODE_WEIGHT, LATE_WEIGHT, MOST_CROWD, Hits, further_turns
+from tidefleet.routing.terms import (
+    CROWD_WEIGHT,
+    DECODE_WEIGHT,
+    LATE_WEIGHT,
+    MOST_CROWD,
+    Hits,
+    further_turns,
+    most_cached,
+)
 
 MOST = 24
 """Up to so many endpoints this is faster than arrays are."""
@@ -56,7 +64,8 @@ class Few:
 
     def ttft_at(self, row: int) -> float:
         """Expected seconds to the first token."""
-        return self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row]
+        seconds: float = self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row]
+        return seconds
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds."""
@@ -86,7 +95,9 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
     objective_ttft, objective_tpot = ask.ttft_objective_seconds, ask.tpot_objective_seconds
     mean_served = sum(table.served.tolist()) / count
     rows = []
-    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(found, table.facts, table.live(), strict=True):
+    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(
+        found, table.facts, table.live(), strict=True
+    ):
         (until, _, pending, running, context, resident, evict_one, prefill_factor, step_factor, mean_prefill, seen_at,
          others_waiting, others_running, seen_pinned, served, held_share) = live  # fmt: skip
         uncached = n - cached
@@ -139,9 +150,4 @@ def _held(ask: Ask, table: Endpoints, hits: Hits | None) -> list[float] | None:
     if len(blocks) > 1 and blocks[-1].take(table.slots).tolist() != found:
         return None
     size, most = ask.block_size, most_cached(ask)
-    return [float(min(one * size, most)) for one in found]
-
-
-def most_cached(ask: Ask) -> float:
-    most = max(0, ask.tokens - 1)
-    return most - most % ask.block_size if ask.token_exact else most
+    return [min(float(one * size), most) for one in found]

@@ -17,7 +17,7 @@ from tidefleet.routing.prefill_decode import Split, Splits, split
 from tidefleet.routing.queue import Queue
 from tidefleet.routing.rates import TIERS
 from tidefleet.routing.request import Ask
-from tidefleet.routing.shed import longest_wait, retry_after_seconds
+from tidefleet.routing.shed import longest_wait, longest_waits, retry_after_seconds
 from tidefleet.routing.terms import Hits, Terms, terms_of
 
 MOST_FALLBACKS = 3
@@ -242,14 +242,9 @@ def pick(
         if queue is not None or wait > limit:
             lined = queue is not None and not is_next
             ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
-            held = limit if queue is None else HELD_SHARE * limit
-            if wait > held or ahead > 0.0:
-                share = 1.0 if queue is None else HELD_SHARE
-                limits = [
-                    share * longest_wait(ask.priority, ask.ttft_objective_seconds, one, table.promises, now)
-                    for one in terms.prefill
-                ]
-                free = eligible & (np.asarray(terms.wait) <= limits) & (np.asarray(total) <= total[row] + limit)
+            share = 1.0 if queue is None else HELD_SHARE
+            if wait > share * limit or ahead > 0.0:
+                free = eligible & _in_time(ask, table, terms, total, row=row, limit=limit, share=share, now=now)
                 if ahead <= 0.0 and free.any():
                     row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
                 elif queue is not None and wait + ahead <= limit:
@@ -316,6 +311,22 @@ def _least(
     near = [one for one, its in zip(near, load, strict=True) if its == least]
     table.turn += 1
     return near[table.turn % len(near)], order
+
+
+def _in_time(
+    ask: Ask, table: Endpoints, terms: Terms | Few, total: Column, *, row: int, limit: float, share: float, now: float
+) -> Mask:
+    """Endpoints that a request waits for no longer than it may, where that is no loss to others.
+
+    What it costs there beyond the least total is mostly time of those who come behind it. Where that is more than the
+    longest wait that it may have itself, it would push another one out of its objective in its stead.
+
+    Args:
+        row: the least total; limit: the longest wait there.
+        share: of the longest wait, which engines may hold.
+    """
+    most = longest_waits(ask.priority, ask.ttft_objective_seconds, np.asarray(terms.prefill), table.promises, now)
+    return (np.asarray(terms.wait) <= share * most) & (np.asarray(total) <= total[row] + limit)
 
 
 def _keeps(terms: Terms | Few, planned: int, best: int) -> bool:
