@@ -194,6 +194,10 @@ def pick(
 ) -> Decision:
     """Decide where a request goes.
 
+    One that would be too late where the total is least goes to an endpoint that has its first token in time, unless
+    that costs more beyond the least total than the longest wait that it may have. What it costs there is mostly time
+    of those who come behind: it would push another one out of its objective in its stead.
+
     Args:
         endpoints: the table of the request's pool.
         hits: what the prefix index knows of ``ask.keys``; ``None`` = nothing.
@@ -244,11 +248,16 @@ def pick(
             ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
             share = 1.0 if queue is None else HELD_SHARE
             if wait > share * limit or ahead > 0.0:
-                free = eligible & _in_time(ask, table, terms, total, row=row, limit=limit, share=share, now=now)
+                most = longest_waits(ask.priority, ask.ttft_objective_seconds, terms.prefill, table.promises, now)
+                free = eligible & (np.asarray(terms.wait) <= share * most)
                 if ahead <= 0.0 and free.any():
-                    row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
+                    soon, after = _least(table, terms, total, free, free.nonzero()[0].tolist())
+                    if total[soon] <= total[row] + limit:
+                        row, order = soon, after
+                    elif queue is not None and wait <= limit:
+                        return Queued(_full(wait), now + limit)
                 elif queue is not None and wait + ahead <= limit:
-                    return Queued(f"engines are full for {wait:.2f} s", now + limit)
+                    return Queued(_full(wait), now + limit)
                 else:
                     return _shed(ask, wait + ahead, limit)
     chosen = remote.at(row) if remote is not None and remote.total[row] < terms.total[row] else None
@@ -313,20 +322,8 @@ def _least(
     return near[table.turn % len(near)], order
 
 
-def _in_time(
-    ask: Ask, table: Endpoints, terms: Terms | Few, total: Column, *, row: int, limit: float, share: float, now: float
-) -> Mask:
-    """Endpoints that a request waits for no longer than it may, where that is no loss to others.
-
-    What it costs there beyond the least total is mostly time of those who come behind it. Where that is more than the
-    longest wait that it may have itself, it would push another one out of its objective in its stead.
-
-    Args:
-        row: the least total; limit: the longest wait there.
-        share: of the longest wait, which engines may hold.
-    """
-    most = longest_waits(ask.priority, ask.ttft_objective_seconds, np.asarray(terms.prefill), table.promises, now)
-    return (np.asarray(terms.wait) <= share * most) & (np.asarray(total) <= total[row] + limit)
+def _full(wait: float) -> str:
+    return f"engines are full for {wait:.2f} s"
 
 
 def _keeps(terms: Terms | Few, planned: int, best: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 DEFAULT_WAIT_SECONDS = 30.0
 """Longest wait of a request without an objective."""
@@ -68,12 +68,13 @@ def longest_wait(
 
 
 def longest_waits(
-    priority: int, objective_seconds: float | None, prefill_seconds: NDArray[np.float64], promises: Promises, now: float
+    priority: int, objective_seconds: float | None, prefill_seconds: ArrayLike, promises: Promises, now: float
 ) -> NDArray[np.float64]:
     """The same at endpoints that take different times to prefill it."""
-    own = np.full(len(prefill_seconds), DEFAULT_WAIT_SECONDS)
+    prefill = np.asarray(prefill_seconds, float)
+    own = np.full(len(prefill), DEFAULT_WAIT_SECONDS)
     if objective_seconds is not None:
-        own = np.maximum(objective_seconds - prefill_seconds, LEAST_SHARE * objective_seconds)
+        own = np.maximum(objective_seconds - prefill, LEAST_SHARE * objective_seconds)
     most: NDArray[np.float64] = np.minimum(own, LOWER_SHARE * promises.tightest_above(priority, now))
     return most
 
