@@ -18,7 +18,7 @@ from tidefleet.routing.queue import Queue
 from tidefleet.routing.rates import TIERS
 from tidefleet.routing.request import Ask
 from tidefleet.routing.shed import longest_wait, longest_waits, retry_after_seconds
-from tidefleet.routing.terms import Hits, Terms, terms_of
+from tidefleet.routing.terms import LATE_WEIGHT, Hits, Terms, terms_of
 
 MOST_FALLBACKS = 3
 TIE_SHARE, TIE_SECONDS = 0.01, 0.001
@@ -196,7 +196,7 @@ def pick(
 
     One that would be too late where the total is least goes to an endpoint that has its first token in time, unless
     that costs more beyond the least total than the longest wait that it may have. What it costs there is mostly time
-    of those who come behind: it would push another one out of its objective in its stead.
+    of those who come behind: it would push another one out of its objective in its stead. Then it is served late.
 
     Args:
         endpoints: the table of the request's pool.
@@ -256,6 +256,8 @@ def pick(
                         row, order = soon, after
                     elif queue is not None and wait <= limit:
                         return Queued(_full(wait), now + limit)
+                    else:
+                        row, order = _least(table, terms, np.asarray(total) - _overdue(ask, terms), eligible, rows)
                 elif queue is not None and wait + ahead <= limit:
                     return Queued(_full(wait), now + limit)
                 else:
@@ -320,6 +322,15 @@ def _least(
     near = [one for one, its in zip(near, load, strict=True) if its == least]
     table.turn += 1
     return near[table.turn % len(near)], order
+
+
+def _overdue(ask: Ask, terms: Terms | Few) -> NDArray[np.float64]:
+    """What a late first token adds to the totals: nothing of it matters once that is accepted."""
+    late: NDArray[np.float64] = np.zeros(len(terms.addresses))
+    if ask.ttft_objective_seconds is not None:
+        ttft = np.asarray(terms.wait) + np.asarray(terms.fetch) + np.asarray(terms.prefill) + np.asarray(terms.tpot)
+        late = LATE_WEIGHT * np.maximum(ttft - ask.ttft_objective_seconds, 0.0)
+    return late
 
 
 def _full(wait: float) -> str:
