@@ -10,6 +10,7 @@ before it too. How far it goes on is searched in halves, in the last prompt ther
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from numpy.typing import NDArray
 
 from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.hashing import Keys
+from tidefleet.routing.request import Ask
 
 Where = tuple[str, int]
 """Address and epoch of an endpoint."""
 
 _PLACES: NDArray[np.intp] = np.array(sorted({*(1 << bit for bit in range(22)), *(3 << bit for bit in range(21))})) - 1
 """Blocks whose keys are compared, counted from 0."""
+
+_BOUNDS: list[int] = [*_PLACES[1:].tolist(), 1 << 62]
+"""Prompts that differ at the next place have at most so many blocks in common."""
 
 
 class Coming:
@@ -60,20 +65,26 @@ class Coming:
             else:
                 del self._by_key[key]
 
-    def blocks(self, keys: Keys) -> dict[Where, int]:
-        """Leading blocks of a prompt that endpoints are about to have, of those that will have any.
+    def blocks(self, keys: Keys, beyond: int = 0) -> list[tuple[Where, int, Keys]]:
+        """Endpoints that are about to have more than ``beyond`` of a prompt's leading blocks, those with most first.
 
-        Of several prompts at one endpoint the last one counts of those that have most in common with it, to within half
-        an octave.
+        With each a bound of these blocks, and the keys of a prompt to search with ``common``. Of several prompts at one
+        endpoint that is the last of those that have most in common with this one, to within half an octave.
         """
-        found: dict[Where, int] = {}
-        for key in reversed(_compared(keys)):
-            there = self._by_key.get(key)
-            if there is None or len(there) == len(found):
+        found: list[tuple[Where, int, Keys]] = []
+        seen: set[Where] = set()
+        compared = _compared(keys)
+        for place in range(len(compared) - 1, -1, -1):
+            bound = _BOUNDS[place]
+            if bound <= beyond:
+                break
+            there = self._by_key.get(compared[place])
+            if there is None or len(there) == len(seen):
                 continue
             for where, (_, other) in there.items():
-                if where not in found:
-                    found[where] = _common(keys, other)
+                if where not in seen:
+                    seen.add(where)
+                    found.append((where, bound, other))
         return found
 
 
@@ -82,7 +93,7 @@ def _compared(keys: Keys) -> list[Any]:
     return found
 
 
-def _common(one: Keys, other: Keys) -> int:
+def common(one: Keys, other: Keys) -> int:
     """Blocks that two prompts begin with."""
     low, high = 0, min(len(one), len(other))
     if one[high - 1] == other[high - 1]:
@@ -94,3 +105,20 @@ def _common(one: Keys, other: Keys) -> int:
         else:
             high = middle - 1
     return low
+
+
+def coming_tokens(
+    coming: Coming, ask: Ask, held: Sequence[float], rows: Mapping[str, int], is_same: Callable[[str, int], bool]
+) -> list[tuple[int, float]]:
+    """Rows that are about to hold more of a prompt than they do, and how many tokens of it.
+
+    Args:
+        held: tokens by row; rows: by address; is_same: whether an endpoint is still the one with that epoch.
+    """
+    size, found = ask.block_size, []
+    for (address, epoch), bound, keys in coming.blocks(ask.keys, int(min(held)) // size):
+        if is_same(address, epoch):
+            at = rows[address]
+            if bound * size > held[at] and (tokens := float(common(ask.keys, keys) * size)) > held[at]:
+                found.append((at, tokens))
+    return found

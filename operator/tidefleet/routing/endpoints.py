@@ -8,12 +8,13 @@ requests too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tidefleet.routing.columns import Columns, Floats, Mask
-from tidefleet.routing.coming import Coming
+from tidefleet.routing.coming import Coming, coming_tokens
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
@@ -445,10 +446,9 @@ class Endpoints(Columns):
         """Our own requests there."""
         return int((self.pending + self.running)[self._at[address]])
 
-    def coming(self, ask: Ask) -> list[tuple[int, float]]:
-        """Rows whose endpoints are about to hold the beginning of a prompt, with its tokens there."""
-        found = self._coming.blocks(ask.keys).items() if self._coming else ()
-        return [(self._at[at], float(held * ask.block_size)) for (at, epoch), held in found if self.is_same(at, epoch)]
+    def coming(self, ask: Ask, held: Sequence[float]) -> list[tuple[int, float]]:
+        """Rows that are about to hold more of a prompt than now (``held`` tokens by row), and how many tokens of it."""
+        return coming_tokens(self._coming, ask, held, self._at, self.is_same) if self._coming else []
 
     def crowd(self, now: float) -> float:
         """Requests that an endpoint waits for in a second, over its idle share: who comes behind a second of work."""

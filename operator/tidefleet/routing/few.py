@@ -86,7 +86,7 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
         return None
     n, output = float(ask.tokens), ask.output_tokens
     found = held
-    if coming := table.coming(ask):
+    if coming := table.coming(ask, held):
         found = held.copy()
         for at, tokens in coming:
             found[at] = max(found[at], min(tokens, most_cached(ask)))

@@ -144,7 +144,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     """The terms of a request at every endpoint of a pool, whether it may be picked or not."""
     n, output = float(ask.tokens), ask.output_tokens
     held = found = held_tokens(ask, table, hits)
-    if coming := table.coming(ask):
+    if coming := table.coming(ask, held[0].tolist()):
         found = held.copy()
         for at, tokens in coming:
             found[:, at] = np.maximum(found[:, at], min(tokens, most_cached(ask)))
