@@ -11,7 +11,7 @@ from tidefleet.controller.view import Fault
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import chosen_price, tariff_of
 from tidefleet.planning.options import Electricity, Offer
-from tidefleet.planning.pool import HORIZON_SECONDS
+from tidefleet.planning.turning import HORIZON_SECONDS
 
 DEAREST_USD_PER_KILOWATT_HOUR = 5.0
 """Wholesale electricity has cost 5 USD (Texas, February 2021: its legal cap was 9); a price in cents, or for a megawatt
