@@ -148,6 +148,18 @@ def test_operator_accepts_its_configuration_and_every_setting_has_a_value(render
     assert yaml.safe_load(written).keys() == loaded.model_dump(by_alias=True).keys()
 
 
+def test_the_operator_reads_the_router_that_the_chart_runs(render):
+    def router(values):
+        found = one(render(values), "ConfigMap", "tidefleet-config")["data"]["config.yaml"]
+        return yaml.safe_load(found)["router"]
+
+    running = {"router": {"enabled": True, "replicas": 2, "workers": 3}}
+    url = "http://tidefleet-router.tidefleet-system.svc:9090/metrics"
+    assert router(running) == {"metricsUrls": [url], "processes": 6}
+    asked = {"config": {"prometheus": {"url": "http://prometheus:9090"}}}
+    assert router({**running, **asked}) == {"metricsUrls": [], "processes": 6}
+
+
 def test_values_reach_the_configuration(render, tmp_path):
     values = {
         "scope": {"namespaces": ["a", "b"]},

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from controller_builders import NOW, a_class, a_kind, a_pool, a_view
 
+from tidefleet.api.inference_pool_status import PlanStatus
 from tidefleet.controller import kv_tiers
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
@@ -41,6 +42,7 @@ def decided(seen: PoolView, memory: PoolMemory | None = None) -> Decision:
 
 def told(decision: Decision) -> dict[str, Any]:
     status = pool_status(decision, before={}, generation=1, decision_id="d", now=NOW)
+    PlanStatus.model_validate(status["plan"], by_alias=True, by_name=False, extra="forbid")
     found: dict[str, Any] = status["plan"]["kvTiers"]
     return found
 

@@ -87,9 +87,18 @@ def test_explain_tells_the_story_of_the_status(place, operator_in_process):
     assert f"decision {place.status()['decisionId']}" in text
 
 
-@pytest.mark.parametrize("rate", [0.5, 12, 40])
-def test_planning_offline_agrees_with_the_operator(place, operator_in_process, tmp_path: Path, rate):
-    made = [a_pool(), a_class(rate=rate)]
+DISK = {
+    "medium": "Disk",
+    "maxBytesPerReplica": 2**43,
+    "bytesPerSecond": 20_000_000_000,
+    "usdPerGibMonth": "0.02",
+    "sizing": "Planned",
+}
+
+
+@pytest.mark.parametrize(("rate", "spec"), [(0.5, {}), (12, {}), (40, {"kvCache": {"tiers": [DISK]}})])
+def test_planning_offline_agrees_with_the_operator(place, operator_in_process, tmp_path: Path, rate, spec):
+    made = [a_pool(**spec), a_class(rate=rate, turnsPerSession="9")]
     place.create(*made)
     operator_in_process().settle()
 
@@ -109,6 +118,12 @@ def test_planning_offline_agrees_with_the_operator(place, operator_in_process, t
     (offline,) = json.loads(text)
     ours = place.status()["plan"]
     theirs = offline["plan"]
+    assert ("kvTiers" in ours) == bool(spec)
+    if spec:
+        assert ours["kvTiers"]["use"] == "Counted"
+        code, told = tidefleet("explain", f"{place.namespace}/chat", "--kubeconfig", place.cluster.kubeconfig)
+        assert code == 0
+        assert ours["kvTiers"]["tiers"][0]["what"] in told
     for one in (*ours["options"], *theirs["options"]):
         one.pop("ready")
     # On paper nothing runs; what runs is left only for a price that pays for the move.

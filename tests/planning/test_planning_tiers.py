@@ -14,6 +14,7 @@ from planning_builders import a_candidate, a_market, a_problem, planned
 
 from tidefleet import catalogue
 from tidefleet.economics.shape import KvTier, TokenShape
+from tidefleet.planning import tiers
 from tidefleet.planning.coordination import Coordination, SharedLimits, coordinate
 from tidefleet.planning.from_api import offer_of
 from tidefleet.planning.options import (
@@ -260,7 +261,29 @@ def test_the_ratio_of_kv_to_chips_stays_within_the_owners_limit() -> None:
 def test_a_tier_whose_size_is_given_has_it() -> None:
     found = choices_of(TierLimit(HOST, 512 * GIB, planned=False), TierLimit(DISK, 4000 * GIB))
     assert {one.bytes_per_replica[0] for one in found.choices} == {512 * GIB}
-    assert len({one.bytes_per_replica[1] for one in found.choices}) == 5
+    assert {one.bytes_per_replica[1] for one in found.choices} > {0.0}
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 6.0, 40.0])
+def test_choices_that_are_left_out_are_of_no_use_to_any_plan(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (TierLimit(HOST, 2000 * GIB), TierLimit(DISK, 8000 * GIB))
+    some = choices_of(*limits)
+    monkeypatch.setattr(tiers, "_undominated", lambda choices, *_: [True] * len(choices))
+    every = choices_of(*limits)
+    assert len(some.choices) < len(every.choices) == 49
+    plans = [planned(a_problem(*MARKET.candidates, rate=rate, classes=(LONG,), tiers=one)) for one in (some, every)]
+    assert plans[0].usd_per_hour == pytest.approx(plans[1].usd_per_hour)
+    saved = [[one.saves_usd_per_hour for one in each.tiers.tiers] for each in plans if each.tiers]
+    assert saved[0] == pytest.approx(saved[1])
+
+
+def test_sizes_in_force_stay_among_the_choices() -> None:
+    here = (2000 * GIB / 32,)
+    found = tier_choices(
+        MARKET, (TierLimit(replace(HOST, usd_per_gib_month=50.0), 2000 * GIB),), (LONG,), (CURVE,),
+        requests_per_second=RATE, offers=[OFFER], memo=MEMO, now=here,
+    )  # fmt: skip
+    assert here in [one.bytes_per_replica for one in found.choices]
 
 
 def test_the_chosen_size_is_where_a_block_stops_paying_for_its_place() -> None:

@@ -310,3 +310,22 @@ def test_without_books_nobody_is_limited_and_nothing_is_recorded():
         desk.finish(found)
     assert desk.records == []
     assert desk.metric("router_output_tokens_total", workload_class="chat", slo="none") == 150
+
+
+def test_blocks_of_prompts_that_were_served_are_counted_by_how_far_apart_they_are_used():
+    desk = a_desk()
+    prompts = [f"{number} {PROMPT * 8}" for number in range(20)]
+    for prompt in prompts:
+        desk.serve(prompt)
+        desk.serve(prompt, status=503, output=0)
+    desk.picker._meter.gauges([desk.state])
+    seen = desk.metric("router_reuse_seen_tokens_total")
+    assert seen > 0.0
+    assert desk.metric("router_reuse_tokens_total", within="new") > 0.0
+    assert desk.metric("router_reuse_tokens_total", within="16384") == 0.0
+    for prompt in prompts:
+        desk.serve(prompt)
+    desk.picker._meter.gauges([desk.state])
+    assert desk.metric("router_reuse_seen_tokens_total") == pytest.approx(2 * seen, rel=0.05)
+    again = sum(desk.metric("router_reuse_tokens_total", within=str(2**power)) for power in range(14, 33, 2))
+    assert again == pytest.approx(desk.metric("router_reuse_tokens_total", within="new"), rel=0.2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import uvloop
 
 from tidefleet.cluster.clock import Clock
 from tidefleet.controller.calibrating import IntervalTrail, Round
-from tidefleet.controller.config import Prometheus
+from tidefleet.controller.config import Prometheus, Router
 from tidefleet.controller.metrics_page import PAGE_LIMIT, Unusable, read_page
 from tidefleet.controller.prometheus import ask, read_all
 from tidefleet.controller.readings import (
@@ -31,8 +32,10 @@ from tidefleet.controller.readings import (
     Trouble,
     pool_reading,
 )
+from tidefleet.controller.reuse import PERIOD_SECONDS, ask_routers
 from tidefleet.controller.work import EngineWork, WorkLog
 from tidefleet.planning.demand import Cause, Reading, Stale
+from tidefleet.planning.reuse_curve import ReuseCurve
 from tidefleet.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ class Collector(threading.Thread):
         targets: what to read now, by pool; called before each round.
         clock: stamps samples; the period runs on it.
         period_seconds: time between two rounds.
+        router: where routers tell how far apart prompts use the same blocks.
         prometheus: asked instead of the engines when it has a url.
         on_round: called after each round.
     """
@@ -98,6 +102,7 @@ class Collector(threading.Thread):
         period_seconds: float,
         telemetry: Telemetry,
         prometheus: Prometheus | None = None,
+        router: Router | None = None,
         on_round: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(name="collector", daemon=True)
@@ -106,6 +111,10 @@ class Collector(threading.Thread):
         self._period = period_seconds
         self._telemetry = telemetry
         self._prometheus = prometheus if prometheus and prometheus.url else None
+        self._router = router or Router()
+        self._reuse: Mapping[PoolKey, ReuseCurve] = {}
+        self._reuse_read = -math.inf
+        self._reading: asyncio.Task[None] | None = None
         self._on_round = on_round
         self._pools: dict[PoolKey, _PoolState] = {}
         self._lock = threading.Lock()
@@ -158,6 +167,11 @@ class Collector(threading.Thread):
             usable = max(UNREAD_SECONDS, UNREAD_PERIODS * self._period)
             return state.work.take(self._clock.now(), usable_seconds=usable) if state else ()
 
+    def reuse(self, pool: PoolKey) -> ReuseCurve | None:
+        """How far apart the pool's prompts use the same blocks; ``None`` while no router has told enough."""
+        with self._lock:
+            return self._reuse.get(pool)
+
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
         self._halt.set()
@@ -187,7 +201,23 @@ class Collector(threading.Thread):
                 wait = self._period / self._clock.scale - (time.monotonic() - began)
                 await asyncio.to_thread(self._halt.wait, max(0.0, wait))
 
+    async def _read_reuse(self, session: aiohttp.ClientSession) -> None:
+        """The curves as routers tell them now; those before stay while they cannot be read."""
+        try:
+            found = await ask_routers(session, self._router, self._prometheus)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            log.warning("block reuse cannot be read from routers: %s", error or type(error).__name__)
+            self._telemetry.count("empty_answers_total", source="router")
+            return
+        with self._lock:
+            self._reuse = found
+
     async def _round(self, session: aiohttp.ClientSession) -> None:
+        now = time.monotonic()
+        told = bool(self._router.metrics_urls or self._prometheus)
+        if told and now - self._reuse_read >= PERIOD_SECONDS and (self._reading is None or self._reading.done()):
+            self._reuse_read = now
+            self._reading = asyncio.create_task(self._read_reuse(session))  # engines are read meanwhile
         targets = self._targets()
         with self._lock:
             for gone in set(self._pools) - set(targets):

@@ -47,6 +47,15 @@ class Prometheus(_Part):
     """Range over which rates are taken."""
 
 
+class Router(_Part):
+    """Where routers tell how far apart prompts use the same blocks; without it the Prometheus, if any, is asked."""
+
+    metrics_urls: tuple[Annotated[str, Field(pattern="^https?://", max_length=512)], ...] = ()
+    """Metrics pages of routers, e.g. ``http://tidefleet-router:9090/metrics``; empty: not read."""
+    processes: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Router processes that a pool's requests are spread over: each sees so much shorter distances."""
+
+
 class Forecasting(_Part):
     """How demand is looked ahead for; pools with less than a day of history are planned for what is asked now."""
 
@@ -159,6 +168,7 @@ class OperatorConfiguration(_Part):
     leader_election: LeaderElection = LeaderElection()
     metrics: Metrics = Metrics()
     prometheus: Prometheus = Prometheus()
+    router: Router = Router()
     calibration: Calibration = Calibration()
     flipping: Flipping = Flipping()
     gateway_picker: GatewayPicker = GatewayPicker()

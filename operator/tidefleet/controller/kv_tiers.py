@@ -101,6 +101,7 @@ def choices_for(
             evidence=evidence,
             running={one.option: one.desired for one in view.served},
             most_oversubscription=math.inf if most is None else float(most),
+            now=memory.sizes,
         )
         memory.of, memory.at, memory.rate = of, view.now, rate
     return replace(memory.choices, now=memory.sizes)

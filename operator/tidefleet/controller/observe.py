@@ -152,6 +152,7 @@ class Observer:
                 measured=self.collector.measured(pool.key) if self.collector else None,
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
                 price_fault=self.prices.fault,
+                reuse=self.collector.reuse(pool.key) if self.collector else None,
                 groups=self.inventory.serves(LEADER_WORKER_SET),
             )
             try:

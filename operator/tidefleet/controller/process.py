@@ -163,6 +163,7 @@ class OperatorProcess:
             period_seconds=max(self.settings.period_seconds, self.clock.scale),
             telemetry=self.telemetry,
             prometheus=self.settings.prometheus,
+            router=self.settings.router,
             on_round=wake.set,
         )
         self._collector = observer.collector = collector

@@ -21,6 +21,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tidefleet.economics.memory import kv_bytes_per_token
 from tidefleet.economics.serving import Estimate
 from tidefleet.economics.shape import KvTier, TierHit
@@ -53,12 +55,8 @@ from tidefleet.planning.words import brief
 
 GIB = 2.0**30
 
-PARTS: Mapping[int, tuple[float, ...]] = {
-    1: (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0),
-    2: (0.0, 1 / 16, 1 / 4, 1 / 2, 1.0),
-    3: (0.0, 1 / 8, 1 / 2, 1.0),
-}
-"""Sizes that are tried, as parts of the largest, by how many tiers there are: at most 64 choices."""
+PARTS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Sizes that are tried, as parts of the largest: the same for any number of tiers, so that one more costs no more."""
 
 MOST_OPTIONS = 12
 """Options that are tried with tiers: what runs, and those that are cheapest per request without."""
@@ -109,8 +107,7 @@ def tier_choices(
     """
     by_name = {one.accelerator.name: one for one in offers}
     some = _worth_trying(market.candidates, running or {})
-    parts = PARTS[max(1, min(3, len(limits)))]
-    sizes = [[part * one.most_bytes for part in parts] if one.planned else [one.most_bytes] for one in limits]
+    sizes = [[part * one.most_bytes for part in PARTS] if one.planned else [one.most_bytes] for one in limits]
     choices = []
     for chosen in itertools.product(*sizes):
         found: list[Candidate] = []
@@ -128,9 +125,35 @@ def tier_choices(
         if found:
             choices.append(TierChoice(chosen, replace(market, candidates=tuple(found)), hits, ratios))
     source = "; ".join(dict.fromkeys(one.source for one in curves))
-    return TierChoices(
-        tuple(one.tier for one in limits), tuple(one.most_bytes for one in limits), tuple(choices), source, now
-    )
+    kept = tuple(one for one, stays in zip(choices, _undominated(choices, some, now), strict=True) if stays)
+    return TierChoices(tuple(one.tier for one in limits), tuple(one.most_bytes for one in limits), kept, source, now)
+
+
+def _undominated(
+    choices: Sequence[TierChoice], options: Sequence[Candidate], now: tuple[float, ...] | None
+) -> list[bool]:
+    """Whether a choice is worth a thought: no other one serves as much for as little with every option.
+
+    Nor do they need a tier that it does without, so that what a plan costs without a tier stays known. Sizes in force
+    stay.
+    """
+    rate = np.zeros((len(choices), len(options)))
+    usd = np.full((len(choices), len(options)), np.inf)
+    at = {one.option: i for i, one in enumerate(options)}
+    for h, one in enumerate(choices):
+        for each in one.market.candidates:
+            rate[h, at[each.option]], usd[h, at[each.option]] = each.requests_per_second, each.usd_per_hour
+    size = np.array([one.bytes_per_replica for one in choices]).reshape(len(choices), -1)
+    order = np.arange(len(choices))
+    found = []
+    for h, one in enumerate(choices):
+        beats = (
+            (rate >= rate[h]).all(axis=1) & (usd <= usd[h]).all(axis=1) & (size[:, size[h] == 0.0] == 0.0).all(axis=1)
+        )
+        equal = (rate == rate[h]).all(axis=1) & (usd == usd[h]).all(axis=1)
+        smaller = (size.sum(axis=1) < size[h].sum()) | ((size.sum(axis=1) == size[h].sum()) & (order < h))
+        found.append(one.bytes_per_replica == now or not (beats & (~equal | smaller)).any())
+    return found
 
 
 def _worth_trying(candidates: Sequence[Candidate], running: Mapping[Option, int]) -> list[Candidate]:

@@ -9,6 +9,7 @@ from typing import Self
 from prometheus_client import Counter, Histogram
 
 from tidefleet.router.pool_state import Ended, PoolState
+from tidefleet.routing.reuse_distance import DISTANCES
 from tidefleet.telemetry import Telemetry
 
 
@@ -125,6 +126,11 @@ class RouterMeter:
                 telemetry.count("router_kv_event_faults_total", float(count), **labels, fault=fault)
             telemetry.count("router_kv_event_messages_total", float(state.take_messages()), **labels)
             telemetry.count("router_moved_sessions_total", float(state.take_moved()), **labels)
+            bins, seen = state.distances.take()
+            if seen > 0.0:
+                telemetry.count("router_reuse_seen_tokens_total", seen, **labels)
+                for within, tokens in zip((*(f"{one:.0f}" for one in DISTANCES), "new"), bins, strict=True):
+                    telemetry.count("router_reuse_tokens_total", tokens, **labels, within=within)
 
     def forget(self, pool: str) -> None:
         """A pool is gone."""

@@ -410,6 +410,8 @@ class Picker:
             done.recomputed_tokens, done.recomputed_cause = again
             books.settle(flight, usage, done, now)
         state.totals.add(done)
+        if done.ended_well:
+            state.distances.used(ask.keys, ask.block_size, output_tokens=float(usage.output))
         if self._meter is not None:
             self._meter.ended(state.served.key, done)
         if len(state.queue) or len(state.deferred):

@@ -30,6 +30,7 @@ from tidefleet.routing.index import Hits, PrefixIndex
 from tidefleet.routing.placements import Placements
 from tidefleet.routing.queue import Queue
 from tidefleet.routing.rates import SHARED
+from tidefleet.routing.reuse_distance import ReuseDistances
 from tidefleet.routing.rooms import Store
 from tidefleet.routing.sessions import SessionState, SessionStore
 
@@ -181,6 +182,7 @@ class PoolState:
         adapters: names by which requests ask for an adapter instead of the model.
         by_priority: every engine serves requests by the priority that they carry.
         prices: what tokens earn, by class; of classes that say so.
+        distances: how far apart prompts use the same block.
         billings: by class name; the empty name is that of requests that belong to none.
         models: names that requests may ask for.
     """
@@ -204,6 +206,7 @@ class PoolState:
         self.queue: Queue[Request] = Queue(most=limits.queue_requests, most_tokens=limits.queue_tokens)
         self.deferred: Deferred[Request] = Deferred(most=limits.deferred_requests, most_tokens=limits.deferred_tokens)
         self.states = SessionStore(limit_bytes=limits.session_bytes, ttl_seconds=limits.session_seconds)
+        self.distances = ReuseDistances()
         self.block_tokens = DEFAULT_BLOCK_TOKENS
         self.bytes_per_token = FIRST_BYTES_PER_TOKEN
         self.ranks: dict[str, Rank] = {}

@@ -90,6 +90,19 @@ def _rows() -> Iterator[MetricSpec]:
         "home left), restart, cold (at an endpoint that had just started).",
     )
     yield row(
+        "router_reuse_tokens_total",
+        "counter",
+        (*POOL, "within"),
+        "Prompt tokens, scaled up from a sample of blocks, by how many tokens of KV were used since their block was "
+        "used last: within so many (each bound counts those above the one before), or new.",
+    )
+    yield row(
+        "router_reuse_seen_tokens_total",
+        "counter",
+        POOL,
+        "Prompt tokens in whole blocks, those outside the sample too.",
+    )
+    yield row(
         "pool_energy_avoided_joules_total",
         "counter",
         (*POOL, "tier"),
