@@ -109,7 +109,7 @@ def tick(ground: Ground, seconds: float = 0.0) -> None:
     """Let time pass and wait for one pass after it; the engines are not read, which declared demand does not need."""
     seen = ground.op.passes
     ground.clock.tick(seconds)
-    eventually(lambda: ground.op.passes > seen, "another pass", pause=0.003)
+    eventually(lambda: ground.op.passes > seen, "another pass", rest=ground.clock.rest)
 
 
 def pass_by(ground: Ground, seconds: float, *, step: float = 600.0) -> None:
