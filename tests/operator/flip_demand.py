@@ -123,7 +123,7 @@ def lent(ground: Ground, count: int, *, step: float = 300.0) -> None:
     """Let quarters of an hour pass until so many nodes are on loan; flips go through while the clock stands."""
 
     def more() -> bool:
-        moving = len(ground.names) - len(on(ground, "Training")) - len(on(ground, "Serving"))
+        moving = not set(ground.phases()) <= {"Training", "Serving"}
         tick(ground, 0.0 if moving else step)
         return len(on(ground, "Training")) >= count
 
