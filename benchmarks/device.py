@@ -1,13 +1,14 @@
 """What one GPU does with a model's prefill, decode and KV transfers: times, watts and joules to check the cost model.
 
-    python benchmarks/device.py [--models llama-3.1-8b:Bf16,llama-3.1-8b:Fp8,llama-3.3-70b:Fp8] [--seconds 1.0] > FILE
+    python benchmarks/device.py [--models llama-3.1-8b:Bf16,llama-3.3-70b:Fp8,...] [--seconds 1.0] > FILE
     python benchmarks/device_compare.py FILE
 
-Runs where PyTorch sees a CUDA device. Nothing of tidefleet is imported: this file and device_model.py are all that a
-machine needs.
+Runs where PyTorch sees a CUDA device. Nothing of tidefleet is imported: this file, device_model.py and
+device_experts.py are all that a machine needs.
 A model is its shapes with random weights: the same GEMMs, the same attention over a KV cache that is really read, the
 same norms and rotations, fused by torch.compile as engines fuse them. Every step of decode is replayed as a CUDA graph.
-FP8 is per-tensor scaled e4m3 through cuBLASLt; attention and KV are 16 bits; the output head is 16 bits.
+FP8 is per-tensor scaled e4m3 through cuBLASLt; attention and KV are 16 bits; the output head is 16 bits. Tokens go to
+experts as a random router sends them, at 16 bits: few tokens an expert by ``device_experts.py``, many by grouped GEMMs.
 What an engine adds (scheduling, sampling, tokenizing, HTTP) is not in it.
 
 One JSON object a line:
@@ -211,6 +212,24 @@ def prefill_work(model: Model, uncached: int, cached: int) -> tuple[Callable[[],
     return captured(fixed) if uncached <= GRAPHED else fixed, backend.name
 
 
+def check_experts() -> float:
+    """Experts by grouped products against one product an expert: relative error of a layer's output."""
+    torch.manual_seed(2)
+    shape = SHAPES["qwen3-30b-a3b"]
+    model = Model(shape, "Bf16", layers=1)
+    (layer,) = model.layers
+    x = torch.empty(96, shape.hidden, device=DEVICE, dtype=BF16).normal_()
+    weights, chosen = torch.softmax((x @ layer["router"]).float(), -1).topk(shape.experts_per_token, dim=-1)
+    reference = torch.zeros(x.shape, device=DEVICE)
+    for token in range(len(x)):
+        for weight, expert in zip(weights[token] / weights[token].sum(), chosen[token].tolist(), strict=True):
+            gate, up = (x[token] @ layer["up"][expert]).float().chunk(2)
+            reference[token] += (
+                weight * ((torch.nn.functional.silu(gate) * up).to(BF16) @ layer["down"][expert]).float()
+            )
+    return float((model.feed(x, layer).float() - reference).norm() / reference.norm())
+
+
 def check(precision: str) -> float:
     """Prefill of n + 1 tokens against prefill of n and one step of decode, on two layers: relative error of logits."""
     torch.manual_seed(1)
@@ -346,7 +365,7 @@ def measure(name: str, precision: str, meter: Meter, until: float, tell: Callabl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="llama-3.1-8b:Bf16,llama-3.1-8b:Fp8,llama-3.3-70b:Fp8")
+    parser.add_argument("--models", default="llama-3.1-8b:Bf16,llama-3.1-8b:Fp8,llama-3.3-70b:Fp8,qwen3-30b-a3b:Bf16")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each row repeats its work")
     parser.add_argument("--limit", type=float, default=420.0, help="seconds after which no row begins")
     args = parser.parse_args()
@@ -369,6 +388,10 @@ def main() -> None:
         tell("check", weights=precision, logits_relative_error=error)
         if not error < 0.05:
             sys.exit(f"decode and prefill disagree at {precision}: relative error {error}; expected below 0.05")
+    error = check_experts()
+    tell("check", experts=True, layer_relative_error=error)
+    if not error < 0.05:
+        sys.exit(f"experts together and one by one disagree: relative error {error}; expected below 0.05")
     torch.cuda.empty_cache()
     host = torch.empty(8 * GIB, dtype=torch.uint8, pin_memory=True)
     copies(meter, host, tell)

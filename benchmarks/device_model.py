@@ -3,15 +3,22 @@
 from dataclasses import dataclass
 
 import torch
+from device_experts import combined, in_blocks, products, route
 
 DEVICE = "cuda"
 FP8 = torch.float8_e4m3fn
 BF16 = torch.bfloat16
+FEW = 16
+"""Tokens an expert, on average, up to which the kernel for few of them is the faster one."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a dense transformer with grouped-query attention and a gated feed-forward layer."""
+    """Sizes of a transformer with grouped-query attention and gated feed-forward layers.
+
+    With ``experts``, each layer has so many of width ``feed_forward``, and a token passes through
+    ``experts_per_token`` of them.
+    """
 
     layers: int
     hidden: int
@@ -20,12 +27,14 @@ class Shape:
     feed_forward: int
     head_size: int = 128
     vocabulary: int = 128256
+    experts: int = 0
+    experts_per_token: int = 0
 
     @property
     def linear_weights(self) -> int:
         """Weights of all layers, head and embedding left out."""
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
+        return self.layers * (attention + 3 * self.hidden * self.feed_forward * max(1, self.experts))
 
     @property
     def kv_bytes(self) -> int:
@@ -36,6 +45,7 @@ class Shape:
 SHAPES = {
     "llama-3.1-8b": Shape(32, 4096, 32, 8, 14336),
     "llama-3.3-70b": Shape(80, 8192, 64, 8, 28672),
+    "qwen3-30b-a3b": Shape(48, 2048, 32, 4, 768, vocabulary=151936, experts=128, experts_per_token=8),
 }
 
 
@@ -84,23 +94,29 @@ class Model:
     def __init__(self, shape: Shape, precision: str, *, layers: int = 0) -> None:
         self.shape, self.fp8 = shape, precision == "Fp8"
         d, size = shape.hidden, shape.head_size
+        if shape.experts and self.fp8:
+            raise ValueError("experts are measured at Bf16 alone: PyTorch scales grouped FP8 products row by row")
+        feed = self._experts if shape.experts else self._weight
         self.layers = [
             {
                 "qkv": self._weight(d, (shape.heads + 2 * shape.kv_heads) * size),
                 "out": self._weight(shape.heads * size, d),
-                "up": self._weight(d, 2 * shape.feed_forward),
-                "down": self._weight(shape.feed_forward, d),
+                "up": feed(d, 2 * shape.feed_forward),
+                "down": feed(shape.feed_forward, d),
+                "router": self._weight(d, shape.experts) if shape.experts else None,
             }
             for _ in range(layers or shape.layers)
         ]
         self.gain = torch.ones(d, device=DEVICE, dtype=BF16)
         self.head = torch.empty(d, shape.vocabulary, device=DEVICE, dtype=BF16).normal_(std=0.02)
         self.one = torch.ones((), device=DEVICE)
+        self.numbers = torch.arange(shape.experts, device=DEVICE)
         compiled = lambda f: torch.compile(f, dynamic=True)  # noqa: E731
         self.add_norm = compiled(add_norm_fp8 if self.fp8 else add_norm)
         self.gated = compiled(gated_fp8 if self.fp8 else gated)
         self.cast = compiled(to_fp8) if self.fp8 else lambda x: x
         self.rotate = compiled(rotate)
+        self.route, self.in_blocks, self.combined = compiled(route), compiled(in_blocks), compiled(combined)
         self.last = compiled(add_norm)
 
     def _weight(self, rows: int, columns: int) -> torch.Tensor:
@@ -113,6 +129,30 @@ class Model:
             part = turned[at : at + step]
             part.copy_(torch.empty(part.shape, device=DEVICE, dtype=BF16).normal_(std=rows**-0.5))
         return turned.t()
+
+    def _experts(self, rows: int, columns: int) -> torch.Tensor:
+        """As many matrices as there are experts [experts, rows, columns], each lying by columns."""
+        found = torch.empty(self.shape.experts, columns, rows, device=DEVICE, dtype=BF16).normal_(std=rows**-0.5)
+        return found.transpose(1, 2)
+
+    def feed(self, normed, layer):
+        """The feed-forward layer, or the experts that each token is sent to, weighed by the router."""
+        if not self.shape.experts:
+            return self.times(self.gated(self.times(normed, layer["up"])), layer["down"])
+        k, numbers = self.shape.experts_per_token, self.numbers
+        weights, chosen = self.route(normed @ layer["router"], k)
+        if chosen.numel() <= FEW * len(numbers):
+            blocks, count = self.in_blocks(chosen, numbers), chosen.numel()
+            up = products(normed, layer["up"], blocks, count=count, per_row=k)
+            down = products(self.gated(up), layer["down"], blocks, count=count, per_row=1)
+            return self.combined(down, weights)
+        expert, order = chosen.flatten().sort()
+        ends = torch.searchsorted(expert, numbers, right=True).to(torch.int32)
+        up = torch._grouped_mm(normed[order // k], layer["up"], offs=ends)
+        down = torch._grouped_mm(self.gated(up), layer["down"], offs=ends)
+        by_token = torch.empty_like(down)
+        by_token[order] = down
+        return self.combined(by_token, weights)
 
     def times(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """A linear layer."""
@@ -141,7 +181,7 @@ class Model:
             turned = self.rotate(qkv[:, : heads + kv], *angles)
             got = attend(at, turned[:, :heads], turned[:, heads:], qkv[:, heads + kv :])
             x, normed = self.add_norm(x, self.times(self.cast(got), layer["out"]), self.gain)
-            added = self.times(self.gated(self.times(normed, layer["up"])), layer["down"])
+            added = self.feed(normed, layer)
         _, normed = self.last(x[-outputs:], added[-outputs:], self.gain)
         return normed @ self.head
 

@@ -8,8 +8,8 @@ deepseek_overhead_ratio_20min    node-hours that flips of 20 minutes take of tho
 week_freed_ratio                 share of node-hours that the traces' week frees, with lead, reserve and a step of 20 %
 week_overhead_ratio              node-hours that its flips take of those freed
 schedule_seconds                 the schedule of that week, one kind of node (best of five)
-milp_seconds, milp_gap           the same with four kinds of node that share the demand, and how far from its bound
-milp_of_exact                    what the MILP's schedule of one kind is worth, over the exact one's, any loan allowed
+kinds_seconds                    the same with four kinds of node that share the demand, by order of merit
+kinds_of_bound                   what that is worth, over a bound: nodes in parts, no flip, no step, no reserve
 recall_seconds_p99               from a node's recall until it serves again, its trials answered: 24 nodes at once,
                                  the operator on a local control plane, in real time; beside the budget of the operator
 recall_parts_seconds_p99         of which checkpoint and end of the jobs, reclaiming and verifying, start of
@@ -41,7 +41,8 @@ from benchmarks import recall  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from localcluster import LocalClusterError  # noqa: E402
-from tidefleet.flipping import mixed, staircase  # noqa: E402
+from tidefleet.flipping import staircase  # noqa: E402
+from tidefleet.flipping.merit import Carrier, by_merit, order  # noqa: E402
 from tidefleet.flipping.value import FlipTimes, flip_cost  # noqa: E402
 
 Shape = NDArray[np.float64]
@@ -69,7 +70,7 @@ KINDS = (
 )
 """Name, share of the nodes, demand that a node serves, and what training on one of its chips is worth, USD an hour."""
 
-LIMITS = {"schedule_seconds": 1.0, "milp_seconds": 10.0, "recall_seconds_p99": recall.BUDGET_SECONDS}
+LIMITS = {"schedule_seconds": 1.0, "kinds_seconds": 1.0, "recall_seconds_p99": recall.BUDGET_SECONDS}
 TARGETS = {
     "deepseek_freed_ratio": 0.184,
     "deepseek_freed_ratio_lead_15min": 0.176,
@@ -139,47 +140,60 @@ def cost_usd(usd_per_chip_hour: float) -> float:
     return flip_cost(chips=CHIPS, value_usd_per_chip_hour=usd_per_chip_hour, times=TIMES).usd
 
 
-def one_kind(shape: Shape, nodes: int) -> dict[str, Any]:
-    """The exact schedule of a week, and the MILP on the same."""
-    value = 1.2
-    terms = staircase.Terms(
+def terms_of(value: float) -> staircase.Terms:
+    """The terms of nodes whose training is worth so many USD for each chip and hour."""
+    return staircase.Terms(
         usd_per_node_hour=CHIPS * value, flip_usd=cost_usd(value), round_trip_seconds=TIMES.round_trip_seconds
     )
+
+
+def one_kind(shape: Shape, nodes: int) -> dict[str, Any]:
+    """The exact schedule of a week."""
     need = [float(math.ceil(one * nodes)) for one in shape]
-    seconds, made = timed(lambda: staircase.schedule(need, nodes=nodes, terms=terms), times=5)
-    any_length = staircase.schedule(need, nodes=nodes, terms=replace(terms, round_trips=0.0))
-    kind = mixed.Kind("H100", nodes, 1.0, CHIPS * value, flip_usd=cost_usd(value))
-    solved = mixed.schedule([kind], need, rules=mixed.Rules(reserve=1.0), seconds=LIMITS["milp_seconds"])
+    seconds, made = timed(lambda: staircase.schedule(need, nodes=nodes, terms=terms_of(1.2)), times=5)
     return {
         "schedule_seconds": seconds,
         "week_freed_ratio": made.freed_ratio,
         "week_overhead_ratio": made.overhead_ratio,
         "week_flips": made.flips,
         "week_net_usd": made.net_usd,
-        "milp_of_exact": solved.net_usd / any_length.net_usd,
     }
 
 
 def four_kinds(shape: Shape, nodes: int) -> dict[str, Any]:
-    """The MILP of a week with four kinds of node."""
-    kinds = [
-        mixed.Kind(name, round(share * nodes), demand, CHIPS * value, flip_usd=cost_usd(value))
-        for name, share, demand, value in KINDS
+    """The schedule of a week with four kinds of node that share a demand."""
+    largest = max(demand for _, _, demand, _ in KINDS)
+    carriers = [
+        Carrier(name, CHIPS * value, demand, round(share * nodes), lost=largest) for name, share, demand, value in KINDS
     ]
-    capacity = sum(one.nodes * one.demand_per_node for one in kinds)
-    rules = mixed.Rules(
-        reserve=max(one.demand_per_node for one in kinds),
-        shortest_slots=math.ceil(staircase.ROUND_TRIPS * TIMES.round_trip_seconds / 900.0),
-    )
-    demand = [float(one) for one in shape * capacity * 0.98]
-    seconds, made = timed(lambda: mixed.schedule(kinds, demand, rules=rules, seconds=60.0))
+    demand = shape * sum(one.most * one.carries for one in carriers) * 0.98
+
+    def scheduled() -> list[staircase.Staircase]:
+        needed = by_merit(carriers, demand)
+        return [
+            staircase.schedule(row.tolist(), nodes=one.most, terms=replace(terms_of(value), reserve=0))
+            for one, row, (_, _, _, value) in zip(carriers, needed, KINDS, strict=True)
+        ]
+
+    seconds, made = timed(scheduled, times=5)
+    net = sum(one.net_usd for one in made)
     return {
-        "milp_seconds": seconds,
-        "milp_gap": made.gap,
-        "milp_net_usd": made.net_usd,
-        "milp_flips": made.flips,
-        "milp_why": made.why,
+        "kinds_seconds": seconds,
+        "kinds_net_usd": net,
+        "kinds_of_bound": net / bound_usd(carriers, demand),
+        "kinds_flips": sum(one.flips for one in made),
     }
+
+
+def bound_usd(carriers: Sequence[Carrier], demand: Shape) -> float:
+    """What no loans are worth more than: in each slot by itself, nodes in parts and flips free of charge."""
+    left, usd = demand.copy(), 0.0
+    for place in order(carriers):
+        one = carriers[place]
+        serving = np.clip(left / one.carries, 0.0, one.most)
+        left = left - serving * one.carries
+        usd += float((one.most - serving).sum()) * one.usd_per_hour * 24.0 / DAY_SLOTS
+    return usd
 
 
 def measure(shape: Shape, nodes: int) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """Fixtures that every test may use: the local cluster and a fresh namespace."""
 
 import os
+import signal
 
 from hypothesis import settings
 
 pytest_plugins = ["localcluster.pytest_plugin"]
+
+# A run that a script put in the background is deaf to SIGINT, and so would be the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A developer's run looks for new counterexamples each time; CI judges a change by the same examples every time.
 # How long an example takes says how busy the machine is. Fifty a property, for what does not ask for more: with the

@@ -27,7 +27,8 @@ def test_the_benchmark_prints_every_figure_with_its_limit() -> None:
     assert found["deepseek_overhead_ratio_20min"] == pytest.approx(0.057, abs=5e-4)
     assert found["ratios"].keys() == (found["limits"].keys() | found["targets"].keys()) - {"recall_seconds_p99"}
     assert found["recall_why"] == "not asked for"
-    assert {"schedule_seconds", "milp_seconds", "milp_gap", "week_overhead_ratio"} <= found.keys()
+    assert {"schedule_seconds", "kinds_seconds", "week_overhead_ratio"} <= found.keys()
+    assert 0.5 < found["kinds_of_bound"] <= 1.0
 
 
 def test_a_directory_without_traces_and_too_few_nodes_are_told(tmp_path: Path) -> None:

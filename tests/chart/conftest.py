@@ -17,7 +17,7 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
 Render = Callable[..., list[dict[str, Any]]]
 
 
-class UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Refuses a mapping that has a key twice, as an API server does and PyYAML does not."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -27,6 +27,7 @@ from tidefleet.catalogue import accelerator_manifests
 pytestmark = [pytest.mark.cluster, pytest.mark.chart]
 
 ROOT = Path(__file__).resolve().parents[2]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 OURS = [f"{kind}.tidefleet.io" for kind in ("acceleratortypes", "inferencepools", "sites", "workloadclasses")]
 CLUSTER_SCOPED = {
@@ -92,7 +93,7 @@ class Release:
     def manifests(self, which: str = "manifest") -> list[dict[str, Any]]:
         """What Helm says it installed, or its hooks."""
         done = self._helm("get", which, "tidefleet", "-n", self.namespace, "--kubeconfig", self.cluster.kubeconfig)
-        return [one for one in yaml.safe_load_all(done.stdout) if one]
+        return [one for one in yaml.load_all(done.stdout, LOADER) if one]
 
     def live(self) -> dict[str, dict[str, Any]]:
         """The same objects as the API server has them, by path."""
@@ -195,7 +196,7 @@ def test_install_creates_definitions_account_service_and_catalogue(release):
     kinds = {one["kind"] for one in release.live().values()}
     assert kinds >= {"ServiceAccount", "Service", "ConfigMap", "Deployment", "ClusterRole", "Role"}
     written = release.config_map("tidefleet-catalogue")["data"]["acceleratortypes.yaml"]
-    assert tuple(yaml.safe_load_all(written)) == accelerator_manifests()
+    assert tuple(yaml.load_all(written, LOADER)) == accelerator_manifests()
     config = yaml.safe_load(release.config_map("tidefleet-config")["data"]["config.yaml"])
     assert config["leaderElection"]["namespace"] == release.namespace
 
@@ -211,7 +212,7 @@ def test_the_api_server_knows_every_field_that_the_chart_writes(release, helm, c
     done = helm(
         "template", "tidefleet", chart, "--namespace", release.namespace, "--values", "-", stdin=yaml.safe_dump(values)
     )
-    manifests = [one for one in yaml.safe_load_all(done.stdout) if one]
+    manifests = [one for one in yaml.load_all(done.stdout, LOADER) if one]
     assert {"NetworkPolicy", "PrometheusRule", "ServiceMonitor", "Job", "Pod"} <= {one["kind"] for one in manifests}
     for one in manifests:
         release.api.request(

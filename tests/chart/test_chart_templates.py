@@ -16,6 +16,7 @@ from tidefleet.controller.config import OperatorConfiguration, load_configuratio
 pytestmark = pytest.mark.chart
 
 ROOT = Path(__file__).resolve().parents[2]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PROMETHEUS_KINDS = [
     f"--api-versions=monitoring.coreos.com/v1/{k}" for k in ("PrometheusRule", "ServiceMonitor", "PodMonitor")
 ]
@@ -189,7 +190,7 @@ def test_files_are_where_the_configuration_says(render):
 
 def test_catalogue_is_the_shipped_one(render):
     written = one(render(), "ConfigMap", "tidefleet-catalogue")["data"]["acceleratortypes.yaml"]
-    assert tuple(yaml.safe_load_all(written)) == accelerator_manifests()
+    assert tuple(yaml.load_all(written, LOADER)) == accelerator_manifests()
 
 
 def test_an_additional_type_is_added_and_replaces_one_of_its_name(render):
@@ -198,7 +199,7 @@ def test_an_additional_type_is_added_and_replaces_one_of_its_name(render):
     new = {**mine, "metadata": {"name": "my-chip"}}
     objects = render({"catalogue": {"additional": [mine, new]}})
     written = list(
-        yaml.safe_load_all(one(objects, "ConfigMap", "tidefleet-catalogue")["data"]["acceleratortypes.yaml"])
+        yaml.load_all(one(objects, "ConfigMap", "tidefleet-catalogue")["data"]["acceleratortypes.yaml"], LOADER)
     )
     names = [m["metadata"]["name"] for m in written]
     assert sorted(names) == sorted([*shipped, "my-chip"])

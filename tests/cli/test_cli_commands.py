@@ -323,7 +323,9 @@ def test_what_if_plans_once_more_and_tells_what_changes() -> None:
     assert chat["whatIf"]["usdPerHourDifference"] > 0
     code = next(one for one in answers if one["pool"].endswith("/code"))
     assert code["whatIf"]["usdPerHourDifference"] == 0
-    assert "what if demand:chat*2" in run(*asked, "--what-if", "demand:chat*2").stdout
+    told = run(*asked, "--what-if", "demand:chat*2").stdout
+    assert "what if demand:chat*2" in told
+    assert "the choice then changes at" in told
     wrong = run(*asked, "--what-if", "price:h1=2")
     assert wrong.exit_code == 2
     assert "'h1'; expected an AcceleratorType" in wrong.stderr

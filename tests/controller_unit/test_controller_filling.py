@@ -165,3 +165,23 @@ def test_a_pool_that_is_only_watched_holds_the_chips_it_runs_on() -> None:
     other, _ = with_idle([decided(share=alone), watched], sizes)
     assert other.plan is not None
     assert other.plan.nodes[0].idle == 8 - 3 - sum(one.replicas for one in other.plan.chosen)
+
+
+def test_a_pool_that_whole_nodes_lead_is_told_the_prices_at_which_all_pools_together_would_turn() -> None:
+    share = Share(steered={"l40s OnDemand": 0}, steered_because="the whole nodes that all pools stand on cost less so")
+    one = decided(share=share)
+    assert one.plan is not None
+    assert one.plan.break_even == ()
+    (l40s,) = [each for each in one.plan.others if each[0].option.accelerator == "l40s"]
+    (told,) = with_idle([one], {"h100-sxm": 8, "l40s": 4})
+    assert told.plan is not None
+    assert told.plan.others == ()
+    prices = {each.what.split()[0]: each.at for each in told.plan.break_even}
+    nodes = -(-sum(each.replicas for each in l40s) // 4)
+    h100 = one.plan.chosen[0].candidate.price.usd_per_chip_hour
+    arriving = sum(each.replicas for each in l40s)
+    moving = 3.0 * one.problem.start_seconds / 14400.0 * arriving if one.problem is not None else 0.0
+    assert prices["l40s"] == pytest.approx(min(8 * h100 / (4 * nodes + moving), 0.95 * 8 * h100 / (4 * nodes)))
+    (beside,) = with_idle([one], {"h100-sxm": 8, "l40s": 4}, on_paper=True)
+    assert beside.plan is not None
+    assert [each.what for each in beside.plan.break_even] == [each.what for each in told.plan.break_even]

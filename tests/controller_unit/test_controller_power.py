@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,31 @@ def test_a_pool_that_is_watched_or_invalid_draws_what_it_runs_and_is_not_touched
         MEMO,
     )
     assert drawn(unusable, site=site) == pytest.approx(3 * 0.35)
+
+
+def test_starts_wait_for_power_that_training_on_loan_still_draws() -> None:
+    one = moving()
+    each = kilowatts_by_option(one)[ON_H100]
+    site = a_site(drawn(one, site=a_site(1.0)) + 1.0)
+    assert hold_starts([one], [site], {"berlin": 1.0}) == (one,)
+    (held,) = hold_starts([one], [site], {"berlin": 1.0 + 1.5 * each})
+    assert asked(held)[ON_H100] == asked(one)[ON_H100] - 2
+    assert "beside 4 that are being replaced and 2" in held.held
+    assert "kW of training on loan" in held.held
+
+
+def test_what_serving_will_draw_counts_starts_that_wait_and_not_what_is_there_twice_for_a_loan() -> None:
+    one = moving()
+    each = kilowatts_by_option(one)
+    planned = {t.served.option: t.planned for t in one.targets}
+    (held,) = hold_starts([one], [a_site(0.0)])
+    sites = [a_site(1.0)]
+    old = 4 * each[ON_L40S]  # desired, and none of them planned
+    assert watts_by_site(sites, [held], planned=True)["berlin"] / 1000.0 == pytest.approx(
+        old + planned[ON_H100] * each[ON_H100]
+    )
+    name = next(t.served.name for t in one.targets if t.served.option == ON_L40S)
+    twice = replace(held, view=replace(held.view, moving={name: 1}))
+    assert watts_by_site(sites, [twice], planned=True)["berlin"] / 1000.0 == pytest.approx(
+        old - each[ON_L40S] + planned[ON_H100] * each[ON_H100]
+    )

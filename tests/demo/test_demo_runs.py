@@ -14,9 +14,11 @@ import httpx
 import pytest
 
 from demo import __main__ as command
+from demo.show import Show
 from demo.stage import Stage
 from localcluster import LocalClusterError
 from localcluster.api import ApiClient
+from localcluster.controlplane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,11 +79,17 @@ def demo(tmp_path: Path) -> Iterator[list[Demo]]:
 @pytest.mark.cluster
 @pytest.mark.needs_local_pods
 @pytest.mark.timeout(360)
-def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) -> None:
+def test_a_short_day_runs_from_start_to_end_and_is_kept_until_it_is_interrupted(
+    tmp_path: Path, demo: list[Demo]
+) -> None:
     figures = tmp_path / "day.json"
     pictures = ("--json", str(figures), "--svg", str(tmp_path / "day.svg"))
-    demo.append(Demo(tmp_path, "--seconds", "100", *pictures))
-    assert demo[0].process.wait(340) == 0, demo[0].output
+    demo.append(Demo(tmp_path, "--seconds", "64", *pictures, keep="1"))
+    demo[0].wait_for("Everything stays up until Ctrl-C", 300.0)
+    _is_up(demo[0])
+    demo[0].process.send_signal(signal.SIGINT)
+    assert demo[0].process.wait(60) == 130, demo[0].output
+    assert demo[0].left() == []
     day = json.loads(figures.read_text())
     assert [one["pool"] for one in day["pools"]] == ["chat", "code", "reasoning"]
     for pool in day["pools"]:
@@ -102,7 +110,19 @@ def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) ->
     assert "Nodes that train at night" in (tmp_path / "day.html").read_text()
     assert "http" not in (tmp_path / "day.html").read_text().replace("http://www.w3.org/2000/svg", "")
     assert (tmp_path / "day.svg").stat().st_size < 150_000
-    assert demo[0].left() == []
+
+
+def _is_up(demo: Demo) -> None:
+    """Assert that pools and pages of a demo that is kept answer, and that it goes on."""
+    path = Path(next(iter(re.findall(r"export KUBECONFIG=(\S+)", demo.output))))
+    with ApiClient.from_kubeconfig(path) as api:
+        pools = api.get("/apis/tidefleet.io/v1alpha1/inferencepools")["items"]
+    assert {one["metadata"]["name"] for one in pools} == {"chat", "code", "reasoning"}
+    for url in re.findall(r"curl (\S+)", demo.output):
+        assert httpx.get(url, timeout=20.0, trust_env=False).status_code == 200
+    time.sleep(3.0)
+    assert demo.process.poll() is None, demo.output
+    assert len(demo.left()) > 5
 
 
 @pytest.mark.cluster
@@ -116,7 +136,7 @@ def test_a_short_day_runs_from_start_to_end(tmp_path: Path, demo: list[Demo]) ->
 def test_a_signal_at_a_bad_moment_leaves_nothing(
     tmp_path: Path, demo: list[Demo], number: signal.Signals, moment: str
 ) -> None:
-    demo.append(Demo(tmp_path, "--seconds", "100"))
+    demo.append(Demo(tmp_path, "--seconds", "100", "--no-kueue"))
     if moment:
         demo[0].wait_for(moment)
     else:
@@ -129,32 +149,22 @@ def test_a_signal_at_a_bad_moment_leaves_nothing(
     assert demo[0].left() == []
 
 
-@pytest.mark.cluster
-@pytest.mark.needs_local_pods
-@pytest.mark.timeout(240)
-def test_a_demo_that_is_kept_runs_on_until_it_is_interrupted(tmp_path: Path, demo: list[Demo]) -> None:
-    demo.append(Demo(tmp_path, "--seconds", "24", "--no-kueue", keep="1"))
-    demo[0].wait_for("Everything stays up until Ctrl-C", 200.0)
-    path = Path(next(iter(re.findall(r"export KUBECONFIG=(\S+)", demo[0].output))))
-    with ApiClient.from_kubeconfig(path) as api:
-        pools = api.get("/apis/tidefleet.io/v1alpha1/inferencepools")["items"]
-    assert {one["metadata"]["name"] for one in pools} == {"chat", "code", "reasoning"}
-    for url in re.findall(r"curl (\S+)", demo[0].output):
-        assert httpx.get(url, timeout=20.0, trust_env=False).status_code == 200
-    time.sleep(3.0)
-    assert demo[0].process.poll() is None, demo[0].output
-    assert len(demo[0].left()) > 5
-    demo[0].process.send_signal(signal.SIGINT)
-    assert demo[0].process.wait(60) == 130, demo[0].output
-    assert demo[0].left() == []
-
-
 @pytest.fixture
 def _signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in command.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_show_that_is_over_ends_the_cluster_and_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(Stage, "find_programs", lambda _self: "")
+    monkeypatch.setattr(Show, "run", lambda _self: ended.append("the show"))
+    monkeypatch.setattr(ControlPlane, "stop", lambda _self: ended.append("the cluster"))
+    assert command.main(["--no-live"]) == 0
+    assert ended[:2] == ["the show", "the cluster"]
 
 
 @pytest.mark.usefixtures("_signals")

@@ -11,18 +11,12 @@ from tidefleet.economics.investment import (
     NoReturn,
     Residual,
     Return,
-    annuity_present_value,
-    declining_balance,
-    discount_factors,
     internal_rate_of_return,
     internal_rates_of_return,
-    monthly_recovery,
     net_present_value,
     payback_months,
     sign_changes,
-    straight_line,
 )
-from tidefleet.economics.owned import capital_recovery_factor
 
 
 def flows_with_monthly_roots(*rates, scale=1.0):
@@ -42,18 +36,9 @@ def yearly(monthly):
 def test_value_of_equal_payments_is_that_of_an_annuity(rate, months):
     flows = np.full(months + 1, 250.0)
     flows[0] = 0.0
-    assert net_present_value(flows, rate) == pytest.approx(annuity_present_value(250.0, rate, months), rel=1e-12)
-
-
-def test_annuity_tends_to_the_perpetuity():
-    monthly = 1.1 ** (1 / 12) - 1
-    assert annuity_present_value(100.0, 0.1, math.inf) == pytest.approx(100.0 / monthly, rel=1e-12)
-    assert annuity_present_value(100.0, 0.1, 6000) == pytest.approx(100.0 / monthly, rel=1e-12)
-
-
-def test_perpetuity_without_interest_has_no_value():
-    with pytest.raises(ValueError, match="rate_per_year is 0; expected above 0"):
-        annuity_present_value(100.0, 0.0, math.inf)
+    monthly = (1.0 + rate) ** (1 / 12) - 1.0
+    factor = (1.0 - (1.0 + monthly) ** -months) / monthly if monthly else months
+    assert net_present_value(flows, rate) == pytest.approx(250.0 * factor, rel=1e-9)
 
 
 def test_growing_payments_have_the_value_of_a_growing_annuity():
@@ -210,29 +195,9 @@ def test_payback_without_outlay_is_nothing_and_without_return_never():
     assert found[2] == pytest.approx(1.0)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.floats(1.0, 1e6), st.floats(0.0, 1.0), st.floats(0.0, 0.5), st.integers(1, 120))
-def test_recovery_payments_are_worth_what_was_laid_out(capex, left, rate, months):
-    payment = monthly_recovery(capex, capex * left, rate, months)
-    worth = annuity_present_value(payment, rate, months) + capex * left * float(discount_factors(rate, months)[-1])
-    assert worth == pytest.approx(capex, rel=1e-9)
-
-
-def test_recovery_is_the_shared_factor_at_no_interest():
-    assert monthly_recovery(36_000, 0, 0.0, 36) == pytest.approx(36_000 * capital_recovery_factor(0.0, 3.0) / 12)
-
-
 def test_residual_falls_by_its_share_each_year_to_the_floor():
     residual = Residual(0.4, 0.1)
     assert residual.share([0, 12, 24, 120]) == pytest.approx([1.0, 0.6, 0.36, 0.1])
-
-
-@pytest.mark.parametrize("months", [1, 7, 60])
-def test_depreciation_sums_to_the_loss(months):
-    residual = Residual(0.35, 0.05)
-    left = 30_000 * float(residual.share(months))
-    assert straight_line(30_000, left, months).sum() == pytest.approx(30_000 - left)
-    assert declining_balance(30_000, residual, months).sum() == pytest.approx(30_000 - left)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +209,6 @@ def test_depreciation_sums_to_the_loss(months):
         (lambda: internal_rate_of_return([]), "0 entries"),
         (lambda: Residual(1.5).share(1), "loss_per_year is 1.5; expected a number from 0 to 1"),
         (lambda: Residual(0.5).share(-1), "age_months is negative"),
-        (lambda: straight_line(100, 200, 5), "residual_usd is 200; expected a number from 0 to 100"),
     ],
 )
 def test_what_cannot_be_used_is_named(call, words):

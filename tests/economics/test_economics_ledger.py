@@ -1,8 +1,7 @@
-"""Usage settled to the bill, and paid seconds as needed or lost: the parts sum to the whole whatever comes in."""
+"""Paid seconds as needed or lost: the parts sum to the whole whatever comes in."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,6 @@ from tidefleet.economics.ledger import (
     Worked,
     added,
     served,
-    settle,
     speeds_of,
     spread,
     trained,
@@ -47,36 +45,6 @@ def an_estimate(shape: TokenShape, *objectives: Objective) -> Estimate:
 
 
 CHAT = TokenShape(1200.0, 300.0, cached_share=0.4)
-
-
-# --- the bill --------------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.floats(0.0, 1e12), st.lists(st.floats(0.0, 1e9), max_size=20))
-def test_settled_usage_and_idle_are_the_bill(paid: float, used: list[float]) -> None:
-    found = settle(paid, math.fsum(used))
-    assert found.idle_usd >= 0.0
-    assert 0.0 <= found.scale <= 1.0
-    assert math.fsum([*(one * found.scale for one in used), found.idle_usd]) == pytest.approx(paid, rel=1e-9, abs=1e-9)
-
-
-def test_usage_below_the_bill_is_taken_as_it_is() -> None:
-    found = settle(10.0, 4.0)
-    assert (found.scale, found.idle_usd) == (1.0, 6.0)
-
-
-def test_usage_above_the_bill_is_scaled_down_to_it() -> None:
-    found = settle(10.0, 40.0)
-    assert (found.scale, found.idle_usd) == (0.25, 0.0)
-
-
-@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-def test_a_bill_that_is_no_amount_is_refused_by_name(bad: float) -> None:
-    with pytest.raises(ValueError, match="paid_usd"):
-        settle(bad, 1.0)
-    with pytest.raises(ValueError, match="used_usd"):
-        settle(1.0, bad)
 
 
 # --- the speeds ------------------------------------------------------------------------------------------------------

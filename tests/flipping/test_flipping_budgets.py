@@ -122,6 +122,14 @@ def matches(expression: str, moment: datetime) -> bool:
     )
 
 
+def test_a_range_of_one_value_is_that_value_whatever_its_step() -> None:
+    sundays = a_budget(1, schedule="0 12-12/5 * * 0-0/1", durationSeconds=60, timeZone="UTC")
+    noon = datetime(2026, 1, 4, 12, tzinfo=UTC)  # a Sunday
+    assert is_active(sundays, noon.timestamp())
+    assert not is_active(sundays, (noon + timedelta(hours=5)).timestamp())
+    assert not is_active(sundays, (noon + timedelta(days=1)).timestamp())
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     st.tuples(*(cron_field(*bounds) for bounds in FIELDS)), st.integers(0, 525_599), st.sampled_from([60, 600, 7200])

@@ -82,12 +82,15 @@ def test_whatever_ends_the_command_no_process_remains(how: signal.Signals, when:
         start_new_session=True,
     ) as command:
         assert command.stdout is not None
-        if when == "up":
-            assert command.stdout.readline() == f"KUBECONFIG={kubeconfig}\n"
-        else:
-            eventually(lambda: any(temporary.glob("tidefleet-local-*/logs/etcd.log")))
-        command.send_signal(how)
-        command.wait(60)
+        try:
+            if when == "up":
+                assert command.stdout.readline() == f"KUBECONFIG={kubeconfig}\n"
+            else:
+                eventually(lambda: any(temporary.glob("tidefleet-local-*/logs/etcd.log")))
+            command.send_signal(how)
+            command.wait(60)
+        finally:
+            command.kill()
     eventually(lambda: not any(temporary.glob("tidefleet-local-*")))
     eventually(lambda: not [line for line in processes_below(temporary) if "defunct" not in line])
     if how is not signal.SIGKILL:

@@ -109,7 +109,7 @@ def tick(ground: Ground, seconds: float = 0.0) -> None:
     """Let time pass and wait for one pass after it; the engines are not read, which declared demand does not need."""
     seen = ground.op.passes
     ground.clock.tick(seconds)
-    eventually(lambda: ground.op.passes > seen, "another pass", pause=0.003)
+    eventually(lambda: ground.op.passes > seen, "another pass", rest=ground.clock.rest)
 
 
 def pass_by(ground: Ground, seconds: float, *, step: float = 600.0) -> None:
@@ -123,7 +123,7 @@ def lent(ground: Ground, count: int, *, step: float = 300.0) -> None:
     """Let quarters of an hour pass until so many nodes are on loan; flips go through while the clock stands."""
 
     def more() -> bool:
-        moving = len(ground.names) - len(on(ground, "Training")) - len(on(ground, "Serving"))
+        moving = not set(ground.phases()) <= {"Training", "Serving"}
         tick(ground, 0.0 if moving else step)
         return len(on(ground, "Training")) >= count
 

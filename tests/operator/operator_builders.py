@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
@@ -57,6 +58,8 @@ from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.process import OperatorProcess
 
 T = TypeVar("T")
+REST_SECONDS = 0.1
+"""How long to wait at most for news of an operator before it is looked at again."""
 
 __all__ = [
     "DEADLINE",
@@ -230,6 +233,7 @@ class HandClock:
     def __init__(self) -> None:
         self._now = self._begun = time.time()
         self._ticks = self._taken = 0
+        self._waits = self._waits_known = 0
         self._moved = threading.Condition()
 
     def now(self) -> float:
@@ -243,6 +247,8 @@ class HandClock:
     def sleep(self, seconds: float, wake: threading.Event | None = None) -> bool:
         """Wait for a tick that no sleep has taken yet."""
         with self._moved:
+            self._waits += 1
+            self._moved.notify_all()
             while self._ticks == self._taken:
                 self._moved.wait()
             self._taken = self._ticks
@@ -253,7 +259,14 @@ class HandClock:
         with self._moved:
             self._now += seconds
             self._ticks += 1
+            self._waits_known = self._waits
             self._moved.notify_all()
+
+    def rest(self) -> None:
+        """Return when a sleeper begins to wait, or soon."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._waits != self._waits_known, REST_SECONDS)
+            self._waits_known = self._waits
 
 
 class _OnDemand(threading.Event):
@@ -262,9 +275,11 @@ class _OnDemand(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self.asked = threading.Semaphore(0)
+        self.done = threading.Event()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until asked, however long."""
+        self.done.set()
         self.asked.acquire()
         return self.is_set()
 
@@ -295,6 +310,7 @@ class InProcess:
         kubeconfig: str = "",
     ) -> None:
         self.clock, self.place = clock, place
+        self._rest = clock.rest if isinstance(clock, HandClock) else functools.partial(time.sleep, 0.02)
         self.process = OperatorProcess(
             OperatorConfiguration.model_validate(settings),
             clock,
@@ -311,10 +327,10 @@ class InProcess:
         """Start it, and wait for its first pass."""
         self._thread.start()
         if isinstance(self.clock, HandClock):
-            eventually(lambda: self.process._collector or self._is_over(), "a collector", pause=0.002)
+            eventually(lambda: self.process._collector or self._is_over(), "a collector", pause=0.01)
             if self.process._collector is not None:
                 self.process._collector._halt = self._pause
-        eventually(lambda: self.passes or self._is_over(), "a first pass", pause=0.01)
+        eventually(lambda: self.passes or self._is_over(), "a first pass", rest=self._rest)
         return self
 
     def _run(self) -> None:
@@ -359,7 +375,7 @@ class InProcess:
             seen = self.passes
             if isinstance(self.clock, HandClock):
                 self.clock.tick(now)
-            eventually(lambda seen=seen: self.passes > seen or self._is_over(), "another pass", pause=0.005)
+            eventually(lambda seen=seen: self.passes > seen or self._is_over(), "another pass", rest=self._rest)
             seconds -= now
             if seconds <= 0:
                 return
@@ -368,8 +384,10 @@ class InProcess:
         """Have every engine read once, while the clock stands still."""
         collector = self.process._collector
         rounds = collector.rounds
+        self._pause.done.clear()
         self._pause.asked.release()
-        eventually(lambda: collector.rounds > rounds or self._is_over(), "a round of the collector", pause=0.005)
+        rest = functools.partial(self._pause.done.wait, REST_SECONDS)
+        eventually(lambda: collector.rounds > rounds or self._is_over(), "a round of the collector", rest=rest)
 
     def observe(self, seconds: float = 15.0) -> None:
         """Let time pass, and after each step have the engines read and wait for a pass that knows what they said."""

@@ -29,8 +29,18 @@ DEADLINE = 120.0
 """Real seconds after which something has not happened; far beyond what a loaded machine needs."""
 
 
-def eventually(check: Callable[[], T], what: str = "", *, seconds: float = DEADLINE, pause: float = 0.05) -> T:
-    """The first true answer of `check`; an assertion that fails counts as no answer and is shown at the end."""
+def eventually(
+    check: Callable[[], T],
+    what: str = "",
+    *,
+    seconds: float = DEADLINE,
+    pause: float = 0.05,
+    rest: Callable[[], object] | None = None,
+) -> T:
+    """The first true answer of `check`; an assertion that fails counts as no answer and is shown at the end.
+
+    Between two tries it sleeps for `pause` seconds, or does `rest`, which returns when there is news, or soon.
+    """
     deadline = time.monotonic() + seconds
     while True:
         last: AssertionError | None = None
@@ -41,7 +51,7 @@ def eventually(check: Callable[[], T], what: str = "", *, seconds: float = DEADL
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what or last or check}") from last
-        time.sleep(pause)
+        rest() if rest is not None else time.sleep(pause)
 
 
 # --- objects -------------------------------------------------------------------------------------------------------

@@ -126,6 +126,11 @@ def test_planning_offline_agrees_with_the_operator(place, operator_in_process, t
         assert ours["kvTiers"]["tiers"][0]["what"] in told
     for one in (*ours["options"], *theirs["options"]):
         one.pop("ready")
+    # On paper nothing runs; what runs is left only for a price that pays for the move.
+    now, then = ({one["what"]: float(one["at"]) for one in plan.pop("breakEven", ())} for plan in (ours, theirs))
+    chosen = {f"{one['accelerator']} USD per chip-hour" for one in ours["options"]}
+    assert set(now) == set(then)
+    assert all(now[what] > then[what] if what in chosen else now[what] < then[what] for what in now)
     assert theirs == ours
     assert offline["accelerators"] == place.status()["accelerators"]
 

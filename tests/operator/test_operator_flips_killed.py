@@ -47,7 +47,7 @@ class Fast(Ground):
             self.follow()
             return check()
 
-        eventually(followed, what, pause=0.0)
+        eventually(followed, what, pause=0.1)
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flip_demand import BERLIN, QUICK, a_lender, lent, moment, nightly, on, pass_by, start_at
+from flip_demand import BERLIN, QUICK, a_lender, lent, moment, nightly, on, pass_by, start_at, tick
 from flip_faults import Ground
-from operator_builders import INFERENCE_POOL, a_class, eventually
+from operator_builders import FLEET, INFERENCE_POOL, a_class, eventually
 
-from tidefleet.cluster.kinds import CONFIG_MAP
+from tidefleet.cluster.kinds import CONFIG_MAP, SITE
 from tidefleet.controller import process
 
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
@@ -150,3 +150,30 @@ def test_modes_that_only_recommend_tell_what_they_would_do_and_touch_no_node(fli
     assert touched == []
     assert all("tidefleet.io/flip" not in ground.node(index)["metadata"]["annotations"] for index in range(4))
     assert ground.sound()
+
+
+def test_loans_keep_to_the_power_of_a_site_and_a_lower_limit_calls_them_back(flip_ground, place):
+    ground = flip_ground(nodes=4)
+    hall = place.unique("hall")
+    spec = {"nodeSelector": {FLEET: ground.fleet}, "powerLimitWatts": 100_000, "pue": "1.5"}
+    place.create({"kind": "Site", "metadata": {"name": hall}, "spec": spec})
+    place.create(a_lender(ground, flipping=ground.flipping(begin=-1.0, end=12.0)), a_class(rate=1))
+    ground.start(flipping=QUICK)
+    ground.serve(1)
+    lent(ground, 2)
+
+    def watts() -> int:
+        return int((place.get(SITE, hall) or {}).get("status", {}).get("watts", 0))
+
+    tick(ground)
+    both = watts()
+    assert both > 2 * 1.5 * 200  # two lent L40S of 350 W, and what serves
+    place.merge(SITE, hall, {"spec": {"powerLimitWatts": both - 100}})
+    ground.until(lambda: len(on(ground, "Training")) == 1 and len(on(ground, "Serving")) == 3, "one is back", step=20.0)
+    said = [words for index in range(4) for words in ground.events("Recalled", index)]
+    assert any(f"loans at {hall} draw" in words and "what training on it is worth" in words for words in said)
+    pass_by(ground, 2400.0, step=300.0)
+    assert len(on(ground, "Training")) == 1
+    why = [one["why"] for one in place.status()["flipping"]["blocked"]]
+    assert any("on loan it draws" in one and f"kW at {hall} are left" in one for one in why)
+    assert 0 < watts() <= both - 100

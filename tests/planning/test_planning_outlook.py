@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from outlook_builders import HOURS, LOAD, RENT, SPEED, TOKENS, a_book, facts, raw_book
 
-from tidefleet.economics.investment import NoReturn, Return, annuity_present_value, discount_factors
+from tidefleet.economics.investment import NoReturn, Return, discount_factors
 from tidefleet.planning.outlook.book import BadBook, parse_book
 from tidefleet.planning.outlook.break_even import users_to_break_even
 from tidefleet.planning.outlook.outlook import class_margins, outlook, pool_prices, responses
@@ -37,7 +37,9 @@ def test_months_hold_what_the_book_says():
 
 def test_worth_of_a_steady_business_is_an_annuity():
     found = look(24, fixedUsdPerMonth=500)
-    assert found.npv_usd == pytest.approx(annuity_present_value(EARNED_A_MONTH - RENT_A_MONTH - 500, 0.1, 24))
+    monthly = 1.1 ** (1 / 12) - 1.0
+    annuity = (1.0 - (1.0 + monthly) ** -24) / monthly
+    assert found.npv_usd == pytest.approx((EARNED_A_MONTH - RENT_A_MONTH - 500) * annuity)
     assert isinstance(found.irr, NoReturn)
     assert "none is laid out" in found.irr.why
 

@@ -22,11 +22,12 @@ from localcluster.ports import free_ports
 from localcluster.processes import Processes
 from tidefleet.cli.main import app
 from tidefleet.reporting.period import Period
-from tidefleet.reporting.prometheus import ASKED, Access, PrometheusError, add_bill, read_prometheus
+from tidefleet.reporting.prometheus import ASKED, add_bill, read_prometheus
 from tidefleet.reporting.records import read_records
 from tidefleet.reporting.report import Report, report_of
 from tidefleet.reporting.values import By
 from tidefleet.telemetry import METRICS, PREFIX
+from tidefleet.telemetry.asking import Access, PrometheusError
 
 TWO_HOURS = Period(START, START + 7200.0)
 STEP = 30.0
@@ -256,6 +257,8 @@ class Odd(BaseHTTPRequestHandler):
         (200, "application/json", b"{", "cannot be asked"),
         (422, "application/json", b'{"status":"error","error":"too many samples"}', "answered 422: too many samples"),
         (200, "application/json", b'{"status":"success","data":{"result":[{"value":1}]}}', "is no vector"),
+        (200, "application/json", b'{"status":"success","data":7}', "holds no series"),
+        (200, "application/json", b"[" * 100_000, "cannot be asked"),
         (200, "application/json", b'{"status":"success","data":{"result":[]}}', "no tidefleet_pool_cost_usd_total"),
     ],
 )

@@ -264,3 +264,43 @@ def test_a_small_session_stays_where_it_began_on_a_pool_that_serves_little():
         table.first_token(ticket, 10.0 * now + 0.06)
         table.end(ticket, 10.0 * now + 2.6, output_tokens=256)
     assert pick(ask_of(700, session=1), table, held(0, 0, 37, 0), 300.0).address == "10.0.0.2:8000"
+
+
+def test_a_turn_that_comes_before_the_last_one_was_prefilled_goes_behind_it():
+    table = table_of(2)
+    keys = np.arange(1, 1001, dtype=np.uint64)
+    first = table.begin(ask_of(16_000, session=1, keys=keys[:990]), "10.0.0.1:8000", 0.0)
+    found = pick(ask_of(16_100, session=1, keys=keys), table, None, 0.1)
+    assert found.address == "10.0.0.1:8000"
+    assert list(found.terms.cached) == [0.0, 990 * 16.0]
+    assert found.hit_tokens == (0,)
+    table.end(first, 0.2)
+    assert list(pick(ask_of(16_100, session=1, keys=keys), table, None, 0.3).terms.cached) == [0.0, 0.0]
+
+
+def busy_holder(tokens):
+    """The pick of a prompt that would be late at its holder, on a pool of two where much comes."""
+    table = table_of(2)
+    for turn in range(400):
+        now = turn / 2.0
+        ticket = table.begin(ask_of(4000), f"10.0.0.{turn % 2}:8000", now)
+        table.first_token(ticket, now + 0.4)
+        table.end(ticket, now + 0.5, output_tokens=10)
+    table.begin(ask_of(15_500), "10.0.0.0:8000", 200.0)
+    return pick(ask_of(tokens, ttft_objective_seconds=1.5), table, held(tokens // 16, 0), 200.0)
+
+
+def test_a_request_is_served_in_time_elsewhere_unless_that_costs_others_more_than_its_own_wait():
+    short, long = busy_holder(7000), busy_holder(14_000)
+    assert short.terms.total[0] < short.terms.total[1]
+    assert short.address == "10.0.0.1:8000"
+    assert long.terms.wait[1] == 0.0
+    assert long.address == "10.0.0.0:8000"
+
+
+def test_an_endpoint_whose_own_prefill_would_be_too_late_is_not_free():
+    table = table_of(2)
+    table.begin(ask_of(18_000), "10.0.0.0:8000", 0.0)
+    table.begin(ask_of(15_000), "10.0.0.1:8000", 0.0)
+    found = pick(ask_of(9000, ttft_objective_seconds=1.7), table, held(560, 0), 0.0)
+    assert isinstance(found, Refused)

@@ -1,13 +1,10 @@
 """One demand on two accelerator types: who carries it, who trains, and that every second is counted once."""
 
-import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sim_fleet_builders import DAY, a_fleet, a_pool, a_wave, everything
 from simulator_builders import a_session
 
@@ -17,7 +14,7 @@ from tidefleet.simulator.engine.facts import facts_of
 from tidefleet.simulator.fleet.node import State
 from tidefleet.simulator.fleet.rivals import RIVALS
 from tidefleet.simulator.fleet.run import foreseeing, ours, run_fluid
-from tidefleet.simulator.fleet.split import in_order, nodes_by_kind
+from tidefleet.simulator.fleet.split import in_order, nodes_by_merit
 from tidefleet.simulator.load import ScenarioError, load_scenario, parse_scenario
 from tidefleet.simulator.week import run_fleet
 
@@ -39,30 +36,10 @@ def day(request):
     return run_fluid(two_kinds(), a_wave(mean=4.5), seed=1, planner=PLANNERS[request.param])
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.floats(0.0, 11.0), st.integers(0, 1), st.integers(0, 8), st.integers(0, 8))
-def test_no_other_numbers_of_nodes_carry_a_demand_for_less_rent(units, spare, new, old):
-    found = nodes_by_kind([NEW, OLD], units, spare=spare, most={"main": new, "older": old})
-    carried = units + 0.125  # a plan is made for an eighth of a replica at a time
-
-    def carries(counts, demand):
-        lost = spare * max((one for count, one in zip(counts, (1.0, 0.5), strict=True) if count), default=0.0)
-        return counts[0] + 0.5 * counts[1] - lost >= demand - 1e-6
-
-    rents = [
-        40.0 * counts[0] + 16.0 * counts[1]
-        for counts in itertools.product(range(new + 1), range(old + 1))
-        if carries(counts, carried)
-    ]
-    if rents:
-        assert 40.0 * found["main"] + 16.0 * found["older"] <= min(rents) + 1e-6
-        assert carries((found["main"], found["older"]), units)
-    assert found["main"] <= new
-    assert found["older"] <= old
-
-
-def test_what_two_kinds_cannot_carry_takes_them_all_and_the_first_is_filled_first():
-    assert nodes_by_kind([NEW, OLD], 20.0, spare=1, most={"main": 8, "older": 8}) == {"main": 8, "older": 8}
+def test_the_kind_that_is_cheaper_for_what_it_carries_serves_first_and_what_may_fail_is_carried_too():
+    found = nodes_by_merit([NEW, OLD], [0.0, 2.9, 4.0, 20.0], spare=1, most={"main": 8, "older": 8})
+    assert found["older"].tolist() == [0, 7, 8, 8]
+    assert found["main"].tolist() == [0, 0, 1, 8]
     assert in_order([NEW, OLD], 9.2) == {"main": 8, "older": 3}
     assert in_order([NEW, OLD], 0.0) == {"main": 0, "older": 0}
 

@@ -17,6 +17,7 @@ from tidefleet.cli.main import app
 from tidefleet.simulator.load import ScenarioError, load_scenario
 from tidefleet.simulator.measured import MeasuredError, Query, ask, with_shapes
 from tidefleet.simulator.workload import load
+from tidefleet.telemetry.asking import Access
 
 DAY, WEEK = 86_400.0, 604_800.0
 WEDNESDAY = datetime(2026, 3, 4, 13, 7, tzinfo=UTC).timestamp()
@@ -56,7 +57,7 @@ def _until_ready(url, process):
 
 
 def asked(url, text, *, seconds=DAY, until=WEDNESDAY):
-    return ask(Query(url, text, seconds, until))
+    return ask(Query(Access(url), text, seconds, until))
 
 
 def test_the_first_bin_is_that_of_midnight_whenever_it_is_asked(prometheus):
@@ -100,7 +101,7 @@ def test_gaps_lie_on_the_line_between_their_neighbours_and_many_are_told(prometh
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sum(rate(", r"Prometheus refuses it: .*parse error.*; expected a rate in PromQL"),
+        ("sum(rate(", r"answered 400: .*parse error.*; expected a rate in PromQL"),
         ("nothing_there", r"no series; expected at least one, e.g. sum\(rate\(vllm:request_success_total"),
         ("vector(-1)", r"is -1; expected 0 or more"),
         ("vector(0)", r"every rate is 0"),
@@ -127,7 +128,7 @@ def test_nobody_there_and_something_else_there_are_told(prometheus):
     (port,) = free_ports(1)
     with pytest.raises(MeasuredError, match=r"cannot be asked: .*; expected the address of a Prometheus"):
         asked(f"http://127.0.0.1:{port}", "vector(1)")
-    with pytest.raises(MeasuredError, match="answers 404 and no JSON"):
+    with pytest.raises(MeasuredError, match="answered 404: no answer of a Prometheus"):
         asked(f"{prometheus}/elsewhere", "vector(1)")
     with pytest.raises(MeasuredError, match="--range is 0 s"):
         asked(prometheus, "vector(1)", seconds=0.0)

@@ -43,7 +43,8 @@ class Settings:
         apiserver_flags: Further flags of kube-apiserver; a later flag wins over ours.
         unlimited_requests: Switch off request limits, for load tests.
         node_lease_seconds: How long a node's Lease lasts; kwok renews each at a quarter of it.
-        fast: Give up durability that a temporary cluster has no use for (etcd does not wait for the disk).
+        fast: Give up durability that a temporary cluster has no use for (etcd does not wait for the disk), and memory
+            for less CPU.
     """
 
     pod_cidr: str = "127.1.0.1/16"

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import ipaddress
+import os
 import signal
 import ssl
 import tempfile
@@ -26,6 +27,8 @@ from localcluster.toolchain import CONTROL_PLANE
 
 START_TIMEOUT_SECONDS = 120.0
 _SERVER_GRACE_SECONDS = 2.0
+# The servers are small: we let their heaps grow to four times what lives before garbage is collected, for less CPU.
+_SERVER_ENVIRONMENT = {"GOGC": "300"}
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 3
 _PORT_TAKEN = "address already in use"
@@ -75,7 +78,7 @@ class ControlPlane(Cluster):
             apiserver_flags: Further flags of kube-apiserver, e.g. "--feature-gates=...".
             unlimited_requests: Switch off the API server's request limits, for load tests.
             node_lease_seconds: How long a node's Lease lasts; renewed at a quarter of it. More for many nodes.
-            fast: etcd does not wait for the disk.
+            fast: etcd does not wait for the disk, and servers take more memory for less CPU.
             report: Receives lines of progress; they go to stderr if not given.
         """
         super().__init__()
@@ -207,7 +210,10 @@ class ControlPlane(Cluster):
         )
 
     def _start_server(self, server: str) -> None:
-        self._running().start(server, self._command_lines[server], grace_seconds=_SERVER_GRACE_SECONDS, server=True)
+        environment = {**os.environ, **(_SERVER_ENVIRONMENT if self.settings.fast else {})}
+        self._running().start(
+            server, self._command_lines[server], env=environment, grace_seconds=_SERVER_GRACE_SECONDS, server=True
+        )
 
     def _pass_over_addresses_in_use(self) -> None:
         """Have kwok count on from the highest address of a pod; afresh it would hand out the first ones again."""

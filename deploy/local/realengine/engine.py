@@ -54,12 +54,19 @@ class Engine:
 
 
 def start(
-    processes: Processes, name: str, model: Path, *, served_name: str = "tiny", shared_store: Path | None = None
+    processes: Processes,
+    name: str,
+    model: Path,
+    *,
+    served_name: str = "tiny",
+    shared_store: Path | None = None,
+    batched_tokens: int | None = None,
 ) -> Engine:
     """Start an engine; `wait` until it answers (35 to 60 s on two cores).
 
     Args:
         shared_store: directory through which engines hand KV to each other; see ``plugin/prefix_connector.py``.
+        batched_tokens: of a step, at most; vLLM's own choice unless given.
 
     Raises:
         LocalClusterError: vLLM cannot be had.
@@ -75,6 +82,8 @@ def start(
         *("--block-size", str(BLOCK_TOKENS), "--max-model-len", "4096", "--max-num-seqs", "16"),
         *("--kv-events-config", engine.events_config),
     ]
+    if batched_tokens is not None:
+        command += ["--max-num-batched-tokens", str(batched_tokens)]
     if shared_store is not None:
         connector = {
             "kv_connector": "PrefixConnector",

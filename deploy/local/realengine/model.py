@@ -1,4 +1,4 @@
-"""A model that is real enough to serve: two layers of Llama with random weights, bytes as tokens, a chat template."""
+"""A model that is real enough to serve: layers of Llama with random weights, bytes as tokens, a chat template."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ TEMPLATE = (
 )
 
 
-def write_model(directory: Path) -> Path:
-    """Write config, tokenizer and template; weights are made up by the engine (``--load-format dummy``)."""
+def write_model(directory: Path, *, hidden: int = 256, layers: int = 2) -> Path:
+    """Write config, tokenizer and template; weights are made up by the engine (``--load-format dummy``).
+
+    Args:
+        hidden: width, a multiple of 128; layers: how many.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
@@ -31,11 +35,11 @@ def write_model(directory: Path) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 128,
         "head_dim": 64,
         "vocab_size": tokenizer.get_vocab_size(),
         "max_position_embeddings": CONTEXT,

@@ -29,7 +29,7 @@ from tidefleet.controller.filling import node_sizes, steered_shares, with_idle
 from tidefleet.controller.observe import adopted_workloads
 from tidefleet.controller.places import placed, site_limits, tariff_faults
 from tidefleet.controller.sharing import SOLVER_SECONDS, Plans, shares_of
-from tidefleet.controller.status import pool_status
+from tidefleet.controller.status import decimal, pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.economics.tasks import TaskCost, TokenRates
 from tidefleet.planning.calls import calls_between, with_called
@@ -397,8 +397,11 @@ def print_comparison(questions: Sequence[str], before: Sequence[Decision], after
     columns = ("POOL", "NOW", "THEN", "#$/H NOW", "#$/H THEN", "#CHANGE")
     print_table(f"what if {', '.join(questions)}", columns, rows)
     for new in after:
+        name = f"{new.view.pool.namespace}/{new.view.pool.name}"
         if new.plan is None:
-            typer.echo(f"  {new.view.pool.namespace}/{new.view.pool.name}: {new.reason}")
+            typer.echo(f"  {name}: {new.reason}")
+        for one in new.plan.break_even if new.plan is not None else ():
+            typer.echo(f"  {name}: the choice then changes at {one.what} = {decimal(one.at)}")
 
 
 def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:

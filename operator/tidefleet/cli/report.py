@@ -13,10 +13,11 @@ from tidefleet.cli.output import fail, json_text, put
 from tidefleet.cli.report_table import csv_text, print_report
 from tidefleet.reporting.files import RecordsError
 from tidefleet.reporting.period import BadRange, Period, parse_range
-from tidefleet.reporting.prometheus import Access, PrometheusError, add_bill, read_prometheus
+from tidefleet.reporting.prometheus import add_bill, read_prometheus
 from tidefleet.reporting.records import read_records
 from tidefleet.reporting.report import Report, report_of
 from tidefleet.reporting.values import By, Found
+from tidefleet.telemetry.asking import Access, PrometheusError
 
 MOST_ROWS = 10_000
 

@@ -23,6 +23,7 @@ from tidefleet.simulator.checkpoint import CheckpointError
 from tidefleet.simulator.load import ScenarioError, load_scenario, shipped
 from tidefleet.simulator.measured import MeasuredError, Query, ask, with_shapes
 from tidefleet.simulator.run import CannotRun, Report, Request, Spread
+from tidefleet.telemetry.asking import Access, PrometheusError
 
 MOST_SEEDS = 1000
 _TELL_EVERY_SECONDS = 10.0
@@ -126,13 +127,11 @@ def _query(url: str, text: str, span: str, until: datetime | None, token_file: P
         fail(f"--range is {span[:40]!r}; expected a number with m, h, d or w, e.g. 7d", 2)
     seconds = int(found[1]) * {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}[found[2]]
     at = time.time() if until is None else until.replace(tzinfo=UTC).timestamp()
-    token = ""
-    if token_file is not None:
-        try:
-            token = token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            fail(f"--token-file {token_file}: cannot be read: {error}; expected a file with a token", 2)
-    return Query(url, text, seconds, at, token)
+    try:
+        access = Access.with_file(url, token_file, option="--token-file")
+    except PrometheusError as error:
+        fail(str(error), 2)
+    return Query(access, text, seconds, at)
 
 
 def _known() -> list[dict[str, Any]]:

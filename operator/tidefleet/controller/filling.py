@@ -20,6 +20,7 @@ from tidefleet.planning.nodes import Group, idle_nodes, is_worth_a_plan, standin
 from tidefleet.planning.prices import node_chips
 from tidefleet.planning.problem import Chosen
 from tidefleet.planning.solution import chip_group
+from tidefleet.planning.turning import turning_prices
 
 START_SECONDS = 0.3
 """Real time that a pass waits for an answer when a pool is about to start its first replicas: small fleets have one by
@@ -125,6 +126,8 @@ def with_idle(
 ) -> tuple[Decision, ...]:
     """The decisions, with the nodes that their plans stand on and what of these is idle.
 
+    Those that whole nodes lead are told the prices at which other types would win, all pools together.
+
     A pool that is only watched stands where it runs; its plan is told as if it were carried out beside the others.
 
     Args:
@@ -145,5 +148,11 @@ def with_idle(
         if not one.write and not on_paper:
             others = {group: held[group] - mine for group, mine in held_by_watched([one]).items()}
             found = standing({**chosen, one.plan.pool: one.plan.chosen}, nodes, {**held, **others})
-        result.append(replace(one, plan=replace(one.plan, nodes=idle_nodes(one.plan.pool, found))))
+        even = one.plan.break_even
+        if one.plan.others and one.problem is not None:
+            theirs = {each.group: each.held - each.by_pool.get(one.plan.pool, 0) for each in found}
+            turns = turning_prices(one.problem, one.plan.chosen, one.plan.others, nodes=nodes, held={**held, **theirs})
+            even = (*turns, *even)
+        plan = replace(one.plan, nodes=idle_nodes(one.plan.pool, found), break_even=even, others=())
+        result.append(replace(one, plan=plan))
     return tuple(result)

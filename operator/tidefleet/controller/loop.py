@@ -134,9 +134,9 @@ class FleetLoop:
         planning = time.monotonic()
         self.memo.begin_pass()
         decided = [(seen, self._decide(seen, view)) for seen, view in fleet.pools]
-        decided = _with_power(self._within_shared_limits(decided, fleet), fleet)
+        decided = self._with_power(self._within_shared_limits(decided, fleet), fleet)
         acting = time.monotonic()
-        decided = self._flip(decided)
+        decided = self._flip(decided, fleet)
         self.telemetry.observe("plan_duration_seconds", acting - planning, kind="fleet")
         with ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="act") as workers:
             finished = list(workers.map(lambda pair: self._guarded_act(*pair), decided))
@@ -239,13 +239,27 @@ class FleetLoop:
         self.filling.come_out_short()
         return self._decide(seen, before.view)
 
-    def _flip(self, decided: list[tuple[Seen, Decision | Fault]]) -> list[tuple[Seen, Decision | Fault]]:
+    def _with_power(
+        self, decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet
+    ) -> list[tuple[Seen, Decision | Fault]]:
+        """The decisions, with starts put off that a site has no power for yet."""
+        if not fleet.site_limits:
+            return decided
+        decisions = [one for _, one in decided if isinstance(one, Decision)]
+        held = iter(hold_starts(decisions, fleet.site_limits, self._lent_kilowatts(fleet)))
+        return [(seen, next(held) if isinstance(one, Decision) else one) for seen, one in decided]
+
+    def _lent_kilowatts(self, fleet: Fleet) -> dict[str, float]:
+        """What training draws on loan, by site."""
+        return {} if self.flips is None else self.flips.lent_kilowatts(fleet.site_limits)
+
+    def _flip(self, decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet) -> list[tuple[Seen, Decision | Fault]]:
         """Move every flip on by one step; the decisions with what is told of it."""
         if self.flips is None:
             return decided
         decisions = {one.view.pool.key: one for _, one in decided if isinstance(one, Decision)}
         try:
-            told = self.flips.step(decisions, decision_id=self.actor.new_decision_id())
+            told = self.flips.step(decisions, decision_id=self.actor.new_decision_id(), sites=fleet.site_limits)
         except Deposed:
             raise
         except Exception:  # flips must not keep pools from being scaled
@@ -356,13 +370,14 @@ class FleetLoop:
         for seen, faults in fleet.classes:
             verdicts = _class_verdicts(faults)
             self._write_simple(seen, verdicts, keep=("observed", "provenance"), **self._provenance(seen, fleet.now))
-        watts = watts_by_site(fleet.site_limits, decisions)
+        watts, lent = watts_by_site(fleet.site_limits, decisions), self._lent_kilowatts(fleet)
         for seen, faults, nodes in fleet.sites:
             message = f"{nodes} nodes"
             verdicts = _invalid(faults[0].reason, faults[0].message) if faults else _valid(message, nodes)
             extra = {"nodes": nodes}
             if seen.metadata.name in watts:
-                extra["watts"] = int(rounded(watts[seen.metadata.name]))
+                name = seen.metadata.name
+                extra["watts"] = int(rounded(watts[name] + 1000.0 * lent.get(name, 0.0)))
             self._write_simple(seen, verdicts, keep=(), **extra)
 
     def _provenance(self, seen: Seen, now: float) -> dict[str, str]:
@@ -430,14 +445,6 @@ class FleetLoop:
             self.accountant.forget(*key)
             if self.remembrance is not None:
                 self.remembrance.forget(key)
-
-
-def _with_power(decided: list[tuple[Seen, Decision | Fault]], fleet: Fleet) -> list[tuple[Seen, Decision | Fault]]:
-    """The decisions, with starts put off that a site has no power for yet."""
-    if not fleet.site_limits:
-        return decided
-    held = iter(hold_starts([one for _, one in decided if isinstance(one, Decision)], fleet.site_limits))
-    return [(seen, next(held) if isinstance(one, Decision) else one) for seen, one in decided]
 
 
 def _invalid(reason: Reason, message: str) -> tuple[Verdict, ...]:

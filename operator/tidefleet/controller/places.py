@@ -11,7 +11,7 @@ from tidefleet.controller.view import Fault
 from tidefleet.planning.coordination import SiteLimit
 from tidefleet.planning.from_api import chosen_price, tariff_of
 from tidefleet.planning.options import Electricity, Offer
-from tidefleet.planning.pool import HORIZON_SECONDS
+from tidefleet.planning.turning import HORIZON_SECONDS
 
 DEAREST_USD_PER_KILOWATT_HOUR = 5.0
 """Wholesale electricity has cost 5 USD (Texas, February 2021: its legal cap was 9); a price in cents, or for a megawatt
@@ -53,7 +53,13 @@ def standing(
 def site_limits(sites: Iterable[Site], there: Mapping[str, frozenset[str]]) -> tuple[SiteLimit, ...]:
     """The power limits of sites, each with the types that it is sure of (``there``, by name of site)."""
     return tuple(
-        SiteLimit(site.name, site.spec.power_limit_watts / 1000.0, pue_of(site), there[site.name])
+        SiteLimit(
+            site.name,
+            site.spec.power_limit_watts / 1000.0,
+            pue_of(site),
+            there[site.name],
+            dict(site.spec.node_selector),
+        )
         for site in sites
         if site.spec.power_limit_watts is not None
     )

@@ -39,6 +39,10 @@ on one model only (16 runs of Qwen3-Coder-480B, 0.81-0.96 of TDP at any batch)."
 _COMPUTE_EXPONENT = 0.6
 _REFERENCE_BANDWIDTH = 3.35e12 / 700.0  # bytes/s per watt of an H100 SXM
 _REFERENCE_FLOPS = 989e12 / 700.0  # 16-bit FLOP/s per watt of it
+TRAINING_USE = (4096.0, 0.5, 0.45)
+"""(tokens that go through the layers together, share of HBM bandwidth, share of peak FLOP/s) of a chip that trains:
+assumptions; they keep a chip near its TDP."""
+
 TILE = 16
 """Rows of a matrix unit's smallest tile (``mma.m16n8k16``)."""
 
@@ -103,6 +107,13 @@ def chip_watts(accelerator: Accelerator, *, batch: float, memory_use: float, com
         compute_use: share of peak FLOP/s in use, 0..1.
     """
     return _watts(accelerator, memory_use, compute_use * max(batch, float(TILE)) / max(1.0, batch))
+
+
+def training_watts(accelerator: Accelerator) -> float | None:
+    """Mean power of one chip that trains: its TDP where its 16-bit peak is unknown, ``None`` when the TDP is too."""
+    batch, memory, compute = TRAINING_USE
+    found = chip_watts(accelerator, batch=batch, memory_use=memory, compute_use=compute)
+    return accelerator.tdp_watts if found is None else found
 
 
 def replica_watts(

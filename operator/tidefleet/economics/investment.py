@@ -1,4 +1,4 @@
-"""Whether money laid out comes back: net present value, internal rate of return, payback, depreciation.
+"""Whether money laid out comes back: net present value, internal rate of return, payback, what a chip can be sold for.
 
 Cash flows are arrays whose last axis is months: entry m falls at the end of month m, entry 0 today. Money earned is
 positive, money paid negative. Further axes are scenarios. Rates are effective yearly shares: 0.1 is 10 % a year, and a
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tidefleet.economics.lognormal import checked
-from tidefleet.economics.owned import capital_recovery_factor
 
 Floats = NDArray[np.float64]
 
@@ -64,24 +63,6 @@ def net_present_value(cash: ArrayLike, rate_per_year: float) -> Floats:
     """
     flows = _flows(cash)
     return np.asarray(flows @ discount_factors(rate_per_year, flows.shape[-1] - 1), dtype=np.float64)
-
-
-def annuity_present_value(usd_per_month: float, rate_per_year: float, months: float) -> float:
-    """What equal payments at the end of each month are worth today: PMT (1 - (1 + i)^-n)/i, n PMT at i = 0.
-
-    Args:
-        months: ``inf`` for payments without end, PMT/i, which need a rate above 0.
-
-    Raises:
-        ValueError: a number cannot be used.
-    """
-    rate = math.expm1(math.log1p(checked("rate_per_year", rate_per_year, most=10.0, example="0.1")) / 12.0)
-    count = checked("months", months, most=math.inf, example="36")
-    if rate < 1e-15:
-        if count == math.inf:
-            raise ValueError("rate_per_year is 0; expected above 0 for payments without end, e.g. 0.1")
-        return usd_per_month * count
-    return usd_per_month * -math.expm1(-count * math.log1p(rate)) / rate
 
 
 # --- rate of return --------------------------------------------------------------------------------------------------
@@ -251,24 +232,6 @@ def payback_months(cash: ArrayLike, rate_per_year: float = 0.0) -> Floats:
 # --- what bought things are worth ------------------------------------------------------------------------------------
 
 
-def monthly_recovery(capex_usd: float, residual_usd: float, rate_per_year: float, months: float) -> float:
-    """Equal end-of-month payments that pay off what was laid out, less what is left of it.
-
-    (C - R (1 + r)^(-n/12)) CRF/12 with the yearly CRF, and the twelfth paid monthly, so it earns r within the year:
-    i_12 = 12 ((1 + r)^(1/12) - 1) stands for r in the year's share.
-
-    Raises:
-        ValueError: a number cannot be used.
-    """
-    capex = checked("capex_usd", capex_usd, example="30000")
-    residual = checked("residual_usd", residual_usd, most=capex, example="3000")
-    years = checked("months", months, least=1.0, most=MOST_MONTHS, example="36") / 12.0
-    rate = checked("rate_per_year", rate_per_year, most=1.0, example="0.1")
-    invested = capex - residual * math.pow(1.0 + rate, -years)
-    within_year = 1.0 if rate < 1e-12 else 12.0 * math.expm1(math.log1p(rate) / 12.0) / rate
-    return invested * capital_recovery_factor(rate, years) * within_year / 12.0
-
-
 @dataclass(frozen=True, slots=True)
 class Residual:
     """What a chip can be sold for.
@@ -293,26 +256,3 @@ class Residual:
         if not (np.isfinite(ages) & (ages >= 0)).all():
             raise ValueError("age_months is negative or not a number; expected 0 or more, e.g. 12")
         return np.maximum(floor, np.power(1.0 - loss, ages / 12.0))
-
-
-def straight_line(capex_usd: float, residual_usd: float, months: int) -> Floats:
-    """Depreciation of each month, USD, equal amounts: (C - R)/n. They sum to what is lost.
-
-    Raises:
-        ValueError: an amount cannot be used, or the months are not 1 to 600.
-    """
-    capex = checked("capex_usd", capex_usd, example="30000")
-    residual = checked("residual_usd", residual_usd, most=capex, example="3000")
-    count = int(checked("months", months, least=1, most=MOST_MONTHS, example="36"))
-    return np.full(count, (capex - residual) / count)
-
-
-def declining_balance(capex_usd: float, residual: Residual, months: int) -> Floats:
-    """Depreciation of each month, USD, by what the market would pay: the fall of the residual value in that month.
-
-    Raises:
-        ValueError: an amount cannot be used, or the months are not 1 to 600.
-    """
-    capex = checked("capex_usd", capex_usd, example="30000")
-    count = int(checked("months", months, least=1, most=MOST_MONTHS, example="36"))
-    return -np.diff(capex * residual.share(np.arange(count + 1)))

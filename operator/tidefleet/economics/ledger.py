@@ -1,7 +1,4 @@
-"""One bill and its views: usage settled to what was paid, and paid accelerator-seconds as needed or lost by cause.
-
-Two bases of cost stand beside each other. *Usage* is what tokens needed: accelerator-seconds times their price.
-*Allocation* sums to the bill: ``settle`` says what factor usage takes, and what is left as idle.
+"""Paid accelerator-seconds as needed or lost by cause.
 
 Needed, for serving, is what the tokens take at the operating point of the strictest class of the pool:
 
@@ -37,33 +34,6 @@ CAUSES: Mapping[str, str] = {
     UNKNOWN: "no engine told what it did, or how fast it could have done it is not known",
 }
 """Why a paid accelerator-second was not needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What makes usage sum to the bill: dollars on the usage basis times ``scale``, and ``idle_usd`` beside them."""
-
-    scale: float
-    idle_usd: float
-
-
-def settle(paid_usd: float, used_usd: float) -> Settlement:
-    """How usage is settled to a bill. Usage above the bill is scaled down to it; what usage leaves is idle.
-
-    Of one pool, accelerator type and capacity type: idle chips of one type do not make tokens of another dearer.
-
-    Args:
-        paid_usd: the bill; used_usd: the sum of all usage under it.
-
-    Raises:
-        ValueError: a sum is negative or not finite.
-    """
-    for name, value in (("paid_usd", paid_usd), ("used_usd", used_usd)):
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"settle: {name} is {value:g}; expected at least 0 and finite, e.g. 12.5")
-    if used_usd <= paid_usd:
-        return Settlement(1.0, paid_usd - used_usd)
-    return Settlement(paid_usd / used_usd, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

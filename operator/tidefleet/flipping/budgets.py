@@ -12,6 +12,7 @@ budget applies at all times: a limit that cannot be read is kept, never dropped.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -101,6 +102,10 @@ def is_active(budget: Budget, now: float) -> bool:
     return _fires_within(budget.schedule, budget.time_zone or "UTC", budget.duration_seconds, math.floor(now))
 
 
+_RANGE_OF_ONE = re.compile(r"(?<![0-9A-Za-z])([0-9A-Za-z]+)-\1/[0-9]+")
+"""CronSim takes the one value of ``5-5/10`` for the beginning of a range without an end, as in ``5/10``."""
+
+
 @lru_cache(maxsize=4096)
 def _fires_within(schedule: str, zone_name: str, seconds: int, now: int) -> bool:
     """Whether the schedule fires in the ``seconds`` before ``now``, the second it fires in included."""
@@ -111,7 +116,7 @@ def _fires_within(schedule: str, zone_name: str, seconds: int, now: int) -> bool
         # Only an iteration that began before a repeated hour knows that the schedule has fired in it once.
         early = begin - _LONGEST_REPEAT
         changes = early.astimezone(zone).utcoffset() != begin.astimezone(zone).utcoffset()
-        fires = CronSim(schedule, (early if changes else begin).astimezone(zone))
+        fires = CronSim(_RANGE_OF_ONE.sub(r"\1", schedule), (early if changes else begin).astimezone(zone))
         fired = next((one for one in fires if one > begin), None)
     except (CronSimError, KeyError, OSError, ValueError, OverflowError):
         return True

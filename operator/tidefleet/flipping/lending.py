@@ -289,7 +289,7 @@ class Round(Generic[U]):
             why = f"the schedule lends {self.plan.loans} nodes now: {self.plan.why}"
             if missing:
                 why = needs.surge or f"serving needs {needs.nodes} nodes of {self.accelerator}; {at_home} are there"
-            for name, place in _first_back(staying, back, self.recall_order, keep_by_hand=not missing):
+            for name, place in first_back(staying, back, self.recall_order, keep_by_hand=not missing):
                 words = f"{why} ({place})" if place else why
                 self.wishes[name] = Recall(words, surge=bool(needs.surge and missing))
         self._hurry()
@@ -434,7 +434,7 @@ def lend(lender: Lender, until: float, why: str, *, by: str = "", admitted: bool
     return Lend(until=until, why=why, admitted=admitted, pool=lender.pool, queue=lender.queue, by=by)
 
 
-def _first_back(
+def first_back(
     staying: Sequence[U], back: int, recall_order: RecallOrder[U], *, keep_by_hand: bool
 ) -> list[tuple[str, str]]:
     """Names of units that come back so that so many nodes do: those that are not lent yet, then by the given order."""

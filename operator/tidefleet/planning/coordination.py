@@ -48,12 +48,14 @@ class SiteLimit:
         limit_kw: most power of accelerators and facility, in kW.
         pue: facility power over the accelerators'.
         types: accelerator types whose nodes all stand there.
+        selector: labels of the nodes that stand there; empty where only the types are known.
     """
 
     name: str
     limit_kw: float
     pue: float
     types: frozenset[str]
+    selector: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from tidefleet.planning.coordination import SharedLimits, fleet_problem
 from tidefleet.planning.fleet import Infeasible, Limits, SolverFailed
 from tidefleet.planning.fleet import solve as solve_fleet
 from tidefleet.planning.nodes import Chosens, idle_nodes, idle_of, rent_of, standing
-from tidefleet.planning.pool import HORIZON_SECONDS, SAME_COST, SWITCH_FACTOR, SWITCH_SAVING
+from tidefleet.planning.pool import SAME_COST
 from tidefleet.planning.problem import Chosen, PoolPlan, PoolProblem
 from tidefleet.planning.solution import chip_group, solve
 from tidefleet.planning.tiers import frozen
+from tidefleet.planning.turning import HORIZON_SECONDS, SWITCH_FACTOR, SWITCH_SAVING
 from tidefleet.planning.words import brief
 
 Plans = Sequence[tuple[PoolProblem, PoolPlan]]

@@ -36,6 +36,7 @@ from tidefleet.planning.shadow import shadow_prices
 from tidefleet.planning.solution import Solution, bound, solve
 from tidefleet.planning.spill import spill_of
 from tidefleet.planning.tiers import best_choice, frozen, sized
+from tidefleet.planning.turning import HORIZON_SECONDS, SWITCH_FACTOR, SWITCH_SAVING, turning_prices
 from tidefleet.planning.words import brief
 
 __all__ = [
@@ -54,15 +55,6 @@ __all__ = [
 
 SAME_COST = 0.005
 """Below this share a difference in cost is none."""
-
-SWITCH_SAVING = 0.05
-"""Least share of the present cost that a change of accelerators must save before replicas are moved for it."""
-
-SWITCH_FACTOR = 3.0
-"""A change must save so many times what it costs within the horizon: a forecast is not a promise."""
-
-HORIZON_SECONDS = 4 * 3600.0
-"""Time over which a plan is committed to, and a saving counts."""
 
 _TOLD = 6
 """Accelerator types told before other kinds of alternatives: the status holds sixteen lines in all."""
@@ -176,22 +168,10 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
     savings = max(0.0, min((one.solution.cost for one in alone), default=cost) - cost) if len(chosen_types) > 1 else 0.0
     power = sum(one.replicas * one.candidate.electricity_usd_per_hour for one in chosen)
     storage = sum(one.replicas * one.candidate.storage_usd_per_hour for one in chosen)
-    break_even = [
-        BreakEven(
-            f"{one.accelerator} USD per chip-hour",
-            one.usd_per_chip_hour * (one.rent + cost - one.solution.cost) / one.rent,
-        )
-        for one in alone
-        if one.rent > 0 and one.rent + cost > one.solution.cost and one.accelerator not in chosen_types
-    ][:4]
     outsiders = [one for one in alone if one.accelerator not in chosen_types]
-    if problem.steered:  # at which price of one of them the choice of all pools would change is not known
-        break_even = []
-    beside = power + storage
-    if len(chosen_types) == 1 and outsiders and cost > beside and chosen and not committed and not problem.steered:
-        others = min(one.solution.cost for one in outsiders)
-        limit = chosen[0].candidate.price.usd_per_chip_hour * (others - beside) / (cost - beside)
-        break_even.insert(0, BreakEven(f"{chosen[0].option.accelerator} USD per chip-hour", limit))
+    others = tuple(one.chosen for one in outsiders)
+    # One that is led by the whole nodes of all pools is compared where all of them are known.
+    break_even = () if problem.steered else turning_prices(problem, chosen, others)
     capacity = sum(one.replicas * one.candidate.requests_per_second for one in chosen) * PLANNING_UTILISATION
     missed = _missed(problem, replace(solution, cost=cost), per_token)
     outside, outside_even = external_rivals(problem, cost - committed)
@@ -232,6 +212,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         proven=solution.proven,
         kept=kept_for,
         shadow_prices=shadow_prices(problem, solution),
+        others=others if problem.steered else (),
         spill=spill_of(problem, chosen, solution.shortfall, priced_offers(problem)),
     )
 

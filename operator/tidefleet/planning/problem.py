@@ -259,6 +259,8 @@ class PoolPlan:
         shadow_prices: what the limits that bind cost, dearest first.
         spill: what an external API that a class names would take cheaper, or at all.
         nodes: the nodes that it stands on with the other pools' plans, where their size is known.
+        others: replicas of the best plan of each other type alone, cheapest first, while the prices at which they would
+            win are not known yet: those of a plan that is led by the whole nodes of all pools.
         reason: one sentence; the status, the Event, the log and the CLI show it.
         proven: no cheaper plan exists under the limits; False when the search was cut short.
         tiers: how large its KV tiers pay for themselves, where it has any.
@@ -285,6 +287,7 @@ class PoolPlan:
     nodes: tuple[IdleNodes, ...] = ()
     spill: Spilled | None = None
     tiers: TierPlan | None = None
+    others: tuple[tuple[Chosen, ...], ...] = ()
 
     @property
     def replicas(self) -> int:

@@ -10,6 +10,7 @@ from tidefleet.planning.options import Option
 from tidefleet.planning.problem import (
     HOURS_PER_MONTH,
     BreakEven,
+    Chosen,
     PoolProblem,
     RunnerUp,
     per_million,
@@ -17,6 +18,7 @@ from tidefleet.planning.problem import (
 )
 from tidefleet.planning.solution import Solution, solve
 from tidefleet.planning.spill import PricedOffer
+from tidefleet.planning.turning import share_to_win
 from tidefleet.planning.words import brief, rounded_down
 
 
@@ -24,21 +26,13 @@ from tidefleet.planning.words import brief, rounded_down
 class Rival:
     """The best plan of one accelerator type alone.
 
-    ``beside`` is what of its cost is electricity and KV tiers, ``committed`` what is owed beside it in any case, in USD
-    per hour.
+    ``chosen`` are its replicas, ``option`` that of most of them; what is owed in any case is in the solution's cost.
     """
 
     accelerator: str
     option: Option
     solution: Solution
-    usd_per_chip_hour: float
-    beside: float = 0.0
-    committed: float = 0.0
-
-    @property
-    def rent(self) -> float:
-        """The rest of its cost, USD per hour."""
-        return self.solution.cost - self.beside - self.committed
+    chosen: tuple[Chosen, ...]
 
 
 def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: float = 0.0) -> list[Rival]:
@@ -58,11 +52,8 @@ def single_type_rivals(problem: PoolProblem, chosen_types: set[str], committed: 
         solution = solve(problem, of_type)
         solution = replace(solution, cost=solution.cost + committed)
         used = max(zip(solution.counts, of_type, strict=True), key=lambda pair: pair[0])[1]
-        beside = sum(
-            n * (c.electricity_usd_per_hour + c.storage_usd_per_hour)
-            for n, c in zip(solution.counts, of_type, strict=True)
-        )
-        rivals.append(Rival(accelerator, used.option, solution, used.price.usd_per_chip_hour, beside, committed))
+        chosen = tuple(Chosen(c, n) for n, c in zip(solution.counts, of_type, strict=True) if n)
+        rivals.append(Rival(accelerator, used.option, solution, chosen))
     return sorted(rivals, key=lambda one: (one.solution.shortfall, one.solution.cost))
 
 
@@ -96,7 +87,8 @@ def without_price(problem: PoolProblem, cost: float | None) -> tuple[RunnerUp, .
         solution = solve(problem, of_type)  # at 1 USD per chip-hour
         because = "has no price; set AcceleratorType spec.prices"
         if cost is not None and solution.cost > 0 and not solution.shortfall:
-            because = f"has no price; it would win below ${brief(rounded_down(cost / solution.cost))} per chip-hour"
+            usd = rounded_down(share_to_win(problem) * cost / solution.cost)
+            because = f"has no price; it would win below ${brief(usd)} per chip-hour"
         losers.append(RunnerUp(str(of_type[0].option), None, because))
     return tuple(losers)
 

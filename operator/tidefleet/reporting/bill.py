@@ -123,7 +123,7 @@ def settle(found: Found) -> Bill:
 
 
 def _settled(paid: int, used: Sequence[int]) -> Sequence[int]:
-    """What usage comes to under a bill: ``economics.ledger.settle`` in whole numbers, so that no part is lost."""
+    """What usage comes to under a bill: as it is, or scaled down to the bill where it is above; no part is lost."""
     return used if sum(used) <= paid else split(paid, used)
 
 

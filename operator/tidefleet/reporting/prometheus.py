@@ -10,18 +10,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
-
-import httpx
+from dataclasses import fields
 
 from tidefleet.reporting.bill import split
 from tidefleet.reporting.period import Period
 from tidefleet.reporting.values import By, Cell, Figures, Found, Key, Tasks, Unit, pico, row_name, usd
-
-SECONDS = 60.0
-"""Until an answer must be there."""
+from tidefleet.telemetry.asking import Access, Asking, PrometheusError
 
 MOST_STEPS = 10_000
 LEAST_STEP_SECONDS = 60
@@ -57,32 +51,6 @@ Series = dict[tuple[str, ...], float]
 """Values by the labels they were summed by."""
 
 
-class PrometheusError(Exception):
-    """A Prometheus that cannot be asked, or has nothing; the message is for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where a Prometheus is; ``token``: sent as a bearer token, unless it is empty."""
-
-    url: str
-    token: str = ""
-
-    @classmethod
-    def with_file(cls, url: str, token_file: Path | None) -> Access:
-        """With the token that is in a file.
-
-        Raises:
-            PrometheusError: the file cannot be read, or the address is none.
-        """
-        if not url.startswith(("http://", "https://")):
-            raise PrometheusError(f"--prometheus {url}: is no address; expected one like http://prometheus:9090")
-        try:
-            return cls(url.rstrip("/"), token_file.read_text(encoding="utf-8").strip() if token_file else "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PrometheusError(f"--prometheus-token-file {token_file}: cannot be read: {error}") from None
-
-
 def read_prometheus(access: Access, by: By, period: Period) -> Found:
     """What a Prometheus says of a period.
 
@@ -94,8 +62,8 @@ def read_prometheus(access: Access, by: By, period: Period) -> Found:
             f"--by {by}: a Prometheus has no {by}s, since metrics would grow with them; expected usage records, e.g. "
             f"--records usage.jsonl --by {by}, or --by class, pool or accelerator"
         )
-    with _client(access) as client:
-        counters = _Counters(client, access.url, period)
+    with Asking(access) as asking:
+        counters = _Counters(asking, period)
         found = Found(by, period, f"Prometheus at {access.url}", knows_waste=False)
         _bill(counters, found)
         _use(counters, found)
@@ -108,8 +76,8 @@ def add_bill(access: Access, found: Found) -> None:
     Raises:
         PrometheusError: it cannot be asked, or has nothing of that time.
     """
-    with _client(access) as client:
-        counters = _Counters(client, access.url, found.period)
+    with Asking(access) as asking:
+        counters = _Counters(asking, found.period)
         found.paid = {}
         found.counted.pop("duplicate_paid", None)
         _bill(counters, found)
@@ -119,16 +87,11 @@ def add_bill(access: Access, found: Found) -> None:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def _client(access: Access) -> httpx.Client:
-    headers = {"Authorization": f"Bearer {access.token}"} if access.token else {}
-    return httpx.Client(timeout=SECONDS, headers=headers, follow_redirects=True)
-
-
 class _Counters:
     """Asks for sums over a period."""
 
-    def __init__(self, client: httpx.Client, url: str, period: Period) -> None:
-        self._client, self._url, self._period = client, url, period
+    def __init__(self, asking: Asking, period: Period) -> None:
+        self._asking, self._period = asking, period
         self._window = f"[{math.ceil(period.seconds)}s]"
 
     def increase(self, name: str) -> Series:
@@ -145,32 +108,16 @@ class _Counters:
         return {labels: value * step / 3600.0 for labels, value in found.items()}
 
     def _ask(self, query: str, names: tuple[str, ...]) -> Series:
-        try:
-            answer = self._client.post(
-                f"{self._url}/api/v1/query", data={"query": query, "time": f"{self._period.end:.3f}"}
-            )
-            body = answer.json() if "json" in answer.headers.get("content-type", "") else {}
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise PrometheusError(
-                f"--prometheus {self._url}: cannot be asked: {error or type(error).__name__}; expected the address of "
-                "a Prometheus, e.g. http://prometheus:9090"
-            ) from None
-        if answer.status_code != httpx.codes.OK or not isinstance(body, dict) or body.get("status") != "success":
-            words = str(body.get("error", "") if isinstance(body, dict) else "")[:300] or "no answer of a Prometheus"
-            raise PrometheusError(f"--prometheus {self._url}: answered {answer.status_code}: {words}")
-        try:
-            return _series(body, names)
-        except (LookupError, TypeError, ValueError, AttributeError):
-            raise PrometheusError(f"--prometheus {self._url}: its answer is no vector; expected a Prometheus") from None
-
-
-def _series(body: Mapping[str, Any], names: tuple[str, ...]) -> Series:
-    found: Series = {}
-    for one in body["data"]["result"]:
-        value = float(one["value"][1])
-        if math.isfinite(value) and value > 0.0:
-            found[tuple(one["metric"].get(name, "") for name in names)] = value
-    return found
+        found: Series = {}
+        for one in self._asking.series("query", {"query": query, "time": f"{self._period.end:.3f}"}):
+            try:
+                value = float(one["value"][1])
+                labels = tuple(str(one["metric"].get(name, "")) for name in names)
+            except (LookupError, TypeError, ValueError, AttributeError):
+                raise PrometheusError("--prometheus: its answer is no vector; expected a Prometheus") from None
+            if math.isfinite(value) and value > 0.0:
+                found[labels] = value
+        return found
 
 
 # --- the bill --------------------------------------------------------------------------------------------------------

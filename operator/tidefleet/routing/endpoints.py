@@ -8,15 +8,17 @@ requests too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tidefleet.routing.columns import Columns, Floats, Mask
+from tidefleet.routing.coming import Coming, coming_tokens
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
-from tidefleet.routing.learning import LEARNED, from_end, from_first_token
+from tidefleet.routing.learning import from_end, from_first_token, held_share
 from tidefleet.routing.metering import Shares, begin_decode, end_decode
 from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
@@ -31,9 +33,6 @@ STALE_SECONDS = 5.0
 
 MOST_MASKS = 256
 """Subsets and adapters whose rows are remembered."""
-
-_LEAST_HELD = 0.02
-"""Share of requests' tokens that a device holds at least, however much they have in common."""
 
 RATE_SECONDS = 120.0
 """Over which the rate of requests is averaged."""
@@ -121,6 +120,7 @@ class Endpoints(Columns):
         self.sessions = Homes(self.reuse, most=most_sessions, ttl_seconds=session_ttl_seconds)
         self.promises = Promises()
         self.paces = Promises()
+        self._coming = Coming()
         self._rows: list[_Row] = []
         self._at: dict[str, int] = {}
         self._epochs = 0
@@ -159,8 +159,7 @@ class Endpoints(Columns):
 
     def is_same(self, address: str, epoch: int) -> bool:
         """Whether the endpoint of a ticket's address and epoch is still the one there."""
-        at = self._at.get(address)
-        return at is not None and self._rows[at].epoch == epoch
+        return address in self._at and self._rows[self._at[address]].epoch == epoch
 
     @property
     def is_split(self) -> bool:
@@ -299,6 +298,7 @@ class Endpoints(Columns):
         )
         row = self._rows[at]
         ticket = Ticket(ask, address, row.epoch, now, work, due, tpot, held, row.endpoint, streams)
+        self._coming.begin(ticket)
         if not streams:
             begin_decode(row.shares, ticket, now, others=self._others(at, now))
         if ask.session is not None:
@@ -311,10 +311,11 @@ class Endpoints(Columns):
         if at is None or ticket.first_at is not None or ticket.ended:
             return
         ticket.first_at = now
+        self._coming.end(ticket)
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
         begin_decode(self._rows[at].shares, ticket, now, others=self._others(at, now))
-        from_first_token(ticket, now, self.prefill_factor, at, self._rows[at].shares)
+        from_first_token(ticket, now, self.prefill_factor, self.step_factor, at=at, shares=self._rows[at].shares)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -339,6 +340,8 @@ class Endpoints(Columns):
             return
         ticket.ended = True
         at = self._row_of(ticket)
+        if ticket.first_at is None:
+            self._coming.end(ticket)
         if at is None:
             return
         if ticket.first_at is None:
@@ -412,6 +415,8 @@ class Endpoints(Columns):
     def observe(self, address: str, *, running: float, waiting: float, kv_usage: float, now: float) -> None:
         """What an endpoint reports of itself; what is more than ours is counted as other routers' requests.
 
+        Of ours that had a first token and do not run now, others took the place: they wait again, and hold nothing.
+
         Args:
             kv_usage: share of its KV room that running requests hold, 0..1.
         """
@@ -420,13 +425,13 @@ class Endpoints(Columns):
             return
         self.seen_at[at] = now
         self.last_seen = max(self.last_seen, now)
-        self.others_running[at] = max(0.0, running - float(self.running[at]))
-        self.others_waiting[at] = max(0.0, waiting - float(self.pending[at]))
-        seen = self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
         ours, pending = float(self.running[at]), float(self.pending[at])
-        if ours > 0.0 and self.context[at] > 0.0:
-            share = float(seen) / (float(self.context[at]) * ours / (ours + pending))
-            self.held_share[at] += LEARNED * (min(1.0, max(_LEAST_HELD, share)) - float(self.held_share[at]))
+        given_way = max(0.0, ours - running)
+        self.others_running[at] = max(0.0, running - ours)
+        self.others_waiting[at] = max(0.0, waiting - pending - given_way)
+        seen = self.seen_pinned[at] = min(1.0, max(0.0, kv_usage)) * float(self.capacity[at])
+        runs = (ours - given_way) / max(1.0, ours + pending)
+        self.held_share[at] = held_share(float(self.held_share[at]), float(seen), runs * float(self.context[at]))
 
     def _others(self, at: int, now: float) -> float:
         """Requests of other routers that run at the endpoint of a row."""
@@ -434,14 +439,16 @@ class Endpoints(Columns):
 
     def factors(self, address: str) -> tuple[float, float]:
         """Time that prefill and decode steps take over what an endpoint's rates say; 1 and 1 of one that is gone."""
-        at = self._at.get(address)
-        shares = self._rows[at].shares if at is not None else None
+        shares = self._rows[self._at[address]].shares if address in self._at else None
         return (1.0, 1.0) if shares is None else (shares.prefill_factor, shares.factor)
 
     def in_flight(self, address: str) -> int:
         """Our own requests there."""
-        at = self._at[address]
-        return int(self.pending[at] + self.running[at])
+        return int((self.pending + self.running)[self._at[address]])
+
+    def coming(self, ask: Ask, held: Sequence[float]) -> list[tuple[int, float]]:
+        """Rows that are about to hold more of a prompt than now (``held`` tokens by row), and how many tokens of it."""
+        return coming_tokens(self._coming, ask, held, self._at, self.is_same) if self._coming else []
 
     def crowd(self, now: float) -> float:
         """Requests that an endpoint waits for in a second, over its idle share: who comes behind a second of work."""

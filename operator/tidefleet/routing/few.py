@@ -11,7 +11,15 @@ from collections.abc import Sequence
 
 from tidefleet.routing.endpoints import STALE_SECONDS, Endpoints
 from tidefleet.routing.request import Ask
-from tidefleet.routing.terms import CROWD_WEIGHT, DECODE_WEIGHT, LATE_WEIGHT, MOST_CROWD, Hits, further_turns
+from tidefleet.routing.terms import (
+    CROWD_WEIGHT,
+    DECODE_WEIGHT,
+    LATE_WEIGHT,
+    MOST_CROWD,
+    Hits,
+    further_turns,
+    most_cached,
+)
 
 MOST = 24
 """Up to so many endpoints this is faster than arrays are."""
@@ -31,6 +39,7 @@ class Few:
         "evict",
         "fetch",
         "harm",
+        "held",
         "late",
         "load",
         "prefill",
@@ -40,8 +49,9 @@ class Few:
         "wait",
     )
 
-    def __init__(self, addresses: tuple[str, ...], rows: Sequence[tuple[float, ...]]) -> None:
+    def __init__(self, addresses: tuple[str, ...], rows: Sequence[tuple[float, ...]], held: Column) -> None:
         self.addresses = addresses
+        self.held = held
         self.wait: Column
         self.prefill: Column
         self.late: Column
@@ -54,15 +64,16 @@ class Few:
 
     def ttft_at(self, row: int) -> float:
         """Expected seconds to the first token."""
-        return self.wait[row] + self.fetch[row] + self.prefill[row]
+        seconds: float = self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row]
+        return seconds
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds."""
-        return self.cached
+        return self.held
 
     def held_at(self, row: int) -> tuple[int, ...]:
         """Prompt tokens held there, by tier."""
-        return (int(self.cached[row]),)
+        return (int(self.held[row]),)
 
 
 def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few | None:
@@ -74,12 +85,19 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
     if held is None:
         return None
     n, output = float(ask.tokens), ask.output_tokens
+    found = held
+    if coming := table.coming(ask, held):
+        found = held.copy()
+        for at, tokens in coming:
+            found[at] = max(found[at], min(tokens, most_cached(ask)))
     crowding, mean_usd = CROWD_WEIGHT * table.crowd(now), table.mean_usd
     fresh = now - STALE_SECONDS
     objective_ttft, objective_tpot = ask.ttft_objective_seconds, ask.tpot_objective_seconds
     mean_served = sum(table.served.tolist()) / count
     rows = []
-    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(held, table.facts, table.live(), strict=True):
+    for cached, (p1, p2, floor, s0, s1, s2, capacity, price), live in zip(
+        found, table.facts, table.live(), strict=True
+    ):
         (until, _, pending, running, context, resident, evict_one, prefill_factor, step_factor, mean_prefill, seen_at,
          others_waiting, others_running, seen_pinned, served, held_share) = live  # fmt: skip
         uncached = n - cached
@@ -107,8 +125,8 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
         balance = (served + capacity) / (mean_served + capacity) * slope * (further_turns(ask) * output)
         later = DECODE_WEIGHT * load * (prefill + output * slope) + crowd + balance
         late = 0.0
-        if objective_ttft is not None and wait + prefill > objective_ttft:
-            late = (wait + prefill - objective_ttft) * LATE_WEIGHT
+        if objective_ttft is not None and (ttft := wait + prefill + tpot) > objective_ttft:
+            late = (ttft - objective_ttft) * LATE_WEIGHT
         if objective_tpot is not None and tpot > objective_tpot:
             late += (tpot - objective_tpot) * (output * LATE_WEIGHT)
         delay = wait + decode + later + late
@@ -117,7 +135,7 @@ def few_terms(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Few 
             usd = delay * mean_usd + work * price
             total = usd / mean_usd
         rows.append((wait, prefill, decode, later + evict, evict, crowd, balance, late, usd, total, cached, tpot, load))
-    return Few(table.addresses, rows)
+    return Few(table.addresses, rows, held)
 
 
 def _held(ask: Ask, table: Endpoints, hits: Hits | None) -> list[float] | None:
@@ -131,7 +149,5 @@ def _held(ask: Ask, table: Endpoints, hits: Hits | None) -> list[float] | None:
     found: list[int] = blocks[0].take(table.slots).tolist()
     if len(blocks) > 1 and blocks[-1].take(table.slots).tolist() != found:
         return None
-    size, most = ask.block_size, max(0, ask.tokens - 1)
-    if ask.token_exact:
-        most -= most % size
-    return [float(min(one * size, most)) for one in found]
+    size, most = ask.block_size, most_cached(ask)
+    return [min(float(one * size), most) for one in found]

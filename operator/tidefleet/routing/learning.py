@@ -9,6 +9,8 @@ from tidefleet.routing.metering import Shares
 LEARNED = 0.1
 """Weight of one more measured time."""
 WIDEST = 8.0
+LEAST_HELD = 0.02
+"""Share of requests' tokens that a device holds at least, however much they have in common."""
 _LEAST_SECONDS = 0.02
 """Below it a time to the first token says more about the network than about the engine."""
 
@@ -19,13 +21,16 @@ def corrected(factor: float, ratio: float) -> float:
     return min(WIDEST, max(1.0 / WIDEST, factor * float(step**LEARNED)))
 
 
-def from_first_token(ticket: Ticket, now: float, prefill: Floats, at: int, shares: Shares) -> None:
-    """A request's first output came: correct the prefill of row ``at``.
+def from_first_token(ticket: Ticket, now: float, prefill: Floats, steps: Floats, *, at: int, shares: Shares) -> None:
+    """A request's first output came: correct the prefill of row ``at``, whose steps are corrected by ``steps``.
+
+    A prompt's chunk is computed in a step with the batch, so with the first token one of its decode steps is over too.
 
     What is metered is corrected by answers alone of which the first token is seen: one that comes whole tells nothing
     of its prompt, though those who wait for its endpoint wait for all of it.
     """
-    expected, took = ticket.due - ticket.began, now - ticket.began
+    step = ticket.tpot_seconds * float(steps[at])
+    expected, took = ticket.due - ticket.began + step, now - ticket.began
     if expected > _LEAST_SECONDS and took > 0.0:
         prefill[at] = corrected(float(prefill[at]), took / expected)
         if ticket.streams:
@@ -37,3 +42,14 @@ def from_end(ticket: Ticket, now: float, output_tokens: float, step: Floats, at:
     if ticket.first_at is not None and output_tokens > 1.0 and now > ticket.first_at:
         pace = (now - ticket.first_at) / (output_tokens - 1.0)
         step[at] = corrected(float(step[at]), pace / (ticket.tpot_seconds * float(step[at])))
+
+
+def held_share(share: float, seen_tokens: float, running_tokens: float) -> float:
+    """Share of its requests' tokens that a device holds, after one more report.
+
+    Args:
+        seen_tokens: that the requests which run there hold, as reported; running_tokens: their contexts.
+    """
+    if running_tokens <= 0.0:
+        return share
+    return share + LEARNED * (min(1.0, max(LEAST_HELD, seen_tokens / running_tokens)) - share)

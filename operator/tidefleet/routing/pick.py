@@ -17,8 +17,8 @@ from tidefleet.routing.prefill_decode import Split, Splits, split
 from tidefleet.routing.queue import Queue
 from tidefleet.routing.rates import TIERS
 from tidefleet.routing.request import Ask
-from tidefleet.routing.shed import longest_wait, retry_after_seconds
-from tidefleet.routing.terms import Hits, Terms, terms_of
+from tidefleet.routing.shed import longest_wait, longest_waits, retry_after_seconds
+from tidefleet.routing.terms import LATE_WEIGHT, Hits, Terms, terms_of
 
 MOST_FALLBACKS = 3
 TIE_SHARE, TIE_SECONDS = 0.01, 0.001
@@ -194,6 +194,10 @@ def pick(
 ) -> Decision:
     """Decide where a request goes.
 
+    One that would be too late where the total is least goes to an endpoint that has its first token in time, unless
+    that costs more beyond the least total than the longest wait that it may have. What it costs there is mostly time
+    of those who come behind: it would push another one out of its objective in its stead. Then it is served late.
+
     Args:
         endpoints: the table of the request's pool.
         hits: what the prefix index knows of ``ask.keys``; ``None`` = nothing.
@@ -242,13 +246,20 @@ def pick(
         if queue is not None or wait > limit:
             lined = queue is not None and not is_next
             ahead = queue.ahead_seconds(ask.priority, table, int(eligible.sum())) if queue and lined else 0.0
-            held = limit if queue is None else HELD_SHARE * limit
-            if wait > held or ahead > 0.0:
-                free = eligible & (np.asarray(terms.wait) <= held)
+            share = 1.0 if queue is None else HELD_SHARE
+            if wait > share * limit or ahead > 0.0:
+                most = longest_waits(ask.priority, ask.ttft_objective_seconds, terms.prefill, table.promises, now)
+                free = eligible & (np.asarray(terms.wait) <= share * most)
                 if ahead <= 0.0 and free.any():
-                    row, order = _least(table, terms, total, free, free.nonzero()[0].tolist())
+                    soon, after = _least(table, terms, total, free, free.nonzero()[0].tolist())
+                    if total[soon] <= total[row] + limit:
+                        row, order = soon, after
+                    elif queue is not None and wait <= limit:
+                        return Queued(_full(wait), now + limit)
+                    else:
+                        row, order = _least(table, terms, np.asarray(total) - _overdue(ask, terms), eligible, rows)
                 elif queue is not None and wait + ahead <= limit:
-                    return Queued(f"engines are full for {wait:.2f} s", now + limit)
+                    return Queued(_full(wait), now + limit)
                 else:
                     return _shed(ask, wait + ahead, limit)
     chosen = remote.at(row) if remote is not None and remote.total[row] < terms.total[row] else None
@@ -311,6 +322,19 @@ def _least(
     near = [one for one, its in zip(near, load, strict=True) if its == least]
     table.turn += 1
     return near[table.turn % len(near)], order
+
+
+def _overdue(ask: Ask, terms: Terms | Few) -> NDArray[np.float64]:
+    """What a late first token adds to the totals: nothing of it matters once that is accepted."""
+    late: NDArray[np.float64] = np.zeros(len(terms.addresses))
+    if ask.ttft_objective_seconds is not None:
+        ttft = np.asarray(terms.wait) + np.asarray(terms.fetch) + np.asarray(terms.prefill) + np.asarray(terms.tpot)
+        late = LATE_WEIGHT * np.maximum(ttft - ask.ttft_objective_seconds, 0.0)
+    return late
+
+
+def _full(wait: float) -> str:
+    return f"engines are full for {wait:.2f} s"
 
 
 def _keeps(terms: Terms | Few, planned: int, best: int) -> bool:

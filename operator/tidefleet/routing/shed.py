@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 DEFAULT_WAIT_SECONDS = 30.0
 """Longest wait of a request without an objective."""
 
@@ -62,6 +65,18 @@ def longest_wait(
     if objective_seconds is not None:
         own = max(objective_seconds - prefill_seconds, LEAST_SHARE * objective_seconds)
     return min(own, LOWER_SHARE * promises.tightest_above(priority, now))
+
+
+def longest_waits(
+    priority: int, objective_seconds: float | None, prefill_seconds: ArrayLike, promises: Promises, now: float
+) -> NDArray[np.float64]:
+    """The same at endpoints that take different times to prefill it."""
+    prefill = np.asarray(prefill_seconds, float)
+    own = np.full(len(prefill), DEFAULT_WAIT_SECONDS)
+    if objective_seconds is not None:
+        own = np.maximum(objective_seconds - prefill, LEAST_SHARE * objective_seconds)
+    most: NDArray[np.float64] = np.minimum(own, LOWER_SHARE * promises.tightest_above(priority, now))
+    return most
 
 
 def retry_after_seconds(wait_seconds: float, limit_seconds: float) -> int:

@@ -2,10 +2,11 @@
 
 For endpoint e and a request of n tokens, S of which are cached nowhere that is worth fetching from:
 
+    cached     = prompt tokens that the index knows there, or that a prompt on its way there brings (see ``coming``)
     wait(e)    = prefill work in flight, until it is done; or until running requests give back KV room, if later
     fetch(e)   = sum over tiers of min(latency + bytes / bandwidth, time to prefill them again)
     prefill(e) = T_p(S) behind what is cached
-    decode(e)  = weight * O * T_d of the batch that it joins
+    decode(e)  = weight * O * T_d of the batch that it joins; the first token also waits for one such step
     harm(e)    = weight * (running * (prefill + O * extra T_d)) + evicted tokens * P(reuse) * time to get one again
                  (nothing for one that a turn's end has left to the tier below, see ``resident``) + crowd + balance
     crowd(e)   = requests that come before its work there is done, each of which waits that work longer
@@ -72,7 +73,7 @@ class Terms:
         evict, crowd, balance: parts of harm.
         late: seconds beyond the objectives.
         usd: the price of all of them; ``total`` the same in seconds of the pool's mean price.
-        held: prompt tokens held in each tier and no faster one, shape (tiers, endpoints).
+        held: prompt tokens that the index knows in each tier and no faster one, shape (tiers, endpoints).
         cached: prompt tokens that are not prefilled.
         tpot: seconds per token of the batch that the request joins.
         load: requests there.
@@ -98,11 +99,11 @@ class Terms:
     @property
     def ttft(self) -> Floats:
         """Expected seconds to the first token."""
-        return self.wait + self.fetch + self.prefill
+        return self.wait + self.fetch + self.prefill + self.tpot
 
     def ttft_at(self, row: int) -> float:
         """The same at one endpoint."""
-        return float(self.wait[row] + self.fetch[row] + self.prefill[row])
+        return float(self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row])
 
     def held_anywhere(self) -> Sequence[float]:
         """Prompt tokens that each endpoint holds, in whatever tier."""
@@ -114,35 +115,43 @@ class Terms:
         return tuple(int(one) for one in self.held[:, row])
 
 
+def most_cached(ask: Ask) -> float:
+    """Prompt tokens that a cache spares at most: an engine computes the last one in any case, with its whole block."""
+    most = max(0, ask.tokens - 1)
+    return float(most - most % ask.block_size if ask.token_exact else most)
+
+
 def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     """Leading prompt tokens that each endpoint holds by tier, shape (tiers, endpoints), each tier with the faster ones.
 
-    At most n - 1, in whole blocks where those are known: an engine computes the last token of a prompt in any case.
+    At most ``most_cached``.
     """
     if hits is None or hits.blocks.shape[1] == 0:
         return np.zeros((1, len(table)))
-    blocks, most = hits.blocks, max(0, ask.tokens - 1)
-    if ask.token_exact:
-        most -= most % ask.block_size
+    blocks, most = hits.blocks, most_cached(ask)
     first, last = table.slot_range
     if first >= 0 and last < blocks.shape[1]:
         taken: Floats = blocks[:, table.slots].astype(np.float64) * ask.block_size
-        return np.minimum(taken, float(most))
+        return np.minimum(taken, most)
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
     if not known.all():
         found = np.where(known, found, 0.0)
-    return np.minimum(found, float(most))
+    return np.minimum(found, most)
 
 
 def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms:
     """The terms of a request at every endpoint of a pool, whether it may be picked or not."""
     n, output = float(ask.tokens), ask.output_tokens
-    held = held_tokens(ask, table, hits)
-    cached: Floats = held[0]
+    held = found = held_tokens(ask, table, hits)
+    if coming := table.coming(ask, held[0].tolist()):
+        found = held.copy()
+        for at, tokens in coming:
+            found[:, at] = np.maximum(found[:, at], min(tokens, most_cached(ask)))
+    cached: Floats = found[0]
     fetch: Floats = np.zeros(len(cached))
     if len(held) > 1 and (held[-1] != held[0]).any():
-        cached, fetch = _fetched(held, table)
+        cached, fetch = _fetched(found, table)
         tiers = held.copy()
         tiers[1:] -= held[:-1]
         held = tiers
@@ -178,7 +187,7 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     slower = (DECODE_WEIGHT * running) * (prefill + output * slope)
     takes = fetch + prefill
     work = takes + evict
-    ttft = wait + takes
+    ttft = wait + takes + tpot
     crowd = np.minimum((wait + 0.5 * takes) * (CROWD_WEIGHT * table.crowd(now)), MOST_CROWD)
     crowd *= work
     balance = table.load_shares() * slope

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from tidefleet.simulator.scenario import BIN_SECONDS, Scenario
+from tidefleet.telemetry.asking import Access, Asking, PrometheusError, RefusedError
 
 DAY_SECONDS, WEEK_SECONDS = 86_400.0, 604_800.0
 LONGEST_SECONDS = 28 * DAY_SECONDS
@@ -25,8 +25,6 @@ MONDAY = 345_600.0
 """Unix seconds of the first Monday, 00:00 UTC."""
 MOST_GAPS = 0.1
 """Share of the bins that may have no sample; they lie on the line between their neighbours."""
-ANSWER_SECONDS = 60.0
-MOST_BYTES = 64 << 20
 
 
 class MeasuredError(ValueError):
@@ -35,13 +33,12 @@ class MeasuredError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked: ``text`` in PromQL over ``seconds`` (whole bins) until ``until`` (Unix seconds), at a base URL."""
+    """What is asked: ``text`` in PromQL over ``seconds`` (whole bins) until ``until`` (Unix seconds)."""
 
-    url: str
+    access: Access
     text: str
     seconds: float
     until: float
-    token: str = ""
 
 
 def ask(query: Query) -> Mapping[str, NDArray[np.float64]]:
@@ -104,32 +101,14 @@ def _shape(name: str, values: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _matrix(query: Query, begin: float, end: float) -> list[dict[str, Any]]:
-    url = f"{query.url.rstrip('/')}/api/v1/query_range"
     asked = {"query": query.text, "start": f"{begin:.0f}", "end": f"{end:.0f}", "step": f"{BIN_SECONDS:.0f}"}
-    headers = {"Authorization": f"Bearer {query.token}"} if query.token else {}
     try:
-        answer = httpx.post(url, data=asked, headers=headers, timeout=ANSWER_SECONDS)
-        if len(answer.content) > MOST_BYTES:
-            raise httpx.DecodingError(f"the answer is longer than {MOST_BYTES >> 20} MiB")
-        body = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise MeasuredError(
-            f"--prometheus {query.url}: cannot be asked: {str(error) or type(error).__name__}; expected the "
-            "address of a Prometheus, e.g. http://localhost:9090"
-        ) from None
-    except ValueError:
-        raise MeasuredError(
-            f"--prometheus {query.url}: answers {answer.status_code} and no JSON; expected a Prometheus, e.g. "
-            "http://localhost:9090"
-        ) from None
-    if not isinstance(body, dict) or body.get("status") != "success":
-        why = str(body.get("error", answer.status_code) if isinstance(body, dict) else answer.status_code)
-        raise MeasuredError(f"--query {query.text}: Prometheus refuses it: {why[:300]}; expected a rate in PromQL")
-    data = body.get("data")
-    found = data.get("result") if isinstance(data, dict) else None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise MeasuredError(f"--query {query.text}: the answer holds no series; expected a matrix")
-    return found
+        with Asking(query.access) as asking:
+            return asking.series("query_range", asked)
+    except RefusedError as error:
+        raise MeasuredError(f"--query {query.text}: {error}; expected a rate in PromQL") from None
+    except PrometheusError as error:
+        raise MeasuredError(str(error)) from None
 
 
 def _by_label(series: Sequence[Mapping[str, Any]], query: Query) -> dict[str, Sequence[Any]]:

@@ -103,7 +103,11 @@ class Telemetry:
 
     def value(self, name: str, **labels: str) -> float | None:
         """The current value of a series by its name with prefix, ``None`` when it does not exist."""
-        return self.registry.get_sample_value(name, labels)
+        for metric in self.registry.restricted_registry([name]).collect():
+            for sample in metric.samples:
+                if sample.name == name and sample.labels == labels:
+                    return sample.value
+        return None
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """The metrics page and its content type: OpenMetrics, with exemplars, for a reader that accepts it."""

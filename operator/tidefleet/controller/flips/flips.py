@@ -24,9 +24,10 @@ from tidefleet.controller.flips.dress import DUTY_TAINT, FLIP_TAINT
 from tidefleet.controller.flips.holders import Devices, disagreement, fresh_holders
 from tidefleet.controller.flips.lateness import Lateness
 from tidefleet.controller.flips.lenders import Pause, Standing, standing
-from tidefleet.controller.flips.requests import VALID_SECONDS, BadRequest, read_request
+from tidefleet.controller.flips.requests import answer_to, read_request
 from tidefleet.controller.flips.rounds import Hands, Moved, newest_epoch, own_journal, stepped
 from tidefleet.controller.flips.seeing import Requests, Sight, canary_of, observe, ready_at_home, terms_of
+from tidefleet.controller.flips.sites import held_to_power, lent_kilowatts
 from tidefleet.controller.flips.sweep import Stray, Sweep, stray_nodes
 from tidefleet.controller.flips.telling import Teller, Told
 from tidefleet.controller.flips.units import ServingPod, Unit, serving_pods, units_of
@@ -38,6 +39,9 @@ from tidefleet.flipping.lending import Ask, FlipRequest, LendingMemory, Round
 from tidefleet.flipping.machine import wanted
 from tidefleet.flipping.observation import Canary, Observation, Terms
 from tidefleet.flipping.phase import Phase
+from tidefleet.flipping.staircase import lead_slots
+from tidefleet.planning.coordination import SiteLimit
+from tidefleet.planning.slots import SLOT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +207,17 @@ class Flips:
 
     # --- after pools decided -----------------------------------------------------------------------------------------
 
-    def step(self, decisions: Mapping[PoolKey, Decision], *, decision_id: str) -> dict[PoolKey, Told]:
+    def lent_kilowatts(self, sites: Sequence[SiteLimit]) -> dict[str, float]:
+        """What training may draw on loan now, by site, with PUE."""
+        return {} if self._seen is None else lent_kilowatts(sites, self._seen.units, self._seen.kinds)
+
+    def step(
+        self, decisions: Mapping[PoolKey, Decision], *, decision_id: str, sites: Sequence[SiteLimit] = ()
+    ) -> dict[PoolKey, Told]:
         """Move every flip on by one step.
+
+        Args:
+            sites: limits of power that loans keep to.
 
         Returns:
             What is to be told of each pool that lends or has lent.
@@ -237,6 +250,17 @@ class Flips:
         sight = self._sight(seen)
         observed = {unit.name: observe(unit, sight) for unit in seen.units}
         types = self._types(seen, observed, standings, decisions)
+        if sites:
+            types = held_to_power(
+                types,
+                sites,
+                seen.units,
+                views=seen.views,
+                kinds=seen.kinds,
+                decisions=decisions.values(),
+                recall_order=recall_order(self.borrowers.training, seen.now),
+                lead_slots=lead_slots(self.settings.flipping.recall_seconds, SLOT_SECONDS),
+            )
         wishes = {name: wish for one in types.values() for name, wish in one.decision.wishes.items()}
         moved = stepped(seen.units, observed, wishes, seen.now)
         openings = {name: one.open.next_opening for name, one in standings.items()}
@@ -467,29 +491,6 @@ class Flips:
         self._health.forget_all_but(node.name for unit in seen.units for node in unit.nodes)
         warming = [unit for unit in seen.units if unit.journal.phase is Phase.WARMING]
         self.canaries.forget_all_but(set(seen.serving) if warming else set())
-
-
-def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: float) -> tuple[str, bool]:
-    """What became of a request, and whether it was refused; an empty text while it is still open."""
-    if isinstance(request, BadRequest):
-        return request.why, True
-    before, after = one.unit.journal.phase, one.step.journal.phase
-    if request.to is Ask.RELEASE:
-        if before is not Phase.QUARANTINED:
-            return f"it is not quarantined but in phase {before}; there is nothing to release", True
-        return (f"released by {request.by}", False) if after is not before else ("", False)
-    if request.to is Ask.TRAINING:
-        if after.is_outbound or after.is_lent:
-            return f"goes to training, as {request.by} asked", False
-        if after is not Phase.SERVING:
-            return f"it is in phase {after}; only a unit that serves can be lent", True
-        return (f"not lent, as {request.by} asked: {blocked}", True) if blocked else ("", False)
-    if after is Phase.SERVING or after.is_homebound:
-        return f"serves, or is on its way, as {request.by} asked", False
-    if after is Phase.QUARANTINED:
-        return "it is quarantined; release it first", True
-    late = now - request.at > VALID_SECONDS
-    return ("the request has grown too old", True) if late else ("", False)
 
 
 def _is_marked(node: Node) -> bool:

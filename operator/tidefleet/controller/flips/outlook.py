@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from tidefleet.controller.flips.units import Unit
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.flipping.budgets import allowance
 from tidefleet.flipping.lending import HISTORY_DAYS, LoanPlan, Needs, TypeDecision, ends_of, flights
+from tidefleet.flipping.merit import NEARLY, Carrier, by_merit, order
 from tidefleet.flipping.phase import Phase
 from tidefleet.flipping.required import nodes_for
 from tidefleet.flipping.staircase import STEP_SHARE, Terms, lead_slots, schedule
@@ -28,7 +29,7 @@ from tidefleet.flipping.value import FlipTimes, Worth, flip_cost, loan_quantile
 from tidefleet.flipping.windows import next_opening, open_slots, open_window
 from tidefleet.planning.demand import Known
 from tidefleet.planning.forecast import Forecast, forecast
-from tidefleet.planning.options import PLANNING_UTILISATION
+from tidefleet.planning.options import PLANNING_UTILISATION, Candidate, Option
 from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, slot_of
 
 USUAL_QUANTILE = 0.95
@@ -291,7 +292,7 @@ class Outlooks:
         total = sum(one.size for one in units if not one.missing)
         per_node = _chips_per_node(kind, units)
         lender = next((pools[key].pool for key in standings if key in pools), None)
-        value = _value(lender)
+        value = value_of(lender)
         limits = settings.flipping
         quantile = None
         if value is not None:
@@ -361,22 +362,20 @@ class Outlooks:
         if decision is None or decision.plan is None or decision.market is None:
             count = sum(nodes_for(one.desired, one.option.tensor_parallel, per_node) for one in running)
             return np.full(slots, count, dtype=np.int64)
-        carried = {one.option: one.requests_per_second * PLANNING_UTILISATION for one in decision.market.candidates}
-        planned = [(one.served.option, one.planned) for one in decision.targets if one.planned]
-        whole = sum(carried.get(option, 0.0) * count for option, count in planned)
+        planned = {one.served.option: one.planned for one in decision.targets if one.planned}
         rates = self._rates(key, decision, memory, quantile=quantile, now=now, slots=slots)
-        found = np.zeros(slots, dtype=np.int64)
-        for option, count in planned:
+        bounds, found = view.pool.spec.replicas, np.zeros(slots, dtype=np.int64)
+        needed = {}
+        if rates is not None:
+            needed = replicas_ahead(planned, decision.market.candidates, rates, spare=bounds.spare, least=bounds.min)
+        for option, count in planned.items():
             if option.accelerator != kind.name:
                 continue
-            each = carried.get(option, 0.0)
-            replicas = np.full(slots, float(count))
-            if rates is not None and whole > 0 and each > 0:
-                replicas = np.ceil(rates * (each * count / whole) / each)
-                least = view.pool.spec.replicas.min if len(planned) == 1 else 1
-                replicas = np.clip(replicas + view.pool.spec.replicas.spare, least, None)
-            reserve = 0 if view.pool.spec.replicas.spare or not lends(view.pool) else 1
-            found += np.array([nodes_for(one + reserve, option.tensor_parallel, per_node) for one in replicas])
+            replicas = needed.get(option, np.full(slots, count, dtype=np.int64))
+            reserve = 0 if bounds.spare or not lends(view.pool) else 1
+            found += np.array(
+                [nodes_for(one + reserve if one else 0, option.tensor_parallel, per_node) for one in replicas.tolist()]
+            )
         return found
 
     def _rates(
@@ -397,6 +396,50 @@ class Outlooks:
         return np.asarray(np.concatenate([rates, np.full(max(0, slots - len(rates)), rates.max())])[:slots])
 
 
+def replicas_ahead(
+    planned: Mapping[Option, int],
+    candidates: Iterable[Candidate],
+    rates: NDArray[np.float64],
+    *,
+    spare: int,
+    least: int,
+) -> dict[Option, Slots]:
+    """Replicas of each planned option that serving needs in each slot.
+
+    Where less is asked for than the plan carries, those stay to the last that cost least for what they carry, as in the
+    plans to come: the others are free to be lent. Where more is, all grow alike.
+
+    Args:
+        planned: replicas by option, spare ones included.
+        rates: requests per second, by slot.
+        least: replicas of all options together, whatever is asked for.
+
+    Returns:
+        By option; one that is no candidate any more is not in it.
+    """
+    carriers = {
+        one.option: Carrier(
+            str(one.option),
+            max(0.0, one.usd_per_hour),
+            one.requests_per_second * PLANNING_UTILISATION,
+            planned[one.option],
+            lost=spare * one.requests_per_second * PLANNING_UTILISATION,
+        )
+        for one in candidates
+        if one.option in planned and one.requests_per_second > 0
+    }
+    kinds = list(carriers.values())
+    whole = sum(one.carries * one.most for one in kinds)
+    if whole <= 0:
+        return {}
+    counts = by_merit(kinds, rates)
+    for place in order(kinds):
+        counts[place] = np.minimum(counts[place] + np.maximum(0, least - counts.sum(axis=0)), kinds[place].most)
+    growth = np.maximum(1.0, (rates + max(one.lost for one in kinds)) / whole)
+    grown = np.ceil(counts * growth - NEARLY).astype(np.int64)
+    return dict(zip(carriers, grown, strict=True))
+
+
 def _open_slots(pool: InferencePool | None, start: float, settings: OperatorConfiguration) -> Sequence[bool]:
     """Slots in which the owner's windows allow loans, all but the time of a recall; all of them without windows."""
     if pool is None or not lends(pool):
@@ -412,7 +455,7 @@ def _open_slots(pool: InferencePool | None, start: float, settings: OperatorConf
     ]
 
 
-def _value(pool: InferencePool | None) -> float | None:
+def value_of(pool: InferencePool | None) -> float | None:
     """USD that training is worth in an hour of one accelerator; ``None`` where nobody says."""
     training = pool.spec.flipping.training if pool is not None else None
     value = training.value_usd_per_chip_hour if training is not None else None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidefleet.controller import marks
+from tidefleet.controller.flips.rounds import Moved
 from tidefleet.flipping.lending import Ask, FlipRequest
+from tidefleet.flipping.phase import Phase
 
 VALID_SECONDS = 3600.0
 """A request that could not be carried out within this time is dropped."""
@@ -40,6 +42,29 @@ def read_request(annotations: Mapping[str, str]) -> FlipRequest | BadRequest | N
         return FlipRequest(Ask(str(raw.get("to"))), by or "somebody", at, end)
     except (ValueError, TypeError, RecursionError) as error:
         return BadRequest(f"{marks.FLIP_REQUEST_ANNOTATION}: {str(error)[:120]}; {expected}")
+
+
+def answer_to(request: FlipRequest | BadRequest, one: Moved, blocked: str, now: float) -> tuple[str, bool]:
+    """What became of a request, and whether it was refused; an empty text while it is still open."""
+    if isinstance(request, BadRequest):
+        return request.why, True
+    before, after = one.unit.journal.phase, one.step.journal.phase
+    if request.to is Ask.RELEASE:
+        if before is not Phase.QUARANTINED:
+            return f"it is not quarantined but in phase {before}; there is nothing to release", True
+        return (f"released by {request.by}", False) if after is not before else ("", False)
+    if request.to is Ask.TRAINING:
+        if after.is_outbound or after.is_lent:
+            return f"goes to training, as {request.by} asked", False
+        if after is not Phase.SERVING:
+            return f"it is in phase {after}; only a unit that serves can be lent", True
+        return (f"not lent, as {request.by} asked: {blocked}", True) if blocked else ("", False)
+    if after is Phase.SERVING or after.is_homebound:
+        return f"serves, or is on its way, as {request.by} asked", False
+    if after is Phase.QUARANTINED:
+        return "it is quarantined; release it first", True
+    late = now - request.at > VALID_SECONDS
+    return ("the request has grown too old", True) if late else ("", False)
 
 
 def _time(value: object) -> float:

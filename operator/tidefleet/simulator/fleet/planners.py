@@ -30,7 +30,7 @@ from tidefleet.planning.slots import DAY_SLOTS, SLOT_SECONDS, Array, SlotHistory
 from tidefleet.simulator.fleet.demand import Demand
 from tidefleet.simulator.fleet.node import Node
 from tidefleet.simulator.fleet.spec import FleetSpec, PoolSpec
-from tidefleet.simulator.fleet.split import nodes_by_kind
+from tidefleet.simulator.fleet.split import nodes_by_merit
 
 PENALTY = 4.0
 """How many times its margin a serving hour costs that was missing: the operator's default."""
@@ -238,8 +238,8 @@ class Ours:
             replicas = min(replicas, seen.most)
             spare: float = flips.spare_replicas
         else:
-            chosen = nodes_by_kind(seen.kinds, rate / flips.fill + extra, spare=flips.spare_replicas, most=most)
-            nodes = {name: float(count) for name, count in chosen.items()}
+            chosen = nodes_by_merit(seen.kinds, rate / flips.fill + extra, spare=flips.spare_replicas, most=most)
+            nodes = {name: float(count[0]) for name, count in chosen.items()}
             used = [(nodes[kind.name], kind) for kind in seen.kinds if nodes[kind.name]]
             replicas = sum(min(count, most[kind.name]) * kind.units_per_node for count, kind in used)
             spare = flips.spare_replicas * max((kind.carries for _, kind in used), default=0.0)
@@ -274,8 +274,8 @@ class Ours:
         flips = seen.spec.flips
         most = {one.name: sum(node.spec is one for node in seen.nodes) for one in seen.kinds}
         units = rates / flips.fill + extra
-        each = [nodes_by_kind(seen.kinds, one, spare=flips.spare_replicas, most=most)[kind.name] for one in units]
-        return np.minimum(np.array(each, dtype=np.int64), total)
+        chosen = nodes_by_merit(seen.kinds, units, spare=flips.spare_replicas, most=most)
+        return np.minimum(chosen[kind.name], total)
 
     def _schedule(self, seen: Situation, kind: PoolSpec, needs: Needs, *, on_loan: int, total: int) -> LoanPlan:
         start = slot_of(seen.now) * SLOT_SECONDS
