@@ -303,7 +303,7 @@ def _least(
         eligible, rows: which may be picked, as a mask and as numbers.
     """
     if isinstance(total, np.ndarray):
-        masked = np.where(eligible, total, np.inf)
+        masked = total if len(rows) == len(total) else np.where(eligible, total, np.inf)
         if len(masked) > SORTED_WHOLE:
             first = masked.argpartition(MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
             first = first[masked[first].argsort()]
