@@ -143,3 +143,23 @@ def test_masks_of_subsets_are_bounded(table):
     for number in range(2000):
         table.serving("aggregated", lora=None, subset=frozenset({f"10.1.1.{number}"}))
     assert len(table._masks) <= 256
+
+
+def test_requests_that_gave_way_in_an_engine_wait_there_once_and_hold_nothing(table):
+    for _ in range(4):
+        table.first_token(table.begin(Ask("p", "m", 1000, output_tokens=200.0), A, 0.0), 0.1)
+    for turn in range(60):
+        table.observe(A, running=2, waiting=3, kv_usage=2200.0 / table.capacity[0], now=1.0 + turn)
+    assert table.others_waiting.tolist() == [1.0, 0.0]
+    assert table.others_running.tolist() == [0.0, 0.0]
+    assert table.held_share[0] == pytest.approx(1.0)
+
+
+def test_a_step_of_the_batch_makes_no_prompt_longer(table):
+    """A first token that takes its prefill and one decode step says nothing against the prefill's speed."""
+    for turn in range(50):
+        ticket = table.begin(Ask("p", "m", 500), A, float(turn))
+        step = ticket.tpot_seconds * float(table.step_factor[0])
+        table.first_token(ticket, turn + ticket.work.seconds + step)
+        table.end(ticket, turn + 0.9)
+    assert table.prefill_factor[0] == pytest.approx(1.0)

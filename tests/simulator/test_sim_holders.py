@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tidefleet.routing.index import PrefixIndex
 from tidefleet.simulator.engine.holders import Holders
@@ -40,3 +41,11 @@ def test_what_the_shared_store_holds_every_replica_has_in_that_tier() -> None:
     found = index.match([5, 6, 7]).blocks
     assert found[0].tolist() == [1, 0, 0]
     assert found[3].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 100])
+def test_any_number_of_replicas_is_told_what_it_holds(count: int) -> None:
+    found = Holders()
+    for depth in range(count):
+        found.store(found.add(), list(range(1, 2 + depth % 3)))
+    assert found.match([1, 2, 3, 4]).blocks.tolist() == [[1 + slot % 3 for slot in range(count)]]

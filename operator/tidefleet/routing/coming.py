@@ -10,6 +10,7 @@ before it too. How far it goes on is searched in halves, in the last prompt ther
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +24,13 @@ from tidefleet.routing.request import Ask
 Where = tuple[str, int]
 """Address and epoch of an endpoint."""
 
-_PLACES: NDArray[np.intp] = np.array(sorted({*(1 << bit for bit in range(22)), *(3 << bit for bit in range(21))})) - 1
-"""Blocks whose keys are compared, counted from 0."""
+_BLOCKS: list[int] = sorted({*(1 << bit for bit in range(22)), *(3 << bit for bit in range(21))})
+"""A prompt's keys are compared after so many blocks."""
 
-_BOUNDS: list[int] = [*_PLACES[1:].tolist(), 1 << 62]
+_CUTS: list[NDArray[np.intp]] = [np.array(_BLOCKS[:count], np.intp) - 1 for count in range(len(_BLOCKS) + 1)]
+"""Where these keys lie, of a prompt that is long enough for the first ones of them."""
+
+_BOUNDS: list[int] = [*(one - 1 for one in _BLOCKS[1:]), 1 << 62]
 """Prompts that differ at the next place have at most so many blocks in common."""
 
 
@@ -44,7 +48,8 @@ class Coming:
     def begin(self, ticket: Ticket) -> None:
         """A request was sent to its endpoint."""
         keys, where = ticket.ask.keys, (ticket.address, ticket.epoch)
-        for key in _compared(keys):
+        ticket.compared = _compared(keys)
+        for key in ticket.compared:
             there = self._by_key.get(key)
             if there is None:
                 self._by_key[key] = {where: (1, keys)}
@@ -55,7 +60,7 @@ class Coming:
     def end(self, ticket: Ticket) -> None:
         """Its first token came, or none will; once for each ``begin``."""
         where = (ticket.address, ticket.epoch)
-        for key in _compared(ticket.ask.keys):
+        for key in ticket.compared:
             there = self._by_key[key]
             count, keys = there[where]
             if count > 1:
@@ -89,7 +94,7 @@ class Coming:
 
 
 def _compared(keys: Keys) -> list[Any]:
-    found: list[Any] = keys[_PLACES[: int(_PLACES.searchsorted(len(keys)))]].tolist()
+    found: list[Any] = keys[_CUTS[bisect_right(_BLOCKS, len(keys))]].tolist()
     return found
 
 

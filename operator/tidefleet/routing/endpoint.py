@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidefleet.routing.rates import Rates
@@ -102,6 +103,7 @@ class Ticket:
         streams: its tokens are seen as they come; of one whose answer comes whole only its end is.
         entered, mark: since when it is in ``metering.Shares``, and where the clocks there stood.
         share: of the decode steps that it was in, in the mean; known at its end.
+        compared: keys by which others are told that its prompt is on its way (see ``coming``).
     """
 
     ask: Ask
@@ -117,5 +119,6 @@ class Ticket:
     entered: float | None = None
     mark: tuple[float, float, float] = (0.0, 0.0, 0.0)
     share: float = 1.0
+    compared: Sequence[int] = ()
     first_at: float | None = None
     ended: bool = False

@@ -303,12 +303,12 @@ def _least(
         eligible, rows: which may be picked, as a mask and as numbers.
     """
     if isinstance(total, np.ndarray):
-        masked = np.where(eligible, total, np.inf)
+        masked = total if len(rows) == len(total) else np.where(eligible, total, np.inf)
         if len(masked) > SORTED_WHOLE:
-            first = np.argpartition(masked, MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
-            first = first[np.argsort(masked[first])]
+            first = masked.argpartition(MOST_FALLBACKS + 1)[: MOST_FALLBACKS + 2]
+            first = first[masked[first].argsort()]
         else:
-            first = np.argsort(masked)
+            first = masked.argsort()
         order = first[: min(MOST_FALLBACKS + 2, len(rows))].tolist()
         near = (masked <= masked[order[0]] * (1.0 + TIE_SHARE) + TIE_SECONDS).nonzero()[0].tolist()
     else:

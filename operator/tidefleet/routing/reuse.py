@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,9 +29,19 @@ class _Gaps:
 
     returned: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES_SECONDS) + 1))
     turns: float = 0.0
+    sums: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Turns that were followed from a bin on, and before it, while nothing is counted."""
+
+    def split(self, at: int) -> tuple[float, float]:
+        """Turns that were followed in bin ``at`` or later, and earlier."""
+        found = self.sums.get(at)
+        if found is None:
+            found = self.sums[at] = (sum(self.returned[at:]), sum(self.returned[:at]))
+        return found
 
     def count(self, at: int | None) -> None:
         self.turns += 1.0
+        self.sums.clear()
         if at is not None:
             self.returned[at] += 1.0
         if self.turns > _HALVED_AT:
@@ -73,8 +82,7 @@ class Reuse:
             learned: float = _PRIOR_RETURN * math.pow(0.5, idle_seconds / 600.0)
         else:
             at = bisect.bisect_right(EDGES_SECONDS, max(0.0, idle_seconds))
-            later = sum(itertools.islice(gaps.returned, at, None))
-            earlier = sum(itertools.islice(gaps.returned, at))
+            later, earlier = gaps.split(at)
             prior = _PRIOR_TURNS * _PRIOR_RETURN * math.pow(0.5, idle_seconds / 600.0)
             learned = (later + prior) / (max(later, gaps.turns - earlier) + _PRIOR_TURNS)
         return max(learned, _HINTED) if idle_seconds < hinted_seconds else learned

@@ -131,7 +131,7 @@ def held_tokens(ask: Ask, table: Endpoints, hits: Hits | None) -> Floats:
     blocks, most = hits.blocks, most_cached(ask)
     first, last = table.slot_range
     if first >= 0 and last < blocks.shape[1]:
-        taken: Floats = blocks[:, table.slots].astype(np.float64) * ask.block_size
+        taken: Floats = np.multiply(blocks.take(table.slots, axis=1), ask.block_size, dtype=np.float64)
         return np.minimum(taken, most)
     known = (table.slots >= 0) & (table.slots < blocks.shape[1])
     found: Floats = blocks[:, np.where(known, table.slots, 0)].astype(np.float64) * ask.block_size
@@ -166,11 +166,13 @@ def terms_of(ask: Ask, table: Endpoints, hits: Hits | None, now: float) -> Terms
     running, context = table.running + table.pending, table.context
     pinned = context * table.held_share
     if table.last_seen >= now - STALE_SECONDS:
+        others, others_running, seen = table.others_waiting, table.others_running, table.seen_pinned
         fresh = table.seen_at >= now - STALE_SECONDS
-        others = np.where(fresh, table.others_waiting, 0.0)
+        if not fresh.all():
+            others, others_running, seen = (np.where(fresh, one, 0.0) for one in (others, others_running, seen))
         wait = wait + others * table.mean_prefill
-        running = running + np.where(fresh, table.others_running, 0.0) + others
-        pinned = np.maximum(pinned, np.where(fresh, table.seen_pinned, 0.0))
+        running = running + others_running + others
+        pinned = np.maximum(pinned, seen)
         context = np.maximum(context, pinned)
     added = uncached + output
     room = table.capacity - pinned

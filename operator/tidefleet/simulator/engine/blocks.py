@@ -125,8 +125,8 @@ class Blocks:
 
     def needed(self, keys: Sequence[int], size: int, private: float) -> float:
         """Tokens of room that running requests would hold more with this one."""
-        held = self.users
-        return sum(1 for key in keys if not held.get(key)) * size + private
+        users = self.users.get
+        return len([1 for key in keys if not users(key)]) * size + private
 
     def pin(self, keys: Sequence[int], size: int, private: float) -> None:
         """A request uses these blocks of ``size`` tokens, and so many tokens beside."""

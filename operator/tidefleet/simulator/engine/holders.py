@@ -102,8 +102,17 @@ class Holders:
         return Held(found)
 
 
+_MANY = 8
+"""From so many replicas on, setting them together is faster than one after the other."""
+
+
 def _set(row: NDArray[np.int32], bits: int, value: int) -> None:
     if not value:
+        return
+    if bits.bit_count() >= _MANY:
+        count = len(row)
+        flags = np.frombuffer(bits.to_bytes((count + 7) // 8, "little"), np.uint8)
+        row[np.unpackbits(flags, count=count, bitorder="little").view(np.bool_)] = value
         return
     while bits:
         low = bits & -bits

@@ -119,6 +119,8 @@ class Replica:
         self._came: list[tuple[str, Job]] = []
         self._due: float | None = None
         """What ``_next`` says, while nothing has changed."""
+        self._step = 0.0
+        """Of the batch, as of ``_due``."""
 
     # -- what it has -----------------------------------------------------------------------------------------------
 
@@ -212,7 +214,7 @@ class Replica:
     def _next_anew(self) -> float:
         when = self._fetching[0][0] if self._fetching else math.inf
         batch = len(self._running)
-        pace = self.timing.step_seconds(batch, self._context) if batch else 0.0
+        pace = self._step = self.timing.step_seconds(batch, self._context) if batch else 0.0
         prompts = self._prompts
         if prompts is not None:
             pace += prompts.chunk_seconds
@@ -220,7 +222,8 @@ class Replica:
             when = min(when, self.at + (left if prompts.work > _SOON else 0.0))
         if batch:
             steps = self._ends[0][0] - self._progress
-            room = (self.blocks.capacity_tokens - self.blocks.used_tokens) / batch
+            blocks = self.blocks
+            room = (blocks.capacity_tokens - (blocks.pinned_tokens + blocks.private)) / batch
             steps = 0.0 if steps <= _STEP or room <= _STEP else min(steps, room)
             when = min(when, self.at + steps * pace)
         return max(when, self.at)
@@ -230,6 +233,7 @@ class Replica:
         passed = now - self.at
         if passed <= 0.0:
             return
+        known = self._due is not None
         self.at, self._due = now, None
         batch, prompts, counts = len(self._running), self._prompts, self.counts
         counts.present_seconds += passed * self._present
@@ -237,8 +241,9 @@ class Replica:
             return
         counts.busy_seconds += passed
         counts.batch_seconds += passed * batch
-        step = self.timing.step_seconds(batch, self._context) if batch else 0.0
-        pace = step
+        pace = self._step
+        if not known:
+            pace = self.timing.step_seconds(batch, self._context) if batch else 0.0
         if prompts is not None:
             pace += prompts.chunk_seconds
             worked = passed * (prompts.chunk_seconds / pace)

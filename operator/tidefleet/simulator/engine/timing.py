@@ -59,7 +59,9 @@ class Roofline:
 
     def step_seconds(self, batch: float, context_tokens: float) -> float:
         """T_d."""
-        at = min(MOST_BATCH, max(1, int(batch))) - 1
+        at = int(batch) - 1
+        if not 0 <= at < MOST_BATCH:
+            at = min(MOST_BATCH, max(1, at + 1)) - 1
         return self._base[at] + self._slope[at] * context_tokens
 
     def fetch_seconds(self, tokens: float, tier: int) -> float:
