@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 3
 export PYTHONPATH := deploy/local
+# What is compiled once, tests included, is not compiled again by every process.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv tools cluster demo generate check unit test test-engine bench clean
