@@ -198,7 +198,7 @@ def test_engines_that_lie_cost_no_request_and_no_memory_beyond_the_index(ground:
                         liar.say(*events)
                         return way.metric(faults, fault=fault) > before
 
-                    eventually(grown)
+                    eventually(grown, 90.0)
 
                 honest, lying = engines.addresses
                 bytes_before = way.pool()["indexBytes"]
