@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 3
 export PYTHONPATH := deploy/local
+# What is compiled once, tests included, is not compiled again by every process.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools cluster demo generate check unit test test-engine bench clean
+.PHONY: help venv tools cluster demo generate check types rules unit test test-engine bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,9 +35,14 @@ generate: venv ## CRDs, reference pages and the chart's copies
 	$(BIN)/python deploy/generate.py
 
 check: venv ## ruff, mypy --strict, import-linter, drift of generated files
+	@$(MAKE) --no-print-directory -j 2 types rules
+
+types: venv
+	$(BIN)/mypy
+
+rules: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/tidefleet crds generate --check
 	$(BIN)/python deploy/generate.py --check

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ["full_pass_seconds", "rss_mb", "quiet_writes", "reaction_seconds", "cluster_start_seconds"]
 
 
+@pytest.mark.long
 def test_the_operator_benchmark_measures_every_figure_of_a_tiny_fleet():
     size = ["--pools", "3", "--nodes", "6", "--period", "2", "--steps", "1", "--quiet-loops", "2", "--starts", "1"]
     done = subprocess.run(

@@ -15,7 +15,8 @@ import yaml
 from tidefleet.api.accelerator_type import AcceleratorType
 
 DATA = Path(__file__).parents[2] / "operator" / "tidefleet" / "catalogue" / "data"
-DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all((DATA / "acceleratortypes.yaml").read_text()))
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DOCUMENTS: list[dict[str, Any]] = list(yaml.load_all((DATA / "acceleratortypes.yaml").read_text(), LOADER))
 SPECS: dict[str, dict[str, Any]] = {document["metadata"]["name"]: document["spec"] for document in DOCUMENTS}
 
 PLAN_ONLY = {"gaudi3", "rubin-cpx", "rubin-vr-nvl72"}

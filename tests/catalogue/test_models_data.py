@@ -13,7 +13,8 @@ import yaml
 from tidefleet.economics.architecture import architecture_from_config
 
 DATA = Path(__file__).parents[2] / "operator" / "tidefleet" / "catalogue" / "data"
-MODELS: dict[str, dict[str, Any]] = yaml.safe_load((DATA / "models.yaml").read_text())
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MODELS: dict[str, dict[str, Any]] = yaml.load((DATA / "models.yaml").read_text(), LOADER)  # noqa: S506 - a safe loader
 
 NAMED = {
     "deepseek-r1", "deepseek-v3", "deepseek-v3.1", "gemma-3-12b", "gemma-3-27b", "gemma-3-4b", "glm-4.5", "glm-4.5-air",

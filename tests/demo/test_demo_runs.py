@@ -79,6 +79,7 @@ def demo(tmp_path: Path) -> Iterator[list[Demo]]:
 @pytest.mark.cluster
 @pytest.mark.needs_local_pods
 @pytest.mark.timeout(360)
+@pytest.mark.long
 def test_a_short_day_runs_from_start_to_end_and_is_kept_until_it_is_interrupted(
     tmp_path: Path, demo: list[Demo]
 ) -> None:

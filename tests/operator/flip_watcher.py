@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from localcluster.api import ApiError
 from localcluster.cluster import Cluster
 
 GPU = ("nvidia.com/gpu", "amd.com/gpu")
@@ -89,8 +90,12 @@ class FlipWatcher:
 
     def _quota(self, nodes: list[dict[str, Any]]) -> list[str]:
         path = "/apis/kueue.x-k8s.io/v1beta2/cohorts"
-        if not self._api.exists("/apis/kueue.x-k8s.io/v1beta2"):
-            return []
+        try:
+            cohorts = self._api.get(path)["items"]
+        except ApiError as error:
+            if error.status == 404:  # no Kueue here
+                return []
+            raise
         verified = sum(
             int(node["status"]["allocatable"].get(resource, 0))
             for node in nodes
@@ -98,7 +103,7 @@ class FlipWatcher:
             if _phase(node["metadata"].get("annotations", {}).get("tidefleet.io/flip")) == "Training"
         )
         published = 0
-        for cohort in self._api.get(path)["items"]:
+        for cohort in cohorts:
             for group in cohort.get("spec", {}).get("resourceGroups", ()):
                 for flavor in group["flavors"]:
                     published += sum(int(one["nominalQuota"]) for one in flavor["resources"])

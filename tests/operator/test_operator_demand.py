@@ -92,6 +92,7 @@ def test_less_load_takes_replicas_away_only_after_the_window(place, operator_in_
     assert place.has("DemandKnown", "True", "Known")
 
 
+@pytest.mark.long
 def test_a_metrics_page_that_cannot_be_trusted_never_lowers_capacity(place, operator_in_process, engines):
     pools = list(FAULTS)
     for one in pools:

@@ -9,6 +9,7 @@ from operator_builders import a_class, a_pool
 pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.long
 def test_nodes_are_lent_in_the_window_and_serve_again_after_it(place, clock, flipping_operator, watcher):
     place.create(a_pool(accelerators=[{"type": "l40s"}], flipping=lending(clock.now(), end=4.0)), a_class(rate=6))
     op = flipping_operator()

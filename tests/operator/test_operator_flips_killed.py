@@ -59,6 +59,7 @@ def ground(place: Place, clock: HandClock, engines: Engines, operator_in_process
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.long
 def test_an_operator_that_is_killed_in_every_phase_is_succeeded_and_nothing_is_lost(
     ground: Fast, real_operator: Callable[..., RealOperator], released: Any, streams: Streams
 ) -> None:

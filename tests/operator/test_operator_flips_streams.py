@@ -19,6 +19,7 @@ MOST = 12
 """Streams at once."""
 
 
+@pytest.mark.long
 def test_no_stream_fails_or_is_cut_while_ten_nodes_with_replicas_go_out_and_come_back_with_some(flip_ground, place):
     ground = flip_ground(nodes=16)
     place.create(ground.a_pool(replicas=5, flipping=ground.flipping(drain={"timeoutSeconds": 300})), a_class(rate=1))

@@ -40,6 +40,7 @@ def has_told(ground: Ground, job: str) -> bool:
     return any(one.name == job and one.checkpointed for each in seen for one in each.jobs)
 
 
+@pytest.mark.long
 def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_is_lent_for_an_hour(
     flip_ground, place, clock
 ):

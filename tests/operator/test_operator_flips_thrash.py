@@ -19,6 +19,7 @@ HALF = 2 * HOUR
 """How long demand stays on either side."""
 
 
+@pytest.mark.long
 def test_demand_that_oscillates_for_a_day_flips_no_node_oftener_than_its_dwell_allows(flip_ground, place, clock):
     ground = flip_ground(nodes=3)
     flipping = ground.flipping() | {"policy": "Forecast", "windows": []}

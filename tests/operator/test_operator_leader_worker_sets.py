@@ -132,6 +132,7 @@ def own_set(place: Place) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_replica_wider_than_a_node_is_made_scaled_changed_and_deleted(place, operator_in_process):
     place.create(*a_wide_pool(place, deletionPolicy="Delete"), a_class(rate=2))
     op = operator_in_process()

@@ -138,6 +138,7 @@ def test_a_leader_that_is_told_to_end_hands_over_at_once(place, real_operator: S
     eventually(lambda: total(place) > 1)
 
 
+@pytest.mark.long
 def test_an_operator_killed_in_any_kind_of_step_is_succeeded(place, real_operator: Start, released):
     """SIGKILL right after the first trace of each kind of step, and a successor that brings it to its end.
 

@@ -14,13 +14,15 @@ from admission_people import DEFINITIONS, OPERATOR, ROOT, TYPES, Person, eventua
 from localcluster import binaries
 from localcluster.cluster import Cluster
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @pytest.fixture(scope="module")
 def guarded(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster with our definitions and the chart with its policies; they are gone afterwards."""
     api = cluster.api()
     for file in sorted((ROOT / "crds").glob("*.yaml")):
-        definition = yaml.safe_load(file.read_text())
+        definition = yaml.load(file.read_text(), LOADER)  # noqa: S506 - a safe loader
         api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
     eventually(lambda: api.is_ok(TYPES))
     home = tmp_path_factory.mktemp("helm")

@@ -118,7 +118,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 class Load:
-    """Requests from several clients until it is left; what became of them by status, or by the kind of failure."""
+    """Requests from several clients, at most 20 a second each, until it is left.
+
+    What became of them is counted by status, or by the kind of failure.
+    """
 
     def __init__(self, gateway: str, clients: int = 8) -> None:
         self._gateway, self._ended = gateway, threading.Event()
@@ -138,7 +141,7 @@ class Load:
     def _run(self, number: int) -> None:
         with httpx.Client(base_url=self._gateway, timeout=60) as client:
             turn = 0
-            while not self._ended.is_set():
+            while not self._ended.wait(0.05):
                 turn += 1
                 body = {"model": MODEL, "max_tokens": 8, "stream": turn % 2 == 0}
                 body["messages"] = [{"role": "user", "content": f"{number} {turn // 20} " + "a few words " * 40}]

@@ -17,6 +17,8 @@ from localcluster.cluster import Cluster, ExistingCluster
 from localcluster.controlplane import ControlPlane
 
 KUBECONFIG_VARIABLE = "TIDEFLEET_TEST_KUBECONFIG"
+_NODE_LEASE_SECONDS = 400
+"""No test waits for a Lease to run out, and renewing those of dozens of nodes every ten seconds costs CPU."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,7 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster() -> Iterator[Cluster]:
     """A running cluster: a control plane of this worker's own, or the one TIDEFLEET_TEST_KUBECONFIG names."""
     existing = os.environ.get(KUBECONFIG_VARIABLE)
-    with ExistingCluster(Path(existing)) if existing else ControlPlane() as running:
+    with (
+        ExistingCluster(Path(existing)) if existing else ControlPlane(node_lease_seconds=_NODE_LEASE_SECONDS)
+    ) as running:
         yield running
 
 
