@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tidefleet.planning.fleet.first import first_plan
 from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
@@ -50,7 +51,10 @@ REACH = 0.02
 """The most by which an aim is higher than L then, as a share of it."""
 
 MOVES_SHARE = 0.4
-"""Share of the time in which single replicas of a plan that is far off are moved."""
+"""The most of the time in which single replicas of a plan are moved."""
+
+MOVED = 28
+"""Options that cost least to use, of which replicas are moved besides those of the few."""
 
 FEW_SHARE = 0.45
 """Share of the time for a plan from a few options, before the bound is raised."""
@@ -155,6 +159,9 @@ class Narrow:
         if start is not None:
             self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
+        else:
+            use = pool.point[pool.n] * np.maximum(pool.matrix.cost[pool.n], 1e-9)
+            self.plan = first_plan(knapsacks, pool.arcs.side // 2, np.lexsort((self.levels.least_use, -use)))
         self.used = self.few
         self.gathered = pool
         self.few_tried = self.fewest_tried = False
@@ -173,6 +180,8 @@ class Narrow:
         used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
         self.used = used | known
         self._take(plan)
+        if self.plan is not None and self._open(seconds):
+            self._take(self._moved(self.plan, seconds))
 
     def improve(self, seconds: Callable[[], float]) -> bool:
         """A better plan from the MILP of a few options, a better bound from that of what may be cheaper.
@@ -186,7 +195,7 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if before > FAR * abs(self.bound) and self.plan is not None:
+        if self.plan is not None and self.fewest_tried:
             self._take(self._moved(self.plan, seconds))
         if not self.few_tried and self._open(seconds):
             effort, share = self.effort, 0.7
@@ -208,23 +217,12 @@ class Narrow:
         return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
 
     def _moved(self, plan: Answer, seconds: Callable[[], float]) -> Answer | None:
-        """A better plan by single replicas of the few options and of those in use, where the plan is far off."""
+        """A better plan by whole replicas of the few options, of those in use, and of those that cost least to use."""
         options = self.few | self.used | (plan.values[self.pool.n] > 0.5)
-        part, columns = narrowed(self.pool, options)
-        at = (np.cumsum(columns) - 1)[self.pool.n[options]]
+        options[np.argsort(self.levels.least_use, kind="stable")[:MOVED]] = True
         until = (1 - MOVES_SHARE) * seconds()
-        found = search(
-            part,
-            at,
-            [plan.values[self.pool.n[options]]],
-            seconds=lambda: seconds() - until,
-            cancelled=self.effort.cancelled,
-        )
-        if found is None:
-            return None
-        values = np.zeros(len(columns))
-        values[columns] = found.values
-        return Answer(values, found.objective, -np.inf, np.zeros(0), False)
+        start = [plan.values[self.pool.n]]
+        return moved(self.pool, options, start, seconds=lambda: seconds() - until, cancelled=self.effort.cancelled)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
@@ -364,29 +362,54 @@ def _plan(
         replicas = strong.values[pool.n]
         used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
         used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
-        up = np.ceil(replicas[used] - 1e-7)
-        starts = [np.rint(replicas[used]), up, np.maximum(up, 1.0)]
-    part, columns = narrowed(pool, used)
+        up = np.ceil(replicas - 1e-7)
+        starts = [np.maximum(up, 1.0), up, np.rint(replicas)]
+    until = seconds() - max(SEARCH_SHARE * budget, SEARCH_LEAST)
+    found = moved(pool, used, starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    return used, found
+
+
+def moved(
+    pool: LargePool,
+    options: Bools,
+    starts: list[Floats],
+    *,
+    seconds: Callable[[], float],
+    cancelled: Callable[[], bool],
+) -> Answer | None:
+    """The best plan over some options that local search finds, as a point of the whole pool.
+
+    Args:
+        pool: the pool.
+        options: which of its options may be used.
+        starts: replicas of all its options to begin from.
+        seconds: time left.
+        cancelled: whether to stop.
+    """
+    part, columns = narrowed(pool, options)
     at = np.cumsum(columns) - 1
-    found: Answer | None = None
-    for most in (max(SEARCH_SHARE * budget, SEARCH_LEAST), np.inf):
-        until = seconds() - min(most, max(seconds() - max(0.15 * budget, GRACE), SEARCH_LEAST))
-        if found is not None:
-            starts = [found.values[at[pool.n[used]]]]
-        found = search(
-            part,
-            at[pool.n[used]],
-            starts,
-            seconds=lambda until=until: seconds() - until,  # type: ignore[misc]
-            cancelled=effort.cancelled,
-        )
-        if found is None or found.objective - strong.bound <= FAR * abs(strong.bound):
-            break
+    kept = options[option_of(pool)]
+    index = np.cumsum(options) - 1
+    knapsacks = Knapsacks(
+        part,
+        at[pool.arcs.x[kept]],
+        at[pool.n[options]],
+        index[option_of(pool)[kept]],
+        pool.load[options],
+    )
+    found = search(
+        part,
+        at[pool.n[options]],
+        [one[options] for one in starts],
+        seconds=seconds,
+        cancelled=cancelled,
+        knapsacks=knapsacks,
+    )
     if found is None:
-        return used, None
+        return None
     values = np.zeros(len(columns))
     values[columns] = found.values
-    return used, Answer(values, found.objective, -np.inf, np.zeros(0), False)
+    return Answer(values, found.objective, -np.inf, np.zeros(0), False)
 
 
 def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
