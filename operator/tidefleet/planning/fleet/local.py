@@ -21,7 +21,7 @@ from tidefleet.planning.fleet.solver import TOLERANCE, Answer, quiet, to_highs
 _HELPS = 1e-5
 """Relative saving below which a neighbour is not worth its step."""
 
-_REACH = 12
+REACH = 12
 """Replicas on either side of a start over which a floor is tabled; beyond, the search begins anew."""
 
 _FLOORS = 250
@@ -72,7 +72,7 @@ def search(
     if best is None:
         return None
     centre: Floats | None = None
-    while (centre is None or (np.abs(best - centre) > _REACH - 2).any()) and not stop():
+    while (centre is None or (np.abs(best - centre) > REACH - 2).any()) and not stop():
         centre = best
         around = _Around(matrix, n, centre, knapsacks)
         around.add(prices)
@@ -105,8 +105,8 @@ class _Around:
 
     def __init__(self, matrix: Matrix, n: Ints, centre: Floats, knapsacks: Knapsacks | None) -> None:
         self.matrix, self.n, self.knapsacks = matrix, n, knapsacks
-        self.least = np.maximum(matrix.lower[n], centre - _REACH)
-        self.most = np.minimum(matrix.upper[n], centre + _REACH)
+        self.least = np.maximum(matrix.lower[n], centre - REACH)
+        self.most = np.minimum(matrix.upper[n], centre + REACH)
         self.floors: list[Floor] = []
 
     def add(self, prices: Floats) -> None:
@@ -115,7 +115,7 @@ class _Around:
         if self.knapsacks is not None:
             floor = self.knapsacks.floor(prices, self.least, width)
         else:
-            floor = _tangent(self.matrix, self.n, prices, self.least, width)
+            floor = tangent(self.matrix, self.n, prices, self.least, width)
         self.floors = [*self.floors[-_FLOORS:], floor]
 
     def neighbours(self, at: Floats) -> Neighbours:
@@ -126,7 +126,7 @@ class _Around:
         return result
 
 
-def _tangent(matrix: Matrix, n: Ints, prices: Floats, least: Floats, width: int) -> Floor:
+def tangent(matrix: Matrix, n: Ints, prices: Floats, least: Floats, width: int) -> Floor:
     """The floor of prices of all rows: linear in each n.
 
     A column without an upper limit whose reduced cost is negative, which only rounding can bring about, counts as 0.
