@@ -1,4 +1,4 @@
-"""Neighbours of a plan and the floors that rule them out, local search over them, and a first plan without a program."""
+"""Neighbours of a plan, the floors that rule them out, local search over them, and a first plan without a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tidefleet.planning.fleet.first import first_plan
 from tidefleet.planning.fleet.lagrange import Knapsacks
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import Floats, Matrix
-from tidefleet.planning.fleet.milp import build
 from tidefleet.planning.fleet.neighbours import Floor, Neighbours
 from tidefleet.planning.fleet.solver import Answer, solve
 

@@ -41,8 +41,11 @@ RULED = 12_000
 MOST = 45_000
 """Arcs up to which the MILP of an aim is tried."""
 
-PER_SECOND = 2_000
-"""Arcs of an aim's MILP per second that is left: so that it gets beyond its root."""
+LEAST = 5_000
+"""Arcs for which there is always an aim."""
+
+PER_SECOND = 1_000
+"""Arcs of an aim's MILP per second that is left: one that does not get far beyond its root says nothing."""
 
 CLOSE = 0.45
 """Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
@@ -145,7 +148,8 @@ class Narrow:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
         fewest_tried: whether the MILP of the fewest options was ever solved.
-        few_tried: whether the MILP of a few options was solved since a turn was last in vain.
+        few_next: whether the next turn begins with the MILP of a few options, as after one in vain: a MILP that is cut
+            off early was for nothing.
         stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
     """
@@ -164,7 +168,7 @@ class Narrow:
             self.plan = first_plan(knapsacks, pool.arcs.side // 2, np.lexsort((self.levels.least_use, -use)))
         self.used = self.few
         self.gathered = pool
-        self.few_tried = self.fewest_tried = False
+        self.few_next, self.fewest_tried = self.plan is None, False
         self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
@@ -195,25 +199,21 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if self.plan is not None and self.fewest_tried:
-            self._take(self._moved(self.plan, seconds))
-        if not self.few_tried and self._open(seconds):
+        if self.few_next and self._open(seconds):
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
                 effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
             options = self._nearest() if self.fewest_tried else self.few | self.used
             self._take(among(self.gathered, options, self.plan, effort, seconds=share * seconds()))
-            self.few_tried = self.fewest_tried = True
+            self.fewest_tried = True
         if self.plan is None:
             return True
         if self._open(seconds):
             self._raise(self.plan, seconds)
-        if self.plan.objective - self.bound > STALLED * before:
-            self.stalls += 1
-            self.few_tried = False
-        else:
-            self.stalls = 0
+        in_vain = self.plan.objective - self.bound > STALLED * before
+        self.few_next = in_vain and not self.few_next
+        self.stalls = self.stalls + 1 if in_vain else 0
         return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
 
     def _moved(self, plan: Answer, seconds: Callable[[], float]) -> Answer | None:
@@ -228,8 +228,8 @@ class Narrow:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
         aim = self._highest()
         limits = self._limits(aim)
-        if self._arcs(limits) > RULED:
-            fit = min(MOST, max(RULED, int(PER_SECOND * seconds())))
+        if self._arcs(limits) > min(RULED, max(LEAST, int(PER_SECOND * seconds()))):
+            fit = min(MOST, max(LEAST, int(PER_SECOND * seconds())))
             rise = min(CLOSE * (plan.objective - self.bound), REACH * abs(self.bound))
             for _ in range(12):
                 aim = self.bound + rise
