@@ -12,15 +12,15 @@ there is an aim for a pool of any size: first the one that leaves few enough, or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tidefleet.planning.fleet.first import first_plan
 from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
-from tidefleet.planning.fleet.local import search
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
-from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
+from tidefleet.planning.fleet.largepool import Effort, LargePool, among, moved, narrowed, option_of
+from tidefleet.planning.fleet.matrix import Bools, Floats
+from tidefleet.planning.fleet.solver import Answer, OutOfTime
 from tidefleet.planning.fleet.strong import Arcs, Strong, gathered, strengthen
 
 FEW = 20
@@ -89,58 +89,6 @@ GRACE = 1.0
 _MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LargePool:
-    """A pool's program with what is known about it.
-
-    Attributes:
-        matrix: the program, shared limits priced into its costs.
-        arcs: its arcs.
-        near: arcs with which a strong relaxation of the whole pool begins.
-        whole: arcs that serve a cell alone (aggregated ones).
-        n: the column of each option's replicas.
-        load: the row of each option's load.
-        serve: the rows that serve a cell each.
-        point: its point in the relaxation of the whole fleet.
-        prices: its rows' prices there.
-    """
-
-    matrix: Matrix
-    arcs: Arcs
-    near: Bools
-    whole: Bools
-    n: Ints
-    load: Ints
-    serve: Ints
-    point: Floats
-    prices: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How well: the gaps at which a pool is done, and whether the search was called off."""
-
-    gap: float
-    absolute_gap: float
-    cancelled: Callable[[], bool]
-
-    def enough(self, cost: float, bound: float) -> bool:
-        """Whether a cost is near enough to a bound."""
-        return cost - bound <= max(self.gap * abs(cost), self.absolute_gap)
-
-
-def knapsacks_of(pool: LargePool) -> Knapsacks:
-    """L of the whole pool."""
-    return Knapsacks(pool.matrix, pool.arcs.x, pool.n, option_of(pool), pool.load)
-
-
-def option_of(pool: LargePool) -> Ints:
-    """The option of each arc, as an index of the pool's options."""
-    index = np.zeros(len(pool.matrix.cost), dtype=np.int64)
-    index[pool.n] = np.arange(len(pool.n))
-    return index[pool.arcs.n]
-
-
 class Narrow:
     """The search of one pool in stages, so that all pools have a plan before any is improved.
 
@@ -154,12 +102,31 @@ class Narrow:
         gathered: the pool with one row per option for those of the strong relaxation.
     """
 
-    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
+    def __init__(
+        self,
+        pool: LargePool,
+        knapsacks: Knapsacks,
+        effort: Effort,
+        start: Floats | None = None,
+        earlier: Narrow | None = None,
+    ) -> None:
+        """Begin with what there is.
+
+        Args:
+            pool, knapsacks: the pool.
+            effort: how well it has to be solved.
+            start: a plan.
+            earlier: the search of the same pool at other costs, whose prices and options are near those of this one.
+        """
         self.pool, self.knapsacks, self.effort = pool, knapsacks, effort
         self.levels = knapsacks.at(pool.prices)
-        self.bound = self.levels.bound
         self.plan: Answer | None = None
         self.few = pool.matrix.lower[pool.n] > 0
+        self.known = None if earlier is None else earlier.few
+        if earlier is not None:
+            self.few = self.few | earlier.few
+            self.levels = max(self.levels, knapsacks.at(earlier.levels.prices), key=lambda one: one.bound)
+        self.bound = self.levels.bound
         if start is not None:
             self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
@@ -175,15 +142,19 @@ class Narrow:
         """Bound, options and a first plan."""
         budget = seconds()
         known = self.few
-        few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        few, self.levels, strong = _few(
+            self.pool, self.knapsacks, self.effort, seconds, best=self.levels, known=self.known
+        )
         self.few = few | known
         if strong is not None:
             matrix = gathered(self.pool.matrix, self.pool.arcs, strong.pressure)
             self.gathered = replace(self.pool, matrix=matrix)
         self.bound = self.levels.bound
-        used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
-        self.used = used | known
-        self._take(plan)
+        if self.known is None or self.plan is None:
+            room = max(budget, 0.01)
+            used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=room)
+            self.used = used | known
+            self._take(plan)
         if self.plan is not None and self._open(seconds):
             self._take(self._moved(self.plan, seconds))
 
@@ -290,9 +261,18 @@ class Narrow:
 
 
 def _few(
-    pool: LargePool, knapsacks: Knapsacks, effort: Effort, seconds: Callable[[], float], best: Levels
+    pool: LargePool,
+    knapsacks: Knapsacks,
+    effort: Effort,
+    seconds: Callable[[], float],
+    *,
+    best: Levels,
+    known: Bools | None,
 ) -> tuple[Bools, Levels, Strong | None]:
-    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation."""
+    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation.
+
+    Where such options are ``known``, the strong relaxation begins with them.
+    """
     budget = seconds()
     option, scale = option_of(pool), scales(pool.matrix, pool.serve, pool.prices)
     forced = pool.matrix.lower[pool.n] > 0
@@ -321,9 +301,12 @@ def _few(
         return knapsacks.at(found.prices), every
 
     middle = first(best, MIDDLE)
-    now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
-    best = max(best, now, key=lambda one: one.bound)
-    few = first(best, FEW, mean)
+    if known is None:
+        now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
+        best = max(best, now, key=lambda one: one.bound)
+        few = first(best, FEW, mean)
+    else:
+        few = known | forced
     last: Strong | None = None
     for _ in range(ROUNDS):
         if not go_on():
@@ -369,49 +352,6 @@ def _plan(
     return used, found
 
 
-def moved(
-    pool: LargePool,
-    options: Bools,
-    starts: list[Floats],
-    *,
-    seconds: Callable[[], float],
-    cancelled: Callable[[], bool],
-) -> Answer | None:
-    """The best plan over some options that local search finds, as a point of the whole pool.
-
-    Args:
-        pool: the pool.
-        options: which of its options may be used.
-        starts: replicas of all its options to begin from.
-        seconds: time left.
-        cancelled: whether to stop.
-    """
-    part, columns = narrowed(pool, options)
-    at = np.cumsum(columns) - 1
-    kept = options[option_of(pool)]
-    index = np.cumsum(options) - 1
-    knapsacks = Knapsacks(
-        part,
-        at[pool.arcs.x[kept]],
-        at[pool.n[options]],
-        index[option_of(pool)[kept]],
-        pool.load[options],
-    )
-    found = search(
-        part,
-        at[pool.n[options]],
-        [one[options] for one in starts],
-        seconds=seconds,
-        cancelled=cancelled,
-        knapsacks=knapsacks,
-    )
-    if found is None:
-        return None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return Answer(values, found.objective, -np.inf, np.zeros(0), False)
-
-
 def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
     """The strong relaxation over a few options; its values and prices are those of the whole pool's matrix."""
     part, columns = narrowed(pool, few)
@@ -425,56 +365,3 @@ def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled
     pressure = np.zeros(len(kept))
     pressure[kept] = strong.pressure
     return Strong(strong.bound, values, np.zeros(0), kept, strong.prices, pressure)
-
-
-def among(
-    pool: LargePool,
-    options: Bools,
-    best: Answer | None,
-    effort: Effort,
-    *,
-    seconds: float,
-    limits: tuple[Floats, Floats] | None = None,
-) -> Answer | OutOfTime | None:
-    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed.
-
-    Args:
-        pool: the pool.
-        options: which of its options may be used.
-        best: a plan to begin from.
-        effort: the gaps at which to stop.
-        seconds: the most time.
-        limits: the least and the most replicas of each option, within the program's.
-    """
-    part, columns = narrowed(pool, options)
-    if limits is not None:
-        lower, upper = pool.matrix.lower.copy(), pool.matrix.upper.copy()
-        lower[pool.n], upper[pool.n] = limits
-        part = part.with_bounds(lower[columns], upper[columns])
-    start = None if best is None or best.values[~columns].any() else best.values[columns]
-    found = solve(
-        part,
-        seconds=seconds,
-        gap=effort.gap,
-        absolute_gap=effort.absolute_gap,
-        start=start,
-        cancelled=effort.cancelled,
-    )
-    if isinstance(found, OutOfTime):
-        return found
-    if not isinstance(found, Answer):
-        return None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return Answer(values, found.objective, found.bound, np.zeros(0), found.complete)
-
-
-def narrowed(pool: LargePool, options: Bools) -> tuple[Matrix, Bools]:
-    """The pool's program with these options only (all rows stay), and which columns it has."""
-    matrix = pool.matrix
-    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
-    allowed[pool.n[options]] = True
-    columns = np.ones(len(matrix.cost), dtype=np.bool_)
-    columns[pool.arcs.x] = allowed[pool.arcs.n]
-    columns[pool.n] = options
-    return matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_)), columns
