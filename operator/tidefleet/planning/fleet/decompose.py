@@ -363,7 +363,8 @@ class _Search:
         worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
         worth |= (weights >= weights.max()) | wild[hopeful]
         stages = [searches[i].improve for i in np.array(hopeful)[worth]]
-        self._dealt(until, weights[worth].tolist(), stages, 1.0, last=True)
+        # The widest gap first: its MILP is worth little unless it gets all of its share at once.
+        self._dealt(until, weights[worth].tolist(), stages, 1.0)
 
     def _dealt(
         self,

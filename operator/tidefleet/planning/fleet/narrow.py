@@ -138,7 +138,7 @@ class Narrow:
             self.plan = first_plan(knapsacks, pool.arcs.side // 2, np.lexsort((self.levels.least_use, -use)))
         self.used = self.few
         self.gathered = pool
-        self.few_next, self.fewest_tried = self.plan is None, False
+        self.few_next = self.fewest_tried = False
         self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
@@ -173,7 +173,7 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if self.few_next and self._open(seconds):
+        if (self.few_next or self.plan is None) and self._open(seconds):
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
