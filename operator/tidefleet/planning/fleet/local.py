@@ -37,7 +37,7 @@ def search(
     cancelled: Callable[[], bool],
     knapsacks: Knapsacks | None = None,
 ) -> Answer | None:
-    """The best point found, or ``None`` where none of the starts has one (or other columns must be whole).
+    """The best point found, or ``None`` where none of the starts has one, other columns must be whole, or a start is none.
 
     Args:
         matrix: the program.
@@ -50,7 +50,7 @@ def search(
     """
     rest = matrix.integer.copy()
     rest[n] = False
-    if rest.any() or not len(n):
+    if rest.any() or not len(n) or not all(np.isfinite(one).all() for one in starts):
         return None
     lower, upper = matrix.lower[n], matrix.upper[n]
     flows = _Flows(matrix, n, seconds)
