@@ -37,7 +37,7 @@ def search(
     cancelled: Callable[[], bool],
     knapsacks: Knapsacks | None = None,
 ) -> Answer | None:
-    """The best point found, or ``None`` where none of the starts has one, other columns must be whole, or a start is none.
+    """The best point found; ``None`` where no start has one, one is no number, or other columns must be whole.
 
     Args:
         matrix: the program.
