@@ -12,11 +12,11 @@ from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.around import improved
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
+from tidefleet.planning.fleet.largepool import LargePool
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
-from tidefleet.planning.fleet.narrow import LargePool
 from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.proposals import Proposals, Tried
@@ -157,6 +157,7 @@ class _Search:
         self.milp, self.limits, self.watch, self.spread, self.workers = milp, limits, watch, spread, workers
         self.near = bounds.nearest(milp.problem, bounds.unit_cost(milp.problem), 2)
         self.sides = bounds.sides(milp.problem)
+        self.searches: dict[int, PoolSearch] = {}
 
     def run(self) -> FleetResult:
         """The result."""
@@ -325,9 +326,11 @@ class _Search:
                 absolute_gap=spare,
                 cancelled=self.watch.cancelled,
                 start=proposals.cheapest(one, matrix.cost[matrix.owner == one]),
+                earlier=self.searches.get(one),
             )
             for one in owners
         ]
+        self.searches = dict(zip(owners, searches, strict=True))
         # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
         spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
         sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
@@ -360,7 +363,8 @@ class _Search:
         worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
         worth |= (weights >= weights.max()) | wild[hopeful]
         stages = [searches[i].improve for i in np.array(hopeful)[worth]]
-        self._dealt(until, weights[worth].tolist(), stages, 1.0, last=True)
+        # The widest gap first: its MILP is worth little unless it gets all of its share at once.
+        self._dealt(until, weights[worth].tolist(), stages, 1.0)
 
     def _dealt(
         self,

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix, summed
+from tidefleet.planning.fleet.neighbours import Floor
 
 _MEMORY = 0.1
 """Weight of the last iterate in the running means of an ascent."""
@@ -148,6 +149,17 @@ class Knapsacks:
             ends.append(np.clip(near, lower, upper))
         return ends[0], ends[1]
 
+    def floor(self, prices: Floats, least: Floats, width: int) -> Floor:
+        """L as a function of the replicas: per option h of ``least`` and the whole numbers above it."""
+        m, y = self.matrix, self.signed(prices)
+        reduced = self._reduced(y)
+        limit = np.where(y > 0, m.row_lower, np.where(y < 0, m.row_upper, 0.0))
+        other = self.other_at
+        at = np.where(reduced[other] < 0, m.upper[other], m.lower[other])
+        fills = self._fills(reduced)
+        table = np.stack([fills.cost(least + k)[0] for k in range(width)], axis=1)
+        return Floor(float(y @ limit + at @ reduced[other]), least, table)
+
     def _reduced(self, prices: Floats) -> Floats:
         return self.matrix.cost - summed(self.column, self.value * prices[self.row], len(self.matrix.cost))
 
@@ -155,7 +167,8 @@ class Knapsacks:
         r = reduced[self.x]
         some = np.flatnonzero(r < 0)
         ratio = r[some] / self.size[some]
-        some = some[np.lexsort((ratio, self.option[some]))]
+        # One key for option and ratio: sorting it takes a third of the time that sorting by two keys does.
+        some = some[np.argsort(self.option[some] - 0.5 * ratio / ratio.min(initial=-1e-300))]
         option, size, gain = self.option[some], self.size[some], -r[some]
         first = np.searchsorted(option, np.arange(len(self.n) + 1))
         return _Fills(

@@ -1,29 +1,43 @@
 """Local search over whole replicas: one linear program of the flows, solved again and again from its last basis.
 
-With the replicas n given, the cost V(n) of the best flows is convex in n, and the reduced costs d of n say by how much
-a move can help at most: V(n + e) >= V(n) + d . e. Moves (one more, one less, one for another) are tried in the order of
-that promise, the first that helps is taken, and those that cannot help are never tried. A step costs milliseconds, so a
-plan is there early however large the pool, and it only gets better.
+With the replicas n given, the cost V(n) of the best flows is convex in n. Every solve of V gives prices, and these a
+floor of V everywhere (``neighbours``): the neighbour with the lowest one is tried next, the first that helps is taken,
+and the search ends where no neighbour's floor is below the cost of the plan. A solve ends as soon as it is sure not to
+help. A step costs milliseconds, so a plan is there early however large the pool, and it only gets better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import highspy
 import numpy as np
 
+from tidefleet.planning.fleet.lagrange import Knapsacks
 from tidefleet.planning.fleet.matrix import Floats, Ints, Matrix
+from tidefleet.planning.fleet.neighbours import Floor, Neighbours
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, quiet, to_highs
 
-_HELPS = 1e-6
-"""Relative saving below which a move is not worth its step."""
+_HELPS = 1e-5
+"""Relative saving below which a neighbour is not worth its step."""
+
+REACH = 12
+"""Replicas on either side of a start over which a floor is tabled; beyond, the search begins anew."""
+
+_FLOORS = 250
+"""Floors kept."""
 
 
 def search(
-    matrix: Matrix, n: Ints, starts: list[Floats], *, seconds: Callable[[], float], cancelled: Callable[[], bool]
+    matrix: Matrix,
+    n: Ints,
+    starts: list[Floats],
+    *,
+    seconds: Callable[[], float],
+    cancelled: Callable[[], bool],
+    knapsacks: Knapsacks | None = None,
 ) -> Answer | None:
-    """The best point found, or ``None`` where none of the starts has one (or other columns must be whole).
+    """The best point found; ``None`` where no start has one, one is no number, or other columns must be whole.
 
     Args:
         matrix: the program.
@@ -32,44 +46,100 @@ def search(
             in where none serves everything.
         seconds: time left.
         cancelled: whether to stop.
+        knapsacks: of the same program and replicas, where there are any: their floors are higher than plain tangents.
     """
     rest = matrix.integer.copy()
     rest[n] = False
-    if rest.any() or not len(n):
+    if rest.any() or not len(n) or not all(np.isfinite(one).all() for one in starts):
         return None
     lower, upper = matrix.lower[n], matrix.upper[n]
     flows = _Flows(matrix, n, seconds)
+
+    def stop() -> bool:
+        return seconds() <= 0 or cancelled()
+
     best: Floats | None = None
-    cost, point, slope = np.inf, np.zeros(0), np.zeros(0)
+    cost = np.inf
+    point, prices = np.zeros(0), np.zeros(0)
     for one in [*starts, None]:
-        if seconds() <= 0 or cancelled():
-            break
-        if one is None and np.isfinite(cost):
+        if stop() or (one is None and np.isfinite(cost)):
             break
         start = np.clip(np.rint(flows.relaxed(lower, upper) if one is None else one), lower, upper)
         dear = flows.cost(start)
         if dear < cost:
             best, cost = start, dear
-            point, slope = flows.point()
+            point, prices = flows.point()
     if best is None:
         return None
-    helped = True
-    while helped:
-        helped = False
-        for step in _moves(slope, best, lower, upper):
-            if seconds() <= 0 or cancelled():
+    centre: Floats | None = None
+    while (centre is None or (np.abs(best - centre) > REACH - 2).any()) and not stop():
+        centre = best
+        around = _Around(matrix, n, centre, knapsacks)
+        around.add(prices)
+        neighbours = around.neighbours(best)
+        while not stop():
+            floor, which = neighbours.best()
+            if floor >= cost - _HELPS * max(1.0, abs(cost)):
                 break
-            tried = flows.cost(best + step)
-            if tried < cost - _HELPS * max(1.0, abs(cost)):
-                best, cost, helped = best + step, tried, True
-                point, slope = flows.point()
-                break
+            step = neighbours.replicas(which)
+            tried = flows.cost(step, cost - 0.1 * _HELPS * max(1.0, abs(cost)))
+            values, prices = flows.point()
+            if len(prices):
+                around.add(prices)
+            if tried < cost - 0.1 * _HELPS * max(1.0, abs(cost)):
+                best, cost, point = step, tried, values
+                neighbours = around.neighbours(best)
+            else:
+                neighbours.take(around.floors[-1])
+                neighbours.tried(which, cost)
     flows.close()
     values = np.clip(point, matrix.lower, matrix.upper)
     values[n] = best
     if matrix.violation(values) > TOLERANCE:
         return None
     return Answer(values, float(matrix.cost @ values), -np.inf, np.zeros(0), False)
+
+
+class _Around:
+    """Floors tabled around a centre."""
+
+    def __init__(self, matrix: Matrix, n: Ints, centre: Floats, knapsacks: Knapsacks | None) -> None:
+        self.matrix, self.n, self.knapsacks = matrix, n, knapsacks
+        self.least = np.maximum(matrix.lower[n], centre - REACH)
+        self.most = np.minimum(matrix.upper[n], centre + REACH)
+        self.floors: list[Floor] = []
+
+    def add(self, prices: Floats) -> None:
+        """The floor that some prices of the rows give."""
+        width = int((self.most - self.least).max(initial=0)) + 1
+        if self.knapsacks is not None:
+            floor = self.knapsacks.floor(prices, self.least, width)
+        else:
+            floor = tangent(self.matrix, self.n, prices, self.least, width)
+        self.floors = [*self.floors[-_FLOORS:], floor]
+
+    def neighbours(self, at: Floats) -> Neighbours:
+        """The neighbours of some replicas, with all floors."""
+        result = Neighbours(at, self.least, self.most)
+        for one in self.floors:
+            result.take(one)
+        return result
+
+
+def tangent(matrix: Matrix, n: Ints, prices: Floats, least: Floats, width: int) -> Floor:
+    """The floor of prices of all rows: linear in each n.
+
+    A column without an upper limit whose reduced cost is negative, which only rounding can bring about, counts as 0.
+    """
+    signed = np.where(prices > 0, np.isfinite(matrix.row_lower), np.isfinite(matrix.row_upper))
+    y = np.where(signed, prices, 0.0)
+    limit = np.where(y > 0, matrix.row_lower, np.where(y < 0, matrix.row_upper, 0.0))
+    reduced = matrix.priced(y)
+    slope = reduced[n]
+    reduced[n] = 0.0
+    bound = np.where(reduced > 0, matrix.lower, np.where(reduced < 0, matrix.upper, 0.0))
+    bound = np.where(np.isfinite(bound), bound, 0.0)
+    return Floor(float(y @ limit + reduced @ bound), least, slope[:, None] * (least[:, None] + np.arange(width)))
 
 
 class _Flows:
@@ -80,8 +150,9 @@ class _Flows:
         self.highs = quiet()
         self.highs.passModel(to_highs(matrix.relaxed()))
 
-    def cost(self, replicas: Floats) -> float:
-        """V(n), infinite where nothing serves everything or the time is over."""
+    def cost(self, replicas: Floats, enough: float = np.inf) -> float:
+        """V(n), infinite where it is above ``enough``, where nothing serves everything, or the time is over."""
+        self.highs.setOptionValue("objective_bound", enough)
         self._solve(replicas, replicas)
         if self.highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return np.inf
@@ -89,6 +160,7 @@ class _Flows:
 
     def relaxed(self, lower: Floats, upper: Floats) -> Floats:
         """The replicas of the linear relaxation, rounded up; ``upper`` where it was not solved."""
+        self.highs.setOptionValue("objective_bound", np.inf)
         self._solve(lower, upper)
         if self.highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return upper
@@ -101,24 +173,11 @@ class _Flows:
         self.highs.run()
 
     def point(self) -> tuple[Floats, Floats]:
-        """The last point, and how V moves with each n there."""
+        """The last point and its prices; no prices where the last solve has none."""
         solution = self.highs.getSolution()
-        return np.array(solution.col_value), np.array(solution.col_dual)[self.n]
+        prices = np.array(solution.row_dual) if solution.dual_valid else np.zeros(0)
+        return np.array(solution.col_value), prices
 
     def close(self) -> None:
         """Give the memory back."""
         self.highs.clear()
-
-
-def _moves(slope: Floats, n: Floats, lower: Floats, upper: Floats) -> Iterator[Floats]:
-    """Steps that may help, the most promising first."""
-    count = len(n)
-    every = np.eye(count)
-    up = np.flatnonzero((n < upper) & (slope < 0))
-    down = np.flatnonzero((n > lower) & (slope > 0))
-    moves = [(-slope[i], every[i]) for i in up] + [(slope[i], -every[i]) for i in down]
-    for i in np.flatnonzero(n > lower):
-        others = np.flatnonzero((n < upper) & (slope < slope[i]))
-        moves += [(slope[i] - slope[j], every[j] - every[i]) for j in others]
-    order = np.argsort([-promise for promise, _ in moves], kind="stable")
-    return (moves[i][1] for i in order)

@@ -12,14 +12,15 @@ there is an aim for a pool of any size: first the one that leaves few enough, or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from tidefleet.planning.fleet.first import first_plan
 from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
-from tidefleet.planning.fleet.local import search
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
-from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
+from tidefleet.planning.fleet.largepool import Effort, LargePool, among, moved, narrowed, option_of
+from tidefleet.planning.fleet.matrix import Bools, Floats
+from tidefleet.planning.fleet.solver import Answer, OutOfTime
 from tidefleet.planning.fleet.strong import Arcs, Strong, gathered, strengthen
 
 FEW = 20
@@ -40,8 +41,11 @@ RULED = 12_000
 MOST = 45_000
 """Arcs up to which the MILP of an aim is tried."""
 
-PER_SECOND = 2_000
-"""Arcs of an aim's MILP per second that is left: so that it gets beyond its root."""
+LEAST = 5_000
+"""Arcs for which there is always an aim."""
+
+PER_SECOND = 1_400
+"""Arcs of an aim's MILP per second that is left: one that does not get far beyond its root says nothing."""
 
 CLOSE = 0.45
 """Share of the open gap by which an aim for a bound is higher than L where the MILP of a higher one is too large."""
@@ -49,8 +53,14 @@ CLOSE = 0.45
 REACH = 0.02
 """The most by which an aim is higher than L then, as a share of it."""
 
+BEYOND = 0.3
+"""Share of the gap that such a lower aim would leave at which its MILP ends: beyond the aim it finds better plans."""
+
 MOVES_SHARE = 0.4
-"""Share of the time in which single replicas of a plan that is far off are moved."""
+"""The most of the time in which single replicas of a plan are moved."""
+
+MOVED = 28
+"""Options that cost least to use, of which replicas are moved besides those of the few."""
 
 FEW_SHARE = 0.45
 """Share of the time for a plan from a few options, before the bound is raised."""
@@ -82,58 +92,6 @@ GRACE = 1.0
 _MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LargePool:
-    """A pool's program with what is known about it.
-
-    Attributes:
-        matrix: the program, shared limits priced into its costs.
-        arcs: its arcs.
-        near: arcs with which a strong relaxation of the whole pool begins.
-        whole: arcs that serve a cell alone (aggregated ones).
-        n: the column of each option's replicas.
-        load: the row of each option's load.
-        serve: the rows that serve a cell each.
-        point: its point in the relaxation of the whole fleet.
-        prices: its rows' prices there.
-    """
-
-    matrix: Matrix
-    arcs: Arcs
-    near: Bools
-    whole: Bools
-    n: Ints
-    load: Ints
-    serve: Ints
-    point: Floats
-    prices: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How well: the gaps at which a pool is done, and whether the search was called off."""
-
-    gap: float
-    absolute_gap: float
-    cancelled: Callable[[], bool]
-
-    def enough(self, cost: float, bound: float) -> bool:
-        """Whether a cost is near enough to a bound."""
-        return cost - bound <= max(self.gap * abs(cost), self.absolute_gap)
-
-
-def knapsacks_of(pool: LargePool) -> Knapsacks:
-    """L of the whole pool."""
-    return Knapsacks(pool.matrix, pool.arcs.x, pool.n, option_of(pool), pool.load)
-
-
-def option_of(pool: LargePool) -> Ints:
-    """The option of each arc, as an index of the pool's options."""
-    index = np.zeros(len(pool.matrix.cost), dtype=np.int64)
-    index[pool.n] = np.arange(len(pool.n))
-    return index[pool.arcs.n]
-
-
 class Narrow:
     """The search of one pool in stages, so that all pools have a plan before any is improved.
 
@@ -141,38 +99,67 @@ class Narrow:
         plan: the best plan so far, with a bound of 'minus infinity'; ``None`` before there is one.
         bound: no plan of the pool costs less.
         fewest_tried: whether the MILP of the fewest options was ever solved.
-        few_tried: whether the MILP of a few options was solved since a turn was last in vain.
+        few_next: whether the next turn begins with the MILP of a few options, as after one in vain: a MILP that is cut
+            off early was for nothing.
         stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
     """
 
-    def __init__(self, pool: LargePool, knapsacks: Knapsacks, effort: Effort, start: Floats | None = None) -> None:
+    def __init__(
+        self,
+        pool: LargePool,
+        knapsacks: Knapsacks,
+        effort: Effort,
+        start: Floats | None = None,
+        earlier: Narrow | None = None,
+    ) -> None:
+        """Begin with what there is.
+
+        Args:
+            pool, knapsacks: the pool.
+            effort: how well it has to be solved.
+            start: a plan.
+            earlier: the search of the same pool at other costs, whose prices and options are near those of this one.
+        """
         self.pool, self.knapsacks, self.effort = pool, knapsacks, effort
         self.levels = knapsacks.at(pool.prices)
-        self.bound = self.levels.bound
         self.plan: Answer | None = None
         self.few = pool.matrix.lower[pool.n] > 0
+        self.known = None if earlier is None else earlier.few
+        if earlier is not None:
+            self.few = self.few | earlier.few
+            self.levels = max(self.levels, knapsacks.at(earlier.levels.prices), key=lambda one: one.bound)
+        self.bound = self.levels.bound
         if start is not None:
             self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
+        else:
+            use = pool.point[pool.n] * np.maximum(pool.matrix.cost[pool.n], 1e-9)
+            self.plan = first_plan(knapsacks, pool.arcs.side // 2, np.lexsort((self.levels.least_use, -use)))
         self.used = self.few
         self.gathered = pool
-        self.few_tried = self.fewest_tried = False
+        self.few_next = self.fewest_tried = False
         self.stalls = 0
 
     def begin(self, seconds: Callable[[], float]) -> None:
         """Bound, options and a first plan."""
         budget = seconds()
         known = self.few
-        few, self.levels, strong = _few(self.pool, self.knapsacks, self.effort, seconds, self.levels)
+        few, self.levels, strong = _few(
+            self.pool, self.knapsacks, self.effort, seconds, best=self.levels, known=self.known
+        )
         self.few = few | known
         if strong is not None:
             matrix = gathered(self.pool.matrix, self.pool.arcs, strong.pressure)
             self.gathered = replace(self.pool, matrix=matrix)
         self.bound = self.levels.bound
-        used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=max(budget, 0.01))
-        self.used = used | known
-        self._take(plan)
+        if self.known is None or self.plan is None:
+            room = max(budget, 0.01)
+            used, plan = _plan(self.pool, self.few, strong, effort=self.effort, seconds=seconds, budget=room)
+            self.used = used | known
+            self._take(plan)
+        if self.plan is not None and self._open(seconds):
+            self._take(self._moved(self.plan, seconds))
 
     def improve(self, seconds: Callable[[], float]) -> bool:
         """A better plan from the MILP of a few options, a better bound from that of what may be cheaper.
@@ -186,52 +173,38 @@ class Narrow:
         if not self._open(seconds):
             return False
         before = np.inf if self.plan is None else self.plan.objective - self.bound
-        if before > FAR * abs(self.bound) and self.plan is not None:
-            self._take(self._moved(self.plan, seconds))
-        if not self.few_tried and self._open(seconds):
+        if (self.few_next or self.plan is None) and self._open(seconds):
             effort, share = self.effort, 0.7
             if self.plan is not None:
                 wanted = max(self.effort.absolute_gap, min(FEW_GAP * before, 0.5 * REACH * abs(self.bound)))
                 effort, share = replace(self.effort, absolute_gap=wanted), FEW_SHARE
             options = self._nearest() if self.fewest_tried else self.few | self.used
             self._take(among(self.gathered, options, self.plan, effort, seconds=share * seconds()))
-            self.few_tried = self.fewest_tried = True
+            self.fewest_tried = True
         if self.plan is None:
             return True
         if self._open(seconds):
             self._raise(self.plan, seconds)
-        if self.plan.objective - self.bound > STALLED * before:
-            self.stalls += 1
-            self.few_tried = False
-        else:
-            self.stalls = 0
+        in_vain = self.plan.objective - self.bound > STALLED * before
+        self.few_next = in_vain and not self.few_next
+        self.stalls = self.stalls + 1 if in_vain else 0
         return self.stalls < TRIES and not self.effort.enough(self.plan.objective, self.bound)
 
     def _moved(self, plan: Answer, seconds: Callable[[], float]) -> Answer | None:
-        """A better plan by single replicas of the few options and of those in use, where the plan is far off."""
+        """A better plan by whole replicas of the few options, of those in use, and of those that cost least to use."""
         options = self.few | self.used | (plan.values[self.pool.n] > 0.5)
-        part, columns = narrowed(self.pool, options)
-        at = (np.cumsum(columns) - 1)[self.pool.n[options]]
+        options[np.argsort(self.levels.least_use, kind="stable")[:MOVED]] = True
         until = (1 - MOVES_SHARE) * seconds()
-        found = search(
-            part,
-            at,
-            [plan.values[self.pool.n[options]]],
-            seconds=lambda: seconds() - until,
-            cancelled=self.effort.cancelled,
-        )
-        if found is None:
-            return None
-        values = np.zeros(len(columns))
-        values[columns] = found.values
-        return Answer(values, found.objective, -np.inf, np.zeros(0), False)
+        start = [plan.values[self.pool.n]]
+        return moved(self.pool, options, start, seconds=lambda: seconds() - until, cancelled=self.effort.cancelled)
 
     def _raise(self, plan: Answer, seconds: Callable[[], float]) -> None:
         """A better bound, and maybe a better plan, from the MILP of what can be cheaper than an aim."""
         aim = self._highest()
-        limits = self._limits(aim)
-        if self._arcs(limits) > RULED:
-            fit = min(MOST, max(RULED, int(PER_SECOND * seconds())))
+        limits, beyond = self._limits(aim), 1.0
+        if self._arcs(limits) > min(RULED, max(LEAST, int(PER_SECOND * seconds()))):
+            fit = min(MOST, max(LEAST, int(PER_SECOND * seconds())))
+            beyond = BEYOND
             rise = min(CLOSE * (plan.objective - self.bound), REACH * abs(self.bound))
             for _ in range(12):
                 aim = self.bound + rise
@@ -239,7 +212,7 @@ class Narrow:
                 if self._arcs(limits) <= fit:
                     break
                 rise *= 0.8
-        effort = replace(self.effort, gap=0.0, absolute_gap=max(plan.objective - aim, 1e-6))
+        effort = replace(self.effort, gap=0.0, absolute_gap=max(beyond * (plan.objective - aim), 1e-6))
         found = among(self.gathered, limits[1] > 0, plan, effort, seconds=seconds(), limits=limits)
         self._take(found)
         if isinstance(found, Answer | OutOfTime):
@@ -292,9 +265,18 @@ class Narrow:
 
 
 def _few(
-    pool: LargePool, knapsacks: Knapsacks, effort: Effort, seconds: Callable[[], float], best: Levels
+    pool: LargePool,
+    knapsacks: Knapsacks,
+    effort: Effort,
+    seconds: Callable[[], float],
+    *,
+    best: Levels,
+    known: Bools | None,
 ) -> tuple[Bools, Levels, Strong | None]:
-    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation."""
+    """A few options that a good plan can do with, the best L found on the way, and the last strong relaxation.
+
+    Where such options are ``known``, the strong relaxation begins with them.
+    """
     budget = seconds()
     option, scale = option_of(pool), scales(pool.matrix, pool.serve, pool.prices)
     forced = pool.matrix.lower[pool.n] > 0
@@ -323,9 +305,12 @@ def _few(
         return knapsacks.at(found.prices), every
 
     middle = first(best, MIDDLE)
-    now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
-    best = max(best, now, key=lambda one: one.bound)
-    few = first(best, FEW, mean)
+    if known is None:
+        now, mean = raised(middle, best, 100, best.bound + 0.1 * abs(best.bound))
+        best = max(best, now, key=lambda one: one.bound)
+        few = first(best, FEW, mean)
+    else:
+        few = known | forced
     last: Strong | None = None
     for _ in range(ROUNDS):
         if not go_on():
@@ -364,29 +349,11 @@ def _plan(
         replicas = strong.values[pool.n]
         used = covering(cell, option[pool.whole], np.argsort(-replicas, kind="stable"))
         used |= (replicas > SLIVER) | (pool.matrix.lower[pool.n] > 0)
-        up = np.ceil(replicas[used] - 1e-7)
-        starts = [np.rint(replicas[used]), up, np.maximum(up, 1.0)]
-    part, columns = narrowed(pool, used)
-    at = np.cumsum(columns) - 1
-    found: Answer | None = None
-    for most in (max(SEARCH_SHARE * budget, SEARCH_LEAST), np.inf):
-        until = seconds() - min(most, max(seconds() - max(0.15 * budget, GRACE), SEARCH_LEAST))
-        if found is not None:
-            starts = [found.values[at[pool.n[used]]]]
-        found = search(
-            part,
-            at[pool.n[used]],
-            starts,
-            seconds=lambda until=until: seconds() - until,  # type: ignore[misc]
-            cancelled=effort.cancelled,
-        )
-        if found is None or found.objective - strong.bound <= FAR * abs(strong.bound):
-            break
-    if found is None:
-        return used, None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return used, Answer(values, found.objective, -np.inf, np.zeros(0), False)
+        up = np.ceil(replicas - 1e-7)
+        starts = [np.maximum(up, 1.0), up, np.rint(replicas)]
+    until = seconds() - max(SEARCH_SHARE * budget, SEARCH_LEAST)
+    found = moved(pool, used, starts, seconds=lambda: seconds() - until, cancelled=effort.cancelled)
+    return used, found
 
 
 def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled: Callable[[], bool]) -> Strong:
@@ -402,56 +369,3 @@ def _strong(pool: LargePool, few: Bools, seconds: Callable[[], float], cancelled
     pressure = np.zeros(len(kept))
     pressure[kept] = strong.pressure
     return Strong(strong.bound, values, np.zeros(0), kept, strong.prices, pressure)
-
-
-def among(
-    pool: LargePool,
-    options: Bools,
-    best: Answer | None,
-    effort: Effort,
-    *,
-    seconds: float,
-    limits: tuple[Floats, Floats] | None = None,
-) -> Answer | OutOfTime | None:
-    """The MILP over some options, as a point of the whole pool; ``None`` where it has no point or failed.
-
-    Args:
-        pool: the pool.
-        options: which of its options may be used.
-        best: a plan to begin from.
-        effort: the gaps at which to stop.
-        seconds: the most time.
-        limits: the least and the most replicas of each option, within the program's.
-    """
-    part, columns = narrowed(pool, options)
-    if limits is not None:
-        lower, upper = pool.matrix.lower.copy(), pool.matrix.upper.copy()
-        lower[pool.n], upper[pool.n] = limits
-        part = part.with_bounds(lower[columns], upper[columns])
-    start = None if best is None or best.values[~columns].any() else best.values[columns]
-    found = solve(
-        part,
-        seconds=seconds,
-        gap=effort.gap,
-        absolute_gap=effort.absolute_gap,
-        start=start,
-        cancelled=effort.cancelled,
-    )
-    if isinstance(found, OutOfTime):
-        return found
-    if not isinstance(found, Answer):
-        return None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return Answer(values, found.objective, found.bound, np.zeros(0), found.complete)
-
-
-def narrowed(pool: LargePool, options: Bools) -> tuple[Matrix, Bools]:
-    """The pool's program with these options only (all rows stay), and which columns it has."""
-    matrix = pool.matrix
-    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
-    allowed[pool.n[options]] = True
-    columns = np.ones(len(matrix.cost), dtype=np.bool_)
-    columns[pool.arcs.x] = allowed[pool.arcs.n]
-    columns[pool.n] = options
-    return matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_)), columns

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tidefleet.planning.fleet.largepool import Effort, LargePool, knapsacks_of
 from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
-from tidefleet.planning.fleet.narrow import GRACE, Effort, LargePool, Narrow, knapsacks_of
+from tidefleet.planning.fleet.narrow import GRACE, Narrow
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, raised, solve
 from tidefleet.planning.fleet.strong import strengthen
 
@@ -40,13 +41,16 @@ class PoolSearch:
         absolute_gap: float,
         cancelled: Callable[[], bool],
         start: Floats | None = None,
+        earlier: PoolSearch | None = None,
     ) -> None:
+        """Begin, from a plan and from the search of the same pool at other costs where there are any."""
         self.pool, self.gap, self.absolute_gap, self.cancelled = pool, gap, absolute_gap, cancelled
         self._narrow: Narrow | None = None
         if len(pool.arcs.x) > SMALL:
             knapsacks = knapsacks_of(pool)
             if knapsacks.usable:
-                self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled), start)
+                before = None if earlier is None else earlier._narrow
+                self._narrow = Narrow(pool, knapsacks, Effort(gap, absolute_gap, cancelled), start, before)
         self.hopeful = self.early
 
     @property
