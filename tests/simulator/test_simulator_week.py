@@ -16,8 +16,8 @@ from tidefleet.simulator.week import BASELINES, run_fleet
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = Path(os.environ.get("TIDEFLEET_SHARED", ROOT.parent / "shared")) / "traces"
 SMALL = {
-    "seconds": "28800",
-    "beginSeconds": "64800",
+    "seconds": "43200",
+    "beginSeconds": "75600",
     "pools.0.replicas": "12",
     "windows.count": "2",
     "windows.seconds": "10",
@@ -77,7 +77,8 @@ def test_dollars_of_classes_are_those_of_serving(ours):
 def test_loans_are_worth_points_and_a_fleet_that_lends_nothing_trains_nothing(ours):
     still = run("no_loans")
     assert still.training_gpu_hours == 0.0 == still.flips
-    assert still.utilization < ours.utilization
+    assert ours.flips > 0.0 < ours.training_gpu_hours
+    assert ours.utilization > still.utilization + 0.02
     assert ours.utilization_without_loans == pytest.approx(still.utilization, abs=0.06)
 
 
