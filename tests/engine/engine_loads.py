@@ -42,18 +42,23 @@ class Speeds:
     """An engine as straight lines (``simulator.engine.timing.Timing``), in seconds.
 
     Attributes:
-        prompts: of any prompts that are computed together, HTTP included; token: of each uncached one.
+        way: to the engine and back (HTTP, tokens to text), which keeps it from nothing.
+        prompts: of a chunk of prompts; token: of each uncached one.
         step: of any decode step; sequence: of each answer in it.
+        chunk_tokens: of a chunk.
     """
 
+    way: float
     prompts: float
     token: float
     step: float
     sequence: float
+    chunk_tokens: int
 
     def prompts_seconds(self, prompts: Sequence[tuple[float, float]]) -> float:
         """Of prompts given as (uncached, cached) tokens."""
-        return self.prompts + self.token * sum(new for new, _ in prompts)
+        total = sum(new for new, _ in prompts)
+        return self.prompts * max(1.0, total / self.chunk_tokens) + self.token * total
 
     def step_seconds(self, batch: float, context_tokens: float) -> float:
         """Of one step; what a tiny model reads of its context is nothing beside it."""
@@ -109,11 +114,9 @@ def measured(address: str, served_name: str, load: Sequence[Asked]) -> list[Took
     return asyncio.run(all_of_them())
 
 
-def simulated(
-    load: Sequence[Asked], speeds: Speeds, *, block: int, kv_tokens: float, max_batch: int, chunk_tokens: int
-) -> list[Took]:
+def simulated(load: Sequence[Asked], speeds: Speeds, *, block: int, kv_tokens: float, max_batch: int) -> list[Took]:
     """What the simulator's engine takes for each."""
-    engine = Replica(0, speeds, Blocks(kv_tokens), max_batch=max_batch, chunk_tokens=chunk_tokens)
+    engine = Replica(0, speeds, Blocks(kv_tokens), max_batch=max_batch, chunk_tokens=speeds.chunk_tokens)
     jobs = []
     for number, one in enumerate(load):
         keys = token_keys(np.array(one.ids, dtype=np.uint32), block)
@@ -124,28 +127,34 @@ def simulated(
         engine.advance(one.at)
         engine.submit(job, one.at)
     engine.advance(1e9)
-    return [Took(job.ttft_seconds, job.tpot_seconds) for job in jobs]
+    return [Took(job.ttft_seconds + speeds.way, job.tpot_seconds) for job in jobs]
 
 
-def fitted(took: Sequence[Took], run: Callable[[Speeds], Sequence[Took]], start: Speeds, *, rounds: int = 40) -> Speeds:
-    """Speeds with which ``run`` comes nearest to what was measured: least mean of absolute logarithms of ratios."""
+def fitted(
+    took: Sequence[Took], run: Callable[[Speeds], Sequence[Took]], start: Speeds, *, tries: int = 1500
+) -> Speeds:
+    """Speeds with which ``run`` comes nearest to what was measured, in each request and in the mean of all.
+
+    Least sum of absolute logarithms of ratios, of the requests' mean one and of the means' one, by steps in random
+    directions that grow while they help and shrink while they do not (a (1+1) evolution strategy).
+    """
+    real = np.array([(one.ttft, one.tpot) for one in took])
 
     def error(speeds: Speeds) -> float:
-        found = run(speeds)
-        ratios = [(one.ttft / real.ttft, one.tpot / real.tpot) for one, real in zip(found, took, strict=True)]
-        return float(np.abs(np.log(np.array(ratios))).mean())
+        found = np.array([(one.ttft, one.tpot) for one in run(speeds)])
+        each = np.abs(np.log(found / real)).mean()
+        return float(each + np.abs(np.log(found.mean(axis=0) / real.mean(axis=0))).mean())
 
+    rng = np.random.default_rng(0)
     best, least, width = start, error(start), 0.5
-    names = ("prompts", "token", "step", "sequence")
-    for _ in range(rounds):
-        before = least
-        for name in names:
-            for factor in (1.0 + width, 1.0 / (1.0 + width)):
-                tried = replace(best, **{name: getattr(best, name) * factor})
-                if (now := error(tried)) < least:
-                    best, least = tried, now
-        if least > before * 0.999:
-            width /= 2.0
-        if width < 0.005:
-            break
+    names = ("way", "prompts", "token", "step", "sequence")
+    for _ in range(tries):
+        factors = np.exp(width * rng.standard_normal(len(names)))
+        tried = replace(
+            best, **{name: getattr(best, name) * float(by) for name, by in zip(names, factors, strict=True)}
+        )
+        if (now := error(tried)) < least:
+            best, least, width = tried, now, min(0.5, width * 1.5)
+        else:
+            width = max(0.002, width * 0.93)
     return best

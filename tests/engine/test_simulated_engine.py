@@ -50,18 +50,18 @@ def means(took: Sequence[Took]) -> np.ndarray:
 
 
 def test_speeds_fitted_to_one_load_foretell_first_tokens_and_paces_of_another(vllm: engine.Engine) -> None:
-    """A light load of short prompts to fit to; a heavier one of longer prompts, half of which go on from another."""
+    """A light load to fit to; then twice as many requests a second, longer answers, prompts that go on from others."""
     room = kv_tokens(vllm)
 
     def run(load: Sequence[Asked], speeds: Speeds) -> list[Took]:
-        return simulated(load, speeds, block=engine.BLOCK_TOKENS, kv_tokens=room, max_batch=BATCH, chunk_tokens=CHUNK)
+        return simulated(load, speeds, block=engine.BLOCK_TOKENS, kv_tokens=room, max_batch=BATCH)
 
     told = []
     for number in range(TRIES):
         rng = np.random.default_rng(number)
-        first = drawn(rng, 60, 2.0, (32, 512), (16, 48))
+        first = drawn(rng, 60, 2.0, (32, 1200), (16, 48))
         took = measured(vllm.address, "small", first)
-        speeds = fitted(took, partial(run, first), Speeds(0.03, 0.0005, 0.01, 0.001))
+        speeds = fitted(took, partial(run, first), Speeds(0.01, 0.01, 0.0003, 0.01, 0.001, CHUNK))
         second = drawn(rng, 80, 4.0, (200, 700), (24, 64), turns=2)
         real, ours = means(measured(vllm.address, "small", second)), means(run(second, speeds))
         fit = means(run(first, speeds)) / means(took)
