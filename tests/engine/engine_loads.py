@@ -88,6 +88,11 @@ def drawn(
     return found
 
 
+def one_after_another(first: Sequence[Asked], second: Sequence[Asked]) -> list[Asked]:
+    """The second load begins where the first one's last request was sent."""
+    return [*first, *(replace(one, at=one.at + first[-1].at) for one in second)]
+
+
 def measured(address: str, served_name: str, load: Sequence[Asked]) -> list[Took]:
     """What a real engine takes for each, in the order of ``load``."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from engine_loads import Asked, Speeds, Took, drawn, fitted, measured, simulated
+from engine_loads import Asked, Speeds, Took, drawn, fitted, measured, one_after_another, simulated
 
 from localcluster.processes import Processes
 from realengine import engine, environment, model
@@ -50,7 +50,7 @@ def means(took: Sequence[Took]) -> np.ndarray:
 
 
 def test_speeds_fitted_to_one_load_foretell_first_tokens_and_paces_of_another(vllm: engine.Engine) -> None:
-    """A light load to fit to; then twice as many requests a second, longer answers, prompts that go on from others."""
+    """Fitted to a ramp from one request at a time to many; then longer answers, and prompts that go on from others."""
     room = kv_tokens(vllm)
 
     def run(load: Sequence[Asked], speeds: Speeds) -> list[Took]:
@@ -59,10 +59,10 @@ def test_speeds_fitted_to_one_load_foretell_first_tokens_and_paces_of_another(vl
     told = []
     for number in range(TRIES):
         rng = np.random.default_rng(number)
-        first = drawn(rng, 60, 2.0, (32, 1200), (16, 48))
+        first = one_after_another(drawn(rng, 15, 0.8, (32, 1200), (16, 48)), drawn(rng, 60, 4.0, (32, 1200), (16, 48)))
         took = measured(vllm.address, "small", first)
         speeds = fitted(took, partial(run, first), Speeds(0.01, 0.01, 0.0003, 0.01, 0.001, CHUNK))
-        second = drawn(rng, 80, 4.0, (200, 700), (24, 64), turns=2)
+        second = drawn(rng, 80, 3.0, (200, 700), (24, 64), turns=2)
         real, ours = means(measured(vllm.address, "small", second)), means(run(second, speeds))
         fit = means(run(first, speeds)) / means(took)
         told.append(

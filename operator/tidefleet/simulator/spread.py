@@ -32,6 +32,16 @@ def _listen(channel: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends its workers
 
 
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C is heard at the end; processes that are started meanwhile never hear it, not even before they listen."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(request: Request, task: Task, parts_directory: Path | None) -> dict[str, Any]:
     """One task in a worker process."""
     last = [-1.0]
@@ -56,9 +66,10 @@ def in_processes(jobs: int) -> Spread:
         shares = dict.fromkeys((one.key for one in tasks), 0.0)
         workers = min(jobs, len(tasks))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_listen, initargs=(channel,)) as pool:
-            running: dict[Future[dict[str, Any]], Task] = {
-                pool.submit(_work, request, one, parts_directory): one for one in tasks
-            }
+            with _interrupts_wait():  # processes start with the first of these
+                running: dict[Future[dict[str, Any]], Task] = {
+                    pool.submit(_work, request, one, parts_directory): one for one in tasks
+                }
             try:
                 while running:
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
