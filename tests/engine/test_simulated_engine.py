@@ -59,10 +59,10 @@ def test_speeds_fitted_to_one_load_foretell_first_tokens_and_paces_of_another(vl
     told = []
     for number in range(TRIES):
         rng = np.random.default_rng(number)
-        first = one_after_another(drawn(rng, 15, 0.8, (32, 1200), (16, 48)), drawn(rng, 60, 4.0, (32, 1200), (16, 48)))
+        first = one_after_another(drawn(rng, 15, 0.8, (32, 900), (16, 64)), drawn(rng, 45, 3.0, (32, 900), (16, 64)))
         took = measured(vllm.address, "small", first)
         speeds = fitted(took, partial(run, first), Speeds(0.01, 0.01, 0.0003, 0.01, 0.001, CHUNK))
-        second = drawn(rng, 80, 3.0, (200, 700), (24, 64), turns=2)
+        second = drawn(rng, 60, 3.0, (200, 700), (24, 64), turns=2)
         real, ours = means(measured(vllm.address, "small", second)), means(run(second, speeds))
         fit = means(run(first, speeds)) / means(took)
         told.append(
