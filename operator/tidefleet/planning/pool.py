@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tidefleet.economics.owned import HOURS_PER_MONTH
 from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate
 from tidefleet.planning.problem import (
-    HOURS_PER_MONTH,
     BreakEven,
     Chosen,
     Missed,
@@ -56,6 +56,9 @@ __all__ = [
 SAME_COST = 0.005
 """Below this share a difference in cost is none."""
 
+_Best = tuple[Solution, str, str]
+"""What a pool should have; and why it keeps what it runs where others are cheaper: in words, and in one."""
+
 _TOLD = 6
 """Accelerator types told before other kinds of alternatives: the status holds sixteen lines in all."""
 
@@ -73,29 +76,28 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
         return NothingFits(problem.pool, _nothing_fits(losers), losers)
     if problem.tiers is None or not problem.tiers.choices:
         return _explain(problem, *_best(problem))
-    index, told = _sizes(problem, problem.tiers, counted=True)
-    plan = plan_pool(frozen(problem, index))
-    return plan if isinstance(plan, NothingFits) else replace(plan, tiers=told)
+    mine, best, told = _sizes(problem, problem.tiers, counted=True)
+    return replace(_explain(mine, *best), tiers=told)
 
 
 def advised_tiers(problem: PoolProblem, choices: TierChoices) -> TierPlan | None:
     """How large KV tiers would pay for themselves, for a plan that does not count on them."""
-    return _sizes(problem, choices, counted=False)[1] if choices.choices else None
+    return _sizes(problem, choices, counted=False)[2] if choices.choices else None
 
 
-def _sizes(problem: PoolProblem, choices: TierChoices, *, counted: bool) -> tuple[int, TierPlan]:
-    """The choice of sizes that is cheapest, and what is told of it."""
+def _sizes(problem: PoolProblem, choices: TierChoices, *, counted: bool) -> tuple[PoolProblem, _Best, TierPlan]:
+    """The pool under the choice of sizes that is cheapest, what it should have, and what is told of the choice."""
+    mine = [frozen(replace(problem, tiers=choices), index) for index in range(len(choices.choices))]
+    best = [_best(one) for one in mine]
+    index = best_choice(choices, [solution for solution, _, _ in best], saving=SWITCH_SAVING)
     found = []
-    for one in choices.choices:
-        mine = replace(problem, market=one.market, tiers=None)
-        solution = _best(mine)[0]
+    for one, (solution, _, _) in zip(mine, best, strict=True):
         counts = zip(one.market.candidates, solution.counts, strict=True)
         found.append((solution, [Chosen(candidate, n) for candidate, n in counts if n]))
-    index = best_choice(choices, [solution for solution, _ in found], saving=SWITCH_SAVING)
-    return index, sized(choices, found, index, counted=counted)
+    return mine[index], best[index], sized(choices, found, index, counted=counted)
 
 
-def _best(problem: PoolProblem) -> tuple[Solution, str, str]:
+def _best(problem: PoolProblem) -> _Best:
     """What the pool should have; and why it keeps what it runs where others are cheaper: in words, and in one."""
     candidates = problem.market.candidates
     best = solve(problem, candidates)

@@ -11,8 +11,6 @@ from tidefleet.planning.apart import Apart
 from tidefleet.planning.options import Candidate, ClassDemand, Market, Option
 from tidefleet.planning.words import brief
 
-HOURS_PER_MONTH = 730.0
-
 
 @dataclass(frozen=True, slots=True)
 class TierChoice:

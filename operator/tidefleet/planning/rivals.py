@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tidefleet.economics.external import ExternalOffer, PerToken, TokenVector, month_usd, token_usd
+from tidefleet.economics.owned import HOURS_PER_MONTH
 from tidefleet.planning.apart import Apart
 from tidefleet.planning.options import Option
 from tidefleet.planning.problem import (
-    HOURS_PER_MONTH,
     BreakEven,
     Chosen,
     PoolProblem,

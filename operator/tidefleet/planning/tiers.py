@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tidefleet.economics.memory import kv_bytes_per_token
+from tidefleet.economics.memory import GIB, kv_bytes_per_token
+from tidefleet.economics.owned import HOURS_PER_MONTH
 from tidefleet.economics.serving import Estimate
 from tidefleet.economics.shape import KvTier, TierHit
 from tidefleet.planning.evidence import NO_EVIDENCE, Evidence
@@ -41,7 +42,6 @@ from tidefleet.planning.options import (
     owner_kilowatts,
 )
 from tidefleet.planning.problem import (
-    HOURS_PER_MONTH,
     Chosen,
     PoolProblem,
     SizedTier,
@@ -52,8 +52,6 @@ from tidefleet.planning.problem import (
 from tidefleet.planning.reuse_curve import ReuseCurve
 from tidefleet.planning.solution import Solution
 from tidefleet.planning.words import brief
-
-GIB = 2.0**30
 
 PARTS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Sizes that are tried, as parts of the largest: the same for any number of tiers, so that one more costs no more."""
@@ -75,10 +73,10 @@ class TierLimit:
     most_bytes: float
     planned: bool = True
 
-    @property
-    def usd_per_byte_hour(self) -> float:
-        """T."""
-        return self.tier.usd_per_gib_month / GIB / HOURS_PER_MONTH
+
+def usd_per_byte_hour(tier: KvTier) -> float:
+    """T, the rent of a tier."""
+    return tier.usd_per_gib_month / GIB / HOURS_PER_MONTH
 
 
 def tier_choices(
@@ -181,7 +179,7 @@ def _with_tiers(
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)
-    storage = sum(size * one.usd_per_byte_hour for size, one in zip(sizes, limits, strict=True))
+    storage = sum(size * usd_per_byte_hour(one.tier) for size, one in zip(sizes, limits, strict=True))
     estimates, rate = base.estimates, base.requests_per_second
     shares: list[tuple[float, ...]] = [tuple(0.0 for _ in limits)] * len(classes)
     for _ in range(_ROUNDS if any(sizes) else 0):
@@ -286,7 +284,7 @@ def sized(
                 bytes_per_replica=size,
                 most_bytes=most,
                 hit_share=hit / covered if covered > 0 else 0.0,
-                storage_usd_per_hour=replicas * size * tier.usd_per_gib_month / GIB / HOURS_PER_MONTH,
+                storage_usd_per_hour=replicas * size * usd_per_byte_hour(tier),
                 saves_usd_per_hour=max(0.0, min(without) - solution.cost) if without and size else 0.0,
             )
         )

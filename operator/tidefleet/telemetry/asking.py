@@ -24,11 +24,7 @@ class PrometheusError(Exception):
 
 
 class RefusedError(PrometheusError):
-    """It did not take the question; ``words`` are its own."""
-
-    def __init__(self, url: str, status: int, words: str) -> None:
-        super().__init__(f"--prometheus {url}: answered {status}: {words}")
-        self.words = words
+    """It did not take the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ class Asking(AbstractContextManager["Asking"]):
             ) from None
         if status != httpx.codes.OK or not isinstance(body, dict) or body.get("status") != "success":
             words = str(body.get("error", "") if isinstance(body, dict) else "")[:300] or "no answer of a Prometheus"
-            raise RefusedError(self._url, status, words)
+            raise RefusedError(f"--prometheus {self._url}: answered {status}: {words}")
         data = body.get("data")
         found = data.get("result") if isinstance(data, dict) else None
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):

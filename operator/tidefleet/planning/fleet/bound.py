@@ -127,15 +127,13 @@ def least_outside(problem: FleetProblem, outside: Bools, reduced: Floats) -> flo
 def shared_prices(milp: FleetMilp, prices: Floats) -> Floats:
     """Prices of the shared rows only, with the sign that a row's finite side demands; other rows are 0."""
     matrix = milp.matrix
-    usable = np.where(matrix.row_owner == SHARED, prices, 0.0)
-    usable = np.where((usable > 0) & ~np.isfinite(matrix.row_lower), 0.0, usable)
-    return np.where((usable < 0) & ~np.isfinite(matrix.row_upper), 0.0, usable)
+    return matrix.usable(np.where(matrix.row_owner == SHARED, prices, 0.0))
 
 
 def shared_part(milp: FleetMilp, prices: Floats) -> float:
     """What the priced rows and the shared columns contribute to the bound; ``prices`` as from ``shared_prices``."""
     matrix = milp.matrix
-    limit = np.where(prices > 0, matrix.row_lower, np.where(prices < 0, matrix.row_upper, 0.0))
+    limit = matrix.limits(prices)
     reduced = matrix.priced(prices)
     mine = matrix.owner == SHARED
     with np.errstate(invalid="ignore"):
@@ -153,12 +151,9 @@ def pool_floors(milp: FleetMilp, priced: Matrix, prices: Floats) -> Floats:
         prices: the relaxation's prices of all rows.
     """
     p, matrix = milp.problem, priced
-    mine = np.where(matrix.row_owner == SHARED, 0.0, prices)
-    mine = np.where(
-        ((mine > 0) & ~np.isfinite(matrix.row_lower)) | ((mine < 0) & ~np.isfinite(matrix.row_upper)), 0.0, mine
-    )
+    mine = matrix.usable(np.where(matrix.row_owner == SHARED, 0.0, prices))
     reduced = matrix.priced(mine)
-    limit = np.where(mine > 0, matrix.row_lower, np.where(mine < 0, matrix.row_upper, 0.0))
+    limit = matrix.limits(mine)
     arcs = np.zeros(len(matrix.cost), dtype=np.bool_)
     arcs[milp.columns.x] = True
     with np.errstate(invalid="ignore"):

@@ -87,16 +87,14 @@ class Knapsacks:
 
     def signed(self, prices: Floats) -> Floats:
         """Prices with those set to 0 whose row has no limit on that side, and those of load rows."""
-        m = self.matrix
-        wrong = ((prices > 0) & ~np.isfinite(m.row_lower)) | ((prices < 0) & ~np.isfinite(m.row_upper))
-        return np.where(wrong | self.is_load, 0.0, prices)
+        return np.where(self.is_load, 0.0, self.matrix.usable(prices))
 
     def at(self, prices: Floats) -> Levels:
         """L at some prices."""
         m, y = self.matrix, self.signed(prices)
         columns, rows, count = len(m.cost), len(m.row_lower), len(self.n)
         reduced = self._reduced(y)
-        limit = np.where(y > 0, m.row_lower, np.where(y < 0, m.row_upper, 0.0))
+        limit = m.limits(y)
         point = np.zeros(columns)
         other = self.other_at
         point[other] = np.where(reduced[other] < 0, m.upper[other], m.lower[other])
@@ -153,7 +151,7 @@ class Knapsacks:
         """L as a function of the replicas: per option h of ``least`` and the whole numbers above it."""
         m, y = self.matrix, self.signed(prices)
         reduced = self._reduced(y)
-        limit = np.where(y > 0, m.row_lower, np.where(y < 0, m.row_upper, 0.0))
+        limit = m.limits(y)
         other = self.other_at
         at = np.where(reduced[other] < 0, m.upper[other], m.lower[other])
         fills = self._fills(reduced)

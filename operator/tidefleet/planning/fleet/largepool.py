@@ -104,9 +104,7 @@ def moved(
     )
     if found is None:
         return None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return Answer(values, found.objective, -np.inf, np.zeros(0), False)
+    return Answer(whole(columns, found.values), found.objective, -np.inf, np.zeros(0), False)
 
 
 def among(
@@ -146,17 +144,25 @@ def among(
         return found
     if not isinstance(found, Answer):
         return None
-    values = np.zeros(len(columns))
-    values[columns] = found.values
-    return Answer(values, found.objective, found.bound, np.zeros(0), found.complete)
+    return Answer(whole(columns, found.values), found.objective, found.bound, np.zeros(0), found.complete)
 
 
 def narrowed(pool: LargePool, options: Bools) -> tuple[Matrix, Bools]:
     """The pool's program with these options only (all rows stay), and which columns it has."""
-    matrix = pool.matrix
-    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
-    allowed[pool.n[options]] = True
-    columns = np.ones(len(matrix.cost), dtype=np.bool_)
-    columns[pool.arcs.x] = allowed[pool.arcs.n]
+    columns = columns_of(pool, options)
+    return pool.matrix.part(columns, np.ones(len(pool.matrix.row_lower), dtype=np.bool_)), columns
+
+
+def columns_of(pool: LargePool, options: Bools) -> Bools:
+    """The columns of the pool's program that are left with these options only."""
+    columns = np.ones(len(pool.matrix.cost), dtype=np.bool_)
+    columns[pool.arcs.x] = options[option_of(pool)]
     columns[pool.n] = options
-    return matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_)), columns
+    return columns
+
+
+def whole(columns: Bools, values: Floats) -> Floats:
+    """A point over some columns as one of all of them."""
+    found = np.zeros(len(columns))
+    found[columns] = values
+    return found

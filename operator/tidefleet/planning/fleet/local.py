@@ -82,11 +82,12 @@ def search(
             if floor >= cost - _HELPS * max(1.0, abs(cost)):
                 break
             step = neighbours.replicas(which)
-            tried = flows.cost(step, cost - 0.1 * _HELPS * max(1.0, abs(cost)))
+            enough = cost - 0.1 * _HELPS * max(1.0, abs(cost))
+            tried = flows.cost(step, enough)
             values, prices = flows.point()
             if len(prices):
                 around.add(prices)
-            if tried < cost - 0.1 * _HELPS * max(1.0, abs(cost)):
+            if tried < enough:
                 best, cost, point = step, tried, values
                 neighbours = around.neighbours(best)
             else:
@@ -131,9 +132,8 @@ def tangent(matrix: Matrix, n: Ints, prices: Floats, least: Floats, width: int) 
 
     A column without an upper limit whose reduced cost is negative, which only rounding can bring about, counts as 0.
     """
-    signed = np.where(prices > 0, np.isfinite(matrix.row_lower), np.isfinite(matrix.row_upper))
-    y = np.where(signed, prices, 0.0)
-    limit = np.where(y > 0, matrix.row_lower, np.where(y < 0, matrix.row_upper, 0.0))
+    y = matrix.usable(prices)
+    limit = matrix.limits(y)
     reduced = matrix.priced(y)
     slope = reduced[n]
     reduced[n] = 0.0

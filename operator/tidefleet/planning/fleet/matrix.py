@@ -79,6 +79,15 @@ class Matrix:
         paid = np.bincount(self.column, self.value * prices[self.row], minlength=len(self.cost))
         return self.cost - paid
 
+    def usable(self, prices: Floats) -> Floats:
+        """Prices of rows, with those set to 0 whose row has no limit on that side."""
+        wrong = ((prices > 0) & ~np.isfinite(self.row_lower)) | ((prices < 0) & ~np.isfinite(self.row_upper))
+        return np.where(wrong, 0.0, prices)
+
+    def limits(self, prices: Floats) -> Floats:
+        """The limit of each row that a price is of: the lower one where it is positive; 0 where it is 0."""
+        return np.where(prices > 0, self.row_lower, np.where(prices < 0, self.row_upper, 0.0))
+
     def part(self, columns: Bools, rows: Bools) -> Matrix:
         """These columns and rows only, in the order they have here."""
         new_row = np.cumsum(rows) - 1

@@ -83,9 +83,6 @@ SEARCH_SHARE = 0.06
 SEARCH_LEAST = 0.25
 """Seconds that this has at least."""
 
-FAR = 0.15
-"""Share of the strong relaxation's cost by which a first plan may be dearer; moves go on where it is more."""
-
 GRACE = 1.0
 """Seconds in which a pool without any plan still gets one, though its time is over."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tidefleet.planning.fleet.largepool import Effort, LargePool, knapsacks_of
+from tidefleet.planning.fleet.largepool import Effort, LargePool, columns_of, knapsacks_of, whole
 from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
 from tidefleet.planning.fleet.narrow import GRACE, Narrow
 from tidefleet.planning.fleet.solver import TOLERANCE, Answer, Broken, NoPoint, Outcome, OutOfTime, raised, solve
@@ -203,11 +203,7 @@ def _among(
 ) -> Answer | NoPoint | OutOfTime | Broken:
     """The best plan over a shortlist, as a point of the whole pool."""
     matrix = pool.matrix
-    allowed = np.zeros(len(matrix.cost), dtype=np.bool_)
-    allowed[pool.n[shortlist]] = True
-    columns = np.ones(len(matrix.cost), dtype=np.bool_)
-    columns[pool.arcs.x] = allowed[pool.arcs.n]
-    columns[pool.n] = shortlist
+    columns = columns_of(pool, shortlist)
     part = matrix.part(columns, _touched(matrix, columns))
     outside = best is None or bool(best.values[~columns].any())
     start = rounded_up(part, seconds, cancelled) if best is None or outside else best.values[columns]
@@ -216,9 +212,7 @@ def _among(
         found = Answer(start, float(part.cost @ start), -np.inf, np.zeros(0), False)
     if not isinstance(found, Answer):
         return found
-    values = np.zeros(len(matrix.cost))
-    values[columns] = found.values
-    return Answer(values, found.objective, -np.inf, np.zeros(0), found.complete)
+    return Answer(whole(columns, found.values), found.objective, -np.inf, np.zeros(0), found.complete)
 
 
 def rounded_up(matrix: Matrix, seconds: float, cancelled: Callable[[], bool]) -> Floats | None:
