@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from localcluster.loader import LOADER
 from tidefleet.api.accelerator_type import AcceleratorType
 
 DATA = Path(__file__).parents[2] / "operator" / "tidefleet" / "catalogue" / "data"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DOCUMENTS: list[dict[str, Any]] = list(yaml.load_all((DATA / "acceleratortypes.yaml").read_text(), LOADER))
 SPECS: dict[str, dict[str, Any]] = {document["metadata"]["name"]: document["spec"] for document in DOCUMENTS}
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from localcluster.loader import LOADER
 from tidefleet.economics.architecture import architecture_from_config
 
 DATA = Path(__file__).parents[2] / "operator" / "tidefleet" / "catalogue" / "data"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MODELS: dict[str, dict[str, Any]] = yaml.load((DATA / "models.yaml").read_text(), LOADER)  # noqa: S506 - a safe loader
 
 NAMED = {

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from localcluster import binaries
+from localcluster.loader import LOADER
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "tidefleet"
 
@@ -17,7 +18,7 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
 Render = Callable[..., list[dict[str, Any]]]
 
 
-class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class UniqueKeys(LOADER):
     """Refuses a mapping that has a key twice, as an API server does and PyYAML does not."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -22,12 +22,12 @@ import yaml
 from localcluster.api import ApiClient, ApiError
 from localcluster.cluster import Cluster
 from localcluster.crds import crd_files
+from localcluster.loader import LOADER
 from tidefleet.catalogue import accelerator_manifests
 
 pytestmark = [pytest.mark.cluster, pytest.mark.chart]
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 OURS = [f"{kind}.tidefleet.io" for kind in ("acceleratortypes", "inferencepools", "sites", "workloadclasses")]
 CLUSTER_SCOPED = {

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from localcluster.loader import LOADER
 from tidefleet.api import validation
 from tidefleet.catalogue import accelerator_manifests, parse_price_book
 from tidefleet.cli.main import app
@@ -16,7 +17,6 @@ from tidefleet.controller.config import OperatorConfiguration, load_configuratio
 pytestmark = pytest.mark.chart
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PROMETHEUS_KINDS = [
     f"--api-versions=monitoring.coreos.com/v1/{k}" for k in ("PrometheusRule", "ServiceMonitor", "PodMonitor")
 ]

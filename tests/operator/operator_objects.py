@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import yaml
 
 from localcluster.cluster import Cluster
+from localcluster.loader import LOADER
 from localcluster.nodes import apply_nodes, node_kinds, nodes_for
 from tidefleet import catalogue
 
 T = TypeVar("T")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ROOT = Path(__file__).resolve().parents[2]
 
 FLEET = "tidefleet.io/test-fleet"
@@ -156,7 +156,7 @@ def prepare(cluster: Cluster) -> None:
     """Our definitions, and the nodes that all tests on a cluster share."""
     api = cluster.api()
     for file in sorted((ROOT / "crds").glob("*.yaml")):
-        definition = yaml.load(file.read_text(), _LOADER)  # noqa: S506 - a safe loader
+        definition = yaml.load(file.read_text(), LOADER)  # noqa: S506 - a safe loader
         api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
         plural = definition["spec"]["names"]["plural"]
         eventually(lambda plural=plural: api.is_ok(f"/apis/tidefleet.io/v1alpha1/{plural}"), f"{plural} to be served")

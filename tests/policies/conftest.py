@@ -13,8 +13,7 @@ from admission_people import DEFINITIONS, OPERATOR, ROOT, TYPES, Person, eventua
 
 from localcluster import binaries
 from localcluster.cluster import Cluster
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from localcluster.loader import LOADER
 
 
 @pytest.fixture(scope="module")

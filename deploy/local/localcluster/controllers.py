@@ -18,13 +18,13 @@ from localcluster.api import ApiError
 from localcluster.controlplane import ControlPlane
 from localcluster.crds import crd_files
 from localcluster.errors import LocalClusterError
+from localcluster.loader import LOADER
 from localcluster.ports import free_ports
 
 START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Webhook = dict[str, Any]
 
@@ -121,7 +121,7 @@ def _run(cluster: ControlPlane, wanted: Controller, program: Path, *, port: int,
 
 def _documents(file: Path) -> list[dict[str, Any]]:
     with file.open(encoding="utf-8") as text:
-        return [one for one in yaml.load_all(text, Loader=_LOADER) if one]
+        return [one for one in yaml.load_all(text, Loader=LOADER) if one]
 
 
 def _point_here(configuration: dict[str, Any], wanted: Controller, *, url: str, authority: str) -> None:

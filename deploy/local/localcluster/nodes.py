@@ -10,12 +10,12 @@ import yaml
 
 from localcluster.api import ApiClient, ApiError
 from localcluster.errors import LocalClusterError
+from localcluster.loader import LOADER
 
 SIMULATED_LABEL = "tidefleet.io/simulated"
 CATALOGUE = (
     Path(__file__).resolve().parents[3] / "operator" / "tidefleet" / "catalogue" / "data" / "acceleratortypes.yaml"
 )
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PARALLEL_REQUESTS = 16
 _PODS_PER_NODE = 110
 
@@ -59,7 +59,7 @@ def node_kinds_from_catalogue(path: Path) -> dict[str, NodeKind]:
         LocalClusterError: A document lacks a field; the message names it.
     """
     kinds: dict[str, NodeKind] = {}
-    for document in yaml.load_all(path.read_text(encoding="utf-8"), Loader=_LOADER):
+    for document in yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER):
         if not document or document.get("kind") != "AcceleratorType":
             continue
         name, spec = document["metadata"]["name"], document["spec"]
