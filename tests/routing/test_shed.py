@@ -11,6 +11,7 @@ from tidefleet.routing.shed import (
     MOST_PRIORITIES,
     Promises,
     longest_wait,
+    longest_waits,
     retry_after_seconds,
 )
 
@@ -28,6 +29,19 @@ def test_a_lower_priority_waits_less_while_a_higher_one_has_a_promise():
     assert longest_wait(0, None, 0.0, promises, 1.0) == 0.5
     assert longest_wait(5, 4.0, 0.0, promises, 1.0) == 4.0
     assert longest_wait(0, None, 0.0, promises, 2.0 + LIVE_SECONDS) == DEFAULT_WAIT_SECONDS
+
+
+@given(
+    st.integers(0, 9),
+    st.none() | st.floats(0.01, 60.0),
+    st.lists(st.floats(0.0, 100.0), min_size=1),
+    st.floats(0.0, 90.0),
+)
+def test_all_endpoints_together_are_given_what_each_is_given(priority, objective, prefills, now):
+    promises = Promises()
+    promises.asked(5, 1.0, 0.0)
+    each = [longest_wait(priority, objective, one, promises, now) for one in prefills]
+    assert longest_waits(priority, objective, prefills, promises, now).tolist() == each
 
 
 def test_the_tightest_promise_counts_until_it_is_old():

@@ -444,7 +444,8 @@ class Endpoints(Columns):
 
     def in_flight(self, address: str) -> int:
         """Our own requests there."""
-        return int((self.pending + self.running)[self._at[address]])
+        at = self._at[address]
+        return int(self.pending[at] + self.running[at])
 
     def coming(self, ask: Ask, held: Sequence[float]) -> list[tuple[int, float]]:
         """Rows that are about to hold more of a prompt than now (``held`` tokens by row), and how many tokens of it."""

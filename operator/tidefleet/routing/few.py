@@ -62,8 +62,13 @@ class Few:
             self.usd, self.total, self.cached, self.tpot, self.load,
         ) = zip(*rows, strict=True)  # fmt: skip
 
-    def ttft_at(self, row: int) -> float:
+    @property
+    def ttft(self) -> Sequence[float]:
         """Expected seconds to the first token."""
+        return [self.ttft_at(row) for row in range(len(self.addresses))]
+
+    def ttft_at(self, row: int) -> float:
+        """The same at one endpoint."""
         seconds: float = self.wait[row] + self.fetch[row] + self.prefill[row] + self.tpot[row]
         return seconds
 

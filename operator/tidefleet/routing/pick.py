@@ -326,10 +326,9 @@ def _least(
 
 def _overdue(ask: Ask, terms: Terms | Few) -> NDArray[np.float64]:
     """What a late first token adds to the totals: nothing of it matters once that is accepted."""
-    late: NDArray[np.float64] = np.zeros(len(terms.addresses))
-    if ask.ttft_objective_seconds is not None:
-        ttft = np.asarray(terms.wait) + np.asarray(terms.fetch) + np.asarray(terms.prefill) + np.asarray(terms.tpot)
-        late = LATE_WEIGHT * np.maximum(ttft - ask.ttft_objective_seconds, 0.0)
+    if ask.ttft_objective_seconds is None:
+        return np.zeros(len(terms.addresses))
+    late: NDArray[np.float64] = LATE_WEIGHT * np.maximum(np.asarray(terms.ttft) - ask.ttft_objective_seconds, 0.0)
     return late
 
 
