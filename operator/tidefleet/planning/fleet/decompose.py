@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,11 +11,12 @@ from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.around import improved
 from tidefleet.planning.fleet.explain import explained
 from tidefleet.planning.fleet.infeasible import why_infeasible
-from tidefleet.planning.fleet.largepool import LargePool
+from tidefleet.planning.fleet.largepool import LargePool, OwnLimits, own_limits, whole
 from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summed
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
+from tidefleet.planning.fleet.nearby import Nearby
 from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.proposals import Proposals, Tried
@@ -24,6 +24,7 @@ from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, 
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
+from tidefleet.planning.fleet.turn import Spread, Turn
 
 POOLS_SHARE = 0.8
 """Share of the time for the pools; the rest is for the whole, which needs little where no shared limit has a price."""
@@ -34,27 +35,6 @@ UNPRICED_SHARE = 0.95
 FINISH = 2e-6
 """Seconds per arc kept back for checking the plan and putting it out."""
 
-EARLY_SHARE = 0.6
-"""Share of that time in which all large pools get a first plan and a bound, before any is improved."""
-
-SHORTEST = 2.5
-"""Seconds of a turn in which no large pool gets better."""
-
-IMPROVE_SHARE = 0.85
-"""Share of the time left for the pools in which each large one is improved once more."""
-
-MOST_OPEN = 0.1
-"""Share of a pool's bound up to which its open gap counts when time is dealt out: a first plan may be far too dear."""
-
-LEAST = 0.05
-"""Share of the pools' time below which none is improved any more."""
-
-EARLY_FLOOR = 0.6
-"""Least share of that time for a pool, relative to the mean."""
-
-SIZE_WEIGHT = 0.25
-"""How much a pool's size counts against its cost when the time is dealt out."""
-
 PRICE_TURNS = 30
 """Times that the pools are solved at other prices, while time is left and the gap is not reached."""
 
@@ -63,6 +43,19 @@ TURN_SHARE = 0.25
 
 FIRST_SHARE = 0.45
 """The same for the first turn of a large fleet, whose other turns are few."""
+
+SMALL_SHARE = 0.5
+"""The same for any turn of a small one, which seldom needs it."""
+
+FINE = 0.2
+"""Share of the gap to which the pools of a small fleet are solved where a shared limit has a price: what is open
+between prices and whole replicas comes on top."""
+
+NEAR_SHARE = 0.35
+"""Share of the time left after a turn in which plans near the pools' are sought."""
+
+NEAR_ROOM = 0.03
+"""Share of the bound that takes the place of the open gap while no plan of the fleet is known."""
 
 FITTED_SHARE = 0.1
 """Share of the time left in which one pool is made to fit what the ones before it left."""
@@ -84,13 +77,6 @@ HANDY = 6
 
 LARGE = 60_000
 """Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
-
-
-class Spread(Protocol):
-    """Applies a function to each item, side by side where it can: ``map`` or an executor's ``map``."""
-
-    def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
-        """Results in the order of the items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +137,24 @@ def solve(
 
 
 class _Search:
-    """One solve: prices, pools, repair, bound."""
+    """One solve: prices, pools, repair, bound.
+
+    Attributes:
+        best: the cheapest plan of the fleet so far.
+        lower: no plan of the fleet costs less.
+        used: options that any solution so far uses.
+        proposals, tried, nearby: the pools' plans, the prices of the shared limits, and where plans were sought.
+        searches: each pool's search in the last turn.
+    """
 
     def __init__(self, milp: FleetMilp, limits: Limits, watch: Watch, spread: Spread, workers: int) -> None:
         self.milp, self.limits, self.watch, self.spread, self.workers = milp, limits, watch, spread, workers
         self.near = bounds.nearest(milp.problem, bounds.unit_cost(milp.problem), 2)
         self.sides = bounds.sides(milp.problem)
         self.searches: dict[int, PoolSearch] = {}
+        self.own: dict[int, OwnLimits] = {}
+        self.best: Floats | None = None
+        self.large = len(milp.columns.x) > LARGE
 
     def run(self) -> FleetResult:
         """The result."""
@@ -170,61 +167,94 @@ class _Search:
                 return SolverFailed("the time was over before the linear relaxation was solved")
             case Broken(why):
                 return SolverFailed(why)
-        lower, best = relaxation.bound + milp.constant, None
-        used = relaxation.values[milp.columns.n] > 1e-6
+        self.relaxation, self.lower = relaxation, relaxation.bound + milp.constant
+        self.used = relaxation.values[milp.columns.n] > 1e-6
         full = bounds.shared_prices(milp, relaxation.prices)
-        proposals = Proposals(milp)
-        tried = Tried(milp, full)
-        began = watch.left()
-        tight, large = bool(full.any()), len(milp.columns.x) > LARGE
-        for turn in range(PRICE_TURNS):
-            before, known = watch.left(), lower
-            prices = tried.next(turn, proposals, watch.left())
-            share = FIRST_SHARE if large and not proposals.plans else TURN_SHARE
-            answers = self._pools(prices, relaxation, proposals, share if tight else None)
-            broken = [one for one in answers.values() if isinstance(one, Broken)]
-            if broken and best is None:
-                return SolverFailed(broken[0].why)
-            if any(isinstance(one, NoPoint) for one in answers.values()):
-                return why_infeasible(milp, watch.left, watch.cancelled)
-            lower = max(lower, tried.bound(prices, bounds.shared_part(milp, prices), self._parts(answers)))
-            for owner, answer in answers.items():
-                if isinstance(answer, Answer):
-                    used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
-                    proposals.add(owner, answer.values)
-            together = self._together(answers)
-            tight = tight or together is None
-            if together is None and turn < 2:
-                fitted = self._fitted(answers, used)
-                together = self._together(fitted)
-                for owner, answer in fitted.items():
-                    if isinstance(answer, Answer):
-                        proposals.add(owner, answer.values)
-            best = self._better(best, together)
-            if self._done(best, lower) or watch.cancelled() or not tight:
-                break
-            if watch.left() < max(1.5 * (before - watch.left()), PRICES_UNTIL * began):
-                break
-            risen = lower - known
-            if turn >= 2 and best is not None and risen < RISES * (self._cost(best) - lower):
-                break
-        if tight and not self._done(best, lower):
-            best = self._better(best, self._chosen(proposals))
-        if tight and best is not None and not self._done(best, lower):
-            best = self._around(best, used, tried, lower)
-        if not self._done(best, lower) and not (large and best is not None):
-            outcome = self._repair(used, best, lower)
-            match outcome:
-                case Answer():
-                    best = self._better(best, outcome.values)
-                    lower = max(lower, outcome.bound)
-                case NoPoint() if best is None:
-                    return why_infeasible(milp, watch.left, watch.cancelled)
-                case Broken(why) if best is None:
-                    return SolverFailed(why)
-        if best is None:
+        self.tight = bool(full.any())
+        self.proposals, self.nearby = Proposals(milp), Nearby(milp)
+        self.tried = Tried(milp, full, bold=not self.large)
+        failed = self._priced()
+        if failed is not None:
+            return failed
+        if self.tight and not self._done():
+            self._better(self._chosen())
+        if self.tight and self.best is not None and not self._done():
+            self._better(self._around(self.best))
+        if not self._done() and not (self.large and self.best is not None):
+            failed = self._repair()
+            if failed is not None:
+                return failed
+        if self.best is None:
             return SolverFailed("the time was over before a plan was found")
-        return explained(milp, best, lower, relaxation.prices, self.limits.gap)
+        return explained(milp, self.best, self.lower, relaxation.prices, self.limits.gap)
+
+    def _priced(self) -> FleetResult | None:
+        """Turn after turn at better prices of the shared limits; a result only where there is no plan to be had."""
+        watch, began = self.watch, self.watch.left()
+        for count in range(PRICE_TURNS):
+            before, known = watch.left(), self.lower
+            prices = self.tried.next(count, self.proposals, before)
+            turn = self._turn(prices)
+            failed = self._taken(turn, prices, self._share(prices), fit=count < 2)
+            taken = before - watch.left()
+            if failed is None and self.large and self.tight and self.best is not None and self.wasted < self.open:
+                # What is open is open within the pools, whatever the prices.
+                failed = self._taken(turn, prices, UNPRICED_SHARE, fit=False)
+            if failed is not None:
+                return failed
+            if self.tight and not self.large and not self._done():
+                self._near()
+            if self._done() or watch.cancelled() or not self.tight:
+                break
+            used = before - watch.left()
+            if watch.left() < (max(1.5 * used, PRICES_UNTIL * began) if self.large else 1.2 * taken):
+                break
+            if count >= 2 and self.best is not None and self.lower - known < RISES * (self._cost() - self.lower):
+                break
+        return None
+
+    def _share(self, prices: Floats) -> float:
+        """Share of the time left for a turn."""
+        if not self.tight:
+            return UNPRICED_SHARE if not prices.any() and self.large else POOLS_SHARE
+        if self.large:
+            return TURN_SHARE if self.proposals.plans else FIRST_SHARE
+        return SMALL_SHARE
+
+    def _taken(self, turn: Turn, prices: Floats, share: float, *, fit: bool) -> FleetResult | None:
+        """Run a turn in a share of the time left, and take what it brings; a result only where there is no plan.
+
+        Afterwards ``open`` is what the pools' plans cost above their bounds, and ``wasted`` what the plan of the fleet
+        made of them costs above the pools' plans at these prices.
+        """
+        milp = self.milp
+        found = turn.run(self.watch.clock() + share * self.watch.left())
+        floors = bounds.pool_floors(milp, milp.matrix.with_cost(milp.matrix.priced(prices)), self.relaxation.prices)
+        answers = {owner: raised(answer, float(floors[owner])) for owner, answer in found.items()}
+        broken = [one for one in answers.values() if isinstance(one, Broken)]
+        if broken and self.best is None:
+            return SolverFailed(broken[0].why)
+        if any(isinstance(one, NoPoint) for one in answers.values()):
+            return why_infeasible(milp, self.watch.left, self.watch.cancelled)
+        shared = bounds.shared_part(milp, prices)
+        bound = self.tried.bound(prices, shared, self._parts(answers))
+        self.lower = max(self.lower, bound)
+        for owner, answer in answers.items():
+            if isinstance(answer, Answer):
+                self.used[milp.problem.option_pool == owner] |= self._in_use(owner, answer)
+                self.proposals.add(owner, answer.values)
+        together = self._together(answers)
+        self.tight = self.tight or together is None
+        cost = sum(one.objective if isinstance(one, Answer) else np.inf for one in answers.values()) + shared
+        self.open, self.wasted = cost - bound, np.inf if together is None else self._cost(together) - cost
+        if together is None and fit:
+            fitted = self._fitted(answers, self.used)
+            together = self._together(fitted)
+            for owner, answer in fitted.items():
+                if isinstance(answer, Answer):
+                    self.proposals.add(owner, answer.values)
+        self._better(together)
+        return None
 
     def _fitted(self, answers: dict[int, Outcome], used: Bools) -> dict[int, Outcome]:
         """The pools' answers, the dearest first, each made to fit in what quotas and power the ones before it left.
@@ -268,39 +298,68 @@ class _Search:
             parts[owner] = one.bound if isinstance(one, Answer | OutOfTime) else -np.inf
         return parts
 
-    def _around(self, best: Floats, used: Bools, tried: Tried, lower: float) -> Floats:
+    def _around(self, best: Floats) -> Floats:
         """The plan made better by few pools at a time, those farthest above their bound at the best prices first."""
         milp, matrix = self.milp, self.milp.matrix
-        paid = summed(matrix.owner + 1, matrix.priced(tried.best) * best, milp.problem.pools + 1)[1:]
-        slack = np.maximum(paid - tried.best_parts, 0.0)
-        until = (1 - AROUND_SHARE) * self.watch.left() if len(milp.columns.x) <= LARGE else 0.0
+        paid = summed(matrix.owner + 1, matrix.priced(self.tried.best) * best, milp.problem.pools + 1)[1:]
+        slack = np.maximum(paid - self.tried.best_parts, 0.0)
+        until = 0.0 if self.large else (1 - AROUND_SHARE) * self.watch.left()
         return improved(
             milp,
             best,
-            used | bounds.handy(milp.problem, HANDY),
+            self.used | bounds.handy(milp.problem, HANDY),
             slack,
             spread=self.spread,
             workers=self.workers,
-            enough=lambda plan: self._done(plan, lower),
+            enough=self._done,
             clock=self.watch.clock,
             seconds=lambda: self.watch.left() - until,
             cancelled=self.watch.cancelled,
         )
 
-    def _chosen(self, proposals: Proposals) -> Floats | None:
+    def _near(self) -> None:
+        """The best choice of one plan per pool, while more are found near those that a choice or a mixture takes."""
+        until = (1 - NEAR_SHARE) * self.watch.left()
+        while True:
+            self._better(self._chosen())
+            if self._done() or self.watch.left() <= until or self.watch.cancelled():
+                return
+            room = NEAR_ROOM * abs(self.lower) if self.best is None else self._cost() - self.tried.best_bound
+            more = self.nearby.more(
+                self.proposals,
+                self.tried,
+                self.best,
+                room=room,
+                part=self._pool,
+                good=lambda owner: self.searches[owner].prices,
+                spread=self.spread,
+                seconds=lambda: self.watch.left() - until,
+                cancelled=self.watch.cancelled,
+            )
+            if not more:
+                return
+
+    def _chosen(self) -> Floats | None:
         """The best of all proposals that fit together."""
-        chosen = proposals.choice(0.1 * self.watch.left(), self.watch.cancelled)
+        chosen = self.proposals.choice(0.1 * self.watch.left(), self.watch.cancelled)
         if chosen is None or len(chosen) < len(np.unique(self.milp.matrix.owner[self.milp.matrix.owner != SHARED])):
             return None
         return self._together({o: Answer(v, 0.0, -np.inf, np.zeros(0), False) for o, v in chosen.items()})
 
-    def _done(self, best: Floats | None, lower: float) -> bool:
-        return best is not None and self._cost(best) - lower <= self.limits.gap * abs(self._cost(best))
+    def _done(self, plan: Floats | None = None) -> bool:
+        """Whether a plan, or the best one, is near enough to the bound."""
+        plan = self.best if plan is None else plan
+        return plan is not None and self._cost(plan) - self.lower <= self.limits.gap * abs(self._cost(plan))
 
-    def _better(self, one: Floats | None, other: Floats | None) -> Floats | None:
-        if one is None or other is None:
-            return other if one is None else one
-        return one if self._cost(one) <= self._cost(other) else other
+    def _better(self, plan: Floats | None) -> None:
+        """Keep a plan if it is the best so far."""
+        if plan is not None and (self.best is None or self._cost(plan) < self._cost()):
+            self.best = plan
+
+    def _cost(self, plan: Floats | None = None) -> float:
+        """USD per hour of a plan, or of the best one; infinite where there is none."""
+        plan = self.best if plan is None else plan
+        return np.inf if plan is None else float(self.milp.matrix.cost @ plan) + self.milp.constant
 
     def _in_use(self, owner: int, answer: Answer) -> Bools:
         """Which of a pool's options have replicas in an answer for the pool."""
@@ -309,91 +368,26 @@ class _Search:
         used: Bools = mine[self.milp.columns.n[self.milp.problem.option_pool == owner]] > 0.5
         return used
 
-    def _cost(self, values: Floats) -> float:
-        return float(self.milp.matrix.cost @ values) + self.milp.constant
-
-    def _pools(
-        self, prices: Floats, relaxation: bounds.Relaxation, proposals: Proposals, share: float | None
-    ) -> dict[int, Outcome]:
-        """Every pool at some prices of the shared rows, in a share of the time left."""
+    def _turn(self, prices: Floats) -> Turn:
+        """Every pool at some prices of the shared rows."""
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
         owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
-        spare = 0.4 * self.limits.gap * abs(relaxation.bound) / max(1, len(owners))
-        searches = [
-            PoolSearch(
-                self._pool(matrix, one, relaxation),
-                gap=0.6 * self.limits.gap,
-                absolute_gap=spare,
+        gap = (FINE if self.tight and not self.large else 1.0) * self.limits.gap
+        self.searches = {
+            one: PoolSearch(
+                self._pool(matrix, one),
+                gap=0.6 * gap,
+                absolute_gap=0.4 * gap * abs(self.relaxation.bound) / max(1, len(owners)),
                 cancelled=self.watch.cancelled,
-                start=proposals.cheapest(one, matrix.cost[matrix.owner == one]),
+                start=self.proposals.cheapest(one, prices),
                 earlier=self.searches.get(one),
             )
             for one in owners
-        ]
-        self.searches = dict(zip(owners, searches, strict=True))
-        # The dearest pools first: they decide the gap of the whole. Time is dealt out by size and by cost alike.
-        spent = summed(matrix.owner + 1, relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
-        sizes = np.array([len(one.pool.matrix.cost) for one in searches], dtype=np.float64)
-        cost = np.maximum(spent[owners], 0.0)
-        weights = SIZE_WEIGHT * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
-        alone = not prices.any() and len(self.milp.columns.x) > LARGE
-        share = share or (UNPRICED_SHARE if alone else POOLS_SHARE)
-        end = self.watch.clock() + share * self.watch.left()
-        early, kept = [i for i, one in enumerate(searches) if one.early], end - self.watch.clock()
-        if early:
-            until = self.watch.clock() + EARLY_SHARE * (end - self.watch.clock())
-            first = np.maximum(weights[early], EARLY_FLOOR * weights[early].mean())
-            self._dealt(until, first.tolist(), [searches[i].begin for i in early], 1.0, last=True)
-            while any(searches[i].hopeful for i in early) and end - self.watch.clock() > LEAST * kept:
-                self._improved(end, [searches[i] for i in early], weights[early])
-        answers = self._dealt(end, weights.tolist(), [one.finish for one in searches], 1.5)
-        floors = bounds.pool_floors(self.milp, matrix, relaxation.prices)
-        return {owner: raised(answer, float(floors[owner])) for owner, answer in zip(owners, answers, strict=True)}
+        }
+        spent = summed(matrix.owner + 1, self.relaxation.values * matrix.cost, self.milp.problem.pools + 1)[1:]
+        return Turn(self.searches, spent, clock=self.watch.clock, spread=self.spread, workers=self.workers)
 
-    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
-        """One more turn for each large pool that has hope, most of it for those with the widest gaps."""
-        gaps = np.array([min(one.open_gap, MOST_OPEN * one.known) for one in searches])
-        wild = np.array([one.open_gap > MOST_OPEN * one.known for one in searches])
-        known = float(gaps[np.isfinite(gaps)].sum())
-        weights = np.where(np.isfinite(gaps), 0.02 * weights + 2.0 * gaps / max(known, 1e-9), weights)
-        hopeful = [i for i, one in enumerate(searches) if one.hopeful]
-        now = self.watch.clock()
-        until = now + IMPROVE_SHARE * (end - now)
-        weights = weights[hopeful]
-        worth = weights * self.workers * (until - now) >= SHORTEST * weights.sum()
-        worth |= (weights >= weights.max()) | wild[hopeful]
-        stages = [searches[i].improve for i in np.array(hopeful)[worth]]
-        # The widest gap first: its MILP is worth little unless it gets all of its share at once.
-        self._dealt(until, weights[worth].tolist(), stages, 1.0)
-
-    def _dealt(
-        self,
-        until: float,
-        weights: list[float],
-        stages: Sequence[Callable[[Callable[[], float]], Any]],
-        more: float,
-        *,
-        last: bool = False,
-    ) -> list[Any]:
-        """Stages side by side, each told what is left of its share of the time, times ``more``.
-
-        Those of most weight go first; where few need all of their share, it may be more than 1. Or they go ``last``,
-        and get what the others leave: that wastes least where every stage takes all that it is given.
-        """
-        order = sorted(range(len(stages)), key=lambda i: weights[i] if last else -weights[i])
-        waiting = {i: weights[i] for i in order}
-
-        def run(i: int) -> Any:
-            total = sum(list(waiting.values()))
-            part = min(1.0, more * self.workers * waiting.pop(i) / max(total, 1e-9))
-            now = self.watch.clock()
-            mine = now + part * (until - now)
-            return stages[i](lambda: mine - self.watch.clock())
-
-        results = dict(zip(order, self.spread(run, order), strict=True))
-        return [results[i] for i in range(len(stages))]
-
-    def _pool(self, matrix: Matrix, owner: int, relaxation: bounds.Relaxation) -> LargePool:
+    def _pool(self, matrix: Matrix, owner: int) -> LargePool:
         """One pool's part of the matrix, with its arcs found again in it."""
         p, columns = self.milp.problem, self.milp.columns
         mine, rows = matrix.owner == owner, matrix.row_owner == owner
@@ -403,16 +397,19 @@ class _Search:
         arcs = np.flatnonzero(p.option_pool[p.arc_option] == owner)
         option = p.arc_option[arcs]
         multiple = p.option_multiple[option].astype(np.float64)
+        if owner not in self.own:
+            self.own[owner] = own_limits(matrix, owner)
+        own = self.own[owner]
         return LargePool(
-            matrix.part(mine, rows),
+            matrix.part(mine, rows).with_more_rows(own.row, own.column, own.value, own.upper),
             Arcs(at[columns.x[arcs]], at[columns.n[option]], self.sides[arcs], multiple),
             self.near[arcs],
             p.option_role[option] == AGGREGATED,
             at[columns.n[options]],
             row_at[self.milp.load[options]],
             row_at[serve[rows[serve]]],
-            relaxation.values[mine],
-            relaxation.prices[rows],
+            self.relaxation.values[mine],
+            np.concatenate((self.relaxation.prices[rows], np.zeros(len(own.upper)))),
         )
 
     def _together(self, answers: dict[int, Outcome]) -> Floats | None:
@@ -433,47 +430,46 @@ class _Search:
         values[mine] = answer.values
         return values
 
-    def _repair(self, used: Bools, best: Floats | None, lower: float) -> Outcome:
-        """The whole as one MILP: first over the options any solution so far uses and handy ones, then over all."""
+    def _repair(self) -> FleetResult | None:
+        """The whole as one MILP: first over the options any solution so far uses and handy ones, then over all.
+
+        Returns what ends the solve, where nothing else does.
+        """
         milp, matrix, watch = self.milp, self.milp.matrix, self.watch
-        small = len(milp.columns.x) <= LARGE
-        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
+        shortlist = self.used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, HANDY)
         columns = np.ones(len(matrix.cost), dtype=np.bool_)
         columns[milp.columns.x] = shortlist[milp.problem.arc_option]
         columns[milp.columns.n] = shortlist
         part = matrix.part(columns, np.ones(len(matrix.row_lower), dtype=np.bool_))
-        if best is not None and not best[~columns].any():
+        if self.best is not None and not self.best[~columns].any():
             until = (1 - SEARCH_SHARE) * watch.left()
             near = search(
                 part,
                 (np.cumsum(columns) - 1)[milp.columns.n[shortlist]],
-                [best[milp.columns.n[shortlist]]],
+                [self.best[milp.columns.n[shortlist]]],
                 seconds=lambda: watch.left() - until,
                 cancelled=watch.cancelled,
             )
-            if near is not None:
-                values = np.zeros(len(matrix.cost))
-                values[columns] = near.values
-                best = self._better(best, values)
+            self._better(None if near is None else whole(columns, near.values))
         found = solve_matrix(
             part,
-            seconds=watch.left() * (0.5 if small else 1.0),
+            seconds=watch.left() * (1.0 if self.large else 0.5),
             gap=0.5 * self.limits.gap,
-            start=None if best is None or best[~columns].any() else best[columns],
+            start=None if self.best is None or self.best[~columns].any() else self.best[columns],
             cancelled=watch.cancelled,
         )
         if isinstance(found, Answer):
-            values = np.zeros(len(matrix.cost))
-            values[columns] = found.values
-            best = self._better(best, values)
-        if best is not None and (not small or self._done(best, lower)):
-            return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        whole = solve_matrix(
-            matrix, seconds=watch.left(), gap=self.limits.gap, start=best, stop_at=None, cancelled=watch.cancelled
+            self._better(whole(columns, found.values))
+        if self.best is not None and (self.large or self._done()):
+            return None
+        outcome = solve_matrix(
+            matrix, seconds=watch.left(), gap=self.limits.gap, start=self.best, cancelled=watch.cancelled
         )
-        if isinstance(whole, Answer):
-            bound = whole.bound + milp.constant
-            return Answer(whole.values, self._cost(whole.values), bound, np.zeros(0), whole.complete)
-        if best is not None:
-            return Answer(best, self._cost(best), -np.inf, np.zeros(0), False)
-        return whole
+        if isinstance(outcome, Answer):
+            self._better(outcome.values)
+            self.lower = max(self.lower, outcome.bound + milp.constant)
+        elif isinstance(outcome, NoPoint) and self.best is None:
+            return why_infeasible(milp, watch.left, watch.cancelled)
+        elif isinstance(outcome, Broken) and self.best is None:
+            return SolverFailed(outcome.why)
+        return None

@@ -9,9 +9,12 @@ import numpy as np
 
 from tidefleet.planning.fleet.lagrange import Knapsacks
 from tidefleet.planning.fleet.local import search
-from tidefleet.planning.fleet.matrix import Bools, Floats, Ints, Matrix
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.solver import Answer, OutOfTime, solve
 from tidefleet.planning.fleet.strong import Arcs
+
+_FAR = 1e15
+"""Stands in for a bound that is infinite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +57,47 @@ class Effort:
         return cost - bound <= max(self.gap * abs(cost), self.absolute_gap)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnLimits:
+    """Rows that hold for one pool alone, with entries by row and by column of the pool's program.
+
+    Prices let a pool take more of a shared limit than there is, if it pays for it; it cannot take more than what the
+    others leave at the least.
+    """
+
+    row: Ints
+    column: Ints
+    value: Floats
+    upper: Floats
+
+
+def own_limits(matrix: Matrix, owner: int) -> OwnLimits:
+    """What a pool may take of the shared rows of the whole fleet's program, where it could take more than that.
+
+    A limit is rounded down to a multiple of what all the pool's columns are multiples of, e.g. 19 chips in replicas of
+    8 and 16 to 16.
+    """
+    mine, column = matrix.owner == owner, matrix.column
+    shared = (matrix.row_owner == SHARED) & np.isfinite(matrix.row_upper)
+    at_lower, at_upper = (matrix.value * np.clip(bound[column], -_FAR, _FAR) for bound in (matrix.lower, matrix.upper))
+    of_me, rows = mine[column], len(matrix.row_upper)
+    others = summed(matrix.row, np.where(of_me, 0.0, np.minimum(at_lower, at_upper)), rows)
+    most = summed(matrix.row, np.where(of_me, np.maximum(at_lower, at_upper), 0.0), rows)
+    limit = matrix.row_upper - others
+    taken = np.flatnonzero(shared & (most > limit + 1e-9) & (others > -_FAR))
+    at = np.full(rows, -1)
+    at[taken] = np.arange(len(taken))
+    entry = np.flatnonzero(of_me & (at[matrix.row] >= 0))
+    row, value, upper = at[matrix.row[entry]], matrix.value[entry], limit[taken]
+    whole = np.rint(value)
+    for i in range(len(taken)):
+        some = row == i
+        if matrix.integer[column[entry[some]]].all() and (np.abs(whole[some] - value[some]) < 1e-9).all():
+            unit = int(np.gcd.reduce(whole[some].astype(np.int64)))
+            upper[i] = unit * np.floor(upper[i] / unit + 1e-9)
+    return OwnLimits(row, (np.cumsum(mine) - 1)[column[entry]], value, upper)
+
+
 def knapsacks_of(pool: LargePool) -> Knapsacks:
     """L of the whole pool."""
     return Knapsacks(pool.matrix, pool.arcs.x, pool.n, option_of(pool), pool.load)
@@ -83,28 +127,44 @@ def moved(
         seconds: time left.
         cancelled: whether to stop.
     """
-    part, columns = narrowed(pool, options)
-    at = np.cumsum(columns) - 1
-    kept = options[option_of(pool)]
-    index = np.cumsum(options) - 1
-    knapsacks = Knapsacks(
-        part,
-        at[pool.arcs.x[kept]],
-        at[pool.n[options]],
-        index[option_of(pool)[kept]],
-        pool.load[options],
-    )
+    some = moving(pool, options)
     found = search(
-        part,
-        at[pool.n[options]],
+        some.matrix,
+        some.n,
         [one[options] for one in starts],
         seconds=seconds,
         cancelled=cancelled,
-        knapsacks=knapsacks,
+        knapsacks=some.knapsacks,
     )
     if found is None:
         return None
-    return Answer(whole(columns, found.values), found.objective, -np.inf, np.zeros(0), False)
+    return Answer(whole(some.columns, found.values), found.objective, -np.inf, np.zeros(0), False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moving:
+    """Some options of a pool as a program whose replicas are moved.
+
+    Attributes:
+        matrix: the program.
+        n: the columns of its replicas.
+        knapsacks: the same as knapsacks.
+        columns: which columns of the pool's program it has.
+    """
+
+    matrix: Matrix
+    n: Ints
+    knapsacks: Knapsacks
+    columns: Bools
+
+
+def moving(pool: LargePool, options: Bools) -> Moving:
+    """The pool with these options only."""
+    part, columns = narrowed(pool, options)
+    at, of = np.cumsum(columns) - 1, option_of(pool)
+    kept, index = options[of], np.cumsum(options) - 1
+    n = at[pool.n[options]]
+    return Moving(part, n, Knapsacks(part, at[pool.arcs.x[kept]], n, index[of[kept]], pool.load[options]), columns)
 
 
 def among(

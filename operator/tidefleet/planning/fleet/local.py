@@ -53,7 +53,7 @@ def search(
     if rest.any() or not len(n) or not all(np.isfinite(one).all() for one in starts):
         return None
     lower, upper = matrix.lower[n], matrix.upper[n]
-    flows = _Flows(matrix, n, seconds)
+    flows = Flows(matrix, n, seconds)
 
     def stop() -> bool:
         return seconds() <= 0 or cancelled()
@@ -74,7 +74,7 @@ def search(
     centre: Floats | None = None
     while (centre is None or (np.abs(best - centre) > REACH - 2).any()) and not stop():
         centre = best
-        around = _Around(matrix, n, centre, knapsacks)
+        around = Around(matrix, n, centre, knapsacks)
         around.add(prices)
         neighbours = around.neighbours(best)
         while not stop():
@@ -101,7 +101,7 @@ def search(
     return Answer(values, float(matrix.cost @ values), -np.inf, np.zeros(0), False)
 
 
-class _Around:
+class Around:
     """Floors tabled around a centre."""
 
     def __init__(self, matrix: Matrix, n: Ints, centre: Floats, knapsacks: Knapsacks | None) -> None:
@@ -142,7 +142,7 @@ def tangent(matrix: Matrix, n: Ints, prices: Floats, least: Floats, width: int) 
     return Floor(float(y @ limit + reduced @ bound), least, slope[:, None] * (least[:, None] + np.arange(width)))
 
 
-class _Flows:
+class Flows:
     """The linear program of the flows for given replicas."""
 
     def __init__(self, matrix: Matrix, n: Ints, seconds: Callable[[], float]) -> None:

@@ -59,6 +59,11 @@ class PoolSearch:
         return self._narrow is not None
 
     @property
+    def prices(self) -> list[Floats]:
+        """Prices of the pool's rows with which it has a high bound without its MILP, where any were sought."""
+        return [] if self._narrow is None else [self._narrow.levels.prices]
+
+    @property
     def open_gap(self) -> float:
         """Cost less bound once there is a plan, 0 where that is near enough; infinite before."""
         if self._narrow is None or self._narrow.plan is None:

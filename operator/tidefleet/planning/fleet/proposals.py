@@ -8,22 +8,57 @@ the cheapest choice of one column per pool within them is a plan of the fleet.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from tidefleet.planning.fleet.bound import shared_prices
-from tidefleet.planning.fleet.matrix import SHARED, Builder, Floats, Matrix
+from tidefleet.planning.fleet.matrix import SHARED, Builder, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.solver import Answer, solve
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pool:
+    """What a pool's columns cost, and their entries in the shared rows."""
+
+    cost: Floats
+    row: Ints
+    column: Ints
+    value: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """The cheapest mixture of plans within the shared limits.
+
+    Attributes:
+        prices: per row of the fleet's program, its dual there.
+        plans: the plans that are part of it, each with its pool.
+    """
+
+    prices: Floats
+    plans: tuple[tuple[int, Floats], ...]
 
 
 class Proposals:
     """Plans of pools, and what follows from all of them together."""
 
     def __init__(self, milp: FleetMilp) -> None:
-        self.matrix = milp.matrix
-        self.rows = np.flatnonzero(self.matrix.row_owner == SHARED)
-        self.mine = self.matrix.owner == SHARED
+        self.matrix = matrix = milp.matrix
+        self.rows = np.flatnonzero(matrix.row_owner == SHARED)
+        self.mine = matrix.owner == SHARED
+        at_row, column = np.full(len(matrix.row_lower), -1), matrix.column
+        at_row[self.rows] = np.arange(len(self.rows))
+        shared = at_row[matrix.row] >= 0
+        self._pools: dict[int, _Pool] = {}
+        for owner in np.unique(matrix.owner[~self.mine]).tolist():
+            columns = matrix.owner == owner
+            entry = np.flatnonzero(shared & columns[column])
+            at = np.cumsum(columns) - 1
+            self._pools[owner] = _Pool(
+                matrix.cost[columns], at_row[matrix.row[entry]], at[column[entry]], matrix.value[entry]
+            )
         self.owners: list[int] = []
         self.plans: list[Floats] = []
         self.costs: list[float] = []
@@ -36,26 +71,27 @@ class Proposals:
         if key in self._seen:
             return
         self._seen.add(key)
-        whole = np.zeros(len(self.matrix.cost))
-        whole[self.matrix.owner == owner] = plan
+        pool = self._pools[owner]
         self.owners.append(owner)
         self.plans.append(plan)
-        self.costs.append(float(self.matrix.cost @ whole))
-        self.uses.append(self.matrix.activity(whole)[self.rows])
+        self.costs.append(float(pool.cost @ plan))
+        self.uses.append(summed(pool.row, pool.value * plan[pool.column], len(self.rows)))
 
-    def cheapest(self, owner: int, cost: Floats) -> Floats | None:
-        """Of a pool's plans the one that its columns' costs make cheapest; ``None`` before there is any."""
-        mine = [plan for one, plan in zip(self.owners, self.plans, strict=True) if one == owner]
-        return min(mine, key=lambda plan: float(cost @ plan), default=None)
+    def cheapest(self, owner: int, prices: Floats) -> Floats | None:
+        """Of a pool's plans the one that some prices of the rows make cheapest; ``None`` before there is any."""
+        mine = [i for i, one in enumerate(self.owners) if one == owner]
+        least = min(mine, key=lambda i: self.costs[i] - float(self.uses[i] @ prices[self.rows]), default=None)
+        return None if least is None else self.plans[least]
 
-    def prices(self, most: Floats, seconds: float) -> Floats | None:
-        """Per row of the fleet's program, the dual of the cheapest mixture; that of a row is at most ``most``."""
+    def mixture(self, most: Floats, seconds: float) -> Mixture | None:
+        """The cheapest mixture of plans; the price of a row is at most ``most``."""
         answer = solve(self._master(most).relaxed(), seconds=seconds)
         if not isinstance(answer, Answer):
             return None
         found = np.zeros(len(self.matrix.row_lower))
         found[self.rows] = answer.row_prices[: len(self.rows)]
-        return found
+        taken = np.flatnonzero(answer.values[: len(self.plans)] > 1e-6)
+        return Mixture(found, tuple((self.owners[i], self.plans[i]) for i in taken))
 
     def choice(self, seconds: float, cancelled: Callable[[], bool]) -> dict[int, Floats] | None:
         """One plan per pool, the cheapest that fit together; ``None`` where none do."""
@@ -92,15 +128,17 @@ class Proposals:
 class Tried:
     """Which prices to try next: the relaxation's, parts of them, then mixtures of the best so far and the proposals'.
 
-    Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them; and the
-    duals of a few proposals leap from turn to turn, so that they are taken half.
+    Whole replicas leave part of a scarce limit unused, so the relaxation's prices are too high for them. The duals of
+    a few proposals leap from turn to turn, so that they are taken half; those of many are taken whole until that fails.
     """
 
     FIRST = (1.0, 0.7)
 
-    def __init__(self, milp: FleetMilp, full: Floats) -> None:
-        self.milp, self.full = milp, full
+    def __init__(self, milp: FleetMilp, full: Floats, *, bold: bool) -> None:
+        """Begin with the relaxation's prices; ``bold`` where there are many plans for each turn of prices."""
+        self.milp, self.full, self.bold = milp, full, bold
         self.best, self.best_bound, self.best_parts = full, -np.inf, np.full(milp.problem.pools, -np.inf)
+        self.rose = True
         matrix, n = milp.matrix, np.zeros(len(milp.matrix.cost), dtype=np.bool_)
         n[milp.columns.n] = True
         entry = np.flatnonzero(n[matrix.column] & (matrix.row_owner[matrix.row] == SHARED))
@@ -110,17 +148,20 @@ class Tried:
 
     def next(self, turn: int, proposals: Proposals, seconds: float) -> Floats:
         """Prices of the shared rows."""
-        if turn == 0 or (turn < len(self.FIRST) and self.full.any()):
-            return self.FIRST[turn] * self.full
-        found = proposals.prices(self.most[proposals.rows], max(seconds, 0.1))
+        first = self.FIRST[:1] if self.bold else self.FIRST
+        if turn == 0 or (turn < len(first) and self.full.any()):
+            return first[turn] * self.full
+        found = proposals.mixture(self.most[proposals.rows], max(seconds, 0.1))
         if found is None:
             return self.best * (0.9 if turn % 2 else 1.1)
-        mixed: Floats = 0.5 * shared_prices(self.milp, found) + 0.5 * self.best
+        new = 1.0 if self.bold and self.rose else 0.5
+        mixed: Floats = new * shared_prices(self.milp, found.prices) + (1 - new) * self.best
         return mixed
 
     def bound(self, prices: Floats, shared: float, parts: Floats) -> float:
         """The bound that some prices gave, noted where it is the best: that of the shared part and of each pool."""
         bound = shared + float(parts.sum())
-        if bound > self.best_bound:
+        self.rose = bound > self.best_bound
+        if self.rose:
             self.best, self.best_bound, self.best_parts = prices, bound, parts
         return bound
