@@ -124,7 +124,7 @@ class Vicinity:
     def near(self, plan: Floats) -> list[Floats]:
         """Plans near one, the most promising first."""
         found: list[Floats] = []
-        at = np.rint(plan[self.pool.n])
+        at = np.rint(plan[self.pool.n]) + 0.0  # no -0.0, whose bytes differ
         self.known.add(at.tobytes())
         options = at > 0.5
         few = moving(self.pool, options)
