@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.proposals import Proposals, Tried
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
+from tidefleet.planning.fleet.rounding import rounded
 from tidefleet.planning.fleet.solver import Answer, Broken, NoPoint, Outcome, OutOfTime, raised
 from tidefleet.planning.fleet.solver import solve as solve_matrix
 from tidefleet.planning.fleet.strong import Arcs
@@ -167,12 +168,13 @@ class _Search:
                 return SolverFailed("the time was over before the linear relaxation was solved")
             case Broken(why):
                 return SolverFailed(why)
-        self.relaxation, self.lower = relaxation, relaxation.bound + milp.constant
+        self.lower = relaxation.bound + milp.constant
+        self.relaxation = self._rounded(relaxation)
         self.used = relaxation.values[milp.columns.n] > 1e-6
-        full = bounds.shared_prices(milp, relaxation.prices)
+        full = bounds.shared_prices(self.milp, self.relaxation.prices)
         self.tight = bool(full.any())
-        self.proposals, self.nearby = Proposals(milp), Nearby(milp)
-        self.tried = Tried(milp, full, bold=not self.large)
+        self.proposals, self.nearby = Proposals(self.milp), Nearby(self.milp)
+        self.tried = Tried(self.milp, full, bold=not self.large)
         failed = self._priced()
         if failed is not None:
             return failed
@@ -187,6 +189,14 @@ class _Search:
         if self.best is None:
             return SolverFailed("the time was over before a plan was found")
         return explained(milp, self.best, self.lower, relaxation.prices, self.limits.gap)
+
+    def _rounded(self, relaxation: bounds.Relaxation) -> bounds.Relaxation:
+        """Go on with rows of rounded quotas where any limit is scarce; the relaxation has no prices of them yet."""
+        scarce = bounds.shared_prices(self.milp, relaxation.prices).any()
+        rows = len(self.milp.matrix.row_lower)
+        self.milp = rounded(self.milp) if scarce and not self.large else self.milp
+        none = np.zeros(len(self.milp.matrix.row_lower) - rows)
+        return replace(relaxation, prices=np.concatenate((relaxation.prices, none)))
 
     def _priced(self) -> FleetResult | None:
         """Turn after turn at better prices of the shared limits; a result only where there is no plan to be had."""
