@@ -15,6 +15,7 @@ from tidefleet.planning.fleet.local import Flows
 from tidefleet.planning.fleet.matrix import Floats
 from tidefleet.planning.fleet.milp import build
 from tidefleet.planning.fleet.nearby import Vicinity
+from tidefleet.planning.fleet.proposals import Sparse
 
 Found = list[tuple[Vicinity, Floats, list[Floats]]]
 
@@ -65,11 +66,11 @@ def test_a_limit_that_no_pool_reaches_alone_is_not_repeated() -> None:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Found:
     """What every search near a plan began from and found."""
     calls: Found = []
-    near: Callable[[Vicinity, Floats], list[Floats]] = Vicinity.near
+    near: Callable[[Vicinity, Floats], list[Sparse]] = Vicinity.near
 
-    def noted(self: Vicinity, plan: Floats) -> list[Floats]:
+    def noted(self: Vicinity, plan: Floats) -> list[Sparse]:
         found = near(self, plan)
-        calls.append((self, plan, found))
+        calls.append((self, plan, [one.dense() for one in found]))
         return found
 
     monkeypatch.setattr(Vicinity, "near", noted)

@@ -55,6 +55,15 @@ between prices and whole replicas comes on top."""
 NEAR_SHARE = 0.35
 """Share of the time left after a turn in which plans near the pools' are sought."""
 
+LARGE_NEAR_SHARE = 0.15
+"""The same for a large fleet."""
+
+NEAR_WORTH = 0.2
+"""Share of the gap within a large fleet's pools from which on plans near theirs are sought."""
+
+AGAIN_SHARE = 0.7
+"""Share of the time left in which a large fleet's pools are solved further at the same prices."""
+
 NEAR_ROOM = 0.03
 """Share of the bound that takes the place of the open gap while no plan of the fleet is known."""
 
@@ -205,15 +214,16 @@ class _Search:
             before, known = watch.left(), self.lower
             prices = self.tried.next(count, self.proposals, before)
             turn = self._turn(prices)
-            failed = self._taken(turn, prices, self._share(prices), fit=count < 2)
+            failed = self._taken(turn, prices, self._share(prices), fit=count < 2 and not self.large)
             taken = before - watch.left()
-            if failed is None and self.large and self.tight and self.best is not None and self.wasted < self.open:
-                # What is open is open within the pools, whatever the prices.
-                failed = self._taken(turn, prices, UNPRICED_SHARE, fit=False)
+            if failed is None and self.tight and not self._done():
+                self._near()
+                if self.large and self._wasted() < self.open:
+                    # What is open is open within the pools, whatever the prices.
+                    failed = self._taken(turn, prices, AGAIN_SHARE, fit=self.best is None)
+                    self._near()
             if failed is not None:
                 return failed
-            if self.tight and not self.large and not self._done():
-                self._near()
             if self._done() or watch.cancelled() or not self.tight:
                 break
             used = before - watch.left()
@@ -234,8 +244,8 @@ class _Search:
     def _taken(self, turn: Turn, prices: Floats, share: float, *, fit: bool) -> FleetResult | None:
         """Run a turn in a share of the time left, and take what it brings; a result only where there is no plan.
 
-        Afterwards ``open`` is what the pools' plans cost above their bounds, and ``wasted`` what the plan of the fleet
-        made of them costs above the pools' plans at these prices.
+        Afterwards ``paid`` is what the pools' plans cost at these prices, and ``open`` how far that is above their
+        bounds.
         """
         milp = self.milp
         found = turn.run(self.watch.clock() + share * self.watch.left())
@@ -256,7 +266,7 @@ class _Search:
         together = self._together(answers)
         self.tight = self.tight or together is None
         cost = sum(one.objective if isinstance(one, Answer) else np.inf for one in answers.values()) + shared
-        self.open, self.wasted = cost - bound, np.inf if together is None else self._cost(together) - cost
+        self.open, self.paid = cost - bound, cost
         if together is None and fit:
             fitted = self._fitted(answers, self.used)
             together = self._together(fitted)
@@ -327,11 +337,20 @@ class _Search:
             cancelled=self.watch.cancelled,
         )
 
+    def _wasted(self) -> float:
+        """What the best plan of the fleet costs above the pools' plans of the last turn, at its prices."""
+        return self._cost() - self.paid
+
     def _near(self) -> None:
-        """The best choice of one plan per pool, while more are found near those that a choice or a mixture takes."""
-        until = (1 - NEAR_SHARE) * self.watch.left()
+        """The best choice of one plan per pool, while more are found near those that a choice or a mixture takes.
+
+        In a large fleet only for as long as there is more to be had of it than of better plans of the pools.
+        """
+        until = (1 - (LARGE_NEAR_SHARE if self.large else NEAR_SHARE)) * self.watch.left()
         while True:
             self._better(self._chosen())
+            if self.large and self._wasted() < NEAR_WORTH * self.open:
+                return
             if self._done() or self.watch.left() <= until or self.watch.cancelled():
                 return
             room = NEAR_ROOM * abs(self.lower) if self.best is None else self._cost() - self.tried.best_bound

@@ -19,7 +19,7 @@ from tidefleet.planning.fleet.largepool import LargePool, knapsacks_of, moving, 
 from tidefleet.planning.fleet.local import Around, Flows
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix
 from tidefleet.planning.fleet.milp import FleetMilp
-from tidefleet.planning.fleet.proposals import Proposals, Tried
+from tidefleet.planning.fleet.proposals import Proposals, Sparse, Tried
 
 MOST = 40
 """Neighbours of one plan that are solved."""
@@ -81,7 +81,7 @@ class Nearby:
                 self._centres.add((owner, plan.tobytes()))
                 work.setdefault(owner, []).append(plan)
 
-        def sought(owner: int) -> list[Floats]:
+        def sought(owner: int) -> list[Sparse]:
             pool = part(matrix, owner)
             below = float(tried.best_parts[owner]) + room
             known = self._known.setdefault(owner, set())
@@ -91,7 +91,7 @@ class Nearby:
         found = list(zip(work, spread(sought, list(work)), strict=True))
         for owner, some in found:
             for plan in some:
-                proposals.add(owner, plan)
+                proposals.add(owner, plan.dense())
         return any(some for _, some in found)
 
 
@@ -121,9 +121,9 @@ class Vicinity:
         """Whether replicas are all that has to be whole, so that a linear program gives the rest."""
         return int(self.pool.matrix.integer.sum()) == len(self.pool.n) > 0 and self.knapsacks.usable
 
-    def near(self, plan: Floats) -> list[Floats]:
+    def near(self, plan: Floats) -> list[Sparse]:
         """Plans near one, the most promising first."""
-        found: list[Floats] = []
+        found: list[Sparse] = []
         at = np.rint(plan[self.pool.n]) + 0.0  # no -0.0, whose bytes differ
         self.known.add(at.tobytes())
         options = at > 0.5
@@ -163,7 +163,7 @@ class Vicinity:
             if cost < self.below:
                 values = np.clip(values, some.matrix.lower, some.matrix.upper)
                 values[some.n] = replicas
-                found.append(whole(some.columns, values))
+                found.append(Sparse.of(whole(some.columns, values)))
         flows.close()
         return found
 

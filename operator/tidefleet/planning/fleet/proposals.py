@@ -29,6 +29,27 @@ class _Pool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """A pool's plan by the columns that are not 0: few of many."""
+
+    size: int
+    index: Ints
+    value: Floats
+
+    @classmethod
+    def of(cls, plan: Floats) -> Sparse:
+        """A plan made sparse."""
+        some = np.flatnonzero(plan)
+        return cls(len(plan), some, plan[some])
+
+    def dense(self) -> Floats:
+        """One value per column."""
+        plan = np.zeros(self.size)
+        plan[self.index] = self.value
+        return plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Mixture:
     """The cheapest mixture of plans within the shared limits.
 
@@ -60,20 +81,20 @@ class Proposals:
                 matrix.cost[columns], at_row[matrix.row[entry]], at[column[entry]], matrix.value[entry]
             )
         self.owners: list[int] = []
-        self.plans: list[Floats] = []
+        self.plans: list[Sparse] = []
         self.costs: list[float] = []
         self.uses: list[Floats] = []
         self._seen: set[tuple[int, bytes]] = set()
 
     def add(self, owner: int, plan: Floats) -> None:
         """A plan of a pool: its columns' values."""
-        key = (owner, np.round(plan, 6).tobytes())
+        sparse, pool = Sparse.of(plan), self._pools[owner]
+        key = (owner, sparse.index.tobytes() + np.round(sparse.value, 6).tobytes())
         if key in self._seen:
             return
         self._seen.add(key)
-        pool = self._pools[owner]
         self.owners.append(owner)
-        self.plans.append(plan)
+        self.plans.append(sparse)
         self.costs.append(float(pool.cost @ plan))
         self.uses.append(summed(pool.row, pool.value * plan[pool.column], len(self.rows)))
 
@@ -81,7 +102,7 @@ class Proposals:
         """Of a pool's plans the one that some prices of the rows make cheapest; ``None`` before there is any."""
         mine = [i for i, one in enumerate(self.owners) if one == owner]
         least = min(mine, key=lambda i: self.costs[i] - float(self.uses[i] @ prices[self.rows]), default=None)
-        return None if least is None else self.plans[least]
+        return None if least is None else self.plans[least].dense()
 
     def mixture(self, most: Floats, seconds: float) -> Mixture | None:
         """The cheapest mixture of plans; the price of a row is at most ``most``."""
@@ -91,7 +112,7 @@ class Proposals:
         found = np.zeros(len(self.matrix.row_lower))
         found[self.rows] = answer.row_prices[: len(self.rows)]
         taken = np.flatnonzero(answer.values[: len(self.plans)] > 1e-6)
-        return Mixture(found, tuple((self.owners[i], self.plans[i]) for i in taken))
+        return Mixture(found, tuple((self.owners[i], self.plans[i].dense()) for i in taken))
 
     def choice(self, seconds: float, cancelled: Callable[[], bool]) -> dict[int, Floats] | None:
         """One plan per pool, the cheapest that fit together; ``None`` where none do."""
@@ -99,7 +120,7 @@ class Proposals:
         if not isinstance(answer, Answer):
             return None
         taken = np.flatnonzero(answer.values[: len(self.plans)] > 0.5)
-        return {self.owners[i]: self.plans[i] for i in taken}
+        return {self.owners[i]: self.plans[i].dense() for i in taken}
 
     def _master(self, most: Floats | None) -> Matrix:
         """Weights of the plans, the shared columns, and (with ``most``) how far each row may be exceeded at a price."""
