@@ -15,7 +15,7 @@ from tidefleet.controller.calibrating import measured_shape, modelled, workload_
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
-from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, in_force, only
+from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, given_rent, in_force, only
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -25,6 +25,7 @@ from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.from_api import allowed_of, class_demands, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
 from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, advised_tiers, describe, plan_pool
+from tidefleet.planning.tiers import with_rent
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def decide(
         can_ask=lambda weights, kv: can_ask(view.pool, native, weights, kv),
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
+    if not counts_on_tiers(view.pool):  # else each choice of sizes has the rent of them all
+        market = with_rent(market, given_rent(view.pool))
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
     for name, cap in share.caps.items():
         if cap < caps.get(name, cap + 1):

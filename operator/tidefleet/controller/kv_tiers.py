@@ -15,7 +15,7 @@ from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.options import Candidate, ClassDemand, EstimateMemo, Market
 from tidefleet.planning.problem import PoolPlan, TierChoices
 from tidefleet.planning.reuse_curve import ReuseCurve, reusable_share, stated_curve
-from tidefleet.planning.tiers import TierLimit, tier_choices
+from tidefleet.planning.tiers import TierLimit, rent_usd_per_hour, tier_choices
 
 RENEW_SECONDS = 60.0
 """How long choices of sizes are used again while options and tiers are the same."""
@@ -47,6 +47,25 @@ def _tier(one: TierSpec) -> KvTier:
 def counts_on_tiers(pool: InferencePool) -> bool:
     """Whether the plan's replicas count on tiers: where the owner lets it say how large one is."""
     return any(one.sizing is KVSizing.PLANNED for one in pool.spec.kv_cache.tiers)
+
+
+def given_rent(pool: InferencePool) -> float:
+    """USD per hour that the tiers of one replica cost whose size the owner gives."""
+    given = [one for one in limits_of(pool) if not one.planned]
+    return rent_usd_per_hour([one.tier for one in given], [one.most_bytes for one in given])
+
+
+def rent_of_replica(pool: InferencePool, plan: PoolPlan | None) -> float | None:
+    """USD per hour that the tiers of one replica cost now; ``None`` where only a plan could say and there is none."""
+    if not counts_on_tiers(pool):
+        return given_rent(pool)
+    if plan is None:
+        return None
+    if plan.tiers is None or not plan.tiers.counted:
+        return given_rent(pool)
+    sizes = {one.medium: one.bytes_per_replica for one in plan.tiers.tiers}
+    limits = limits_of(pool)
+    return rent_usd_per_hour([one.tier for one in limits], [sizes.get(one.tier.medium, 0.0) for one in limits])
 
 
 def curves_of(view: PoolView, classes: Sequence[ClassDemand], rate: float) -> tuple[ReuseCurve, ...]:

@@ -79,6 +79,26 @@ def usd_per_byte_hour(tier: KvTier) -> float:
     return tier.usd_per_gib_month / GIB / HOURS_PER_MONTH
 
 
+def rent_usd_per_hour(tiers: Sequence[KvTier], sizes: Sequence[float]) -> float:
+    """What the tiers of one replica cost at these sizes in bytes, in USD per hour: for plan and bill alike."""
+    return sum(size * usd_per_byte_hour(tier) for tier, size in zip(tiers, sizes, strict=True))
+
+
+def with_rent(market: Market, usd_per_hour: float) -> Market:
+    """The market whose replicas each pay this rent for KV tiers beside what they cost."""
+    if not usd_per_hour:
+        return market
+    found = tuple(
+        replace(
+            one,
+            usd_per_hour=one.usd_per_hour + usd_per_hour,
+            storage_usd_per_hour=one.storage_usd_per_hour + usd_per_hour,
+        )
+        for one in market.candidates
+    )
+    return replace(market, candidates=found)
+
+
 def tier_choices(
     market: Market,
     limits: Sequence[TierLimit],
@@ -179,7 +199,7 @@ def _with_tiers(
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)
-    storage = sum(size * usd_per_byte_hour(one.tier) for size, one in zip(sizes, limits, strict=True))
+    storage = rent_usd_per_hour([one.tier for one in limits], sizes)
     estimates, rate = base.estimates, base.requests_per_second
     shares: list[tuple[float, ...]] = [tuple(0.0 for _ in limits)] * len(classes)
     for _ in range(_ROUNDS if any(sizes) else 0):
@@ -284,7 +304,7 @@ def sized(
                 bytes_per_replica=size,
                 most_bytes=most,
                 hit_share=hit / covered if covered > 0 else 0.0,
-                storage_usd_per_hour=replicas * size * usd_per_byte_hour(tier),
+                storage_usd_per_hour=replicas * rent_usd_per_hour([tier], [size]),
                 saves_usd_per_hour=max(0.0, min(without) - solution.cost) if without and size else 0.0,
             )
         )
