@@ -71,6 +71,7 @@ _TOLD = frozenset(
         ConditionType.CAPACITY_AVAILABLE,
         ConditionType.TARGETS_MET,
         ConditionType.ADOPTED,
+        ConditionType.KV_TIERS_FOUND,
     }
 )
 """Conditions whose turns are told as Events."""

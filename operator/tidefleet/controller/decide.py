@@ -15,7 +15,7 @@ from tidefleet.controller.calibrating import measured_shape, modelled, workload_
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
-from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, given_rent, in_force, only
+from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, given_rent, in_force, only, watch
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -72,7 +72,9 @@ def decide(
         can_ask=lambda weights, kv: can_ask(view.pool, native, weights, kv),
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
-    if not counts_on_tiers(view.pool):  # else each choice of sizes has the rent of them all
+    watch(view, memory.tiers)
+    counting = counts_on_tiers(view.pool) and not memory.tiers.watch.doubted
+    if not counting:  # else each choice of sizes has the rent of them all
         market = with_rent(market, given_rent(view.pool))
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
     for name, cap in share.caps.items():
@@ -96,7 +98,7 @@ def decide(
         evidence=_evidence(view, memory, memo),
     )
     tiers = only(tiers, problem.market.candidates)
-    counted = tiers is not None and counts_on_tiers(view.pool)
+    counted = tiers is not None and counting
     problem = replace(problem, tiers=tiers if counted else None)
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
@@ -104,7 +106,9 @@ def decide(
     if tiers is not None and not counted:
         plan = replace(plan, tiers=advised_tiers(problem, tiers))
     if plan.tiers is not None:
-        memory.tiers.sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
+        sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
+        memory.tiers.watch.plans(sum(one.hit_share for one in plan.tiers.tiers), anew=sizes != memory.tiers.sizes)
+        memory.tiers.sizes = sizes
     market = in_force(market, problem.tiers, plan)
     if share.prices:
         plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
@@ -130,6 +134,7 @@ def decide(
         verdicts.targets_met(view, plan, capped),
         Verdict(ConditionType.FLIPPING, FALSE, Reason.NEVER, "no node is lent to training"),
         verdicts.adopted(view),
+        *((verdicts.kv_tiers(memory.tiers.watch),) if counts_on_tiers(view.pool) else ()),
     )
     return Decision(
         view=view,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tidefleet.api import InferencePool
 from tidefleet.api.inference_pool import KVMedium, KVSizing
 from tidefleet.api.inference_pool import KVTier as TierSpec
+from tidefleet.controller.tier_watch import PATIENCE_SECONDS, PAUSES, TierWatch
 from tidefleet.controller.view import PoolView, TierMemory
 from tidefleet.economics.shape import KvTier
 from tidefleet.planning.evidence import Evidence
@@ -87,6 +89,36 @@ def curves_of(view: PoolView, classes: Sequence[ClassDemand], rate: float) -> tu
             )
         )
     return tuple(found)
+
+
+def watch(view: PoolView, memory: TierMemory) -> None:
+    """Bring what is known of the pool's tiers to what its engines have shown."""
+    if not counts_on_tiers(view.pool):
+        memory.watch = TierWatch()
+        return
+    pauses = [PAUSES * float(one.spec.turn_pause_seconds or 0) for one in view.classes]
+    memory.watch.look(view.tiers_seen, now=view.now, patience=max([PATIENCE_SECONDS, *pauses]))
+
+
+def recall(memory: TierMemory, status: Mapping[str, Any]) -> None:
+    """Take over, once, the sizes in force and the verdict on them from a pool's status.
+
+    A status that is no such thing leaves the memory as it is.
+    """
+    if memory.recalled:
+        return
+    memory.recalled = True
+    plan = status.get("plan")
+    told = plan.get("kvTiers") if isinstance(plan, Mapping) else None
+    tiers = told.get("tiers") if isinstance(told, Mapping) else None
+    try:
+        rows = [(float(one["bytesPerReplica"]), float(one["hitShare"])) for one in tiers or ()]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return
+    if rows:
+        memory.sizes = tuple(size for size, _ in rows)
+        memory.watch.expected = sum(share for _, share in rows)
+        memory.watch.recall(status)
 
 
 def choices_for(

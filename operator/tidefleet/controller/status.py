@@ -204,8 +204,8 @@ def pool_status(
         status["utilization"] = followed(used, before.get("utilization"), count=rate * MEAN_SECONDS)
     if view.busy_ratio is not None:
         status["busyRatio"] = followed(view.busy_ratio, before.get("busyRatio"))
-    if isinstance(view.reading, Known) and view.reading.hit_share is not None:
-        status["kvHitRatio"] = followed(view.reading.hit_share, before.get("kvHitRatio"))
+    if isinstance(view.reading, Known) and view.reading.found_share is not None:
+        status["kvHitRatio"] = followed(view.reading.found_share, before.get("kvHitRatio"))
     return status
 
 

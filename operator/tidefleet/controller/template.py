@@ -12,6 +12,7 @@ from tidefleet.api import AcceleratorType, InferencePool, Reason
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, texts_of, value_of
 from tidefleet.controller import marks
+from tidefleet.controller.engine_tiers import stated
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import Option
 
@@ -220,7 +221,6 @@ def deployment_for(
     metadata["labels"] = {**_mapping(metadata, "labels"), **selector, marks.ROUTABLE_LABEL: "true"}
     metadata["annotations"] = {
         **_mapping(metadata, "annotations"),
-        marks.ENGINE_ANNOTATION: _engine_facts(pool, option),
     }
     spec = _mapping(template, "spec")
     price = chosen_price(kind, option.capacity_type)
@@ -258,6 +258,7 @@ def deployment_for(
         if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
             every = arguments_of(container)
             engine[field] = _engine_arguments(pool, option, arguments, every=every, native=native_weights)
+        metadata["annotations"][marks.ENGINE_ANNOTATION] = _engine_facts(pool, option, arguments_of(engine))
         containers.append(engine)
     spec["containers"] = containers
     return {
@@ -278,7 +279,7 @@ def deployment_for(
     }
 
 
-def _engine_facts(pool: InferencePool, option: Option) -> str:
+def _engine_facts(pool: InferencePool, option: Option, arguments: Sequence[str]) -> str:
     """What a pod serves, for whoever finds the pod: an emulator of engines, a router, a person."""
     facts: dict[str, Any] = {
         "model": pool.spec.model.name or pool.name,
@@ -288,6 +289,9 @@ def _engine_facts(pool: InferencePool, option: Option) -> str:
         "kv": option.kv,
         "port": pool.spec.serving.engine.port,
     }
+    tier = stated(pool.spec.serving.engine.type, arguments, ranks=option.tensor_parallel)
+    if tier is not None and tier.host_bytes:
+        facts["hostKvBytes"] = int(tier.host_bytes)
     if pool.spec.model.architecture is not None:
         facts["config"] = pool.spec.model.architecture
     return json.dumps(facts, separators=(",", ":"))
