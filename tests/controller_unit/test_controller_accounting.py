@@ -131,11 +131,11 @@ def test_the_rent_of_planned_tiers_is_that_of_their_sizes_and_outlives_the_plan(
         turnsPerSession="9",
         revenue={"free": {}},
     )
-    one = a_decision(types=("h100-sxm",), tiers=({**HOST, "sizing": "Planned"},), classes_are=(agent,), reading=None)
+    one = a_decision(types=("h100-sxm",), tiers=({**STORE, "sizing": "Planned"},), classes_are=(agent,), reading=None)
     assert one.plan is not None
     assert one.plan.tiers is not None
     size = one.plan.tiers.tiers[0].bytes_per_replica
-    assert 0 < size <= 2**39
+    assert 0 < size <= 2**40
     telemetry = Telemetry()
     accountant = an_accountant(telemetry)
     accountant.account([one], NOW)
@@ -144,6 +144,22 @@ def test_the_rent_of_planned_tiers_is_that_of_their_sizes_and_outlives_the_plan(
     assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(rent, rel=1e-3)
     broken = replace(one, plan=None, market=None, targets=())
     accountant.account([broken], NOW + 7200)  # nobody says how large they are now: they go on costing
+    assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(2 * rent, rel=1e-3)
+
+
+def test_a_host_tier_costs_what_engines_are_started_with_whatever_the_plan_says() -> None:
+    one = a_decision(types=("h100-sxm",), tiers=({**HOST, "sizing": "Planned"},))
+    served = replace(
+        one.view.served[0],
+        workload=replace(one.view.served[0].workload, annotations={marks.HOST_TIER_ANNOTATION: str(2**35)}),
+    )
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    for plan in (one.plan, None):
+        told = replace(one, view=replace(one.view, served=(served,)), plan=plan)
+        accountant.account([told], NOW)
+        accountant.account([told], NOW + 3600)
+    rent = 2 * 0.73 / 730.5 * 32
     assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(2 * rent, rel=1e-3)
 
 

@@ -115,17 +115,18 @@ class Accountant:
     def _tiers(self, decision: Decision, hours: float) -> None:
         """Count the rent of the KV tiers of ready replicas; without a plan that of the last one."""
         pool = decision.view.pool
-        rent = rent_of_replica(pool, decision.plan)
-        if rent is None:
-            rent = self._rents.get(pool.key, given_rent(pool))
-        self._rents[pool.key] = rent
         if not pool.spec.kv_cache.tiers:
             return
-        ready: Counter[tuple[str, str]] = Counter()
+        rents: dict[tuple[str, str], float] = {}
         for served in decision.view.served:
-            ready[served.option.accelerator, served.option.capacity_type] += served.ready
-        for (accelerator, capacity_type), replicas in ready.items():
-            usd = rent * replicas * hours
+            rent = rent_of_replica(served, pool, decision.plan)
+            if rent is None:
+                rent = self._rents.get(pool.key, given_rent(pool))
+            self._rents[pool.key] = rent
+            key = (served.option.accelerator, served.option.capacity_type)
+            rents[key] = rents.get(key, 0.0) + rent * served.ready
+        for (accelerator, capacity_type), rent in rents.items():
+            usd = rent * hours
             for name in ("pool_cost_usd_total", "pool_kv_tier_cost_usd_total"):
                 self.telemetry.count(
                     name, usd,

@@ -15,7 +15,15 @@ from tidefleet.controller.calibrating import measured_shape, modelled, workload_
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
-from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, given_rent, in_force, only, watch
+from tidefleet.controller.kv_tiers import (
+    choices_for,
+    counts_on_tiers,
+    given_rent,
+    host_to_start_with,
+    in_force,
+    only,
+    watch,
+)
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -107,7 +115,9 @@ def decide(
         plan = replace(plan, tiers=advised_tiers(problem, tiers))
     if plan.tiers is not None:
         sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
-        memory.tiers.watch.plans(sum(one.hit_share for one in plan.tiers.tiers), anew=sizes != memory.tiers.sizes)
+        memory.tiers.watch.plans(
+            sum(one.hit_share for one in plan.tiers.tiers), now=view.now, anew=sizes != memory.tiers.sizes
+        )
         memory.tiers.sizes = sizes
     market = in_force(market, problem.tiers, plan)
     if share.prices:
@@ -116,11 +126,14 @@ def decide(
         memory.waiting.unit = plan.capacity / plan.replicas
     replicas = {one.name: (one.desired, one.ready) for one in view.served}
     memory.ahead.start.watch(replicas, now=view.now, longest=settings.start_timeout_seconds)
-    targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
+    unproven = counted and memory.tiers.watch.is_unproven(view.now) and view.tiers_seen is not None
+    targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower and not unproven)
     held = demand.held
     if any(t.desired > t.planned for t in targets):
         held = held or (
-            "surplus replicas stay until the new ones are ready"
+            "replicas go down once engines show what the plan counts on in KV tiers"
+            if demand.may_lower and unproven
+            else "surplus replicas stay until the new ones are ready"
             if demand.may_lower
             else "replicas go down only after a whole scale-down window has been observed"
         )
@@ -147,6 +160,7 @@ def decide(
         problem=problem,
         calibrations=dict(memory.calibrations),
         held=held,
+        host_bytes=host_to_start_with(view, plan, memory.tiers),
         write=view.pool.spec.mode is not Mode.RECOMMEND,
         summary=describe((t.served.option, t.desired) for t in targets),
     )

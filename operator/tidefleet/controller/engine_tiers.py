@@ -1,6 +1,6 @@
-"""KV tiers in an engine's arguments: what a template sets up by itself.
+"""KV tiers in an engine's arguments: what a template sets up by itself, and what we set up for the plan.
 
-vLLM (0.12 and newer): ``--kv-offloading-size`` is the room in host memory in GiB, of all tensor-parallel ranks
+vLLM (0.14 and newer): ``--kv-offloading-size`` is the room in host memory in GiB, of all tensor-parallel ranks
 together, and ``--kv-offloading-backend`` who manages it, ``native`` or ``lmcache`` (``vllm/config/cache.py``; the
 argument parser takes underscores for dashes). ``--kv-transfer-config`` names a connector in JSON instead.
 SGLang: ``--enable-hierarchical-cache`` with ``--hicache-size``, whole GB (1e9 bytes) of each rank, or, without it,
@@ -13,9 +13,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.cluster.arguments import value_of
+from tidefleet.cluster.records import quantity
 from tidefleet.economics.memory import GIB
 
 GB = 1e9
@@ -60,6 +62,39 @@ def stated(engine: EngineType, arguments: Sequence[str], *, ranks: int) -> State
             if name in names:
                 return Stated(name, None)
     return None
+
+
+def arguments_for(engine: EngineType, size: float, *, ranks: int) -> list[str]:
+    """The arguments for a tier of so many bytes in host memory; none for a size of 0.
+
+    SGLang takes whole GB of each rank: less than asked for by up to one GB a rank, and at least one.
+    """
+    if size <= 0.0:
+        return []
+    if engine is EngineType.VLLM:
+        return [f"{VLLM_SIZE[0]}={size / GIB:.6g}", f"{VLLM_BACKEND[0]}=native"]
+    return [SGLANG_ENABLE, f"{SGLANG_SIZE}={max(1, math.floor(size / GB / ranks + 1e-9))}"]
+
+
+def with_memory(resources: Mapping[str, Any], size: float) -> dict[str, Any]:
+    """A container's resources that hold a tier of this size: its request grows by it, up to its limit.
+
+    A container with a limit alone requests that already. One with neither requests the tier.
+    """
+    limit, request = quantity(memory_of(resources, "limits")), quantity(memory_of(resources, "requests"))
+    if not size or (limit and not request):
+        return dict(resources)
+    wanted = request + math.ceil(size)
+    return {
+        **resources,
+        "requests": {**(resources.get("requests") or {}), "memory": str(min(wanted, limit) if limit else wanted)},
+    }
+
+
+def memory_of(resources: Mapping[str, Any], which: str) -> object:
+    """The memory that a container's resources ask for or are limited to, as it is written there."""
+    listed = resources.get(which)
+    return listed.get("memory") if isinstance(listed, Mapping) else None
 
 
 def _number(text: str, unit: float) -> float | None:

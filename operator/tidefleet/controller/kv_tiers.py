@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from tidefleet.api import InferencePool
-from tidefleet.api.inference_pool import KVMedium, KVSizing
+from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
 from tidefleet.api.inference_pool import KVTier as TierSpec
+from tidefleet.api.inference_pool_status import TierSetBy
+from tidefleet.controller.host_tier import OVER_ROOM, host_setup, is_ours, whole
 from tidefleet.controller.tier_watch import PATIENCE_SECONDS, PAUSES, TierWatch
-from tidefleet.controller.view import PoolView, TierMemory
+from tidefleet.controller.view import PoolView, Served, TierMemory
 from tidefleet.economics.shape import KvTier
 from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.options import Candidate, ClassDemand, EstimateMemo, Market
@@ -31,10 +33,21 @@ _FASTEST_FIRST = (KVMedium.HOST, KVMedium.DISK, KVMedium.SHARED)
 def limits_of(pool: InferencePool, *, all_planned: bool = False) -> tuple[TierLimit, ...]:
     """The pool's tiers, fastest first. ``all_planned``: also of one whose size is given the plan may say how large."""
     tiers = sorted(pool.spec.kv_cache.tiers, key=lambda one: _FASTEST_FIRST.index(one.medium))
-    return tuple(
-        TierLimit(_tier(one), float(one.max_bytes_per_replica), all_planned or one.sizing is KVSizing.PLANNED)
-        for one in tiers
-    )
+    return tuple(_limit(pool, one, all_planned or one.sizing is KVSizing.PLANNED) for one in tiers)
+
+
+def _limit(pool: InferencePool, one: TierSpec, planned: bool) -> TierLimit:
+    tier, most = _tier(one), float(one.max_bytes_per_replica)
+    if one.medium is not KVMedium.HOST:
+        return TierLimit(tier, most, planned)
+    found = host_setup(pool)
+    if found.by is TierSetBy.TEMPLATE:
+        return TierLimit(tier, found.room or 0.0, False)
+    if found.by is TierSetBy.OWNER or one.sizing is not KVSizing.PLANNED:
+        return TierLimit(tier, most, planned)
+    engine = pool.spec.serving.engine.type
+    most = whole(engine, min(most, found.most))
+    return TierLimit(tier, most, most > 0.0, OVER_ROOM if engine is EngineType.SGLANG else 0.0)
 
 
 def _tier(one: TierSpec) -> KvTier:
@@ -57,17 +70,48 @@ def given_rent(pool: InferencePool) -> float:
     return rent_usd_per_hour([one.tier for one in given], [one.most_bytes for one in given])
 
 
-def rent_of_replica(pool: InferencePool, plan: PoolPlan | None) -> float | None:
-    """USD per hour that the tiers of one replica cost now; ``None`` where only a plan could say and there is none."""
-    if not counts_on_tiers(pool):
+def rent_of_replica(served: Served, pool: InferencePool, plan: PoolPlan | None) -> float | None:
+    """USD per hour that the tiers of one replica cost now; ``None`` where only a plan could say and there is none.
+
+    A host tier that we start engines with costs what they are started with, whether the plan counts on it or not.
+    """
+    ours = is_ours(pool)
+    if not counts_on_tiers(pool) and not served.host_bytes:
         return given_rent(pool)
-    if plan is None:
+    if plan is None and not ours:
         return None
-    if plan.tiers is None or not plan.tiers.counted:
-        return given_rent(pool)
-    sizes = {one.medium: one.bytes_per_replica for one in plan.tiers.tiers}
     limits = limits_of(pool)
-    return rent_usd_per_hour([one.tier for one in limits], [sizes.get(one.tier.medium, 0.0) for one in limits])
+    sizes = {one.tier.medium: 0.0 if one.planned else one.most_bytes for one in limits}
+    if plan is not None and plan.tiers is not None and plan.tiers.counted:
+        sizes |= {one.medium: one.bytes_per_replica for one in plan.tiers.tiers}
+    if ours:
+        sizes[KVMedium.HOST] = float(served.host_bytes)
+    return rent_usd_per_hour([one.tier for one in limits], [sizes[one.tier.medium] for one in limits])
+
+
+def sizes_in_force(view: PoolView, memory: TierMemory) -> tuple[float, ...] | None:
+    """Bytes for a replica by tier, fastest first: what engines are started with, else what was planned last."""
+    running = [one.host_bytes for one in view.served if one.desired and one.group == 1]
+    if not running or not is_ours(view.pool):
+        return memory.sizes
+    media = [one.tier.medium for one in limits_of(view.pool)]
+    sizes = memory.sizes if memory.sizes and len(memory.sizes) == len(media) else (0.0,) * len(media)
+    return tuple(float(max(running)) if name == KVMedium.HOST else one for name, one in zip(media, sizes, strict=True))
+
+
+def host_to_start_with(view: PoolView, plan: PoolPlan, memory: TierMemory) -> float | None:
+    """Bytes of the host tier that engines are to be started with, 0 for none; ``None``: as they are.
+
+    One whose engines show no hits stays: to take it away would start every engine anew, and it could never be seen.
+    """
+    if not is_ours(view.pool):
+        return 0.0
+    if plan.tiers is None:
+        return None
+    (size,) = [one.bytes_per_replica for one in plan.tiers.tiers if one.medium == KVMedium.HOST]
+    if memory.watch.doubted and any(one.host_bytes for one in view.served):
+        return None
+    return size
 
 
 def curves_of(view: PoolView, classes: Sequence[ClassDemand], rate: float) -> tuple[ReuseCurve, ...]:
@@ -138,9 +182,12 @@ def choices_for(
         return None
     most = pool.spec.kv_cache.max_oversubscription
     options = tuple((one.option, one.usd_per_hour, one.multiple) for one in market.candidates)
+    now = sizes_in_force(view, memory)
     of = (options, limits, most, tuple(one.name for one in classes), view.reuse is not None)
     same = memory.of == of and 0 <= view.now - memory.at < RENEW_SECONDS
-    if memory.choices is None or not same or abs(rate - memory.rate) > RATE_STEP * memory.rate:
+    old = memory.choices
+    lost = old is not None and now not in (old.now, *(one.bytes_per_replica for one in old.choices))
+    if old is None or lost or not same or abs(rate - memory.rate) > RATE_STEP * memory.rate:
         memory.choices = tier_choices(
             market,
             limits,
@@ -152,10 +199,11 @@ def choices_for(
             evidence=evidence,
             running={one.option: one.desired for one in view.served},
             most_oversubscription=math.inf if most is None else float(most),
-            now=memory.sizes,
+            now=now,
         )
         memory.of, memory.at, memory.rate = of, view.now, rate
-    return replace(memory.choices, now=memory.sizes)
+    assert memory.choices is not None  # noqa: S101 - made above where there was none
+    return replace(memory.choices, now=now)
 
 
 def only(choices: TierChoices | None, candidates: Sequence[Candidate]) -> TierChoices | None:

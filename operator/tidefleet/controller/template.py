@@ -12,7 +12,7 @@ from tidefleet.api import AcceleratorType, InferencePool, Reason
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, texts_of, value_of
 from tidefleet.controller import marks
-from tidefleet.controller.engine_tiers import stated
+from tidefleet.controller.engine_tiers import arguments_for, stated, with_memory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import Option
 
@@ -202,12 +202,21 @@ def deployment_name(pool: str, option: Option) -> str:
 
 
 def deployment_for(
-    pool: InferencePool, option: Option, kind: AcceleratorType, *, native_weights: str, replicas: int
+    pool: InferencePool,
+    option: Option,
+    kind: AcceleratorType,
+    *,
+    native_weights: str,
+    replicas: int,
+    host_bytes: float = 0.0,
 ) -> dict[str, Any]:
     """The Deployment of one option, complete.
 
     We add the node selector of the accelerator and of its price, a toleration for its resource, the resource itself,
     and engine arguments; everything else is the user's template.
+
+    Args:
+        host_bytes: room of the KV tier in host memory that the engine is started with.
 
     Raises:
         UnusableTemplate: no container to put the engine in.
@@ -258,6 +267,10 @@ def deployment_for(
         if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
             every = arguments_of(container)
             engine[field] = _engine_arguments(pool, option, arguments, every=every, native=native_weights)
+        added = arguments_for(pool.spec.serving.engine.type, host_bytes, ranks=option.tensor_parallel)
+        if added:
+            engine[field] = [*texts_of(engine.get(field)), *added]
+            engine["resources"] = with_memory(engine["resources"], host_bytes)
         metadata["annotations"][marks.ENGINE_ANNOTATION] = _engine_facts(pool, option, arguments_of(engine))
         containers.append(engine)
     spec["containers"] = containers
@@ -269,6 +282,7 @@ def deployment_for(
             "annotations": {
                 marks.OPTION_ANNOTATION: marks.write_option(option),
                 marks.TEMPLATE_ANNOTATION: template_hash(pool.spec.serving.template or {}),
+                **({marks.HOST_TIER_ANNOTATION: str(round(host_bytes))} if host_bytes else {}),
             },
         },
         "spec": {

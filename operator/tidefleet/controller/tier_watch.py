@@ -81,6 +81,7 @@ class TierWatch:
     expected: float = 0.0
     words: str = ""
     _from: TierSeen | None = None
+    _began: float | None = None
     _last: TierSeen = TierSeen()
     _at: float = 0.0
     _seconds: float = 0.0
@@ -126,7 +127,7 @@ class TierWatch:
         if over:
             self._from, self._seconds = seen, 0.0
 
-    def plans(self, expected: float, *, anew: bool = False) -> None:
+    def plans(self, expected: float, *, now: float, anew: bool = False) -> None:
         """Note what the plan takes to be found; where that is nothing there is nothing to see either.
 
         Args:
@@ -136,7 +137,14 @@ class TierWatch:
             self.sight, self.words, anew = Sight.UNKNOWN, "", True
         if anew:
             self._from = None
+        if anew or self._began is None:
+            self._began = now
         self.expected = expected
+
+    def is_unproven(self, now: float) -> bool:
+        """Whether engines have yet to show what is counted on; after twice the patience nobody waits for it longer."""
+        waits = self._began is not None and 0.0 <= now - self._began < 2.0 * PATIENCE_SECONDS
+        return self.sight is Sight.UNKNOWN and self.expected > 0.0 and waits
 
     def recall(self, status: Mapping[str, Any]) -> None:
         """What an earlier leader had come to, from the pool's status."""

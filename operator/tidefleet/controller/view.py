@@ -10,6 +10,7 @@ from typing import Any
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
+from tidefleet.controller import marks
 from tidefleet.controller.ahead import Ahead
 from tidefleet.controller.calibrating import Learning, Round
 from tidefleet.controller.tier_watch import TierSeen, TierWatch
@@ -52,6 +53,11 @@ class Served:
         if self.workload is not None:
             return self.workload.kind
         return LEADER_WORKER_SET if self.group > 1 else DEPLOYMENT
+
+    @property
+    def host_bytes(self) -> int:
+        """Room of the KV tier in host memory that we start its engines with; 0 for none."""
+        return marks.read_host_tier(self.workload.annotations) if self.workload else 0
 
     @property
     def desired(self) -> int:

@@ -67,11 +67,15 @@ _ROUNDS = 2
 
 @dataclass(frozen=True, slots=True)
 class TierLimit:
-    """A tier, the bytes that it may have for a replica, and whether the plan says how many (else it has them)."""
+    """A tier, the bytes that it may have for a replica, and whether the plan says how many (else it has them).
+
+    ``over_room`` is how many times the KV room on the chips a size must exceed, for engines that start with no less.
+    """
 
     tier: KvTier
     most_bytes: float
     planned: bool = True
+    over_room: float = 0.0
 
 
 def usd_per_byte_hour(tier: KvTier) -> float:
@@ -193,10 +197,15 @@ def _with_tiers(
     memo: EstimateMemo,
     evidence: Evidence,
 ) -> tuple[Candidate, tuple[float, ...], float] | None:
-    """The option with these tiers, mean hit shares, and oversubscription; ``None`` where it misses a promise."""
+    """The option with these tiers, mean hit shares, and oversubscription.
+
+    ``None`` where it misses a promise, or its engine would not start.
+    """
     replica = base.estimates[0].replica
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
+    if any(0.0 < size <= one.over_room * room for size, one in zip(sizes, limits, strict=True)):
+        return None
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)
     storage = rent_usd_per_hour([one.tier for one in limits], sizes)
