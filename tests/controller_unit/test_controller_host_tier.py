@@ -215,10 +215,10 @@ def test_replicas_wait_for_the_first_hits_before_they_go_down_but_not_for_ever()
     seen = TierSeen(1e6, 0.0, 0.0)
     asked = [
         sum(t.desired for t in decided(pool, memory, served=(served,), tiers_seen=seen, now=NOW + after).targets)
-        for after in (0.0, 1800.0, 3599.0, 3601.0)
+        for after in (0.0, 15.0, 1800.0, 3600.0, 3616.0)
     ]
-    assert asked[:3] == [8, 8, 8]
-    assert asked[3] < 8
+    assert asked[:4] == [8, 8, 8, 8]
+    assert asked[4] < 8
 
 
 # --- the workload ----------------------------------------------------------------------------------------------------

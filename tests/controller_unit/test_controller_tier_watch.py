@@ -18,7 +18,7 @@ from tidefleet.controller.status import pool_status
 from tidefleet.controller.tier_watch import PATIENCE_SECONDS, Sight, TierSeen, TierWatch
 from tidefleet.controller.verdicts import kv_tiers
 from tidefleet.controller.view import PoolMemory
-from tidefleet.planning.demand import DemandHistory
+from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import EstimateMemo
 
 MINUTE = 60.0
@@ -195,3 +195,23 @@ def test_tiers_that_are_given_are_not_watched() -> None:
     for at in range(0, 60, 2):
         found = decided(memory, at=at, seen=TierSeen(at * 8e6, 0, 0), sizing="Fixed")
         assert "KvTiersFound" not in [str(one.type) for one in found.verdicts]
+
+
+def test_what_is_fetched_from_a_tier_that_is_not_counted_on_needs_no_computing() -> None:
+    """Of a tier that is counted on the plan says itself what it finds, and nothing is counted twice."""
+
+    def cached(sizing: str, tier_hit_share: float) -> float:
+        reading = Known(NOW, 6.0, "Engines", 24000.0, 300.0, 0.2, tier_hit_share=tier_hit_share)
+        pool = a_pool(
+            accelerators=[{"type": "h100-sxm", "tensorParallel": [2]}], kvCache={"tiers": [{**HOST, "sizing": sizing}]}
+        )
+        measured = AGENT.model_copy(
+            update={"spec": AGENT.spec.model_copy(update={"demand": a_class(demand={"source": "Metrics"}).spec.demand})}
+        )
+        view = a_view(pool, H100, classes=(measured,), reading=reading)
+        found = decide(view, a_memory(), OperatorConfiguration(), MEMO)
+        return found.classes[0].shape.cached_share
+
+    assert cached("Fixed", 0.3) == pytest.approx(0.5, abs=0.02)
+    assert cached("Fixed", 0.0) == pytest.approx(0.2, abs=0.02)
+    assert cached("Planned", 0.3) == pytest.approx(0.2, abs=0.02)

@@ -23,6 +23,7 @@ from tidefleet.controller.kv_tiers import (
     in_force,
     only,
     watch,
+    with_all_found,
 )
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
@@ -68,9 +69,13 @@ def decide(
     """
     if view.faults or view.architecture is None:
         return _unusable(view)
-    _learn(view, memory, settings)
-    demand = asked(view, memory, settings)
     native = view.architecture.native_weights
+    _learn(view, memory, settings)
+    watch(view, memory.tiers)
+    counting = counts_on_tiers(view.pool) and not memory.tiers.watch.doubted
+    if not counting:  # what engines find in tiers is then a fact like what they find on their chips
+        view = replace(view, reading=with_all_found(view.reading))
+    demand = asked(view, memory, settings)
     defaults = template_precisions(view.pool, native)
     allowed = allowed_of(
         view.pool,
@@ -80,8 +85,6 @@ def decide(
         can_ask=lambda weights, kv: can_ask(view.pool, native, weights, kv),
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
-    watch(view, memory.tiers)
-    counting = counts_on_tiers(view.pool) and not memory.tiers.watch.doubted
     if not counting:  # else each choice of sizes has the rent of them all
         market = with_rent(market, given_rent(view.pool))
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
@@ -115,9 +118,7 @@ def decide(
         plan = replace(plan, tiers=advised_tiers(problem, tiers))
     if plan.tiers is not None:
         sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
-        memory.tiers.watch.plans(
-            sum(one.hit_share for one in plan.tiers.tiers), now=view.now, anew=sizes != memory.tiers.sizes
-        )
+        memory.tiers.watch.plans(sum(one.hit_share for one in plan.tiers.tiers), sizes)
         memory.tiers.sizes = sizes
     market = in_force(market, problem.tiers, plan)
     if share.prices:

@@ -15,6 +15,7 @@ from tidefleet.controller.host_tier import OVER_ROOM, host_setup, is_ours, whole
 from tidefleet.controller.tier_watch import PATIENCE_SECONDS, PAUSES, TierWatch
 from tidefleet.controller.view import PoolView, Served, TierMemory
 from tidefleet.economics.shape import KvTier
+from tidefleet.planning.demand import Known, Reading
 from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.options import Candidate, ClassDemand, EstimateMemo, Market
 from tidefleet.planning.problem import PoolPlan, TierChoices
@@ -142,6 +143,13 @@ def watch(view: PoolView, memory: TierMemory) -> None:
         return
     pauses = [PAUSES * float(one.spec.turn_pause_seconds or 0) for one in view.classes]
     memory.watch.look(view.tiers_seen, now=view.now, patience=max([PATIENCE_SECONDS, *pauses]))
+
+
+def with_all_found(reading: Reading | None) -> Reading | None:
+    """The reading with what was fetched from tiers told as found on the accelerators."""
+    if not isinstance(reading, Known) or not reading.tier_hit_share:
+        return reading
+    return replace(reading, hit_share=reading.found_share, tier_hit_share=None)
 
 
 def recall(memory: TierMemory, status: Mapping[str, Any]) -> None:

@@ -73,15 +73,18 @@ class TierWatch:
     """The verdict on a pool's tiers.
 
     Attributes:
-        expected: share of prompt tokens that the plan takes to be found in them.
+        expected: share of prompt tokens that the plan takes to be found in them, at these ``sizes``.
         words: the verdict in a sentence, as of when it was reached.
     """
 
     sight: Sight = Sight.UNKNOWN
     expected: float = 0.0
+    sizes: tuple[float, ...] | None = None
     words: str = ""
     _from: TierSeen | None = None
+    _of: tuple[float, ...] | None = None
     _began: float | None = None
+    _looked: float | None = None
     _last: TierSeen = TierSeen()
     _at: float = 0.0
     _seconds: float = 0.0
@@ -92,7 +95,17 @@ class TierWatch:
         return self.sight in (Sight.MISSED, Sight.NOT_ASKED)
 
     def look(self, seen: TierSeen | None, *, now: float, patience: float) -> None:
-        """Take in what engines have counted so far."""
+        """Take in what engines have counted so far; once for each moment, however often it is decided.
+
+        What was counted at other sizes says nothing of these.
+        """
+        if now == self._looked:
+            return
+        self._looked = now
+        if self.sizes != self._of:
+            self._of, self._from, self._began = self.sizes, None, now
+        if self.expected <= 0.0 and not self.doubted:
+            self.sight, self.words = Sight.UNKNOWN, ""
         if seen is None or self.expected <= 0.0:
             return
         before, last, passed = self._from, self._last, now - self._at
@@ -127,23 +140,13 @@ class TierWatch:
         if over:
             self._from, self._seconds = seen, 0.0
 
-    def plans(self, expected: float, *, now: float, anew: bool = False) -> None:
-        """Note what the plan takes to be found; where that is nothing there is nothing to see either.
-
-        Args:
-            anew: the sizes are others than before, so that what was counted so far says nothing of them.
-        """
-        if not self.doubted and expected <= 0.0:
-            self.sight, self.words, anew = Sight.UNKNOWN, "", True
-        if anew:
-            self._from = None
-        if anew or self._began is None:
-            self._began = now
-        self.expected = expected
+    def plans(self, expected: float, sizes: tuple[float, ...]) -> None:
+        """Note what the plan takes to be found, and at which sizes."""
+        self.expected, self.sizes = expected, sizes
 
     def is_unproven(self, now: float) -> bool:
         """Whether engines have yet to show what is counted on; after twice the patience nobody waits for it longer."""
-        waits = self._began is not None and 0.0 <= now - self._began < 2.0 * PATIENCE_SECONDS
+        waits = self._began is None or 0.0 <= now - self._began < 2.0 * PATIENCE_SECONDS
         return self.sight is Sight.UNKNOWN and self.expected > 0.0 and waits
 
     def recall(self, status: Mapping[str, Any]) -> None:
