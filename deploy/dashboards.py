@@ -102,8 +102,9 @@ def money() -> dashboard.Dashboard:
         _graph(
             "Who pays for the chips",
             "currencyUSD",
-            "USD per hour. Together the areas are what all chips of the fleet cost: those of pools, those that "
-            "training has, and those that nobody uses. Choosing pools leaves the others out, but for the idle part.",
+            "USD per hour. Together the areas are what all chips of the fleet cost: those of pools (with the KV tiers "
+            "of their replicas), those that training has, and those that nobody uses. Choosing pools leaves the "
+            "others out, but for the idle part.",
             (
                 (
                     f"3600 * sum by (pool, accelerator) (rate(tidefleet_pool_cost_usd_total{{{POOL}}}"

@@ -138,6 +138,7 @@ KINDS_OF: Mapping[ConditionType, tuple[str, ...]] = {
     ConditionType.TARGETS_MET: ("InferencePool",),
     ConditionType.FLIPPING: ("InferencePool",),
     ConditionType.ADOPTED: ("InferencePool",),
+    ConditionType.KV_TIERS_FOUND: ("InferencePool",),
 }
 """Which kinds of object carry a condition."""
 

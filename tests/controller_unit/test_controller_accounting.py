@@ -51,14 +51,23 @@ class Tallies:
         return self.work
 
 
-def a_decision(name: str = "chat", *, types: tuple[str, ...] = SIX, classes: int = 3, **changes: Any) -> Decision:
+def a_decision(
+    name: str = "chat",
+    *,
+    types: tuple[str, ...] = SIX,
+    classes: int = 3,
+    tiers: tuple[dict[str, Any], ...] = (),
+    classes_are: tuple[Any, ...] | None = None,
+    **changes: Any,
+) -> Decision:
     """A pool that runs on all these types at once, with a target and a budget."""
-    pool = a_pool(name, costTarget={"usdPerMillionTokens": "0.60", "monthlyBudgetUsd": "9000"})
+    spec = {"costTarget": {"usdPerMillionTokens": "0.60", "monthlyBudgetUsd": "9000"}, "kvCache": {"tiers": [*tiers]}}
+    pool = a_pool(name, **spec)
     options = [an_option(one) for one in types]
     facts: dict[str, Any] = {
         "served": tuple(a_served(pool, one, replicas=2) for one in options),
         "chips": {(one, "OnDemand"): Chips(scheduled=2, ready=2) for one in types},
-        "classes": tuple(a_class(f"class-{i}", pool=name, revenue={"free": {}}) for i in range(classes)),
+        "classes": classes_are or tuple(a_class(f"class-{i}", pool=name, revenue={"free": {}}) for i in range(classes)),
         "reading": Known(NOW, 20.0, "Engines"),
         "busy_ratio": 0.5,
         **changes,
@@ -87,6 +96,71 @@ def test_the_rent_of_the_time_between_two_passes_is_counted() -> None:
     assert cost(telemetry, "l40s") == pytest.approx(2 * price * 0.5)
     accountant.account([one], NOW + 1000)  # a clock that goes back takes nothing away
     assert cost(telemetry, "l40s") == pytest.approx(2 * price * 0.5)
+
+
+HOST = {"medium": "Host", "maxBytesPerReplica": 2**39, "bytesPerSecond": 50_000_000_000, "usdPerGibMonth": "0.73"}
+STORE = {**HOST, "medium": "Shared", "maxBytesPerReplica": 2**40}
+
+
+def on_the_page(telemetry: Telemetry, name: str) -> float:
+    """What the public page says of a counter of the pool, all its series together."""
+    lines = series(telemetry, namespace="prod", pool="chat")
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+
+
+def test_the_rent_of_given_tiers_is_part_of_what_a_pool_costs() -> None:
+    telemetry, bare, one = Telemetry(), Telemetry(), a_decision(types=("l40s",), tiers=(HOST, STORE))
+    for told, decision in ((telemetry, one), (bare, a_decision(types=("l40s",)))):
+        accountant = an_accountant(told)
+        accountant.account([decision], NOW)
+        accountant.account([decision], NOW + 3600)
+    rent = 2 * 0.73 / 730.5 * (512 + 1024)  # of two replicas in an hour
+    assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(rent, rel=1e-3)
+    without = on_the_page(bare, "tidefleet_pool_cost_usd_total")
+    assert on_the_page(telemetry, "tidefleet_pool_cost_usd_total") == pytest.approx(without + rent, rel=1e-3)
+    assert not [line for line in series(bare) if line.startswith("tidefleet_pool_kv_tier")]
+    assert one.plan is not None  # the plan and the bill have the same rent
+    storage = sum(each.replicas * each.candidate.storage_usd_per_hour for each in one.plan.chosen)
+    assert storage == pytest.approx(rent / 2 * one.plan.replicas, rel=1e-3)
+
+
+def test_the_rent_of_planned_tiers_is_that_of_their_sizes_and_outlives_the_plan() -> None:
+    agent = a_class(
+        demand={"requestsPerSecond": "2"},
+        tokens={"input": {"mean": 12000}, "output": {"mean": 200}, "cachedShare": "0.1"},
+        turnsPerSession="9",
+        revenue={"free": {}},
+    )
+    one = a_decision(types=("h100-sxm",), tiers=({**STORE, "sizing": "Planned"},), classes_are=(agent,), reading=None)
+    assert one.plan is not None
+    assert one.plan.tiers is not None
+    size = one.plan.tiers.tiers[0].bytes_per_replica
+    assert 0 < size <= 2**40
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    accountant.account([one], NOW)
+    accountant.account([one], NOW + 3600)
+    rent = 2 * 0.73 / 730.5 * size / 2**30
+    assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(rent, rel=1e-3)
+    broken = replace(one, plan=None, market=None, targets=())
+    accountant.account([broken], NOW + 7200)  # nobody says how large they are now: they go on costing
+    assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(2 * rent, rel=1e-3)
+
+
+def test_a_host_tier_costs_what_engines_are_started_with_whatever_the_plan_says() -> None:
+    one = a_decision(types=("h100-sxm",), tiers=({**HOST, "sizing": "Planned"},))
+    served = replace(
+        one.view.served[0],
+        workload=replace(one.view.served[0].workload, annotations={marks.HOST_TIER_ANNOTATION: str(2**35)}),
+    )
+    telemetry = Telemetry()
+    accountant = an_accountant(telemetry)
+    for plan in (one.plan, None):
+        told = replace(one, view=replace(one.view, served=(served,)), plan=plan)
+        accountant.account([told], NOW)
+        accountant.account([told], NOW + 3600)
+    rent = 2 * 0.73 / 730.5 * 32
+    assert on_the_page(telemetry, "tidefleet_pool_kv_tier_cost_usd_total") == pytest.approx(2 * rent, rel=1e-3)
 
 
 def test_an_invalid_pool_is_paid_for_too() -> None:

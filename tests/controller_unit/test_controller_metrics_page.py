@@ -259,3 +259,39 @@ def test_a_real_page_with_a_hole_in_it_is_unusable_or_finite(
 ) -> None:  # 200 inputs
     judged(VLLM[:start] + VLLM[start + length :])
     judged(VLLM[:start] + letter + VLLM[start + 1 :])
+
+
+# --- KV tiers --------------------------------------------------------------------------------------------------------
+
+
+def test_vllm_tells_what_a_connector_was_asked_for_and_had() -> None:
+    page = VLLM + (
+        'vllm:external_prefix_cache_queries_total{engine="0",model_name="m"} 9000.0\n'
+        'vllm:external_prefix_cache_queries_total{engine="1",model_name="m"} 1000.0\n'
+        'vllm:external_prefix_cache_hits_total{engine="0",model_name="m"} 4000.0\n'
+    )
+    found, bare = read_page(page), read_page(VLLM)
+    assert (found.tier_queried_tokens, found.tier_hit_tokens) == (10_000.0, 4000.0)
+    assert (bare.tier_queried_tokens, bare.tier_hit_tokens) == (0.0, 0.0)
+    assert found.hit_tokens == bare.hit_tokens
+
+
+def test_a_useless_count_of_a_connector_leaves_the_page_good_for_demand() -> None:
+    found = read_page(VLLM + 'vllm:external_prefix_cache_hits_total{engine="0"} NaN\n')
+    assert found.tier_hit_tokens == 0.0
+
+
+def test_sglang_tells_where_it_found_tokens() -> None:
+    lines = [line for line in SGLANG.splitlines() if "cached_tokens_total" not in line]
+    told = [
+        'sglang:cached_tokens_total{cache_source="device",model_name="m"} 1000000.0',
+        'sglang:cached_tokens_total{model_name="m",cache_source="host"} 200000.0',
+        'sglang:cached_tokens_total{cache_source="storage_HiCacheFile",model_name="m"} 50000.0',
+    ]
+    found = read_page("\n".join([*lines, *told]) + "\n")
+    assert found.hit_tokens == 1e6
+    assert found.tier_hit_tokens == 250_000.0
+    assert found.tier_queried_tokens == found.prompt_tokens - 1e6
+    for older in ("sglang:cached_tokens_total", 'sglang:cached_tokens_total{cache_source="total"}'):
+        page = read_page("\n".join([*lines, f"{older} 1250000.0"]) + "\n")
+        assert (page.hit_tokens, page.tier_hit_tokens, page.tier_queried_tokens) == (1_250_000.0, 0.0, 0.0)

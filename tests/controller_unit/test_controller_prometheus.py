@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tidefleet.controller.metrics_page import counters_of
 from tidefleet.controller.prometheus import read_matrix
 
 
@@ -34,3 +35,18 @@ def test_engines_of_one_pod_are_added_up_and_scrapers_are_not() -> None:
 def test_of_the_starts_in_a_pod_the_latest_counts(values: tuple[str, ...], started: float) -> None:
     found = read(*(a_series("process_start_time_seconds", one, port=str(i)) for i, one in enumerate(values)))
     assert found["started"][1] == started
+
+
+def test_what_was_found_beyond_the_device_is_counted_apart() -> None:
+    name = "sglang:cached_tokens_total"
+    found = read(
+        a_series("sglang:prompt_tokens_total", "100"),
+        a_series(name, "30", cache_source="device"),
+        a_series(name, "20", cache_source="host"),
+        a_series(name, "5", cache_source="storage_file"),
+    )
+    values = {field: value for field, (_, value) in found.items()}
+    told = counters_of(values)
+    assert (told.hit_tokens, told.tier_hit_tokens, told.tier_queried_tokens) == (30.0, 25.0, 70.0)
+    plain = counters_of({field: value for field, (_, value) in read(a_series(name, "30")).items()})
+    assert (plain.hit_tokens, plain.tier_queried_tokens) == (30.0, 0.0)

@@ -41,9 +41,10 @@ def a_replica(model: Architecture = LLAMA_8B, chips: int = 1, weights: str = "Bf
     return Replica(model=model, accelerator=H100, chips=chips, weights=weights, kv="Bf16")
 
 
-def an_engine(*, now: float = 0.0, max_sequences: int = 0) -> Engine:
+def an_engine(*, now: float = 0.0, max_sequences: int = 0, host_kv_bytes: int = 0) -> Engine:
     """An engine of Llama 3.1 8B on one H100."""
-    return Engine(EngineFacts(a_replica(), "llama-3.1-8b", 8000, max_sequences), now)
+    facts = EngineFacts(a_replica(), "llama-3.1-8b", 8000, max_sequences, host_kv_bytes=host_kv_bytes)
+    return Engine(facts, now)
 
 
 def an_annotation(**changes: Any) -> str:

@@ -9,11 +9,13 @@ from emulator_builders import a_replica, an_engine
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tidefleet.controller.metrics_page import read_page
 from tidefleet.economics.serving import Estimate, estimate
 from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.emulator.capacity import DoesNotFit, Shape, Tables, rounded
 from tidefleet.emulator.engine import Engine
 from tidefleet.emulator.histograms import Latencies
+from tidefleet.emulator.metrics import render
 from tidefleet.emulator.pods import EngineFacts
 from tidefleet.emulator.prefix import PrefixCache, prompt_of_text
 
@@ -279,3 +281,27 @@ def test_an_engine_whose_weights_do_not_fit_does_not_start() -> None:
     facts = EngineFacts(Replica(LLAMA_8B, small, 1, "Bf16", "Bf16"), "llama-3.1-8b", 8000)
     with pytest.raises(DoesNotFit, match=r"llama-3.1-8b in Bf16 on 1 x tiny"):
         Engine(facts, 0.0)
+
+
+# --- KV tiers --------------------------------------------------------------------------------------------------------
+
+
+def with_tier(host_kv_bytes: int, rate: float = 4.0) -> Engine:
+    engine = an_engine(host_kv_bytes=host_kv_bytes)
+    for index in range(1, 241):
+        engine.advance(index * 15.0, rate * 15.0, Shape(4000.0, 100.0, 0.2, 0.5))
+    return engine
+
+
+def test_an_engine_with_a_kv_tier_finds_there_what_is_left_and_one_without_looks_for_nothing() -> None:
+    tier, bare = with_tier(2**36), with_tier(0)
+    counted = tier.counters
+    assert counted.tier_queries == pytest.approx(0.8 * counted.prompt_tokens)
+    assert counted.tier_hits == pytest.approx(0.5 * counted.prompt_tokens)
+    assert counted.prefix_hits == pytest.approx(0.2 * counted.prompt_tokens)
+    assert (bare.counters.tier_queries, bare.counters.tier_hits) == (0.0, 0.0)
+    shape = Shape(4000.0, 100.0, 0.2, 0.5)
+    assert tier.capacity(shape) > 1.2 * bare.capacity(shape)  # what is found is not computed
+    page = read_page(render(tier).decode())
+    assert page.tier_hit_tokens == int(counted.tier_hits)
+    assert page.tier_queried_tokens == int(counted.tier_queries)

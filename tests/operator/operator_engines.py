@@ -56,9 +56,12 @@ class Engines:
         self._inventory.stop()
         self.running.__exit__(None, None, None)
 
-    def load(self, rate: float, pool: str = "chat", *, into: float = 1000.0, out: float = 200.0) -> None:
-        """Offer requests to a pool."""
-        self.running.call(lambda fleet: fleet.set_load(self._namespace, pool, Load.constant(rate, into, out)))
+    def load(
+        self, rate: float, pool: str = "chat", *, into: float = 1000.0, out: float = 200.0, tiers: float = 0.0
+    ) -> None:
+        """Offer requests to a pool; ``tiers`` of their prompts is found by engines that have a KV tier."""
+        load = Load.constant(rate, into, out, tier_share=tiers)
+        self.running.call(lambda fleet: fleet.set_load(self._namespace, pool, load))
 
     def fault(self, kind: str, pool: str = "chat") -> None:
         """Let all engines of a pool have a fault; an empty kind lifts it."""

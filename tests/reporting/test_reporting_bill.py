@@ -119,3 +119,24 @@ def test_what_routers_say_that_cached_tokens_saved_goes_before_a_fit() -> None:
 def test_prompts_and_answers_of_one_proportion_count_alike() -> None:
     alike = [(1000.0, 100.0), (2000.0, 200.0)]
     assert seconds_per_prompt_token(a_speed(alike, prompt=1e-4, answer=2e-3)) == pytest.approx(0.3 * 3 / 3 / 1100.0)
+
+
+@given(
+    cells=st.lists(cells, max_size=20),
+    paid=st.dictionaries(units, amounts, max_size=4),
+    share=st.floats(0.0, 1.0),
+    by=st.sampled_from(By),
+)
+def test_the_rent_of_tiers_is_shared_by_what_used_the_unit(
+    cells: list[Cell], paid: dict[Unit, int], share: float, by: By
+) -> None:
+    tiers = {unit: int(amount * share) for unit, amount in paid.items()}
+    chips = {unit: amount - tiers[unit] for unit, amount in paid.items()}
+    bare = settle(Found(by, AN_HOUR, "", cells=cells, paid=chips))
+    bill = settle(Found(by, AN_HOUR, "", cells=cells, paid=paid, tiers=tiers))
+    assert bill.total == bare.total + sum(tiers.values())
+    assert sum(row.allocated for row in bill.rows) + sum(bill.lines.values()) == bill.total
+    used = {cell.unit for cell in cells if cell.figures.used}
+    assert bill.lines.get("kv tiers", 0) == sum(rent for unit, rent in tiers.items() if unit not in used)
+    assert bill.idle_by_unit == bare.idle_by_unit  # capacity is not idle because a tier costs
+    assert {row.name: row.figures for row in bill.rows} == {row.name: row.figures for row in bare.rows}

@@ -40,12 +40,14 @@ GAUGES = [
     ("plan_savings_usd_per_hour", BATCH, 0.25),
     ("pool_adopted_cost_usd_per_hour", CHAT, 11.5),
 ]
-"""The pool chat costs 10 USD an hour, and 11.5 with the replicas that it adopted; batch adopted nothing."""
+"""The pool chat costs 10.5 USD an hour, and 11.5 with the replicas that it adopted; batch adopted nothing."""
 
 PER_HOUR: list[tuple[str, Mapping[str, str], float]] = [
-    ("pool_cost_usd_total", CHAT | H200, 8.0),
+    ("pool_cost_usd_total", CHAT | H200, 8.5),
     ("pool_cost_usd_total", CHAT | B200, 2.0),
-    ("pool_cost_usd_total", BATCH | H200, 4.0),
+    ("pool_cost_usd_total", BATCH | H200, 4.25),
+    ("pool_kv_tier_cost_usd_total", CHAT | H200, 0.5),
+    ("pool_kv_tier_cost_usd_total", BATCH | H200, 0.25),
     ("training_cost_usd_total", CHAT | H200, 3.0),
     ("fleet_idle_cost_usd_total", H200, 1.0),
     ("pool_tokens_total", CHAT | TALK | {"direction": "input"}, 4e6),
@@ -147,17 +149,18 @@ def rows(report: Report) -> dict[str, dict[str, Any]]:
 
 
 LINES = {"idle": 12.0, "drain": 1.5, "warm": 0.5, "training": 6.0, "capacity without a pool": 2.0}
-"""The pool chat has 20 USD and used 12; batch has 8 and needed a quarter of its seconds."""
+"""The pool chat has 20 USD of chips and used 12; batch has 8 and needed a quarter of its seconds. Their KV tiers cost 1
+and 0.5 USD beside that, and are no line, since both pools served."""
 
 
 @pytest.mark.parametrize("by", [By.POOL, By.CLASS, By.ACCELERATOR])
 def test_every_view_sums_to_the_one_bill(url: str, by: By) -> None:
     report = report_by(url, by)
     answer = report.as_json()
-    assert answer["bill_usd"] == near(36.0)
+    assert answer["bill_usd"] == near(37.5)
     assert sum(row.allocated for row in report.bill.rows) + sum(report.bill.lines.values()) == report.bill.total
     assert {line["name"]: line["usd"] for line in answer["lines"]} == near(LINES)
-    assert answer["savings_usd"] == near(3.5)
+    assert answer["savings_usd"] == near(2.5)
     assert answer["total"]["output_tokens"] == near(8e6)
 
 
@@ -166,14 +169,14 @@ def test_a_pool_has_what_its_counters_rose_by(url: str) -> None:
     chat = {name: value for name, value in found["ml/chat"].items() if value is not None}
     expected = {
         "requests": 2000.0, "input_tokens": 1e7, "cached_tokens": 1.2e7, "output_tokens": 6e6, "good_tokens": 3e6,
-        "usage_usd": 12.0, "allocated_usd": 12.0, "idle_usd": 8.0, "revenue_usd": 40.0, "margin_usd": 28.0,
-        "slo_share": 0.75, "usd_per_million_tokens": 12.0 / 28.0, "usd_per_million_good_tokens": 4.0,
+        "usage_usd": 12.0, "allocated_usd": 13.0, "idle_usd": 8.0, "revenue_usd": 40.0, "margin_usd": 27.0,
+        "slo_share": 0.75, "usd_per_million_tokens": 13.0 / 28.0, "usd_per_million_good_tokens": 13.0 / 3.0,
         "tasks_succeeded": 100.0, "tasks_failed": 10.0, "usd_per_successful_task": 0.12,
     }  # fmt: skip
     assert {name: chat[name] for name in expected} == near(expected)
     again = 20.0 * 200 / 3600
     assert chat["wasted_recomputed_usd"] == near({"evicted": 0.75 * again, "misrouted": 0.25 * again})
-    assert found["ml/batch"]["allocated_usd"] == near(2.0)
+    assert found["ml/batch"]["allocated_usd"] == near(2.5)
     assert found["ml/batch"]["idle_usd"] == near(6.0)
 
 
@@ -185,7 +188,7 @@ def test_a_class_has_its_own_dollars_over_all_pools(url: str) -> None:
 def test_a_type_has_its_share_of_what_its_pools_paid(url: str) -> None:
     report = report_by(url, By.ACCELERATOR)
     found = rows(report)
-    assert {name: row["allocated_usd"] for name, row in found.items()} == near({"h200-sxm": 11.6, "b200": 2.4})
+    assert {name: row["allocated_usd"] for name, row in found.items()} == near({"h200-sxm": 13.1, "b200": 2.4})
     assert any("pools of several types" in note for note in report.notes())
 
 
@@ -201,10 +204,16 @@ def test_records_have_their_rows_and_prometheus_the_bill(url: str, tmp_path: Pat
     add_bill(Access(url), found)
     report = report_of(found)
     answer = report.as_json()
-    assert answer["bill_usd"] == near(36.0)
-    assert {row["name"]: row["allocated_usd"] for row in answer["rows"]} == {"b" * 16: 3.0, "9f86d081884c7d65": 1.0}
-    assert sum(line["usd"] for line in answer["lines"]) == near(32.0)
-    assert answer["savings_usd"] == near(3.5)
+    assert answer["bill_usd"] == near(37.5)
+    assert {row["name"]: row["allocated_usd"] for row in answer["rows"]} == {
+        "b" * 16: near(3.75),
+        "9f86d081884c7d65": near(1.25),
+    }
+    assert {line["name"]: line["usd"] for line in answer["lines"]}["kv tiers"] == near(
+        0.5
+    )  # of batch: no record is of it
+    assert sum(line["usd"] for line in answer["lines"]) == near(32.5)
+    assert answer["savings_usd"] == near(2.5)
 
 
 def test_every_metric_that_is_asked_for_is_exported_with_these_labels() -> None:
@@ -229,7 +238,7 @@ def test_the_command_asks_a_prometheus(url: str) -> None:
     words = ["--prometheus", url, "--by", "pool", "--range", "2025-11-26T00:00..2025-11-26T02:00", "-o", "json"]
     told = CliRunner().invoke(app, ["report", *words])
     assert told.exit_code == 0, told.output
-    assert json.loads(told.output)["bill_usd"] == near(36.0)
+    assert json.loads(told.output)["bill_usd"] == near(37.5)
 
 
 class Odd(BaseHTTPRequestHandler):

@@ -285,7 +285,8 @@ class KVTier(Model):
     """Room for one replica in bytes, e.g. 549755813888; the most that it may be where `sizing` is Planned."""
     sizing: KVSizing = KVSizing.FIXED
     """Fixed: the tier has that room, and the plan only tells how much of it pays for itself. Planned: the plan says how
-    large it is (`status.plan.kvTiers`), and its replicas count on what it finds: set the engines up with that size."""
+    large it is (`status.plan.kvTiers`), and its replicas count on what it finds. vLLM and SGLang are started with a
+    Host tier of that size, unless the template sets one up itself; set the engines up with the others."""
     bytes_per_second: Quantity = Field(examples=[25000000000])
     """Bandwidth between the tier and the accelerator in bytes per second, e.g. 25000000000."""
     latency_microseconds: Count = Field(default=0, examples=[50])

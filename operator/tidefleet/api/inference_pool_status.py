@@ -116,6 +116,14 @@ class TierUse(StrEnum):
     ADVICE = "Advice"
 
 
+class TierSetBy(StrEnum):
+    """Who sets a pool's engines up with a tier."""
+
+    OPERATOR = "Operator"
+    TEMPLATE = "Template"
+    OWNER = "Owner"
+
+
 class PlannedTier(Model):
     """How large one tier of the KV cache pays for itself."""
 
@@ -131,6 +139,11 @@ class PlannedTier(Model):
     """USD per hour that the plan would cost more without it, its rent counted, e.g. "12.10"."""
     what: Line
     """The same in words."""
+    set_by: TierSetBy | None = None
+    """Operator: engines are started with arguments for it. Template: the pool's template sets its size, which the plan
+    takes. Owner: somebody has to set the engines up with it."""
+    set_up: Line = ""
+    """That in words, e.g. engines are started with --kv-offloading-size=64 --kv-offloading-backend=native."""
 
 
 class TierStatus(Model):

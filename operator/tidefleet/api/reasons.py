@@ -40,6 +40,11 @@ class ConditionType(Word):
     TARGETS_MET = "TargetsMet", "Cost target, budget and latency objectives hold."
     FLIPPING = "Flipping", "Nodes of the pool are on their way to or from training, or there."
     ADOPTED = "Adopted", "The existing workloads of the pool are ours to scale, and nothing else scales them."
+    KV_TIERS_FOUND = (
+        "KvTiersFound",
+        "Engines find in KV tiers what the plan counts on; only of pools with a tier whose sizing is Planned. While "
+        "False, the plan does without.",
+    )
 
 
 class Reason(Word):
@@ -182,6 +187,16 @@ class Reason(Word):
     FOREIGN_OWNER = "ForeignOwner", "A workload belongs to another controller."
     ANOTHER_POOL = "AnotherPool", "A workload is adopted by another InferencePool."
 
+    # KvTiersFound
+    HITS_SEEN = "HitsSeen", "Engines fetched prompt tokens from the tiers."
+    NOT_SEEN_YET = "NotSeenYet", "The plan counts on the tiers, and engines have not shown yet that they have them."
+    NOTHING_COUNTED = "NothingCounted", "No size of a tier pays for itself, so nothing is counted on."
+    NO_HITS = (
+        "NoHits",
+        "For half an hour or longer engines looked for prompt tokens in the tiers and found next to nothing.",
+    )
+    NOT_SET_UP = "NotSetUp", "For as long, engines did not look for anything in a tier: they run without."
+
     # AcceleratorType and Site
     PLAN_ONLY = "PlanOnly", "No resource name or node labels are known: the type is planned with, never placed."
     NO_NODES = "NoNodes", "No node matches."
@@ -305,6 +320,13 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.ANOTHER_POOL,
         Reason.INVALID_FIELD,
         Reason.HELD,
+    ),
+    ConditionType.KV_TIERS_FOUND: (
+        Reason.HITS_SEEN,
+        Reason.NOT_SEEN_YET,
+        Reason.NOTHING_COUNTED,
+        Reason.NO_HITS,
+        Reason.NOT_SET_UP,
     ),
 }
 """Which reasons go with which condition type; nothing else is ever written."""

@@ -433,7 +433,7 @@ def _tier_lines(found: Mapping[str, Any] | None) -> list[str]:
     """How large KV tiers pay for themselves, and what that rests on."""
     if not found or not found.get("tiers"):
         return []
-    lines = [f"KV tier {one['what']}" for one in found["tiers"]]
+    lines = [f"KV tier {one['what']}" + (f"; {one['setUp']}" if one.get("setUp") else "") for one in found["tiers"]]
     if any(one["bytesPerReplica"] for one in found["tiers"]):
         saves = ("save" if found["use"] == "Counted" else "would save") + f" ${found['savesUsdPerHour']}/h in all"
         lines.append(f"KV tiers {saves} and hold KV up to {found['oversubscription']} times the room on the chips")

@@ -12,6 +12,7 @@ from tidefleet.controller import lent_costs, marks
 from tidefleet.controller.calibrating import factors_in_use
 from tidefleet.controller.collector import Collector
 from tidefleet.controller.decision import Decision, Verdict
+from tidefleet.controller.kv_tiers import given_rent, rent_of_replica
 from tidefleet.controller.opencost import Beside
 from tidefleet.controller.seconds import PoolSeconds
 from tidefleet.controller.status import load
@@ -40,6 +41,7 @@ class Accountant:
     """What OpenCost says, as last read."""
     _last: float | None = None
     _seconds: dict[tuple[str, str], PoolSeconds] = field(default_factory=dict)
+    _rents: dict[tuple[str, str], float] = field(default_factory=dict)
     _spent: dict[tuple[str, str], deque[tuple[float, float, float]]] = field(default_factory=dict)
     _verdicts: dict[tuple[str, str], str] = field(default_factory=dict)
     _rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -58,6 +60,7 @@ class Accountant:
         self._last = now
         for decision in decisions:
             self._note_spending(decision, hours, self._cost(decision, hours), now)
+            self._tiers(decision, hours)
             self._tokens(decision)
             self._account_seconds(decision, hours * HOUR, now)
             self._gauges(decision, now)
@@ -109,6 +112,27 @@ class Accountant:
                 )
         return usd
 
+    def _tiers(self, decision: Decision, hours: float) -> None:
+        """Count the rent of the KV tiers of ready replicas; without a plan that of the last one."""
+        pool = decision.view.pool
+        if not pool.spec.kv_cache.tiers:
+            return
+        rents: dict[tuple[str, str], float] = {}
+        for served in decision.view.served:
+            rent = rent_of_replica(served, pool, decision.plan)
+            if rent is None:
+                rent = self._rents.get(pool.key, given_rent(pool))
+            self._rents[pool.key] = rent
+            key = (served.option.accelerator, served.option.capacity_type)
+            rents[key] = rents.get(key, 0.0) + rent * served.ready
+        for (accelerator, capacity_type), rent in rents.items():
+            usd = rent * hours
+            for name in ("pool_cost_usd_total", "pool_kv_tier_cost_usd_total"):
+                self.telemetry.count(
+                    name, usd,
+                    namespace=pool.namespace, pool=pool.name, accelerator=accelerator, capacity_type=capacity_type,
+                )  # fmt: skip
+
     def _note_spending(self, decision: Decision, hours: float, usd: float, now: float) -> None:
         spent = self._spent.setdefault(decision.view.pool.key, deque())
         spent.append((now, hours, usd))
@@ -141,6 +165,7 @@ class Accountant:
         """USD per hour of the replicas that workloads had when adopted; ``None``: none was, or a price is missing."""
         prices, power = self._prices(decision), self._electricity(decision)
         uid, found = decision.view.pool.metadata.uid, list[float]()
+        rent = given_rent(decision.view.pool)  # of tiers that are there whatever is planned
         for served in decision.view.served:
             adopted = marks.read_adopted(served.workload.annotations) if served.workload is not None else None
             if adopted is None or adopted[0] != uid:
@@ -148,7 +173,8 @@ class Accountant:
             key = (served.option.accelerator, served.option.capacity_type)
             if key not in prices:
                 return None
-            found.append(adopted[1] * served.option.chips * max(0.0, prices[key] + power.get(key, 0.0)))
+            each = served.option.chips * max(0.0, prices[key] + power.get(key, 0.0)) + rent
+            found.append(adopted[1] * each)
         return math.fsum(found) if found else None
 
     def utilization(self, pool: tuple[str, str]) -> float | None:
@@ -272,6 +298,7 @@ class Accountant:
         self.telemetry.forget(namespace=namespace, pool=pool)
         self._seconds.pop((namespace, pool), None)
         self._spent.pop((namespace, pool), None)
+        self._rents.pop((namespace, pool), None)
         self._verdicts.pop((namespace, pool), None)
 
 

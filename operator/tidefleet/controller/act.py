@@ -71,6 +71,7 @@ _TOLD = frozenset(
         ConditionType.CAPACITY_AVAILABLE,
         ConditionType.TARGETS_MET,
         ConditionType.ADOPTED,
+        ConditionType.KV_TIERS_FOUND,
     }
 )
 """Conditions whose turns are told as Events."""
@@ -158,8 +159,14 @@ class Actor:
 
     @staticmethod
     def _note_switch(decision: Decision, target: Target, memory: PoolMemory) -> None:
-        """Another accelerator came into use: the dwell begins. The first replicas, before demand, bind nobody."""
-        if decision.rate > 0 and target.desired and not target.served.desired:
+        """Another accelerator, or size of a tier, came into use: the dwell begins.
+
+        The first replicas, before demand, bind nobody.
+        """
+        served = target.served
+        arrives = target.desired and not served.desired
+        changes = 0 < served.desired == target.desired and tier_of(decision, served) != served.host_bytes
+        if decision.rate > 0 and (arrives or changes):
             memory.last_switch = decision.view.now
 
     def _write_for(self, decision: Decision, target: Target, decision_id: str) -> Write | None:
@@ -178,6 +185,7 @@ class Actor:
             view.kinds[target.served.option.accelerator],
             native_weights=view.architecture.native_weights,
             replicas=target.desired,
+            host_bytes=decision.host_bytes or 0.0,
         )
         body["metadata"]["annotations"] |= self._stamp(decision_id)
         return Create(kind=target.served.kind, body=body, reason=decision.reason, decision_id=decision_id)
@@ -190,7 +198,7 @@ class Actor:
         if served.name in view.conflicts:
             return None
         body: dict[str, Any] = {}
-        annotations: dict[str, str] = {}
+        annotations: dict[str, str | None] = {}
         if desired != workload.replicas:
             body["spec"] = {"replicas": desired}
             adopted = marks.read_adopted(workload.annotations)
@@ -204,11 +212,14 @@ class Actor:
         elif view.pool.spec.serving.template is not None:
             # A patch of its own: a template that the API server refuses must not keep replicas from growing.
             wanted = template_hash(view.pool.spec.serving.template)
-            if workload.annotations.get(marks.TEMPLATE_ANNOTATION) != wanted:
-                template = self._template_change(view, served)
+            tier = tier_of(decision, served)
+            if workload.annotations.get(marks.TEMPLATE_ANNOTATION) != wanted or tier != served.host_bytes:
+                template = self._template_change(view, served, tier)
                 if template is not None:
                     body["spec"] = template
                     annotations[marks.TEMPLATE_ANNOTATION] = wanted
+                    if tier != served.host_bytes:
+                        annotations[marks.HOST_TIER_ANNOTATION] = str(tier) if tier else None
         if not body:
             return None
         body["metadata"] = {"annotations": {**annotations, **self._stamp(decision_id)}}
@@ -229,7 +240,7 @@ class Actor:
         found = list_autoscalers(self.objects, (namespace,))
         return found is not None and served.name not in {f"{one.target_kind}/{one.target_name}" for one in found}
 
-    def _template_change(self, view: PoolView, served: Served) -> dict[str, Any] | None:
+    def _template_change(self, view: PoolView, served: Served, tier: int) -> dict[str, Any] | None:
         """The fields of a spec that turn the live template into the user's new one; ``None`` when it is unreadable."""
         assert view.architecture is not None and served.workload is not None  # noqa: S101, PT018
         try:
@@ -240,6 +251,7 @@ class Actor:
                 view.kinds[served.option.accelerator],
                 native_weights=view.architecture.native_weights,
                 replicas=0,
+                host_bytes=tier,
             )
         except (ApiFailed, Unreachable, UnusableTemplate, KeyError):
             return None
@@ -382,6 +394,13 @@ class Actor:
                 extra = {"object": f"{seen.kind.kind} {seen.metadata.name}", "outcome": str(outcome)[:500]}
                 log.warning("a status was not written", extra=extra)
         return False
+
+
+def tier_of(decision: Decision, served: Served) -> int:
+    """Bytes of the KV tier in host memory that a workload's engines are to be started with."""
+    if served.group > 1:
+        return 0
+    return served.host_bytes if decision.host_bytes is None else round(decision.host_bytes)
 
 
 def _fingerprint(write: Write) -> str:

@@ -73,7 +73,7 @@ class Ahead:
         into = reading.input_tokens if reading.input_tokens is not None else mean_of(classes, "input_mean")
         out = reading.output_tokens if reading.output_tokens is not None else mean_of(classes, "output_mean")
         uncached, stated = mean_of(classes, "uncached"), mean_of(classes, "input_mean")
-        hits = reading.hit_share if reading.hit_share is not None else 1.0 - uncached / max(stated, 1e-9)
+        hits = reading.found_share if reading.found_share is not None else 1.0 - uncached / max(stated, 1e-9)
         since = reading.at - self._counted if self._counted is not None else 0.0
         seconds = max(reading.seconds, since if since <= gap else 0.0)
         self._counted = reading.at

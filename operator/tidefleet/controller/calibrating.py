@@ -261,7 +261,7 @@ def measured_shape(reading: Reading | None, like: TokenShape | None) -> TokenSha
     """Mean lengths as measured, spread as in the class ``like``; ``None`` while they are not known."""
     if not isinstance(reading, Known) or reading.input_tokens is None or reading.output_tokens is None:
         return None
-    shape = TokenShape(reading.input_tokens, reading.output_tokens, cached_share=min(0.98, reading.hit_share or 0.0))
+    shape = TokenShape(reading.input_tokens, reading.output_tokens, cached_share=min(0.98, reading.found_share or 0.0))
     if like is not None and like.input_mean > 0:
         shape = replace(shape, input_p95=like.input_p95 * shape.input_mean / like.input_mean)
     return shape

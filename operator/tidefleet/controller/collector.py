@@ -25,6 +25,7 @@ from tidefleet.controller.prometheus import ask, read_all
 from tidefleet.controller.readings import (
     DRAIN_SECONDS,
     EngineMemory,
+    EngineRates,
     LengthWindow,
     RecentWindow,
     Sample,
@@ -33,6 +34,7 @@ from tidefleet.controller.readings import (
     pool_reading,
 )
 from tidefleet.controller.reuse import PERIOD_SECONDS, ask_routers
+from tidefleet.controller.tier_watch import TierSeen
 from tidefleet.controller.work import EngineWork, WorkLog
 from tidefleet.planning.demand import Cause, Reading, Stale
 from tidefleet.planning.reuse_curve import ReuseCurve
@@ -77,6 +79,7 @@ class _PoolState:
     lengths: LengthWindow = field(default_factory=LengthWindow)
     trail: IntervalTrail = field(default_factory=IntervalTrail)
     measured: Round | None = None
+    tiers: TierSeen | None = None
     recent: RecentWindow = field(default_factory=RecentWindow)
     reading: Reading | None = None
     busy: float | None = None
@@ -171,6 +174,12 @@ class Collector(threading.Thread):
         """How far apart the pool's prompts use the same blocks; ``None`` while no router has told enough."""
         with self._lock:
             return self._reuse.get(pool)
+
+    def tiers_seen(self, pool: PoolKey) -> TierSeen | None:
+        """What the pool's engines have looked for and found in KV tiers; ``None`` before any was read twice."""
+        with self._lock:
+            state = self._pools.get(pool)
+            return state.tiers if state else None
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the thread."""
@@ -278,6 +287,7 @@ class Collector(threading.Thread):
             state.memory.forget_all_but(answers)
             state.tally.add(engines.fresh)
             state.lengths.add(now, engines.fresh)
+            state.tiers = with_rates(state.tiers, engines.fresh)
             into, out, _ = state.lengths.means()
             context = into + (out or 0.0) / 2.0 if into is not None else None
             names = {t.uid: (t.workload, t.leaving) for t in targets}
@@ -315,6 +325,18 @@ class Collector(threading.Thread):
                 log.exception("reading an engine failed", extra={"pod": target.pod})
                 self._telemetry.count("reconcile_errors_total", kind="Collect", reason=type(error).__name__)
                 return Trouble(Cause.UNREADABLE, f"{target.pod} cannot be read: {type(error).__name__}: {error}"[:300])
+
+
+def with_rates(before: TierSeen | None, rates: Sequence[EngineRates]) -> TierSeen | None:
+    """What was seen of KV tiers with what engines did since; ``None`` while none was seen."""
+    if not rates:
+        return before
+    one = before or TierSeen()
+    return TierSeen(
+        one.prompt_tokens + sum(each.prompt_tokens * each.seconds for each in rates),
+        one.queried_tokens + sum(each.tier_queried_tokens * each.seconds for each in rates),
+        one.hit_tokens + sum(each.tier_hit_tokens * each.seconds for each in rates),
+    )
 
 
 def sample_of(page: bytes, *, asked: float, answered: float, restarts: int = 0) -> Sample:

@@ -15,7 +15,16 @@ from tidefleet.controller.calibrating import measured_shape, modelled, workload_
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, Decision, Verdict
 from tidefleet.controller.groups import across_nodes
-from tidefleet.controller.kv_tiers import choices_for, counts_on_tiers, in_force, only
+from tidefleet.controller.kv_tiers import (
+    choices_for,
+    counts_on_tiers,
+    given_rent,
+    host_to_start_with,
+    in_force,
+    only,
+    watch,
+    with_all_found,
+)
 from tidefleet.controller.shortage import chip_limits
 from tidefleet.controller.steps import step
 from tidefleet.controller.template import can_ask, template_precisions
@@ -25,6 +34,7 @@ from tidefleet.planning.evidence import Evidence
 from tidefleet.planning.from_api import allowed_of, class_demands, external_offers_of
 from tidefleet.planning.options import Allowed, Candidate, ClassDemand, EstimateMemo, Market, Offer, find_candidates
 from tidefleet.planning.pool import NothingFits, PoolProblem, ShadowPrice, advised_tiers, describe, plan_pool
+from tidefleet.planning.tiers import with_rent
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +69,13 @@ def decide(
     """
     if view.faults or view.architecture is None:
         return _unusable(view)
-    _learn(view, memory, settings)
-    demand = asked(view, memory, settings)
     native = view.architecture.native_weights
+    _learn(view, memory, settings)
+    watch(view, memory.tiers)
+    counting = counts_on_tiers(view.pool) and not memory.tiers.watch.doubted
+    if not counting:  # what engines find in tiers is then a fact like what they find on their chips
+        view = replace(view, reading=with_all_found(view.reading))
+    demand = asked(view, memory, settings)
     defaults = template_precisions(view.pool, native)
     allowed = allowed_of(
         view.pool,
@@ -71,6 +85,8 @@ def decide(
         can_ask=lambda weights, kv: can_ask(view.pool, native, weights, kv),
     )
     market = _market(view, memory, demand.classes, allowed, defaults=defaults, memo=memo)
+    if not counting:  # else each choice of sizes has the rent of them all
+        market = with_rent(market, given_rent(view.pool))
     caps, cap_reasons = chip_limits(view, memory, settings, allowed)
     for name, cap in share.caps.items():
         if cap < caps.get(name, cap + 1):
@@ -93,7 +109,7 @@ def decide(
         evidence=_evidence(view, memory, memo),
     )
     tiers = only(tiers, problem.market.candidates)
-    counted = tiers is not None and counts_on_tiers(view.pool)
+    counted = tiers is not None and counting
     problem = replace(problem, tiers=tiers if counted else None)
     plan = plan_pool(problem)
     if isinstance(plan, NothingFits):
@@ -101,7 +117,9 @@ def decide(
     if tiers is not None and not counted:
         plan = replace(plan, tiers=advised_tiers(problem, tiers))
     if plan.tiers is not None:
-        memory.tiers.sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
+        sizes = tuple(one.bytes_per_replica for one in plan.tiers.tiers)
+        memory.tiers.watch.plans(sum(one.hit_share for one in plan.tiers.tiers), sizes)
+        memory.tiers.sizes = sizes
     market = in_force(market, problem.tiers, plan)
     if share.prices:
         plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
@@ -109,11 +127,14 @@ def decide(
         memory.waiting.unit = plan.capacity / plan.replicas
     replicas = {one.name: (one.desired, one.ready) for one in view.served}
     memory.ahead.start.watch(replicas, now=view.now, longest=settings.start_timeout_seconds)
-    targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower)
+    unproven = counted and memory.tiers.watch.is_unproven(view.now) and view.tiers_seen is not None
+    targets, capped = step(view, plan, memory, market, may_lower=demand.may_lower and not unproven)
     held = demand.held
     if any(t.desired > t.planned for t in targets):
         held = held or (
-            "surplus replicas stay until the new ones are ready"
+            "replicas go down once engines show what the plan counts on in KV tiers"
+            if demand.may_lower and unproven
+            else "surplus replicas stay until the new ones are ready"
             if demand.may_lower
             else "replicas go down only after a whole scale-down window has been observed"
         )
@@ -127,6 +148,7 @@ def decide(
         verdicts.targets_met(view, plan, capped),
         Verdict(ConditionType.FLIPPING, FALSE, Reason.NEVER, "no node is lent to training"),
         verdicts.adopted(view),
+        *((verdicts.kv_tiers(memory.tiers.watch),) if counts_on_tiers(view.pool) else ()),
     )
     return Decision(
         view=view,
@@ -139,6 +161,7 @@ def decide(
         problem=problem,
         calibrations=dict(memory.calibrations),
         held=held,
+        host_bytes=host_to_start_with(view, plan, memory.tiers),
         write=view.pool.spec.mode is not Mode.RECOMMEND,
         summary=describe((t.served.option, t.desired) for t in targets),
     )

@@ -51,6 +51,7 @@ class Decision:
         summary: the accelerators of the pool in one phrase.
         flipping: what its status says of flips; ``next_flip`` its column. Empty for a pool that lends nothing.
         trained: chips on loan that training jobs hold, by accelerator type; ``None`` = it is not known.
+        host_bytes: room of the KV tier in host memory that engines are to be started with; ``None``: as they are.
     """
 
     view: PoolView
@@ -69,6 +70,7 @@ class Decision:
     flipping: Mapping[str, Any] = field(default_factory=dict)
     next_flip: str = ""
     trained: Mapping[str, float] | None = None
+    host_bytes: float | None = None
 
     def verdict(self, kind: ConditionType) -> Verdict | None:
         """The condition of a type."""

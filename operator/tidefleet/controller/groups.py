@@ -54,14 +54,26 @@ def across_nodes(view: PoolView, offers: Sequence[Offer], allowed: Mapping[str, 
 
 
 def workload_for(
-    pool: InferencePool, served: Served, kind: AcceleratorType, *, native_weights: str, replicas: int
+    pool: InferencePool,
+    served: Served,
+    kind: AcceleratorType,
+    *,
+    native_weights: str,
+    replicas: int,
+    host_bytes: float = 0.0,
 ) -> dict[str, Any]:
     """The Deployment of an option, or the LeaderWorkerSet where a replica needs several nodes.
+
+    Args:
+        host_bytes: room of the KV tier in host memory that engines are started with; one on several nodes has none.
 
     Raises:
         UnusableTemplate: no container to put the engine in.
     """
-    body = deployment_for(pool, served.option, kind, native_weights=native_weights, replicas=replicas)
+    body = deployment_for(
+        pool, served.option, kind,
+        native_weights=native_weights, replicas=replicas, host_bytes=host_bytes if served.group == 1 else 0.0,
+    )  # fmt: skip
     if served.group == 1:
         return body
     template = body["spec"]["template"]

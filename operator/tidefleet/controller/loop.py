@@ -28,6 +28,7 @@ from tidefleet.controller.filling import NodeFilling, held_by_watched, node_size
 from tidefleet.controller.flips.flips import Flips
 from tidefleet.controller.flips.rounds import newest_epoch
 from tidefleet.controller.flips.telling import with_flips
+from tidefleet.controller.kv_tiers import recall
 from tidefleet.controller.lent_costs import TypeSupply
 from tidefleet.controller.lifecycle import Lifecycle
 from tidefleet.controller.observe import Fleet, Observer, TypeSeen
@@ -189,6 +190,7 @@ class FleetLoop:
         if isinstance(view, Fault):
             return view
         memory = self.memory(view)
+        recall(memory.tiers, seen.status)
         view = replace(view, utilization=self.accountant.utilization(view.pool.key))
         if self.flips is not None:
             moving, leaving = self.flips.moves(view)

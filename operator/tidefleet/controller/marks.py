@@ -17,6 +17,9 @@ WORKER_INDEX_LABEL = labels.WORKER_INDEX_LABEL
 ENGINE_ANNOTATION = labels.ENGINE_ANNOTATION
 OPTION_ANNOTATION = "tidefleet.io/option"
 TEMPLATE_ANNOTATION = "tidefleet.io/template"
+HOST_TIER_ANNOTATION = "tidefleet.io/host-kv-bytes"
+"""On a workload: room of the KV tier in host memory that we start its engines with, in bytes; absent for none."""
+
 EPOCH_ANNOTATION = "tidefleet.io/epoch"
 DECISION_ANNOTATION = "tidefleet.io/decision-id"
 ADOPTED_ANNOTATION = "tidefleet.io/adopted"
@@ -38,6 +41,12 @@ FIELD_MANAGER = "tidefleet"
 
 RELEASED_SECONDS = 3600.0
 """A finalizer that was lifted for an uninstall is not put back for this long."""
+
+
+def read_host_tier(annotations: Mapping[str, str]) -> int:
+    """Bytes of the tier in host memory that a workload's engines are started with; 0 where it says none or nonsense."""
+    text = annotations.get(HOST_TIER_ANNOTATION, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def write_option(option: Option) -> str:

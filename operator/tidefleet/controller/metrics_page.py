@@ -31,7 +31,9 @@ class EngineCounters:
     ``started`` is when that was, in Unix seconds of the engine's machine; 0 where the page does not say. Latencies are
     sums over all requests in seconds, with their counts: between two tokens (``token_seconds``), to the first one, and
     in the engine's queue; both are 0 where an engine does not tell. ``preemptions`` are requests that were put out to
-    make room for others and computed anew.
+    make room for others and computed anew. ``hit_tokens`` were found in the accelerator's memory, ``tier_hit_tokens``
+    in KV tiers beyond it, of ``tier_queried_tokens`` that were looked for there; both are 0 where an engine has no
+    tier, or does not tell.
     """
 
     prompt_tokens: float
@@ -52,6 +54,8 @@ class EngineCounters:
     queue_seconds: float = 0.0
     queued: float = 0.0
     preemptions: float = 0.0
+    tier_hit_tokens: float = 0.0
+    tier_queried_tokens: float = 0.0
 
 
 LATENCIES: Mapping[str, str] = {
@@ -61,7 +65,7 @@ LATENCIES: Mapping[str, str] = {
 }
 """Sums and their counts: a page without them, or with unusable ones, is still good for demand."""
 
-_BESIDE = frozenset({"preemptions"})
+_BESIDE = frozenset({"preemptions", "tier_hit_tokens", "tier_queried_tokens"})
 """Counters of which the same is true."""
 
 _OLDER = "older "
@@ -75,6 +79,8 @@ VLLM: Mapping[str, str] = {
     "vllm:num_requests_waiting": "waiting",
     "vllm:prefix_cache_hits_total": "hit_tokens",
     "vllm:prefix_cache_queries_total": "queried_tokens",
+    "vllm:external_prefix_cache_hits_total": "tier_hit_tokens",
+    "vllm:external_prefix_cache_queries_total": "tier_queried_tokens",
     "vllm:request_prompt_tokens_count": "measured_prompts",
     "vllm:request_prompt_tokens_sum": "measured_prompt_tokens",
     "vllm:kv_cache_usage_perc": "kv_usage",
@@ -108,6 +114,10 @@ STARTED: frozenset[str] = frozenset(
     {"process_start_time_seconds", "vllm:prompt_tokens_created", "sglang:prompt_tokens_created"}
 )
 """When the process, or its counter, began; prometheus-client writes them unless it gathers several processes."""
+SOURCE_LABEL = "cache_source"
+"""Label of SGLang's cached tokens (0.5.9 and newer): device, host, or storage_NAME; ``total`` where it cannot tell."""
+
+_SOURCE = re.compile(rf'[{{,]\s*{SOURCE_LABEL}="(\w*)')
 _SAMPLE = re.compile(r'([^{\s]+)\s*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s*(\S*)')
 """A line: name, labels in braces (quoted values may hold braces and escaped quotes), value; what follows is ignored."""
 
@@ -138,6 +148,11 @@ def read_page(text: str) -> EngineCounters:
             continue
         field = names.get(metric)
         match = _SAMPLE.match(line) if field is not None else None
+        if names is SGLANG and field == "hit_tokens":
+            source = _SOURCE.search(line)
+            field = place_of(source[1] if source else "")
+            if source and source[1] in TOLD_APART:
+                found[TOLD] = 1.0
         if match is None or field is None:
             continue
         try:
@@ -156,11 +171,22 @@ def read_page(text: str) -> EngineCounters:
     return counters_of(found)
 
 
+TOLD, TOLD_APART = "told apart", frozenset({"device", "host"})
+"""Marks that an engine tells where it found tokens, and sources that show it."""
+
+
+def place_of(source: str) -> str:
+    """The counter that tokens found at one of SGLang's sources belong to."""
+    return "tier_hit_tokens" if source == "host" or source.startswith("storage") else "hit_tokens"
+
+
 def counters_of(found: Mapping[str, float]) -> EngineCounters:
     """The counters from values by field; what is absent is 0, and so is a useless number that demand does not need."""
     values = {name: found.get(name, 0.0) for name in EngineCounters.__dataclass_fields__}
     for name in _BESIDE:
         values[name] = values[name] if is_usable(values[name]) else 0.0
+    if found.get(TOLD):  # what was not found on the device was looked for in the tiers
+        values["tier_queried_tokens"] = max(0.0, values["prompt_tokens"] - values["hit_tokens"])
     for total, count in LATENCIES.items():
         pairs = [(found.get(f"{age}{total}", 0.0), found.get(f"{age}{count}", 0.0)) for age in ("", _OLDER)]
         told = [pair for pair in pairs if all(is_usable(one) for one in pair) and pair[1] > 0]

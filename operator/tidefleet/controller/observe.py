@@ -153,6 +153,7 @@ class Observer:
                 busy_ratio=self.collector.busy_ratio(pool.key) if self.collector else None,
                 price_fault=self.prices.fault,
                 reuse=self.collector.reuse(pool.key) if self.collector else None,
+                tiers_seen=self.collector.tiers_seen(pool.key) if self.collector else None,
                 groups=self.inventory.serves(LEADER_WORKER_SET),
             )
             try:

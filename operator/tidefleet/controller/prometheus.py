@@ -13,7 +13,18 @@ from typing import Any
 import aiohttp
 
 from tidefleet.controller.config import Prometheus
-from tidefleet.controller.metrics_page import NEEDED, SGLANG, STARTED, VLLM, counters_of, is_beside
+from tidefleet.controller.metrics_page import (
+    NEEDED,
+    SGLANG,
+    SOURCE_LABEL,
+    STARTED,
+    TOLD,
+    TOLD_APART,
+    VLLM,
+    counters_of,
+    is_beside,
+    place_of,
+)
 from tidefleet.controller.readings import Sample, Trouble
 from tidefleet.planning.demand import Cause, is_usable
 
@@ -107,6 +118,7 @@ def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
 
     Of starts the latest counts, and a start that is no number is none.
     """
+    apart: set[str] = set()
     newest: dict[tuple[str, str, frozenset[tuple[str, str]]], tuple[float, float]] = {}
     for one in body["data"]["result"]:
         labels: Mapping[str, str] = one["metric"]
@@ -114,6 +126,11 @@ def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
         if field is None or not one["values"]:
             continue
         pod = f"{labels.get('namespace', '')}/{labels.get('pod', '')}"
+        source = labels.get(SOURCE_LABEL, "")
+        if source and field == "hit_tokens":
+            field = place_of(source)
+        if source in TOLD_APART:
+            apart.add(pod)
         own = frozenset((key, value) for key, value in labels.items() if key not in _SCRAPERS)
         at, value = float(one["values"][-1][0]), float(one["values"][-1][1])
         before = newest.get((pod, field, own))
@@ -127,6 +144,8 @@ def read_matrix(body: Any) -> dict[str, dict[str, tuple[float, float]]]:
             counters[field] = (min(at, time), max(total, value) if is_usable(value) else total)
         else:
             counters[field] = (min(at, time), total + value)
+    for pod in apart:
+        found[pod][TOLD] = (math.inf, 1.0)
     return found
 
 

@@ -105,6 +105,13 @@ class EngineRates:
     first_token_seconds: float = 0.0
     busy: float = 0.0
     preempted: float = 0.0
+    tier_hit_tokens: float = 0.0
+    tier_queried_tokens: float = 0.0
+
+    @property
+    def found_tokens(self) -> float:
+        """Prompt tokens that were not computed, whether they were found on the device or fetched from a tier."""
+        return min(self.hit_tokens + self.tier_hit_tokens, self.prompt_tokens)
 
 
 def rates_between(before: Sample, after: Sample) -> EngineRates | None:
@@ -136,6 +143,8 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
         first_token_seconds=waited if told else 0.0,
         busy=((one.running > 0) + (two.running > 0)) / 2.0,
         preempted=max(0.0, two.preemptions - one.preemptions),
+        tier_hit_tokens=max(0.0, two.tier_hit_tokens - one.tier_hit_tokens) / seconds,
+        tier_queried_tokens=max(0.0, two.tier_queried_tokens - one.tier_queried_tokens) / seconds,
     )
 
 
@@ -151,7 +160,7 @@ class LengthWindow:
 
     def add(self, at: float, rates: Iterable[EngineRates]) -> None:
         """Count one round."""
-        sums = [0.0] * 5
+        sums = [0.0] * 7
         for one in rates:
             sums[0] += one.finished * one.seconds
             sums[1] += one.generation_tokens * one.seconds
@@ -159,6 +168,8 @@ class LengthWindow:
             sums[2] += prompt * one.seconds
             sums[3] += one.hit_tokens * one.seconds
             sums[4] += one.queried_tokens * one.seconds
+            sums[5] += one.tier_hit_tokens * one.seconds
+            sums[6] += one.prompt_tokens * one.seconds
         self._rounds.append((at, *sums))
         while self._rounds and self._rounds[0][0] < at - LENGTH_SECONDS:
             self._rounds.popleft()
@@ -176,6 +187,11 @@ class LengthWindow:
             generated / finished if finished > 0 and generated > 0 else None,
             min(1.0, hits / queried) if queried > 0 else None,
         )
+
+    def tier_share(self) -> float | None:
+        """Share of prompt tokens fetched from KV tiers; ``None`` without prompts."""
+        hits, prompt = (sum(one[i] for one in self._rounds) for i in (6, 7))
+        return min(1.0, hits / prompt) if prompt > 0 else None
 
 
 @dataclass(slots=True)
@@ -264,6 +280,7 @@ def pool_reading(
         input_tokens=into,
         output_tokens=out,
         hit_share=hits,
+        tier_hit_share=lengths.tier_share() if lengths is not None else None,
         seconds=seconds,
         length_count=lengths.finished if lengths is not None else math.inf,
         arrivals_per_second=arrivals * scale,
@@ -283,7 +300,7 @@ class TokenTally:
     def add(self, rates: Iterable[EngineRates]) -> None:
         """Count what engines did between two samples."""
         for one in rates:
-            cached = min(one.hit_tokens, one.prompt_tokens)
+            cached = one.found_tokens
             self.input += (one.prompt_tokens - cached) * one.seconds
             self.cached += cached * one.seconds
             self.output += one.generation_tokens * one.seconds

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tidefleet.api import ConditionType
+from tidefleet.api import ConditionType, InferencePool
+from tidefleet.api.inference_pool import KVMedium
+from tidefleet.api.inference_pool_status import TierSetBy
 from tidefleet.controller import marks
 from tidefleet.controller.decision import Decision, Verdict
+from tidefleet.controller.host_tier import words
 from tidefleet.planning.demand import MEAN_SECONDS, Known
 from tidefleet.planning.earning import earnings_of, pool_margin
 from tidefleet.planning.problem import TierPlan
@@ -178,7 +181,9 @@ def pool_status(
             "what": str(plan.spill)[:LINE],
         }
     if plan.tiers is not None:
-        status["plan"]["kvTiers"] = _tiers(plan.tiers)
+        most = max(decision.targets, key=lambda one: one.planned, default=None)
+        ranks, group = (most.served.option.tensor_parallel, most.served.group) if most is not None else (1, 1)
+        status["plan"]["kvTiers"] = _tiers(plan.tiers, view.pool, ranks, group)
     if plan.nodes:
         status["plan"]["nodes"] = [
             {
@@ -204,12 +209,19 @@ def pool_status(
         status["utilization"] = followed(used, before.get("utilization"), count=rate * MEAN_SECONDS)
     if view.busy_ratio is not None:
         status["busyRatio"] = followed(view.busy_ratio, before.get("busyRatio"))
-    if isinstance(view.reading, Known) and view.reading.hit_share is not None:
-        status["kvHitRatio"] = followed(view.reading.hit_share, before.get("kvHitRatio"))
+    if isinstance(view.reading, Known) and view.reading.found_share is not None:
+        status["kvHitRatio"] = followed(view.reading.found_share, before.get("kvHitRatio"))
     return status
 
 
-def _tiers(plan: TierPlan) -> dict[str, Any]:
+def _tiers(plan: TierPlan, pool: InferencePool, ranks: int, group: int) -> dict[str, Any]:
+    named = {str(one.medium): float(one.max_bytes_per_replica) for one in pool.spec.kv_cache.tiers}
+    set_up = {
+        one.medium: words(pool, one.bytes_per_replica, named.get(one.medium, one.most_bytes), ranks=ranks, group=group)
+        if one.medium == KVMedium.HOST
+        else (TierSetBy.OWNER, "set the engines up with it")
+        for one in plan.tiers
+    }
     return {
         "use": "Counted" if plan.counted else "Advice",
         "tiers": [
@@ -220,6 +232,8 @@ def _tiers(plan: TierPlan) -> dict[str, Any]:
                 "storageUsdPerHour": decimal(one.storage_usd_per_hour),
                 "savesUsdPerHour": decimal(one.saves_usd_per_hour),
                 "what": describe_tier(one, counted=plan.counted)[:LINE],
+                "setBy": str(set_up[one.medium][0]),
+                "setUp": set_up[one.medium][1][:LINE],
             }
             for one in plan.tiers[:3]
         ],

@@ -12,6 +12,7 @@ from tidefleet.api import AcceleratorType, InferencePool, Reason
 from tidefleet.api.inference_pool import EngineType
 from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, texts_of, value_of
 from tidefleet.controller import marks
+from tidefleet.controller.engine_tiers import arguments_for, stated, with_memory
 from tidefleet.planning.from_api import chosen_price
 from tidefleet.planning.options import Option
 
@@ -201,12 +202,21 @@ def deployment_name(pool: str, option: Option) -> str:
 
 
 def deployment_for(
-    pool: InferencePool, option: Option, kind: AcceleratorType, *, native_weights: str, replicas: int
+    pool: InferencePool,
+    option: Option,
+    kind: AcceleratorType,
+    *,
+    native_weights: str,
+    replicas: int,
+    host_bytes: float = 0.0,
 ) -> dict[str, Any]:
     """The Deployment of one option, complete.
 
     We add the node selector of the accelerator and of its price, a toleration for its resource, the resource itself,
     and engine arguments; everything else is the user's template.
+
+    Args:
+        host_bytes: room of the KV tier in host memory that the engine is started with.
 
     Raises:
         UnusableTemplate: no container to put the engine in.
@@ -220,7 +230,6 @@ def deployment_for(
     metadata["labels"] = {**_mapping(metadata, "labels"), **selector, marks.ROUTABLE_LABEL: "true"}
     metadata["annotations"] = {
         **_mapping(metadata, "annotations"),
-        marks.ENGINE_ANNOTATION: _engine_facts(pool, option),
     }
     spec = _mapping(template, "spec")
     price = chosen_price(kind, option.capacity_type)
@@ -258,6 +267,11 @@ def deployment_for(
         if arguments or option.tensor_parallel > 1 or (option.weights, option.kv) != defaults:
             every = arguments_of(container)
             engine[field] = _engine_arguments(pool, option, arguments, every=every, native=native_weights)
+        added = arguments_for(pool.spec.serving.engine.type, host_bytes, ranks=option.tensor_parallel)
+        if added:
+            engine[field] = [*texts_of(engine.get(field)), *added]
+            engine["resources"] = with_memory(engine["resources"], host_bytes)
+        metadata["annotations"][marks.ENGINE_ANNOTATION] = _engine_facts(pool, option, arguments_of(engine))
         containers.append(engine)
     spec["containers"] = containers
     return {
@@ -268,6 +282,7 @@ def deployment_for(
             "annotations": {
                 marks.OPTION_ANNOTATION: marks.write_option(option),
                 marks.TEMPLATE_ANNOTATION: template_hash(pool.spec.serving.template or {}),
+                **({marks.HOST_TIER_ANNOTATION: str(round(host_bytes))} if host_bytes else {}),
             },
         },
         "spec": {
@@ -278,7 +293,7 @@ def deployment_for(
     }
 
 
-def _engine_facts(pool: InferencePool, option: Option) -> str:
+def _engine_facts(pool: InferencePool, option: Option, arguments: Sequence[str]) -> str:
     """What a pod serves, for whoever finds the pod: an emulator of engines, a router, a person."""
     facts: dict[str, Any] = {
         "model": pool.spec.model.name or pool.name,
@@ -288,6 +303,9 @@ def _engine_facts(pool: InferencePool, option: Option) -> str:
         "kv": option.kv,
         "port": pool.spec.serving.engine.port,
     }
+    tier = stated(pool.spec.serving.engine.type, arguments, ranks=option.tensor_parallel)
+    if tier is not None and tier.host_bytes:
+        facts["hostKvBytes"] = int(tier.host_bytes)
     if pool.spec.model.architecture is not None:
         facts["config"] = pool.spec.model.architecture
     return json.dumps(facts, separators=(",", ":"))

@@ -9,6 +9,7 @@ from tidefleet.api.inference_pool import Mode
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decision import FALSE, TRUE, UNKNOWN, Target, Verdict
 from tidefleet.controller.shortage import chips_by_type
+from tidefleet.controller.tier_watch import REASONS, THEN, Sight, TierWatch
 from tidefleet.controller.view import PoolMemory, PoolView
 from tidefleet.economics.prices import from_the_future, staleness
 from tidefleet.planning.from_api import number
@@ -157,3 +158,23 @@ def adopted(view: PoolView) -> Verdict:
     if missing:
         return Verdict(kind, FALSE, Reason.WORKLOAD_NOT_FOUND, f"not found: {', '.join(missing)}")
     return Verdict(kind, TRUE, Reason.ADOPTED, f"{len(view.served)} workloads are scaled by this pool alone")
+
+
+_OF_TIERS = {Sight.UNKNOWN: UNKNOWN, Sight.FOUND: TRUE, Sight.MISSED: FALSE, Sight.NOT_ASKED: FALSE}
+_REMEDIES = {
+    Sight.MISSED: f"{THEN}: see that the tiers have the room of status.plan.kvTiers, and that sessions return to "
+    "their replica",
+    Sight.NOT_ASKED: f"{THEN}: start the engines with them (vLLM: --kv-offloading-size; SGLang: "
+    "--enable-hierarchical-cache and --enable-metrics), or remove spec.kvCache.tiers",
+}
+
+
+def kv_tiers(watch: TierWatch) -> Verdict:
+    """Whether engines find in KV tiers what the plan counts on."""
+    kind = ConditionType.KV_TIERS_FOUND
+    if watch.expected <= 0.0 and not watch.doubted:
+        return Verdict(kind, TRUE, Reason.NOTHING_COUNTED, "the plan counts on no KV tier")
+    words = watch.words
+    if watch.sight is Sight.UNKNOWN:
+        words = f"the plan counts on {watch.expected:.0%} of prompt tokens in KV tiers; engines have not shown it yet"
+    return Verdict(kind, _OF_TIERS[watch.sight], REASONS[watch.sight], words + _REMEDIES.get(watch.sight, ""))

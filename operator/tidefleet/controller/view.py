@@ -10,8 +10,10 @@ from typing import Any
 from tidefleet.api import AcceleratorType, InferencePool, Reason, WorkloadClass
 from tidefleet.cluster.kinds import DEPLOYMENT, LEADER_WORKER_SET, Kind
 from tidefleet.cluster.records import Workload
+from tidefleet.controller import marks
 from tidefleet.controller.ahead import Ahead
 from tidefleet.controller.calibrating import Learning, Round
+from tidefleet.controller.tier_watch import TierSeen, TierWatch
 from tidefleet.controller.trainers import Trainer
 from tidefleet.controller.waiting import Waiting
 from tidefleet.economics.architecture import Architecture
@@ -51,6 +53,11 @@ class Served:
         if self.workload is not None:
             return self.workload.kind
         return LEADER_WORKER_SET if self.group > 1 else DEPLOYMENT
+
+    @property
+    def host_bytes(self) -> int:
+        """Room of the KV tier in host memory that we start its engines with; 0 for none."""
+        return marks.read_host_tier(self.workload.annotations) if self.workload else 0
 
     @property
     def desired(self) -> int:
@@ -116,6 +123,7 @@ class PoolView:
         leaving: those of them that are replaced, take no requests and are the first to go, so that asking for so many
             fewer loses nothing.
         reuse: how far apart the blocks of its prompts are used, as its router saw; ``None`` while no router has told.
+        tiers_seen: what its engines found in KV tiers; ``None`` before any was read.
     """
 
     pool: InferencePool
@@ -142,17 +150,20 @@ class PoolView:
     moving: Mapping[str, int] = field(default_factory=dict)
     leaving: Mapping[str, int] = field(default_factory=dict)
     reuse: ReuseCurve | None = None
+    tiers_seen: TierSeen | None = None
 
 
 @dataclass(slots=True)
 class TierMemory:
-    """Choices of sizes as last made for a pool, and the sizes in force (bytes for a replica, by tier)."""
+    """Choices of sizes as last made for a pool, the sizes in force (bytes for a replica, by tier), and their watch."""
 
     at: float = -math.inf
     rate: float = 0.0
     of: object = None
     choices: TierChoices | None = None
     sizes: tuple[float, ...] | None = None
+    watch: TierWatch = field(default_factory=TierWatch)
+    recalled: bool = False
 
 
 @dataclass(slots=True)

@@ -83,7 +83,7 @@ _MOST = 100
 
 def worked_of(rates: EngineRates, context: float) -> Worked:
     """An engine's rates between two samples as work."""
-    cached = min(rates.hit_tokens, rates.prompt_tokens)
+    cached = rates.found_tokens
     return Worked(
         seconds=rates.seconds,
         uncached=(rates.prompt_tokens - cached) * rates.seconds,

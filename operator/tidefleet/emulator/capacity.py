@@ -29,11 +29,20 @@ _GRID = 1.12
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Mean tokens of a request: prompt (cached part included), output, and the cached share of the prompt in 0..1."""
+    """Mean tokens of a request: prompt (cached part included), output, and the cached share of the prompt in 0..1.
+
+    ``tier_share`` is what comes beside that from the KV tiers of an engine that has one; fetching takes no time.
+    """
 
     input_tokens: float = 1000.0
     output_tokens: float = 200.0
     cached_share: float = 0.0
+    tier_share: float = 0.0
+
+    @property
+    def found_share(self) -> float:
+        """Share of the prompt that is not computed."""
+        return min(1.0, self.cached_share + self.tier_share)
 
 
 class DoesNotFit(ValueError):
@@ -64,7 +73,7 @@ class Capacity:
         steps = max(1, math.ceil(math.log(self.limit) / math.log(_GRID)))
         batch = np.unique(np.append(np.geomspace(1.0, self.limit, steps + 1), self.limit))
         step = decode_step(replica, batch, shape.input_tokens + output / 2.0)
-        uncached = shape.input_tokens * (1.0 - shape.cached_share)
+        uncached = shape.input_tokens * (1.0 - shape.found_share)
         one = prefill(replica, uncached, shape.input_tokens - uncached)
         self.prefill_seconds = float(one.seconds[0])
         tpot = step.seconds + batch / output * self.prefill_seconds / replica.data_parallel
@@ -175,7 +184,7 @@ class Tables:
 
 def rounded(shape: Shape) -> Shape:
     """The shape within half a per cent, so that a drifting mix does not ask for a new table at every step."""
-    return Shape(_near(shape.input_tokens), _near(shape.output_tokens), round(min(1.0, shape.cached_share), 2))
+    return Shape(_near(shape.input_tokens), _near(shape.output_tokens), round(shape.found_share, 2))
 
 
 def _near(value: float) -> float:

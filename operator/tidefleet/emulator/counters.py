@@ -32,6 +32,7 @@ class Counters:
         self.started_at = started_at
         self.prompt_tokens = self.generation_tokens = 0.0
         self.prefix_queries = self.prefix_hits = 0.0
+        self.tier_queries = self.tier_hits = 0.0
         self.finished = dict.fromkeys(FINISHED_REASONS, 0.0)
         self.ttft, self.inter_token = Histogram(TTFT_BOUNDS), Histogram(TOKEN_LATENCY_BOUNDS)
         self.request_tpot = Histogram(TOKEN_LATENCY_BOUNDS)
@@ -52,8 +53,12 @@ class Counters:
         input_tokens: float,
         output_tokens: float,
         cached_share: float,
+        tier_share: float | None = None,
     ) -> None:
-        """Count a fluid's requests that entered the batch and that finished, under these latencies."""
+        """Count a fluid's requests that entered the batch and that finished, under these latencies.
+
+        ``tier_share`` is the share of the prompt that came from a KV tier; ``None``: there is none to look in.
+        """
         key = (
             round(35.0 * _log(law.base)), round(35.0 * _log(law.tpot)), round(50.0 * law.prefill_load),
             round(35.0 * _log(law.base + law.wait_low)), round(35.0 * _log(law.base + law.wait_high)),
@@ -65,6 +70,9 @@ class Counters:
         self.prompt_tokens += admitted * input_tokens
         self.prefix_queries += admitted * input_tokens
         self.prefix_hits += admitted * input_tokens * cached_share
+        if tier_share is not None:
+            self.tier_queries += admitted * input_tokens * (1.0 - cached_share)
+            self.tier_hits += admitted * input_tokens * tier_share
         self.generation_tokens += finished * output_tokens
         self.finished["stop"] += finished
         intervals = finished * max(0.0, output_tokens - 1.0)

@@ -10,7 +10,7 @@ when KV room is what makes requests wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidefleet.economics.roofline import prefill
 from tidefleet.emulator.capacity import BLOCK_TOKENS, Shape, Tables, kv_tokens, rounded
@@ -128,7 +128,7 @@ class Engine:
         """Requests per second of this shape that the engine could finish; 0 while asleep."""
         if self.sleep_level is not None:
             return 0.0
-        near = rounded(shape)
+        near = rounded(self._own(shape))
         table = self._capacity if near == self._rounded else self._tables.at(near)
         return table.peak / self.slowdown
 
@@ -171,6 +171,7 @@ class Engine:
                 input_tokens=self._mix.input_tokens,
                 output_tokens=self._mix.output_tokens,
                 cached_share=self._mix.cached_share,
+                tier_share=self._mix.tier_share if self.facts.host_kv_bytes else None,
             )
         if self._streams:
             self._progress(seconds, paused=0.0)
@@ -243,8 +244,13 @@ class Engine:
         self._turn = (self._turn + _GOLDEN) % 1.0
         return self._turn
 
+    def _own(self, shape: Shape) -> Shape:
+        """The shape as this engine has it: without what comes from KV tiers, where it has none."""
+        return shape if self.facts.host_kv_bytes or not shape.tier_share else replace(shape, tier_share=0.0)
+
     def _blend(self, mass: float, shape: Shape) -> None:
         """Mix a shape into that of the work inside."""
+        shape = self._own(shape)
         mix, held = self._mix, self._requests + len(self._streams)
         if shape == mix:
             return
@@ -252,8 +258,11 @@ class Engine:
         prompt = mix.input_tokens + share * (shape.input_tokens - mix.input_tokens)
         cached = mix.input_tokens * mix.cached_share
         cached += share * (shape.input_tokens * shape.cached_share - cached)
+        tiers = mix.input_tokens * mix.tier_share
+        tiers += share * (shape.input_tokens * shape.tier_share - tiers)
         output = mix.output_tokens + share * (shape.output_tokens - mix.output_tokens)
-        self._mix = shape if share > 1.0 - 1e-9 else Shape(prompt, output, min(1.0, cached / prompt))
+        mixed = Shape(prompt, output, min(1.0, cached / prompt), min(1.0, tiers / prompt))
+        self._mix = shape if share > 1.0 - 1e-9 else mixed
         near = rounded(self._mix)
         if near != self._rounded:
             self._rounded, self._capacity = near, self._tables.at(near)
@@ -288,6 +297,8 @@ class Engine:
                 counters.prompt_tokens += stream.prompt.tokens
                 counters.prefix_queries += stream.prompt.tokens
                 counters.prefix_hits += stream.cached_tokens
+                if self.facts.host_kv_bytes:  # prompts that are spelled out are only looked for on the device
+                    counters.tier_queries += stream.prompt.tokens - stream.cached_tokens
                 counters.ttft.observe(stream.first_token_at - stream.opened_at)
                 counters.queue.observe(max(0.0, stream.admitted_at - stream.opened_at))
                 seconds_decoding = self.now - stream.first_token_at

@@ -22,7 +22,8 @@ class Load:
         times: Unix seconds of the fleet's clock, rising.
         rates: requests per second at these times.
         input_tokens, output_tokens: means per request at these times.
-        cached_share: share of prompt tokens found in the prefix cache, 0..1.
+        cached_share: share of prompt tokens found in the prefix cache, 0..1; ``tier_share`` that of those beside them
+            which an engine with a KV tier finds there.
         area: requests offered from the first point up to each.
     """
 
@@ -32,6 +33,7 @@ class Load:
     output_tokens: tuple[float, ...]
     cached_share: float
     area: tuple[float, ...]
+    tier_share: float = 0.0
 
     def rate(self, now: float) -> float:
         """Requests per second at a time."""
@@ -40,7 +42,10 @@ class Load:
     def shape(self, now: float) -> Shape:
         """Tokens of a request at a time."""
         return Shape(
-            _at(self.times, self.input_tokens, now), _at(self.times, self.output_tokens, now), self.cached_share
+            _at(self.times, self.input_tokens, now),
+            _at(self.times, self.output_tokens, now),
+            self.cached_share,
+            self.tier_share,
         )
 
     def requests(self, start: float, end: float) -> float:
@@ -58,10 +63,14 @@ class Load:
 
     @staticmethod
     def constant(
-        requests_per_second: float, input_tokens: float, output_tokens: float, cached_share: float = 0.0
+        requests_per_second: float,
+        input_tokens: float,
+        output_tokens: float,
+        cached_share: float = 0.0,
+        tier_share: float = 0.0,
     ) -> Load:
         """The same load at all times."""
-        return Load((0.0,), (requests_per_second,), (input_tokens,), (output_tokens,), cached_share, (0.0,))
+        return Load((0.0,), (requests_per_second,), (input_tokens,), (output_tokens,), cached_share, (0.0,), tier_share)
 
 
 def parse_load(raw: object) -> Load:
@@ -74,13 +83,16 @@ def parse_load(raw: object) -> Load:
     """
     if not isinstance(raw, Mapping):
         raise ValueError(f"a load is {type(raw).__name__}; expected an object, e.g. {_EXAMPLE}")
-    known = {"requestsPerSecond", "curve", "inputTokens", "outputTokens", "cachedShare"}
+    known = {"requestsPerSecond", "curve", "inputTokens", "outputTokens", "cachedShare", "tierShare"}
     extra = set(raw) - known
     if extra:
         raise ValueError(f"{min(map(str, extra))} is no field of a load; expected {', '.join(sorted(known))}")
     if ("curve" in raw) == ("requestsPerSecond" in raw):
         raise ValueError(f"expected either requestsPerSecond or curve, e.g. {_EXAMPLE}")
     cached = _number("cachedShare", raw.get("cachedShare", 0.0), 0.0, 1.0)
+    tiers = _number("tierShare", raw.get("tierShare", 0.0), 0.0, 1.0)
+    if cached + tiers > 1.0:
+        raise ValueError(f"cachedShare and tierShare are {cached:g} and {tiers:g}; expected at most 1 together")
     if "curve" not in raw:
         rate = _number("requestsPerSecond", raw["requestsPerSecond"], 0.0, 1e9)
         return Load.constant(
@@ -88,6 +100,7 @@ def parse_load(raw: object) -> Load:
             _number("inputTokens", raw.get("inputTokens"), 1.0, MOST_TOKENS),
             _number("outputTokens", raw.get("outputTokens"), 1.0, MOST_TOKENS),
             cached,
+            tiers,
         )
     curve = raw["curve"]
     if not isinstance(curve, Sequence) or isinstance(curve, str) or not curve:
@@ -109,7 +122,7 @@ def parse_load(raw: object) -> Load:
     area = [0.0]
     for index in range(1, len(times)):
         area.append(area[-1] + 0.5 * (times[index] - times[index - 1]) * (rates[index] + rates[index - 1]))
-    return Load(tuple(times), tuple(rates), tuple(inputs), tuple(outputs), cached, tuple(area))
+    return Load(tuple(times), tuple(rates), tuple(inputs), tuple(outputs), cached, tuple(area), tiers)
 
 
 def level(requests: float, waiting: Sequence[float], capacities: Sequence[float]) -> list[float]:

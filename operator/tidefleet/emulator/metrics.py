@@ -33,6 +33,8 @@ def render(engine: Engine) -> bytes:
         usage,
         int(counters.prefix_queries),
         int(counters.prefix_hits),
+        int(counters.tier_queries),
+        int(counters.tier_hits),
         0,
         int(counters.prompt_tokens),
         int(counters.generation_tokens),
@@ -85,6 +87,8 @@ def _template(model: str, context_tokens: int, blocks: int) -> str:
     gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", "%r")
     counter("vllm:prefix_cache_queries_total", "Prefix cache queries, in terms of number of queried tokens.")
     counter("vllm:prefix_cache_hits_total", "Prefix cache hits, in terms of number of cached tokens.")
+    counter("vllm:external_prefix_cache_queries_total", "Tokens that a KV connector was asked for.")
+    counter("vllm:external_prefix_cache_hits_total", "Tokens that a KV connector had.")
     counter("vllm:num_preemptions_total", "Cumulative number of preemption from the engine.")
     counter("vllm:prompt_tokens_total", "Number of prefill tokens processed.")
     counter("vllm:generation_tokens_total", "Number of generation tokens processed.")

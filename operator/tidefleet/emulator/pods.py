@@ -81,6 +81,7 @@ class EngineFacts:
         max_sequences: most sequences in one batch, as ``--max-num-seqs``; 0 = as the cost model.
         kv_blocks: blocks of the prefix cache, as ``--num-gpu-blocks-override``; 0 = what the memory holds.
         kv_events: None: it publishes none.
+        host_kv_bytes: room of its KV tier in host memory, as ``--kv-offloading-size``; 0 = it has none.
     """
 
     replica: Replica
@@ -89,6 +90,7 @@ class EngineFacts:
     max_sequences: int = 0
     kv_blocks: int = 0
     kv_events: KvEvents | None = None
+    host_kv_bytes: int = 0
 
 
 def engine_facts(
@@ -98,8 +100,8 @@ def engine_facts(
 
     The annotation is JSON with ``model`` and ``accelerator`` (catalogue names), and optionally ``tensorParallel`` (1),
     ``weights`` (as published), ``kv`` (``Bf16``), ``port`` (8000), ``servedModelName``, ``maxNumSeqs``,
-    ``numGpuBlocksOverride``, ``kvEvents`` (``{"port": 5557, "replayPort": 5558}``) and ``config``: the fields of a
-    Hugging Face config.json for a model that the catalogue lacks.
+    ``numGpuBlocksOverride``, ``hostKvBytes``, ``kvEvents`` (``{"port": 5557, "replayPort": 5558}``) and ``config``: the
+    fields of a Hugging Face config.json for a model that the catalogue lacks.
 
     Raises:
         UnusableAnnotation: naming the field.
@@ -140,6 +142,7 @@ def engine_facts(
         max_sequences=_integer(where, "maxNumSeqs", raw.get("maxNumSeqs", 0), 0, 1_000_000),
         kv_blocks=_integer(where, "numGpuBlocksOverride", raw.get("numGpuBlocksOverride", 0), 0, 10_000_000),
         kv_events=_kv_events(where, raw.get("kvEvents")),
+        host_kv_bytes=_integer(where, "hostKvBytes", raw.get("hostKvBytes", 0), 0, 10**18),
     )
 
 

@@ -16,13 +16,13 @@ from tidefleet.planning.options import ClassDemand
 class Known:
     """Demand that was measured (or stated). Rates are per second; lengths are means per request, ``None`` = not seen.
 
-    ``hit_share`` is the share of prompt tokens found in prefix caches; ``seconds`` the time the rate was counted over,
-    0 for a rate that was not counted. ``median`` is that of the rates of the last minutes, ``None`` where none was
-    counted. ``length_count`` is how many requests the lengths are means of. ``arrivals_per_second`` is what was
-    measured without requests that wait to be worked off, ``None`` where that is the rate itself; ``reasoning_share``
-    the share of output tokens that is not visible; ``calls_per_task`` requests for one task. ``first_token_seconds`` is
-    the mean time to the first token of ``first_tokens`` requests in these seconds, the time in the queue included;
-    ``None`` where it is not told.
+    ``hit_share`` is the share of prompt tokens found on the accelerators, ``tier_hit_share`` that of those fetched from
+    KV tiers; ``seconds`` the time the rate was counted over, 0 for a rate that was not counted. ``median`` is that of
+    the rates of the last minutes, ``None`` where none was counted. ``length_count`` is how many requests the lengths
+    are means of. ``arrivals_per_second`` is what was measured without requests that wait to be worked off, ``None``
+    where that is the rate itself; ``reasoning_share`` the share of output tokens that is not visible;
+    ``calls_per_task`` requests for one task. ``first_token_seconds`` is the mean time to the first token of
+    ``first_tokens`` requests in these seconds, the time in the queue included; ``None`` where it is not told.
     """
 
     at: float
@@ -39,6 +39,12 @@ class Known:
     calls_per_task: float | None = None
     first_token_seconds: float | None = None
     first_tokens: float = 0.0
+    tier_hit_share: float | None = None
+
+    @property
+    def found_share(self) -> float | None:
+        """Share of prompt tokens that were not computed, wherever they were found; ``None`` while it is not known."""
+        return None if self.hit_share is None else min(1.0, self.hit_share + (self.tier_hit_share or 0.0))
 
     @property
     def arriving(self) -> float:

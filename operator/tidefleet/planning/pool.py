@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -89,7 +90,9 @@ def _sizes(problem: PoolProblem, choices: TierChoices, *, counted: bool) -> tupl
     """The pool under the choice of sizes that is cheapest, what it should have, and what is told of the choice."""
     mine = [frozen(replace(problem, tiers=choices), index) for index in range(len(choices.choices))]
     best = [_best(one) for one in mine]
-    index = best_choice(choices, [solution for solution, _, _ in best], saving=SWITCH_SAVING)
+    rollout = SWITCH_FACTOR * problem.start_seconds / HORIZON_SECONDS  # every replica is started anew beside the old
+    saving = max(SWITCH_SAVING, rollout) if problem.may_switch else math.inf
+    index = best_choice(choices, [solution for solution, _, _ in best], saving=saving)
     found = []
     for one, (solution, _, _) in zip(mine, best, strict=True):
         counts = zip(one.market.candidates, solution.counts, strict=True)

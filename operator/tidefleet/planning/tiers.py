@@ -67,16 +67,40 @@ _ROUNDS = 2
 
 @dataclass(frozen=True, slots=True)
 class TierLimit:
-    """A tier, the bytes that it may have for a replica, and whether the plan says how many (else it has them)."""
+    """A tier, the bytes that it may have for a replica, and whether the plan says how many (else it has them).
+
+    ``over_room`` is how many times the KV room on the chips a size must exceed, for engines that start with no less.
+    """
 
     tier: KvTier
     most_bytes: float
     planned: bool = True
+    over_room: float = 0.0
 
 
 def usd_per_byte_hour(tier: KvTier) -> float:
     """T, the rent of a tier."""
     return tier.usd_per_gib_month / GIB / HOURS_PER_MONTH
+
+
+def rent_usd_per_hour(tiers: Sequence[KvTier], sizes: Sequence[float]) -> float:
+    """What the tiers of one replica cost at these sizes in bytes, in USD per hour: for plan and bill alike."""
+    return sum(size * usd_per_byte_hour(tier) for tier, size in zip(tiers, sizes, strict=True))
+
+
+def with_rent(market: Market, usd_per_hour: float) -> Market:
+    """The market whose replicas each pay this rent for KV tiers beside what they cost."""
+    if not usd_per_hour:
+        return market
+    found = tuple(
+        replace(
+            one,
+            usd_per_hour=one.usd_per_hour + usd_per_hour,
+            storage_usd_per_hour=one.storage_usd_per_hour + usd_per_hour,
+        )
+        for one in market.candidates
+    )
+    return replace(market, candidates=found)
 
 
 def tier_choices(
@@ -173,13 +197,18 @@ def _with_tiers(
     memo: EstimateMemo,
     evidence: Evidence,
 ) -> tuple[Candidate, tuple[float, ...], float] | None:
-    """The option with these tiers, mean hit shares, and oversubscription; ``None`` where it misses a promise."""
+    """The option with these tiers, mean hit shares, and oversubscription.
+
+    ``None`` where it misses a promise, or its engine would not start.
+    """
     replica = base.estimates[0].replica
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
+    if any(0.0 < size <= one.over_room * room for size, one in zip(sizes, limits, strict=True)):
+        return None
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)
-    storage = sum(size * usd_per_byte_hour(one.tier) for size, one in zip(sizes, limits, strict=True))
+    storage = rent_usd_per_hour([one.tier for one in limits], sizes)
     estimates, rate = base.estimates, base.requests_per_second
     shares: list[tuple[float, ...]] = [tuple(0.0 for _ in limits)] * len(classes)
     for _ in range(_ROUNDS if any(sizes) else 0):
@@ -284,7 +313,7 @@ def sized(
                 bytes_per_replica=size,
                 most_bytes=most,
                 hit_share=hit / covered if covered > 0 else 0.0,
-                storage_usd_per_hour=replicas * size * usd_per_byte_hour(tier),
+                storage_usd_per_hour=replicas * rent_usd_per_hour([tier], [size]),
                 saves_usd_per_hour=max(0.0, min(without) - solution.cost) if without and size else 0.0,
             )
         )

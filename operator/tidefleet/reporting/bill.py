@@ -2,7 +2,8 @@
 
 Two bases stand beside each other. *Usage* is what the tokens needed: accelerator-seconds times their price.
 *Allocation* sums to the bill: of each pool, accelerator type and capacity type, usage takes the factor
-min(1, paid / used), and what it leaves is idle. Where no bill is known, usage is the bill.
+min(1, paid / used), and what it leaves is idle. Where no bill is known, usage is the bill. The rent of KV tiers is in
+no usage: what used the unit shares it in proportion, and where nothing did it is a line of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from tidefleet.reporting.fit import seconds_per_prompt_token
 from tidefleet.reporting.values import OTHERS, By, Figures, Found, Key, Tasks, Unit, row_name, usd
 
-IDLE = "idle"
+IDLE, TIERS = "idle", "kv tiers"
 
 
 @dataclass(slots=True)
@@ -86,10 +87,16 @@ def settle(found: Found) -> Bill:
         mine = used.get(unit, 0)
         if unit not in found.paid:
             unbilled += mine
-        paid = found.paid.get(unit, mine)
+        rent = found.tiers.get(unit, 0)
+        paid = found.paid.get(unit, mine + rent) - rent
         parts = [part for _, part in by_unit[unit]]
         for (row, _), part in zip(by_unit[unit], _settled(paid, parts), strict=True):
             row.allocated += part
+        if rent and mine:
+            for (row, _), part in zip(by_unit[unit], split(rent, parts), strict=True):
+                row.allocated += part
+        elif rent:
+            lines[TIERS] += rent
         overused += max(0, mine - paid)
         idle[unit] = max(0, paid - mine)
         for cause, part in _causes(found, unit, idle[unit]).items():

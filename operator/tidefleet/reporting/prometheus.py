@@ -31,6 +31,7 @@ _CLASS = (*_POOL, "workload_class")
 
 ASKED: Mapping[str, tuple[str, ...]] = {
     "pool_cost_usd_total": _UNIT,
+    "pool_kv_tier_cost_usd_total": _UNIT,
     "training_cost_usd_total": (),
     "fleet_idle_cost_usd_total": (),
     "pool_needed_seconds_total": (*_POOL, "work"),
@@ -133,6 +134,8 @@ def _bill(counters: _Counters, found: Found) -> None:
             "operator then: is it kept that long?"
         )
     found.paid = {Unit(*unit): pico(cost) for unit, cost in costs.items()}
+    tiers = counters.increase("pool_kv_tier_cost_usd_total")
+    found.tiers = {Unit(*unit): min(pico(cost), found.paid.get(Unit(*unit), 0)) for unit, cost in tiers.items()}
     found.lines |= {
         name: pico(cost) for name, cost in ((TRAINING, training.get(())), (WITHOUT_POOL, idle.get(()))) if cost
     }
@@ -169,8 +172,8 @@ def _use(counters: _Counters, found: Found) -> None:
     """Cells of each class, divided among its pool's types by what was paid for them."""
     classes = _classes(counters, found)
     pools: dict[tuple[str, str], dict[Unit, int]] = defaultdict(dict)
-    for unit, paid in found.paid.items():
-        pools[unit[:2]][unit] = paid
+    for unit in found.paid:
+        pools[unit[:2]][unit] = found.of_chips(unit)
     several = False
     for (namespace, pool, name), figures in classes.items():
         units = pools.get((namespace, pool)) or {Unit(namespace, pool, "", ""): 1}
@@ -232,8 +235,8 @@ def _used(counters: _Counters, found: Found, classes: dict[tuple[str, ...], Figu
         classes[name].used = pico(cost)
     told = {name[:2] for name in dollars}
     paid: dict[tuple[str, ...], int] = defaultdict(int)
-    for unit, cost in found.paid.items():
-        paid[unit[:2]] += cost
+    for unit in found.paid:
+        paid[unit[:2]] += found.of_chips(unit)
     without = {pool for pool in paid if pool not in told}
     if not without:
         return
@@ -302,7 +305,7 @@ def _recompute(counters: _Counters, found: Found) -> None:
     for (namespace, pool, cause), count in counters.increase("pool_recomputed_tokens_total").items():
         tokens[namespace, pool][cause] = round(count)
     for which, lost in again.items():
-        paid = sum(cost for unit, cost in found.paid.items() if unit[:2] == which)
+        paid = sum(found.of_chips(unit) for unit in found.paid if unit[:2] == which)
         cost = min(paid, round(lost / seconds[which] * paid)) if seconds[which] > 0.0 else 0
         causes = tokens.get(which) or {"unknown": 1}
         name = f"{which[0]}/{which[1]}"

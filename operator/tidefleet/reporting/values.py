@@ -179,6 +179,7 @@ class Found:
         tasks: by key; with ``others``' under ``OTHERS``; keys as ``row_name`` has them.
         all_tasks: of the period.
         paid: the bill by unit, of the units whose bill is known.
+        tiers: of that, the rent of KV tiers: no request's usage has it in it, and those of the unit share it.
         unused: shares of what is paid and not used by cause (idle, drain, ...), by namespace and pool; empty: all idle.
         lines: parts of the bill that no pool's requests use, by name: training, capacity that no pool holds.
         savings: USD against the fleet as adopted, or the best of one type; ``None``: not known from this source.
@@ -196,6 +197,7 @@ class Found:
     tasks: dict[str, Tasks] = field(default_factory=dict)
     all_tasks: Tasks | None = None
     paid: dict[Unit, int] = field(default_factory=dict)
+    tiers: dict[Unit, int] = field(default_factory=dict)
     unused: dict[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     savings: float | None = None
@@ -207,6 +209,10 @@ class Found:
     peers: list[Peer] = field(default_factory=list)
     speeds: dict[tuple[str, str], Speed] = field(default_factory=dict)
     offered: list[Offered] = field(default_factory=list)
+
+    def of_chips(self, unit: Unit) -> int:
+        """The bill of a unit without its KV tiers; 0 where it is not known."""
+        return self.paid.get(unit, 0) - self.tiers.get(unit, 0)
 
 
 def row_name(key: Key, *, others: bool = False) -> str:

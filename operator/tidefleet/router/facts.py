@@ -61,7 +61,7 @@ def endpoint_of(
         role=role if role in ROLES else AGGREGATED,
         block_size=rank.block_tokens or DEFAULT_BLOCK_TOKENS,
         kv_capacity_tokens=measured_kv_tokens or (_kv_tokens(replica) if replica is not None else UNKNOWN_KV_TOKENS),
-        tier_tokens=_tier_tokens(spec, rates.kv_bytes_per_token),
+        tier_tokens=_tier_tokens(spec, rates.kv_bytes_per_token, rank.host_kv_bytes),
         loras=frozenset({*rank.adapters, *adapters}),
         usd_per_second=usd_per_second(rank, spec, kind),
         chips=rank.chips,
@@ -91,11 +91,16 @@ def _tiers(spec: InferencePool | None) -> Tiers:
     return (bandwidth[0], bandwidth[1], bandwidth[2]), (latency[0], latency[1], latency[2])
 
 
-def _tier_tokens(spec: InferencePool | None, bytes_per_token: float) -> tuple[float, float, float]:
-    """Tokens of KV that host, disk and shared store hold for one replica."""
+def _tier_tokens(spec: InferencePool | None, bytes_per_token: float, host_bytes: int) -> tuple[float, float, float]:
+    """Tokens of KV that host, disk and shared store hold for one replica.
+
+    Args:
+        host_bytes: room of the host's as the engine was started; 0 where nobody tells, and then as the pool names it.
+    """
     room = [0.0, 0.0, 0.0]
     for tier in spec.spec.kv_cache.tiers if spec is not None else ():
-        room[_MEDIA.index(tier.medium)] = float(tier.max_bytes_per_replica) / bytes_per_token
+        told = host_bytes if tier.medium is KVMedium.HOST else 0
+        room[_MEDIA.index(tier.medium)] = float(told or tier.max_bytes_per_replica) / bytes_per_token
     return room[0], room[1], room[2]
 
 

@@ -37,6 +37,7 @@ class Rank:
         option: key of the option of its pool that it is, where the operator made it.
         restarts: of the pod's containers; with one more its engine may hold nothing of what it held.
         odd: what of the pod's words could not be read.
+        host_kv_bytes: room of its KV tier in host memory, as the operator tells it; 0 where it does not.
     """
 
     address: str
@@ -63,6 +64,7 @@ class Rank:
     restarts: int = 0
     by_priority: bool = False
     odd: tuple[str, ...] = ()
+    host_kv_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def ranks_of(pod: SlimPod, pool: str, ports: Sequence[int]) -> tuple[Rank, ...]:
             restarts=own.restarts,
             by_priority=value_of(arguments, "--scheduling-policy") == "priority",
             odd=tuple(odd),
+            host_kv_bytes=_bytes(facts.get("hostKvBytes")),
         )
         for index, port in enumerate(named)
     )
@@ -227,6 +230,10 @@ def _host(ip: str) -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= 512 else ""
+
+
+def _bytes(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**60 else 0
 
 
 def _int(value: object, default: int) -> int:

@@ -17,8 +17,16 @@ _TABLE = (
         "pool_cost_usd_total",
         "counter",
         (*_POOL, "accelerator", "capacity_type"),
-        "Rent, and electricity that an owner pays, of the chips that a pool's pods hold, in USD, idle time included.",
+        "Rent, and electricity that an owner pays, of the chips that a pool's pods hold, in USD, idle time included, "
+        "and the rent of the KV tiers of its ready replicas.",
         "stable",
+    ),
+    MetricSpec(
+        "pool_kv_tier_cost_usd_total",
+        "counter",
+        (*_POOL, "accelerator", "capacity_type"),
+        "Of tidefleet_pool_cost_usd_total, the rent of KV tiers: usdPerGibMonth times their size, in USD; absent for a "
+        "pool without tiers.",
     ),
     MetricSpec(
         "pool_tokens_total",
@@ -99,7 +107,8 @@ _TABLE = (
         "pool_opencost_cost_ratio",
         "gauge",
         _POOL,
-        "What the pool's model costs by OpenCost / by us, over an hour; absent where Prometheus has no such figure.",
+        "What the pool's model costs by OpenCost / by us without KV tiers, over an hour; absent where Prometheus has "
+        "no such figure.",
     ),
     MetricSpec("pool_busy_ratio", "gauge", _POOL, "Share of a pool's engines that were running at least one request."),
     MetricSpec("plan_cost_usd_per_hour", "gauge", _POOL, "Rent of the pool's plan, in USD per hour."),
