@@ -70,8 +70,16 @@ def test_tensor_parallelism_pays_two_all_reduces_a_layer() -> None:
 
 
 def test_overlap_hides_communication_up_to_all_of_it() -> None:
-    hidden = decode_step(a_replica(chips=2, efficiency=Efficiency(overlap=1.0)), np.array([1.0]), 1000.0)
-    assert hidden.seconds[0] == pytest.approx(20.008e9 / 1.5e12 + 200e-6)
+    apart, hidden = (prefill(a_replica(chips=2, efficiency=Efficiency(overlap=one)), 4000.0, 0.0) for one in (0.0, 1.0))
+    assert hidden.seconds[0] == pytest.approx(apart.seconds[0] - apart.communication_seconds[0])
+
+
+def test_halves_in_turn_gain_nothing_where_each_reads_all_weights_again() -> None:
+    apart, hidden = (
+        decode_step(a_replica(chips=2, efficiency=Efficiency(overlap=one)), np.array([1.0]), 1000.0)
+        for one in (0.0, 1.0)
+    )
+    assert hidden.seconds[0] == apart.seconds[0]
 
 
 def test_a_group_wider_than_the_scale_up_domain_takes_the_network() -> None:

@@ -81,6 +81,8 @@ class Replica:
             dense_precision=self.dense_precision,
             experts=self.model.is_moe,
             wide=self.expert_parallel > max(8, self.accelerator.chips_per_node),
+            ranks=self.data_parallel > 1,
+            crosses=self.expert_chips > max(1, self.accelerator.scale_up_domain),
         )
 
     @property

@@ -59,6 +59,15 @@ class _Work:
     memory: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one rank does: ``tokens`` tokens through its layers, ``outputs`` of them through the head, and attention."""
+
+    tokens: Floats
+    outputs: Floats
+    attention: _Work
+
+
 def _dense(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, _Work]:
     """Dense linear layers for ``tokens`` tokens of one rank, and the output head for ``outputs`` of them."""
     model, eff, chip, width = replica.model, replica.reached, replica.accelerator, replica.tp
@@ -113,7 +122,7 @@ def _attention(replica: Replica, flops: Floats, moved: Floats) -> _Work:
     )
 
 
-def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
+def _communication_seconds(replica: Replica, tokens: Floats, *, by_node: bool) -> Floats:
     """All-reduces of tensor parallelism and dispatch and combine of expert parallelism, for ``tokens`` tokens a rank.
 
     All-reduce over T chips: 2(T-1)/T * n*d*b / (beta*eta_n) + alpha*log2 T, and ``bulk_seconds`` for setting it up;
@@ -121,6 +130,11 @@ def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
     Two a layer, one in layers whose experts are reached by dispatch. Dispatch and combine:
     n*k*d*(b_disp + b_comb) * (X-1)/X / (beta*eta_n) + 2 alpha for the n tokens of one chip, the busiest chip taking
     ``imbalance`` times as many; beta is the scale-up link when the group fits its domain and the network otherwise.
+
+    Args:
+        by_node: whether a token crosses the network once for each node with experts of it and goes on to them over the
+            scale-up link, as in kernels for many tokens, instead of once for each expert, as in those for few (DeepEP's
+            normal and low-latency kernels).
     """
     model, eff, width, group = replica.model, replica.reached, replica.tp, replica.expert_chips
     seconds = 0.0 * tokens
@@ -137,9 +151,15 @@ def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
         beta = replica.accelerator.link_bytes_per_second(group)
         if not beta:
             return math.inf + seconds
-        sent = tokens / width * model.experts_per_token * model.hidden_size * (_DISPATCH_BYTES + _COMBINE_BYTES)
-        busiest = eff.imbalance * sent * (group - 1) / group
-        seconds = seconds + dispatches * (busiest / (beta * eff.network) + 2.0 * eff.hop_seconds)
+        copy = tokens / width * model.hidden_size * (_DISPATCH_BYTES + _COMBINE_BYTES)
+        busiest = eff.imbalance * copy * model.experts_per_token * (group - 1) / group / beta
+        domain = max(1, replica.accelerator.scale_up_domain)
+        if by_node and 1 < domain < group:
+            away = group / domain - 1.0
+            crossings = away * (1.0 - (away / (away + 1.0)) ** model.experts_per_token)
+            inside = busiest * beta / replica.accelerator.link_bytes_per_second(domain)
+            busiest = np.maximum(eff.imbalance * copy * crossings / beta, inside)
+        seconds = seconds + dispatches * (busiest / eff.network + 2.0 * eff.hop_seconds)
     return seconds
 
 
@@ -173,21 +193,39 @@ def _linear(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, .
     return (*dense, _experts(replica, tokens)) if replica.model.is_moe else dense
 
 
-def _seconds(replica: Replica, works: Sequence[_Work], tokens: Floats) -> Floats:
-    """Kernels one after another, and communication."""
+def _kernels_seconds(replica: Replica, works: Sequence[_Work], tokens: Floats) -> Floats:
+    """Kernels one after another. Ranks that share experts wait for the busiest of them."""
     kernels = sum((np.maximum(one.compute, one.memory) for one in works), 0.0 * tokens)
-    return _combine(kernels, _communication_seconds(replica, tokens), replica.reached.overlap)
+    waits = replica.model.is_moe and replica.expert_chips > replica.tp
+    return kernels * replica.reached.rank_imbalance if waits else kernels
+
+
+def _seconds(replica: Replica, step: _Step, linear: Sequence[_Work], communication: Floats) -> Floats:
+    """Kernels and communication: one after the other, or two halves in turn that hide a part, whichever is faster.
+
+    Each half reads the weights again, so few tokens gain nothing by it.
+    """
+    attention = _kernels_seconds(replica, (step.attention,), step.tokens)
+    plain = _kernels_seconds(replica, linear, step.tokens) + attention + communication
+    if not replica.reached.overlap:
+        return plain
+    half = _kernels_seconds(replica, _linear(replica, step.tokens / 2.0, step.outputs / 2.0), step.tokens)
+    return np.minimum(plain, _combine(2.0 * half + attention, communication, replica.reached.overlap))
 
 
 def _timing(
-    replica: Replica, works: Sequence[_Work], *, tokens: Floats, overhead: Floats | float, ranks: float, share: float
+    replica: Replica, step: _Step, *, overhead: Floats | float, ranks: float, share: float, by_node: bool = False
 ) -> Timing:
-    """The time of ``ranks`` ranks that each do this work; ``share`` of a step is one token of a sequence."""
+    """The time of ``ranks`` ranks that each do this step; ``share`` of it is one token of a sequence."""
+    tokens = step.tokens
+    linear = _linear(replica, tokens, step.outputs)
+    works = (*linear, step.attention)
+    communication = _communication_seconds(replica, tokens, by_node=by_node)
     parts = (
-        _seconds(replica, works, tokens) + overhead,
+        _seconds(replica, step, linear, communication) + overhead,
         sum((one.compute for one in works), 0.0 * tokens),
         sum((one.memory for one in works), 0.0 * tokens),
-        _communication_seconds(replica, tokens),
+        communication,
         ranks * sum((one.flops for one in works), 0.0 * tokens),
         ranks * sum((one.moved for one in works), 0.0 * tokens),
         overhead + 0.0 * tokens,
@@ -220,8 +258,7 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
     flops = model.decode_attention_flops * tokens * _attended(model, context)
     attention = _attention(replica, flops, own * kv_bytes(model, replica.kv, replica.tp, context))
     overhead = _layers_seconds(replica) + eff.step_seconds + eff.sequence_seconds * own
-    works = (*_linear(replica, tokens, tokens), attention)
-    return _timing(replica, works, tokens=tokens, overhead=overhead, ranks=ranks, share=share)
+    return _timing(replica, _Step(tokens, tokens, attention), overhead=overhead, ranks=ranks, share=share)
 
 
 def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) -> Timing:
@@ -237,5 +274,5 @@ def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) 
     moved = kv_bytes_per_token(model, replica.kv, replica.tp) * behind + 0.0 * tokens
     flops = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
     attention = _attention(replica, flops, moved)
-    works = (*_linear(replica, tokens, np.ones_like(tokens)), attention)
-    return _timing(replica, works, tokens=tokens, overhead=_layers_seconds(replica), ranks=1.0, share=1.0)
+    step = _Step(tokens, np.ones_like(tokens), attention)
+    return _timing(replica, step, overhead=_layers_seconds(replica), ranks=1.0, share=1.0, by_node=True)
