@@ -145,12 +145,12 @@ def cost(
     kind = workload.kind_named(accelerator, workload.kinds_with(prices))
     basis = workload.basis(capacity_type)
     total, width, experts = workload.layout(chips, tp, ep)
-    workload.check_experts(known, ep)
+    workload.check_layout(known, width or 1, ep)
     replica = Replica(
         known,
         accelerator_of(kind),
         total or 1,
-        workload.precision("--weights", weights, known.native_weights),
+        workload.precision("--weights", weights, workload.stated_precision(model) or known.native_weights),
         workload.precision("--kv", kv, "Bf16"),
         tensor_parallel=width or 1,
         expert_parallel=experts,
@@ -178,7 +178,9 @@ def cost(
     if batch is not None and work.objectives:
         notes.append("a batch was given, so objectives are not enforced")
     asked = Question(
-        replicas=(replica,) if total else tuple(workload.with_width(replica, n) for n in widths(replica.accelerator)),
+        replicas=(replica,)
+        if total
+        else tuple(workload.with_width(replica, n) for n in widths(replica.accelerator) if known.heads % n == 0),
         role=kind_of_role,
         work=work,
         batch=batch,
