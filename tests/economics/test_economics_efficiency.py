@@ -40,6 +40,21 @@ def test_groups_across_nodes_hide_communication_and_balance_their_ranks_and_narr
     assert narrow.rank_imbalance > 1.0
 
 
+def test_wide_groups_without_kernels_made_for_them_are_no_better_than_narrow_ones() -> None:
+    amd, four_bit, known = (
+        Replica(MODELS[model], ACCELERATORS[chip], 16, weights, "Bf16", tensor_parallel=1, expert_parallel=16).reached
+        for model, chip, weights in (
+            ("deepseek-v3", "mi300x", "Fp8"),
+            ("gpt-oss-120b", "h100-sxm", "Fp4"),  # expanded to 16 bits on their way
+            ("deepseek-v3", "h100-sxm", "Fp8"),
+        )
+    )
+    assert (amd.overlap, four_bit.overlap) == (0.0, 0.0)
+    assert min(amd.rank_imbalance, four_bit.rank_imbalance) > 1.0
+    assert known.overlap > 0.0
+    assert amd.expert_compute < four_bit.expert_compute < known.expert_compute
+
+
 def test_only_generations_with_measurements_are_called_fitted() -> None:
     told = {name: starting_values(name, "Bf16").provenance for name in ACCELERATORS}
     fitted = {name for name, provenance in told.items() if provenance == "Fitted"}

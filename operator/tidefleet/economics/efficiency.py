@@ -170,6 +170,11 @@ def generation_of(accelerator: str) -> str:
     return "Hopper" if family in _HOPPER else "Blackwell" if family in _BLACKWELL else ""
 
 
+def has_wide_kernels(accelerator: str) -> bool:
+    """Whether kernels made for experts over many nodes run on this type (DeepEP, DeepGEMM: NVIDIA's from Hopper on)."""
+    return accelerator.split("-", 1)[0].lower() in (*_HOPPER, *_BLACKWELL, "rubin")
+
+
 def _slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
     """The same with every share of a peak and every fixed time multiplied."""
     shares = ("compute", "memory", "expert_compute", "expert_memory", "attention_compute", "attention_memory")
@@ -198,7 +203,7 @@ def starting_values(
         dense_precision: of the layers outside the experts; empty = the same.
         engine: ``vllm``, ``sglang`` or ``trtllm``; anything else is taken as vLLM.
         experts: whether the model has routed experts; sets the error only.
-        wide: whether experts are spread over more chips than a node has.
+        wide: whether experts are spread over more chips than a node has, on kernels made for that.
         ranks: whether several attention ranks go on together.
         crosses: whether experts are spread over more chips than one scale-up domain has.
     """
