@@ -45,7 +45,7 @@ def accelerator_types() -> Mapping[str, AcceleratorType]:
 
 
 # What publishers append to a checkpoint of the same architecture: tuning, date and precision.
-_VARIANT = re.compile(r"(-(instruct|thinking|chat|it|hf|fp8|nvfp4|fp4|bf16|v0\.\d|\d{4}))+$")
+_VARIANT = re.compile(r"(-(instruct|thinking|chat|it|hf|base|exp|terminus|fp8|nvfp4|fp4|bf16|v0\.\d|\d{4}))+$")
 
 
 @cache
@@ -73,7 +73,7 @@ def _plain(name: str) -> str:
 
 def plain_name(hugging_face: str) -> str:
     """A Hugging Face id without its owner, tuning, date and precision, as a model of the catalogue may be called."""
-    return _plain(hugging_face.rsplit("/", 1)[-1])
+    return _plain(hugging_face.rsplit("/", 1)[-1]).removeprefix("meta-")
 
 
 @cache

@@ -102,7 +102,8 @@ def compare(
         fail("--api and --no-api exclude each other", 2)
     models = _models(model or [], architecture)
     kinds = workload.kinds_with(prices)
-    chosen = [workload.kind_named(one, kinds) for one in dict.fromkeys(accelerator or [])] or list(kinds.values())
+    named = {kind.name: kind for kind in (workload.kind_named(one, kinds) for one in accelerator or [])}
+    chosen = list((named or kinds).values())
     scores = _scores(quality or [], [one.name for one in models])
     work = workload.read_workload(
         preset=preset,
@@ -149,7 +150,7 @@ def _models(names: Sequence[str], config: Path | None) -> list[Architecture]:
     if not names and config is None:
         fail("--model is missing; expected a model of the catalogue, e.g. llama-3.3-70b, or --architecture FILE", 2)
     own = [workload.model_of("", config)] if config else []
-    return [*(workload.model_named(one) for one in dict.fromkeys(names)), *own]
+    return [*dict.fromkeys(workload.model_named(one) for one in names), *own]
 
 
 def _scores(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:

@@ -56,7 +56,8 @@ def layout_words(answer: Mapping[str, Any]) -> str:
 def lengths_words(work: Workload) -> str:
     """What is asked, e.g. ``1000 prompt tokens (40% cached), 250 generated; TPOT <= 50 ms``."""
     shape = work.shape
-    cached = f" ({shape.cached_share:.3g} of them cached)" if shape.cached_share else ""
+    part = "all" if shape.cached_share == 1.0 else f"{shape.cached_share:.3g}"
+    cached = f" ({part} of them cached)" if shape.cached_share else ""
     thought = f", {shape.reasoning_mean:.0f} of them reasoning" if shape.reasoning_mean else ""
     text = f"{shape.input_mean:.0f} prompt tokens{cached}, {shape.output_mean:.0f} generated{thought}"
     promises = [
