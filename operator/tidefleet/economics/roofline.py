@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, weight_bytes
+from tidefleet.economics.memory import kv_bytes_per_token, kv_bytes_read, weight_bytes
 from tidefleet.economics.replica import Replica
 
 Floats = NDArray[np.float64]
@@ -171,6 +171,29 @@ def _attended(model: Architecture, context: Floats) -> Floats:
     return (1.0 - share) * context + share * np.minimum(context, float(model.window))
 
 
+def _decode_flops(model: Architecture, tokens: Floats, context: Floats) -> Floats:
+    """Attention FLOP of ``tokens`` tokens that each follow ``context`` others."""
+    if not model.sparse_tokens:
+        return model.decode_attention_flops * tokens * _attended(model, context)
+    picked = np.minimum(context, float(model.sparse_tokens))
+    return tokens * (model.decode_attention_flops * picked + model.index_flops * context)
+
+
+def _prefill_flops(model: Architecture, tokens: Floats, cached: Floats) -> Floats:
+    """Attention FLOP of S prompt tokens behind C cached ones: a*S*(C + S/2).
+
+    With an indexer the lesser of that and, on the latents, of what it picks for each token and its own.
+    """
+    full = model.attention_flops * tokens * (_attended(model, cached) + _attended(model, tokens / 2.0))
+    if not model.sparse_tokens:
+        return full
+    most = float(model.sparse_tokens)
+    rising = np.clip(most - cached, 0.0, tokens)  # tokens that see fewer than are picked
+    picked = rising * (np.minimum(cached, most) + rising / 2.0) + (tokens - rising) * most
+    indexed = model.index_flops * tokens * (cached + tokens / 2.0)
+    return np.minimum(full, model.decode_attention_flops * picked + indexed)
+
+
 def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
     """x (+) y = (1-w)(x+y) + w*max(x,y), which is x + y - w*min(x,y): communication that is partly hidden."""
     if not overlap:
@@ -255,8 +278,8 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
         verified = float(replica.speculation.tokens)
         share = (1.0 + replica.speculation.draft_share) / max(1.0, replica.speculation.accept_length)
     tokens = verified * own
-    flops = model.decode_attention_flops * tokens * _attended(model, context)
-    attention = _attention(replica, flops, own * kv_bytes(model, replica.kv, replica.tp, context))
+    flops = _decode_flops(model, tokens, context)
+    attention = _attention(replica, flops, own * kv_bytes_read(model, replica.kv, replica.tp, context))
     overhead = _layers_seconds(replica) + eff.step_seconds + eff.sequence_seconds * own
     return _timing(replica, _Step(tokens, tokens, attention), overhead=overhead, ranks=ranks, share=share)
 
@@ -272,7 +295,6 @@ def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) 
     tokens = tokens + 0.0 * cached
     behind = _attended(model, cached)
     moved = kv_bytes_per_token(model, replica.kv, replica.tp) * behind + 0.0 * tokens
-    flops = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
-    attention = _attention(replica, flops, moved)
+    attention = _attention(replica, _prefill_flops(model, tokens, cached), moved)
     step = _Step(tokens, np.ones_like(tokens), attention)
     return _timing(replica, step, overhead=_layers_seconds(replica), ranks=1.0, share=1.0, by_node=True)
