@@ -147,6 +147,15 @@ def test_a_given_batch_is_priced_and_objectives_are_said_not_to_hold() -> None:
     assert "not enforced" in answer["notes"][0]
 
 
+def test_a_given_batch_may_be_what_fits_half_way_through_the_answers() -> None:
+    of = ("--model", "llama-3.1-8b", "--accelerator", "h100-sxm", "--tp", "1", "--input", "1000", "--output", "4000")
+    most = cost(*of)["batch"]
+    found = cost(*of, "--batch", f"{1.5 * most:.0f}")
+    assert found["output_tokens_per_second_per_chip"] > cost(*of)["output_tokens_per_second_per_chip"]
+    assert any(f"at full length {most:.0f} do" in note for note in found["notes"])
+    assert "do not fit" in cost(*of, "--batch", f"{1.8 * most:.0f}", status=1)["because"]
+
+
 def test_without_a_layout_the_cheapest_width_is_taken() -> None:
     open_width = cost(*LLAMA, "--preset", "chat")
     tried = {width: cost(*LLAMA, "--preset", "chat", "--tp", width) for width in ("1", "2", "4", "8")}

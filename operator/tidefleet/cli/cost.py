@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from tidefleet.cli.sweep import print_levers, print_sweep
 from tidefleet.economics.breakdown import FIGURES, Breakdown, as_json, breakdown
 from tidefleet.economics.contest import widths
 from tidefleet.economics.evidence import Correction
-from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, replica_memory
+from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, kv_bytes, replica_memory
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import ROLES, CannotServe, Estimate, estimate
@@ -209,6 +210,8 @@ def cost(
             return
         answer, failed = _answer(asked, found), isinstance(found, CannotServe)
         answer["price_source"] = source
+        if batch is not None and isinstance(found, Estimate) and batch > (room := _room_at_full_length(found)):
+            notes.append(f"{batch:g} sequences fit half way through their answers; at full length {room:.0f} do")
         if isinstance(found, Estimate) and kind_of_role == "Aggregated":
             answer |= host_or_buy_of(breakdown_of(asked, found), price, tokens_per_month, utilisation)
     except ValueError as error:
@@ -289,6 +292,15 @@ def _prompts_at_once(asked: Question, replica: Replica) -> Estimate | CannotServ
         return one
     last = one.prefill_seconds * max(1.0, prompts / ranks) + one.fetch_seconds
     return replace(one, batch=prompts, ttft_seconds=last)
+
+
+def _room_at_full_length(found: Estimate) -> float:
+    """Sequences whose KV cache fits when each has its whole prompt and answer; unbounded where none is generated."""
+    if found.role == "Prefill":
+        return math.inf
+    replica, shape = found.replica, found.shape
+    each = kv_bytes(replica.model, replica.kv, replica.tp, shape.input_mean + max(1.0, shape.output_mean))
+    return found.memory.kv_room * replica.chips / max(1.0, each)
 
 
 def breakdown_of(asked: Question, found: Estimate) -> Breakdown:
