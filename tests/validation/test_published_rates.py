@@ -31,7 +31,7 @@ REASONS: Mapping[str, str] = {
     "256 requests at a time are met within 17 %",
     "outlier": "from 1,024 to 8,192 output tokens the published rate falls to a quarter here, and to half on B200",
     "waves": "1,500 requests of one length run in a few waves, so the mean batch is below what fits in memory",
-    "kernels": "no run of this model is in the sample that efficiencies are fitted to; prefill of it is slower",
+    "kernels": "no run of this model is in the sample that efficiencies are fitted to",
     "scalar": "one scalar stands for all batches of its group, and small ones are further from the roofline",
 }
 
