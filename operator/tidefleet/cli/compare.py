@@ -49,7 +49,9 @@ SORTS = {
 
 
 def compare(
-    model: Annotated[list[str] | None, typer.Option(help="Model of the catalogue; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model of the catalogue or its Hugging Face id; may be repeated.")
+    ] = None,
     architecture: workload.Config = None,
     accelerator: Annotated[
         list[str] | None, typer.Option(help="Accelerator type; may be repeated. All of them by default.")

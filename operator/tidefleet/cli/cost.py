@@ -60,7 +60,9 @@ class Question:
 
 def cost(
     accelerator: Annotated[str, typer.Option(help="Accelerator type, e.g. h100-sxm.")],
-    model: Annotated[str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b, or its Hugging Face id.")
+    ] = "",
     architecture: workload.Config = None,
     chips: Annotated[
         int | None,
