@@ -65,6 +65,21 @@ def test_the_answer_has_every_figure_of_its_contract() -> None:
     )
 
 
+def test_room_for_kv_is_told_in_tokens_of_the_whole_replica() -> None:
+    one, ranks, latent = (
+        cost(*of)
+        for of in (
+            LLAMA,
+            (*LLAMA, "--chips", "4", "--tp", "1"),
+            ("--model", "deepseek-v3", "--accelerator", "h200", "--ep", "8"),
+        )
+    )
+    assert one["kv_bytes_per_token"] == 2 * 32 * 8 * 128 * 2
+    assert one["kv_room_tokens"] == pytest.approx(one["kv_room_bytes"] / one["kv_bytes_per_token"], abs=1)
+    assert ranks["kv_room_tokens"] == pytest.approx(4 * ranks["kv_room_bytes"] / one["kv_bytes_per_token"], abs=1)
+    assert latent["kv_bytes_per_token"] == 70_272
+
+
 def test_room_for_kv_is_told_per_chip() -> None:
     one, two = (cost(*LLAMA, "--tp", width)["kv_room_bytes"] for width in ("1", "2"))
     assert one < two < 1.5 * one  # half of the weights leave each chip, and nothing doubles

@@ -73,7 +73,7 @@ def test_each_kind_of_figure_is_right_on_the_median_and_mostly_met() -> None:
     groups = defaultdict(list)
     for key, row in ROWS.items():
         groups[row["group"]].append((ratio(key), is_within(row, ratio(key))))
-    assert len(groups) == 7
+    assert len(groups) == 8
     for name, found in groups.items():
         assert 0.85 <= median(one for one, _ in found) <= 1.18, name
         assert sum(met for _, met in found) >= 0.7 * len(found), name

@@ -18,7 +18,13 @@ from tidefleet.cli.sweep import print_levers, print_sweep
 from tidefleet.economics.breakdown import FIGURES, Breakdown, as_json, breakdown
 from tidefleet.economics.contest import widths
 from tidefleet.economics.evidence import Correction
-from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, kv_bytes, replica_memory
+from tidefleet.economics.memory import (
+    GPU_MEMORY_UTILISATION,
+    MemoryFit,
+    kv_bytes,
+    kv_bytes_per_token,
+    replica_memory,
+)
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import ROLES, CannotServe, Estimate, estimate
@@ -296,6 +302,13 @@ def _prompts_at_once(asked: Question, replica: Replica) -> Estimate | CannotServ
     return replace(one, batch=prompts, ttft_seconds=last)
 
 
+def _room_tokens(replica: Replica, fit: MemoryFit) -> int:
+    """Tokens that the KV caches of the whole replica hold in sequences of the longest context that the model has."""
+    context = float(replica.model.context_tokens or 131_072)
+    each = kv_bytes(replica.model, replica.kv, replica.tp, context)
+    return int(max(0.0, fit.kv_room) * replica.chips / max(1.0, each) * context)
+
+
 def _room_at_full_length(found: Estimate) -> float:
     """Sequences whose KV cache fits when each has its whole prompt and answer; unbounded where none is generated."""
     if found.role == "Prefill":
@@ -343,5 +356,7 @@ def _head(asked: Question, replica: Replica, fit: MemoryFit) -> dict[str, Any]:
         "usd_per_chip_hour": asked.usd_per_chip_hour,
         "fits": fit.fits,
         "kv_room_bytes": max(0.0, fit.kv_room),
+        "kv_bytes_per_token": kv_bytes_per_token(replica.model, replica.kv, replica.tp),
+        "kv_room_tokens": _room_tokens(replica, fit),
         "max_context_tokens": fit.max_context_tokens,
     }
