@@ -7,9 +7,10 @@ form need no code.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -186,12 +187,27 @@ def per_megawatt(row: Row) -> list[Check]:
 _IX_SHAPE = TokenShape(8192.0, 1024.0)
 
 
+def _least_usd(forms: Sequence[Replica], chip: ChipCost, tokens_per_second: float) -> float:
+    """USD per 1M output tokens at a speed, the whole bill over output, shared or with prefill apart."""
+    shared = chip.usd_per_chip_hour / (_best_rate(forms, _IX_SHAPE, 1 / tokens_per_second) * HOUR) * MILLION
+    objective = [Objective("TPOT", 1 / tokens_per_second)]
+    apart = [
+        pair_cost(both, chip, chip).usd_per_request / _IX_SHAPE.output_mean * MILLION
+        for sender, receiver in itertools.product(forms, repeat=2)
+        if isinstance(both := pair(sender, receiver, _IX_SHAPE, objective), Disaggregated)
+    ]
+    return min(shared, *apart)
+
+
 def price_of_speed(row: Row) -> list[Check]:
-    """IX-03: the whole GPU cost over output tokens at two speeds (their division), and the slope between them."""
+    """IX-03: the whole GPU cost over output tokens at two speeds (their division), and the slope between them.
+
+    InferenceX v2 runs nodes that do both and pools with prefill apart; the cheaper one is on its frontier.
+    """
     (slow, at_slow), (fast, at_fast) = ((float(a), float(b)) for a, b in re.findall(r"([\d.]+) @(\d+)", row["value"]))
-    rent = numbers(row["conditions"])[0]
+    rent = ChipCost(numbers(row["conditions"])[0])
     forms = list(_forms("deepseek-r1", "b200-sxm", "Fp4", (4, 8), _TRT))
-    ours = [rent / (_best_rate(forms, _IX_SHAPE, 1 / speed) * HOUR) * MILLION for speed in (at_slow, at_fast)]
+    ours = [_least_usd(forms, rent, speed) for speed in (at_slow, at_fast)]
     return [
         Check(f"USD per 1M output at {at_slow:g} tokens/s", slow, ours[0]),
         Check(f"USD per 1M output at {at_fast:g} tokens/s", fast, ours[1]),

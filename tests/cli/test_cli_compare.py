@@ -344,6 +344,12 @@ def test_models_are_ranked_together_and_quality_is_not_made_up() -> None:
     assert not any("no quality score" in note for note in scored["notes"])
 
 
+def test_one_model_or_type_by_two_names_is_one_entry() -> None:
+    twice = ("--model", "llama-3.3-70b", "--model", "meta-llama/Llama-3.3-70B-Instruct")
+    found = compare(*twice, "--accelerator", "b200-sxm", "--accelerator", "B200", "--no-api", "--no-pairs")
+    assert [(row["model"], row["name"]) for row in found["entries"]] == [("llama-3.3-70b", "b200-sxm")]
+
+
 def test_narrower_weights_than_the_models_own_are_marked() -> None:
     entries = compare(*LLAMA, *FEW, "--no-api")["entries"]
     assert all(row["own_precision"] == (row["weights"] == "Bf16") for row in entries)

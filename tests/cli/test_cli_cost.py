@@ -65,6 +65,21 @@ def test_the_answer_has_every_figure_of_its_contract() -> None:
     )
 
 
+def test_room_for_kv_is_told_in_tokens_of_the_whole_replica() -> None:
+    one, ranks, latent = (
+        cost(*of)
+        for of in (
+            LLAMA,
+            (*LLAMA, "--chips", "4", "--tp", "1"),
+            ("--model", "deepseek-v3", "--accelerator", "h200", "--ep", "8"),
+        )
+    )
+    assert one["kv_bytes_per_token"] == 2 * 32 * 8 * 128 * 2
+    assert one["kv_room_tokens"] == pytest.approx(one["kv_room_bytes"] / one["kv_bytes_per_token"], abs=1)
+    assert ranks["kv_room_tokens"] == pytest.approx(4 * ranks["kv_room_bytes"] / one["kv_bytes_per_token"], abs=1)
+    assert latent["kv_bytes_per_token"] == 70_272
+
+
 def test_room_for_kv_is_told_per_chip() -> None:
     one, two = (cost(*LLAMA, "--tp", width)["kv_room_bytes"] for width in ("1", "2"))
     assert one < two < 1.5 * one  # half of the weights leave each chip, and nothing doubles
@@ -145,6 +160,15 @@ def test_a_given_batch_is_priced_and_objectives_are_said_not_to_hold() -> None:
     assert answer["batch"] == 8
     assert answer["limited_by"] == "asked"
     assert "not enforced" in answer["notes"][0]
+
+
+def test_a_given_batch_may_be_what_fits_half_way_through_the_answers() -> None:
+    of = ("--model", "llama-3.1-8b", "--accelerator", "h100-sxm", "--tp", "1", "--input", "1000", "--output", "4000")
+    most = cost(*of)["batch"]
+    found = cost(*of, "--batch", f"{1.5 * most:.0f}")
+    assert found["output_tokens_per_second_per_chip"] > cost(*of)["output_tokens_per_second_per_chip"]
+    assert any(f"at full length {most:.0f} do" in note for note in found["notes"])
+    assert "do not fit" in cost(*of, "--batch", f"{1.8 * most:.0f}", status=1)["because"]
 
 
 def test_without_a_layout_the_cheapest_width_is_taken() -> None:
@@ -286,8 +310,58 @@ def test_a_configuration_that_cannot_be_used_is_told(tmp_path: Path, text: str |
 
 
 @pytest.mark.parametrize(
+    ("model", "catalogued", "weights"),
+    [
+        ("Llama-3.3-70B", "llama-3.3-70b", "Bf16"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.3-70b", "Bf16"),
+        ("nvidia/Llama-3.3-70B-Instruct-FP8", "llama-3.3-70b", "Fp8"),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b", "Bf16"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-r1", "Fp8"),
+        ("deepseek-ai/DeepSeek-V3.1-Terminus", "deepseek-v3.1", "Fp8"),
+        ("nvidia/DeepSeek-R1-0528-NVFP4", "deepseek-r1", "Fp4"),
+        ("qwen3-235b", "qwen3-235b-a22b", "Bf16"),
+        ("Qwen/Qwen3-235B-A22B-Thinking-2507-FP8", "qwen3-235b-a22b", "Fp8"),
+    ],
+)
+def test_a_model_may_be_named_as_elsewhere(model: str, catalogued: str, weights: str) -> None:
+    found = cost("--model", model, "--accelerator", "gb200-nvl72", "--tp", "8")
+    assert (found["model"], found["weights"]) == (catalogued, weights)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "catalogued"), [("B200-SXM", "b200-sxm"), ("b200", "b200-sxm"), ("GB200", "gb200-nvl72")]
+)
+def test_an_accelerator_may_be_named_by_its_beginning(accelerator: str, catalogued: str) -> None:
+    assert cost("--model", "llama-3.1-8b", "--accelerator", accelerator)["accelerator"] == catalogued
+
+
+def test_what_a_checkpoint_is_called_gives_way_to_what_is_asked() -> None:
+    found = cost("--model", "Qwen/Qwen3-32B-FP8", "--weights", "bf16", "--accelerator", "h200", "--engine", "vLLM")
+    assert found["weights"] == "Bf16"
+
+
+def test_other_names_of_engines_and_precisions_mean_the_same() -> None:
+    of = ("--model", "gpt-oss-120b", "--accelerator", "b200-sxm", "--tp", "1")
+    plain = cost(*of, "--engine", "trtllm", "--weights", "fp4")
+    assert cost(*of, "--engine", "TensorRT-LLM", "--weights", "mxfp4") == plain
+
+
+def test_only_widths_that_share_the_attention_heads_evenly_are_tried() -> None:
+    """Qwen2.5-7B has 28 heads, so engines refuse it on 8 chips, the width that would meet this objective."""
+    result = run(
+        "--model", "qwen2.5-7b", "--accelerator", "h100-sxm", "--input", "20000", "--tpot", "3ms", "-o", "json"
+    )
+    assert strict(result.stdout)["tensor_parallel"] <= 4
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--accelerator", "h100"), "--accelerator is 'h100'; expected one of h100-pcie, h100-sxm"),
+        (("--tp", "7"), "--tp is 7; llama-3.1-8b has 32 attention heads, which 7 chips cannot share evenly; expected a "
+                        "divisor, e.g. --tp 4"),
+        (("--tp", "65536"), "--tp is 65536; llama-3.1-8b has 32 attention heads"),
+        (("--model", "mixtral-8x7b", "--ep", "16"), "--ep is 16; mixtral-8x7b has 8 experts; expected at most so many"),
         (("--model", "llama-9"), "--model is 'llama-9'; expected one of"),
         (("--model", ""), "--model is missing; expected a model of the catalogue, e.g. llama-3.3-70b"),
         (("--accelerator", "h1000"), "--accelerator is 'h1000'; expected one of"),

@@ -45,10 +45,16 @@ def test_widths_go_up_to_a_node_or_eight_of_the_domain(node: int, domain: int, e
 
 
 def test_experts_are_spread_only_where_a_model_has_some() -> None:
-    assert layouts(a_model(), an_accelerator()) == ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
+    dense = layouts(MODELS["llama-3.1-8b"], an_accelerator())
+    assert dense == ((1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 8, 1))
     tried = layouts(MODELS["gpt-oss-120b"], an_accelerator())
     assert {(8, 1, 8), (64, 1, 64)} <= set(tried)
     assert layouts(MODELS["gpt-oss-120b"], an_accelerator(chips_per_node=1, scale_up_domain=1)) == ((1, 1, 1),)
+
+
+def test_widths_share_the_attention_heads_evenly() -> None:
+    assert MODELS["qwen2.5-7b"].heads == 28
+    assert layouts(MODELS["qwen2.5-7b"], an_accelerator()) == ((1, 1, 1), (2, 2, 1), (4, 4, 1))
 
 
 def test_precisions_are_the_models_own_and_the_narrower_ones_that_the_chip_computes_in() -> None:

@@ -26,6 +26,35 @@ def test_every_share_of_a_peak_is_above_0_and_below_1_and_every_cost_positive(na
             assert all(getattr(found, one.name) > 0 for one in fields(found) if one.name.endswith("_seconds"))
 
 
+def test_groups_across_nodes_hide_communication_and_balance_their_ranks_and_narrow_ones_do_neither() -> None:
+    chip, model = ACCELERATORS["h100-sxm"], MODELS["deepseek-v3"]
+    narrow, wide, alone = (
+        Replica(model, chip, n, "Fp8", "Bf16", tensor_parallel=tp, expert_parallel=n).reached
+        for n, tp in ((8, 1), (32, 1), (8, 8))
+    )
+    assert (narrow.overlap, alone.overlap) == (0.0, 0.0)
+    assert 0.0 < wide.overlap < 1.0
+    rack = Replica(model, ACCELERATORS["gb200-nvl72"], 32, "Fp8", "Bf16", tensor_parallel=1, expert_parallel=32)
+    assert (rack.reached.overlap, rack.reached.rank_imbalance) == (0.0, 1.0)
+    assert (wide.rank_imbalance, alone.rank_imbalance) == (1.0, 1.0)
+    assert narrow.rank_imbalance > 1.0
+
+
+def test_wide_groups_without_kernels_made_for_them_are_no_better_than_narrow_ones() -> None:
+    amd, four_bit, known = (
+        Replica(MODELS[model], ACCELERATORS[chip], 16, weights, "Bf16", tensor_parallel=1, expert_parallel=16).reached
+        for model, chip, weights in (
+            ("deepseek-v3", "mi300x", "Fp8"),
+            ("gpt-oss-120b", "h100-sxm", "Fp4"),  # expanded to 16 bits on their way
+            ("deepseek-v3", "h100-sxm", "Fp8"),
+        )
+    )
+    assert (amd.overlap, four_bit.overlap) == (0.0, 0.0)
+    assert min(amd.rank_imbalance, four_bit.rank_imbalance) > 1.0
+    assert known.overlap > 0.0
+    assert amd.expert_compute < four_bit.expert_compute < known.expert_compute
+
+
 def test_only_generations_with_measurements_are_called_fitted() -> None:
     told = {name: starting_values(name, "Bf16").provenance for name in ACCELERATORS}
     fitted = {name for name, provenance in told.items() if provenance == "Fitted"}
@@ -158,12 +187,12 @@ def test_a_dense_model_pays_nothing_for_experts() -> None:
     assert decode_step(one, 8.0, 100.0).seconds == decode_step(other, 8.0, 100.0).seconds
 
 
-def test_accelerators_known_by_a_single_figure_reach_less_and_still_count_as_uncalibrated() -> None:
+def test_accelerators_known_by_a_few_figures_reach_less_and_still_count_as_uncalibrated() -> None:
     amd, hopper = (starting_values(one, "Fp8") for one in ("mi300x", "h100-sxm"))
     assert amd.efficiency.memory < hopper.efficiency.memory
     assert amd.efficiency.layer_seconds > hopper.efficiency.layer_seconds
     assert amd.provenance == "Uncalibrated"
-    assert "one published figure" in amd.source
+    assert "few published figures" in amd.source
 
 
 def test_experts_spread_over_more_than_a_node_run_on_kernels_of_their_own() -> None:

@@ -69,9 +69,47 @@ def test_tensor_parallelism_pays_two_all_reduces_a_layer() -> None:
     assert step.seconds[0] == pytest.approx(20.008e9 / 1.5e12 + 160.8e-6 + 200e-6)
 
 
+def test_sparse_attention_reads_what_it_picks_and_the_keys_it_picks_by() -> None:
+    dense = a_model(mla_latent=576, mla_rope=64)
+    sparse = a_model(mla_latent=576, mla_rope=64, sparse_tokens=2048, index_heads=4, index_dim=128)
+    keys = 10 * 128 * (1 + 4 / 128)  # 10 layers, 8 bits a value and a scale for all 128
+    full, picked = (
+        decode_step(a_replica(model=one), np.array([1.0]), np.array([1000.0, 32_000.0])) for one in (dense, sparse)
+    )
+    assert picked.bytes_moved - full.bytes_moved == pytest.approx([1000 * keys, 32_000 * keys - 29_952 * 10 * 576 * 2])
+    assert picked.flops - full.flops == pytest.approx(
+        [
+            2 * 10 * 4 * 128 * 1000,
+            2 * 10 * 4 * 128 * 32_000 - dense.decode_attention_flops * 29_952,
+        ]
+    )
+
+
+def test_sparse_attention_of_a_prompt_is_never_dearer_than_dense() -> None:
+    dense = a_model(mla_latent=576, mla_rope=64)
+    sparse = a_model(mla_latent=576, mla_rope=64, sparse_tokens=2048, index_heads=4, index_dim=128)
+    lengths = np.array([100.0, 2048.0, 8192.0, 131_072.0])
+    for cached in (0.0, 1000.0, 100_000.0):
+        full, picked = (prefill(a_replica(model=one), lengths, cached) for one in (dense, sparse))
+        assert (picked.flops <= full.flops * (1 + 1e-12)).all()
+    alone = prefill(a_replica(model=sparse), np.array([131_072.0]), 0.0).flops[0]
+    linear = 2 * sparse.active_parameters * 131_072
+    seen = 2048 * 1024 + (131_072 - 2048) * 2048  # the first 2,048 see fewer
+    indexed = 2 * 10 * 4 * 128 * 131_072**2 / 2
+    assert alone == pytest.approx(linear + sparse.decode_attention_flops * seen + indexed, rel=0.01)
+
+
 def test_overlap_hides_communication_up_to_all_of_it() -> None:
-    hidden = decode_step(a_replica(chips=2, efficiency=Efficiency(overlap=1.0)), np.array([1.0]), 1000.0)
-    assert hidden.seconds[0] == pytest.approx(20.008e9 / 1.5e12 + 200e-6)
+    apart, hidden = (prefill(a_replica(chips=2, efficiency=Efficiency(overlap=one)), 4000.0, 0.0) for one in (0.0, 1.0))
+    assert hidden.seconds[0] == pytest.approx(apart.seconds[0] - apart.communication_seconds[0])
+
+
+def test_halves_in_turn_gain_nothing_where_each_reads_all_weights_again() -> None:
+    apart, hidden = (
+        decode_step(a_replica(chips=2, efficiency=Efficiency(overlap=one)), np.array([1.0]), 1000.0)
+        for one in (0.0, 1.0)
+    )
+    assert hidden.seconds[0] == apart.seconds[0]
 
 
 def test_a_group_wider_than_the_scale_up_domain_takes_the_network() -> None:

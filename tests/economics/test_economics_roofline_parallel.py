@@ -47,6 +47,34 @@ def test_dispatch_and_combine_by_hand() -> None:
     assert step.communication_seconds[0] == pytest.approx(10 * (10 * 2 * 1000 * 3 * 7 / 8 / 100e9 + 2e-6))
 
 
+def test_a_prompt_crosses_the_network_once_for_each_node_and_a_decoded_token_once_for_each_expert() -> None:
+    chip = an_accelerator(scale_up_domain=8, scale_out_bytes_per_second=10e9)
+    replica = spread(a_moe(), chip, 32, 1, 32, efficiency=BARE)
+    # Four nodes of eight: of three others, two experts of a token are on 3 * (1 - (3/4)^2) = 1.3125 on the mean.
+    into = prefill(replica, 10.0, 0.0).communication_seconds[0]
+    assert into == pytest.approx(10 * 10 * 1.3125 * 1000 * 3 / 10e9)
+    out = decode_step(replica, 320.0, 0.0).communication_seconds[0]
+    assert out == pytest.approx(10 * 10 * 2 * 1000 * 3 * 31 / 32 / 10e9)
+
+
+def test_inside_a_node_a_prompt_is_sent_to_every_expert() -> None:
+    """Its links then bound dispatch where the network is as fast as they are."""
+    chip = an_accelerator(scale_up_domain=8, scale_out_bytes_per_second=100e9)
+    into = prefill(spread(a_moe(), chip, 32, 1, 32, efficiency=BARE), 10.0, 0.0).communication_seconds[0]
+    assert into == pytest.approx(10 * 10 * 2 * 1000 * 3 * 31 / 32 / 100e9)
+
+
+def test_ranks_wait_for_the_busiest_of_them_where_they_share_experts() -> None:
+    even, uneven = (replace(BARE, rank_imbalance=one) for one in (1.0, 1.5))
+    for tp, ep, slower in ((1, 8, 1.5), (8, 8, 1.0), (8, 1, 1.0)):
+        found = [
+            decode_step(spread(a_moe(), an_accelerator(), 8, tp, ep, efficiency=one), 800.0, 100.0)
+            for one in (even, uneven)
+        ]
+        kernels = [one.seconds[0] - one.communication_seconds[0] for one in found]
+        assert kernels[1] == pytest.approx(slower * kernels[0])
+
+
 def test_experts_of_a_group_are_read_once_and_dense_weights_by_every_rank() -> None:
     replica = spread(a_moe(), an_accelerator(), 8, 1, 8, efficiency=BARE)
     # All 16 GB of experts once, 4 GB of dense weights on each of 8 ranks.

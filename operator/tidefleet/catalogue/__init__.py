@@ -45,7 +45,7 @@ def accelerator_types() -> Mapping[str, AcceleratorType]:
 
 
 # What publishers append to a checkpoint of the same architecture: tuning, date and precision.
-_VARIANT = re.compile(r"(-(instruct|thinking|chat|it|hf|fp8|nvfp4|fp4|bf16|v0\.\d|\d{4}))+$")
+_VARIANT = re.compile(r"(-(instruct|thinking|chat|it|hf|base|exp|terminus|fp8|nvfp4|fp4|bf16|v0\.\d|\d{4}))+$")
 
 
 @cache
@@ -61,13 +61,19 @@ def model_of(hugging_face: str) -> Architecture | None:
     ``Qwen/Qwen3-235B-A22B-Thinking-2507-FP8`` is ``qwen3-235b-a22b``.
     """
 
-    def plain(name: str) -> str:
-        return _VARIANT.sub("", name.lower())
-
     wanted = hugging_face.lower()
     ids = {str(entry["huggingFace"]).lower(): name for name, entry in _facts().items()}
-    name = ids.get(wanted) or next((one for key, one in ids.items() if plain(key) == plain(wanted)), None)
+    name = ids.get(wanted) or next((one for key, one in ids.items() if _plain(key) == _plain(wanted)), None)
     return models()[name] if name else None
+
+
+def _plain(name: str) -> str:
+    return _VARIANT.sub("", name.lower())
+
+
+def plain_name(hugging_face: str) -> str:
+    """A Hugging Face id without its owner, tuning, date and precision, as a model of the catalogue may be called."""
+    return _plain(hugging_face.rsplit("/", 1)[-1]).removeprefix("meta-")
 
 
 @cache

@@ -49,7 +49,9 @@ SORTS = {
 
 
 def compare(
-    model: Annotated[list[str] | None, typer.Option(help="Model of the catalogue; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model of the catalogue or its Hugging Face id; may be repeated.")
+    ] = None,
     architecture: workload.Config = None,
     accelerator: Annotated[
         list[str] | None, typer.Option(help="Accelerator type; may be repeated. All of them by default.")
@@ -102,7 +104,8 @@ def compare(
         fail("--api and --no-api exclude each other", 2)
     models = _models(model or [], architecture)
     kinds = workload.kinds_with(prices)
-    chosen = [workload.kind_named(one, kinds) for one in dict.fromkeys(accelerator or [])] or list(kinds.values())
+    named = {kind.name: kind for kind in (workload.kind_named(one, kinds) for one in accelerator or [])}
+    chosen = list((named or kinds).values())
     scores = _scores(quality or [], [one.name for one in models])
     work = workload.read_workload(
         preset=preset,
@@ -149,7 +152,7 @@ def _models(names: Sequence[str], config: Path | None) -> list[Architecture]:
     if not names and config is None:
         fail("--model is missing; expected a model of the catalogue, e.g. llama-3.3-70b, or --architecture FILE", 2)
     own = [workload.model_of("", config)] if config else []
-    return [*(workload.model_named(one) for one in dict.fromkeys(names)), *own]
+    return [*dict.fromkeys(workload.model_named(one) for one in names), *own]
 
 
 def _scores(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:

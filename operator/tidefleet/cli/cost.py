@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -17,7 +18,13 @@ from tidefleet.cli.sweep import print_levers, print_sweep
 from tidefleet.economics.breakdown import FIGURES, Breakdown, as_json, breakdown
 from tidefleet.economics.contest import widths
 from tidefleet.economics.evidence import Correction
-from tidefleet.economics.memory import GPU_MEMORY_UTILISATION, MemoryFit, replica_memory
+from tidefleet.economics.memory import (
+    GPU_MEMORY_UTILISATION,
+    MemoryFit,
+    kv_bytes,
+    kv_bytes_per_token,
+    replica_memory,
+)
 from tidefleet.economics.money import ChipCost, token_cost
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import ROLES, CannotServe, Estimate, estimate
@@ -59,7 +66,9 @@ class Question:
 
 def cost(
     accelerator: Annotated[str, typer.Option(help="Accelerator type, e.g. h100-sxm.")],
-    model: Annotated[str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Model of the catalogue, e.g. llama-3.3-70b, or its Hugging Face id.")
+    ] = "",
     architecture: workload.Config = None,
     chips: Annotated[
         int | None,
@@ -145,12 +154,12 @@ def cost(
     kind = workload.kind_named(accelerator, workload.kinds_with(prices))
     basis = workload.basis(capacity_type)
     total, width, experts = workload.layout(chips, tp, ep)
-    workload.check_experts(known, ep)
+    workload.check_layout(known, width or 1, ep)
     replica = Replica(
         known,
         accelerator_of(kind),
         total or 1,
-        workload.precision("--weights", weights, known.native_weights),
+        workload.precision("--weights", weights, workload.stated_precision(model) or known.native_weights),
         workload.precision("--kv", kv, "Bf16"),
         tensor_parallel=width or 1,
         expert_parallel=experts,
@@ -178,7 +187,9 @@ def cost(
     if batch is not None and work.objectives:
         notes.append("a batch was given, so objectives are not enforced")
     asked = Question(
-        replicas=(replica,) if total else tuple(workload.with_width(replica, n) for n in widths(replica.accelerator)),
+        replicas=(replica,)
+        if total
+        else tuple(workload.with_width(replica, n) for n in widths(replica.accelerator) if known.heads % n == 0),
         role=kind_of_role,
         work=work,
         batch=batch,
@@ -207,6 +218,8 @@ def cost(
             return
         answer, failed = _answer(asked, found), isinstance(found, CannotServe)
         answer["price_source"] = source
+        if batch is not None and isinstance(found, Estimate) and batch > (room := _room_at_full_length(found)):
+            notes.append(f"{batch:g} sequences fit half way through their answers; at full length {room:.0f} do")
         if isinstance(found, Estimate) and kind_of_role == "Aggregated":
             answer |= host_or_buy_of(breakdown_of(asked, found), price, tokens_per_month, utilisation)
     except ValueError as error:
@@ -289,6 +302,22 @@ def _prompts_at_once(asked: Question, replica: Replica) -> Estimate | CannotServ
     return replace(one, batch=prompts, ttft_seconds=last)
 
 
+def _room_tokens(replica: Replica, fit: MemoryFit) -> int:
+    """Tokens that the KV caches of the whole replica hold in sequences of the longest context that the model has."""
+    context = float(replica.model.context_tokens or 131_072)
+    each = kv_bytes(replica.model, replica.kv, replica.tp, context)
+    return int(max(0.0, fit.kv_room) * replica.chips / max(1.0, each) * context)
+
+
+def _room_at_full_length(found: Estimate) -> float:
+    """Sequences whose KV cache fits when each has its whole prompt and answer; unbounded where none is generated."""
+    if found.role == "Prefill":
+        return math.inf
+    replica, shape = found.replica, found.shape
+    each = kv_bytes(replica.model, replica.kv, replica.tp, shape.input_mean + max(1.0, shape.output_mean))
+    return found.memory.kv_room * replica.chips / max(1.0, each)
+
+
 def breakdown_of(asked: Question, found: Estimate) -> Breakdown:
     """The point with all that follows from it."""
     return breakdown(found, asked.chip, utilisation=asked.utilisation, usage=asked.work.usage)
@@ -327,5 +356,7 @@ def _head(asked: Question, replica: Replica, fit: MemoryFit) -> dict[str, Any]:
         "usd_per_chip_hour": asked.usd_per_chip_hour,
         "fits": fit.fits,
         "kv_room_bytes": max(0.0, fit.kv_room),
+        "kv_bytes_per_token": kv_bytes_per_token(replica.model, replica.kv, replica.tp),
+        "kv_room_tokens": _room_tokens(replica, fit),
         "max_context_tokens": fit.max_context_tokens,
     }

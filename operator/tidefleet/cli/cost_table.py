@@ -56,7 +56,8 @@ def layout_words(answer: Mapping[str, Any]) -> str:
 def lengths_words(work: Workload) -> str:
     """What is asked, e.g. ``1000 prompt tokens (40% cached), 250 generated; TPOT <= 50 ms``."""
     shape = work.shape
-    cached = f" ({shape.cached_share:.3g} of them cached)" if shape.cached_share else ""
+    part = "all" if shape.cached_share == 1.0 else f"{shape.cached_share:.3g}"
+    cached = f" ({part} of them cached)" if shape.cached_share else ""
     thought = f", {shape.reasoning_mean:.0f} of them reasoning" if shape.reasoning_mean else ""
     text = f"{shape.input_mean:.0f} prompt tokens{cached}, {shape.output_mean:.0f} generated{thought}"
     promises = [
@@ -89,7 +90,11 @@ def _rows(a: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("TTFT", milliseconds(a["ttft_seconds"]), _visible(a)),
         ("TPOT", milliseconds(a["tpot_seconds"]), f"bound by {a['bound_by']}"),
         ("MFU, MBU", f"{a['mfu']:.0%}, {a['mbu']:.0%}", "of peak FLOP/s and memory bandwidth"),
-        ("KV room", f"{a['kv_room_bytes'] / 1e9:.1f} GB", f"a chip; longest context {a['max_context_tokens']} tokens"),
+        (
+            "KV room",
+            f"{a['kv_room_bytes'] / 1e9:.1f} GB",
+            f"a chip; {a['kv_room_tokens']:,} tokens in all, {a['max_context_tokens']:,} in one context at most",
+        ),
     ]
     if a["watts_per_chip"] is not None:
         whole = f"{a['watts_per_chip']:.0f} W a chip, {a['facility_watts_per_chip']:.0f} W with the facility"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +31,9 @@ from tidefleet.economics.shape import Objective, TokenShape
 from tidefleet.planning.evidence import Evidence
 
 ENGINES = ("vllm", "sglang", "trtllm")
+_OTHER_ENGINE_NAMES = ("tensorrt-llm", "tensorrt_llm", "trt-llm", "trt")
 PRECISIONS = {"bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
+_OTHER_PRECISION_NAMES = {"bfloat16": "Bf16", "fp16": "Bf16", "float16": "Bf16", "mxfp4": "Fp4", "nvfp4": "Fp4"}
 
 MOST_TOKENS = 1e8
 
@@ -160,13 +162,24 @@ def read_workload(
     return Workload(shape, (*kept, *given), usage)
 
 
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    """The one name of these that is meant: in any case of letters, whole or its beginning up to a hyphen."""
+    wanted, names = name.lower(), list(known)
+    if wanted in names:
+        return wanted
+    begun = [one for one in names if wanted and one.startswith(f"{wanted}-")]
+    return begun[0] if len(begun) == 1 else None
+
+
 def model_named(name: str, option: str = "--model") -> Architecture:
-    """A model of the catalogue."""
+    """A model of the catalogue, by its name there or on Hugging Face (``meta-llama/Llama-3.3-70B-Instruct``)."""
     models = catalogue.models()
-    if name not in models:
-        near = [one for one in models if one.split("-")[0] == name.lower().split("-")[0]]
+    meant = _meant(name, models) or _meant(catalogue.plain_name(name), models)
+    found = models[meant] if meant else catalogue.model_of(name)
+    if found is None:
+        near = [one for one in models if one.split("-")[0] == catalogue.plain_name(name).split("-")[0]]
         fail(f"{option} is {name!r}; expected one of {', '.join(near or models)}", 2)
-    return models[name]
+    return found
 
 
 def model_of(name: str, config: Path | None) -> Architecture:
@@ -198,20 +211,28 @@ def kinds_with(book: Path | None) -> dict[str, AcceleratorType]:
 
 
 def kind_named(name: str, kinds: Mapping[str, AcceleratorType]) -> AcceleratorType:
-    """An accelerator type of the catalogue."""
-    if name not in kinds:
+    """An accelerator type of the catalogue; the beginning of its name will do where only one has it (``b200``)."""
+    meant = name if name in kinds else _meant(name, kinds)
+    if meant is None:
         near = [one for one in kinds if one.split("-")[0] == name.lower().split("-")[0]]
         fail(f"--accelerator is {name!r}; expected one of {', '.join(near or sorted(kinds))}", 2)
-    return kinds[name]
+    return kinds[meant]
 
 
 def precision(option: str, text: str, default: str) -> str:
     """``bf16``, ``fp8`` or ``fp4`` as the cost model spells it."""
     if not text:
         return default
-    if text.lower() not in PRECISIONS:
+    found = PRECISIONS.get(text.lower()) or _OTHER_PRECISION_NAMES.get(text.lower())
+    if found is None:
         fail(f"{option} is {text!r}; expected bf16, fp8 or fp4", 2)
-    return PRECISIONS[text.lower()]
+    return found
+
+
+def stated_precision(model: str) -> str:
+    """The precision of the weights that the name of a checkpoint ends with (``Qwen3-32B-FP8``); empty: it says none."""
+    last = model.lower().rpartition("-")[2]
+    return {**PRECISIONS, **_OTHER_PRECISION_NAMES}.get(last, "")
 
 
 def evidence() -> Evidence:
@@ -221,6 +242,8 @@ def evidence() -> Evidence:
 
 def engine_named(name: str) -> str:
     """An engine whose starting efficiencies are known."""
+    if name.lower() in _OTHER_ENGINE_NAMES:
+        return "trtllm"
     if name.lower() not in ENGINES:
         fail(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}", 2)
     return name.lower()
@@ -264,10 +287,16 @@ def layout(chips: int | None, tp: int | None, ep: int | None) -> tuple[int, int,
     return total, width, experts
 
 
-def check_experts(model: Architecture, ep: int | None) -> None:
-    """End the command where experts are to be spread that a model does not have."""
+def check_layout(model: Architecture, tp: int, ep: int | None) -> None:
+    """End the command where chips are to share what a model does not have so many of, or has no equal parts of."""
+    if model.heads % tp:
+        most = max(one for one in range(1, tp) if model.heads % one == 0)
+        fail(f"--tp is {tp}; {model.name} has {model.heads} attention heads, which {tp} chips cannot share evenly; "
+             f"expected a divisor, e.g. --tp {most}", 2)  # fmt: skip
     if (ep or 1) > 1 and not model.is_moe:
         fail(f"--ep is {ep}; {model.name} is a dense model without experts; expected 1, or --tp {ep}", 2)
+    if model.is_moe and (ep or 1) > model.experts:
+        fail(f"--ep is {ep}; {model.name} has {model.experts} experts; expected at most so many", 2)
 
 
 def refused_role(kind: AcceleratorType, role: str) -> CannotServe | None:

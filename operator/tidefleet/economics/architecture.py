@@ -36,6 +36,8 @@ class Architecture:
         moe_layers: layers with routed experts.
         mla_latent: latent KV width r + d_rope of multi-head latent attention; 0 for grouped-query attention.
         mla_rope: d_rope, the part of ``mla_latent`` that carries positions and no values.
+        sparse_tokens: context tokens that a token attends to at most, picked by an indexer (DeepSeek V3.2); 0 = all.
+        index_heads: heads of that indexer; index_dim: size of its one key per token.
         windowed_layers: layers whose attention sees only the last ``window`` tokens, and state-space layers.
         window: size of that window in tokens; 0 when there is none.
         vocabulary: tokens in the vocabulary; 0 = unknown.
@@ -68,6 +70,9 @@ class Architecture:
     fp8_block: int = 0
     multimodal: bool = False
     mla_rope: int = 0
+    sparse_tokens: int = 0
+    index_heads: int = 0
+    index_dim: int = 0
 
     @property
     def is_moe(self) -> bool:
@@ -85,6 +90,11 @@ class Architecture:
         if not self.mla_latent:
             return self.attention_flops
         return 2.0 * self.layers * self.heads * (2 * self.mla_latent - self.mla_rope)
+
+    @property
+    def index_flops(self) -> float:
+        """FLOP per (token, context token) pair of the indexer over the whole model, 0 without one."""
+        return 2.0 * self.layers * self.index_heads * self.index_dim
 
     @property
     def head_parameters(self) -> float:
@@ -231,7 +241,7 @@ def architecture_from_config(
     context = _integer(config, "max_position_embeddings", "n_positions", default=0)
 
     latent = _integer(config, "kv_lora_rank", default=0)
-    rope = 0
+    rope = index_heads = index_dim = 0
     if latent:
         rope = _integer(config, "qk_rope_head_dim", default=64)
         nope = _integer(config, "qk_nope_head_dim", default=128)
@@ -240,6 +250,8 @@ def architecture_from_config(
         query = hidden * rank + rank * heads * (nope + rope) if rank else hidden * heads * (nope + rope)
         attention = query + hidden * (latent + rope) + latent * heads * (nope + value) + heads * value * hidden
         latent, head_dim = latent + rope, (nope + rope + value) // 2
+        index_heads, index_dim = (_integer(config, name, default=0) for name in ("index_n_heads", "index_head_dim"))
+        attention += rank * index_heads * index_dim + hidden * (index_dim + index_heads)
     else:
         attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
 
@@ -302,6 +314,9 @@ def architecture_from_config(
         fp8_block=_fp8_block(quantisation) if fp8_block is None else fp8_block,
         multimodal=multimodal,
         mla_rope=rope,
+        sparse_tokens=_integer(config, "index_topk", default=0) if index_heads and index_dim else 0,
+        index_heads=index_heads,
+        index_dim=index_dim,
     )
 
 

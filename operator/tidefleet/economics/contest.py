@@ -133,10 +133,12 @@ def widths(accelerator: Accelerator) -> tuple[int, ...]:
 def layouts(model: Architecture, accelerator: Accelerator) -> tuple[tuple[int, int, int], ...]:
     """(chips, tensor-parallel width, expert group) to try: widths, and for MoE models expert parallelism.
 
-    Expert groups of up to 64 chips only on types whose nodes or domains hold more than two.
+    Widths share the attention heads evenly, as engines demand. Expert groups of up to 64 chips only on types whose
+    nodes or domains hold more than two.
     """
-    plain = tuple((n, n, 1) for n in widths(accelerator))
-    if not model.is_moe or len(plain) <= 2:
+    tried = widths(accelerator)
+    plain = tuple((n, n, 1) for n in tried if model.heads % n == 0)
+    if not model.is_moe or len(tried) <= 2:
         return plain
     return (*plain, *((n, 1, n) for n in EXPERT_GROUPS if n <= model.experts))
 

@@ -20,8 +20,10 @@ class Efficiency:
         network: eta_n, of link bandwidth.
         layer_seconds: t_l, launch and synchronisation time per layer.
         hop_seconds: alpha, latency of one communication step.
-        overlap: w in 0..1, share of communication hidden behind compute.
+        overlap: w in 0..1, share of communication hidden behind compute while halves of a batch take turns.
         imbalance: tokens of the busiest chip of an expert group over the mean, >= 1.
+        rank_imbalance: work of the busiest attention rank over the mean, >= 1: ranks wait for each other at each
+            exchange of tokens with experts, and their prompts and contexts are not alike.
         expert_compute: eta_f of grouped expert GEMMs; 0 = like ``compute``.
         expert_memory: eta_m of expert weights; 0 = like ``memory``.
         attention_compute: eta_f of attention; 0 = like ``compute``.
@@ -42,6 +44,7 @@ class Efficiency:
     hop_seconds: float = 8e-6
     overlap: float = 0.0
     imbalance: float = 1.0
+    rank_imbalance: float = 1.0
     expert_compute: float = 0.0
     expert_memory: float = 0.0
     attention_compute: float = 0.0
@@ -106,6 +109,17 @@ The wide values hold for experts spread over more chips than a node has: such gr
 experts with many tokens each (DeepGEMM), which no run of the sample does. Set, not fitted, to what DeepSeek's decode
 pool needs to reach its published 14,800 tokens/s per node of eight H800 (open-infra-index, day 6)."""
 
+_WIDE_OVERLAP = 0.5
+"""Share of communication that such groups hide where it crosses the network between nodes, when two halves of a batch
+take turns. Inside one scale-up domain that is not done (SGLang on GB200 NVL72, 2025-06-16). Set to seven published
+rates of 32 to 128 H100 and H800 (SGLang's reproduction of DeepSeek's serving, 2025-05-05: prefill of 1, 2 and 4
+thousand tokens, decode twice; DeepSeek's own profile as quoted there, prefill and decode), met within 15 %."""
+
+_RANK_IMBALANCE = 1.2
+"""Work of the busiest attention rank over the mean where nothing balances them: fitted to 61 rates of TensorRT-LLM's
+performance overview (@03e27c7; two to eight ranks), whose mean error it lowers from 28 to 19 %, and held against 96
+runs of 4 to 1,024 requests in the sample that were not fitted to (12.7 to 11.9 %). Wide groups balance their ranks."""
+
 _STEP_SECONDS: Mapping[str, float] = {"vllm": 5.98e-4, "sglang": 1.04e-3, "trtllm": 9.1e-5}
 _BLACKWELL_MEMORY = 0.99
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
@@ -127,13 +141,14 @@ _HOPPER = ("h100", "h200", "h800", "h20", "gh200")
 _BLACKWELL = ("b200", "b300", "gb200", "gb300")
 
 _CDNA: Mapping[str, tuple[float, float]] = {
-    "mi300x": (0.60, 1.95),
-    "mi325x": (0.60, 1.95),
-    "mi355x": (0.50, 1.65),
+    "mi300x": (0.60, 1.6),
+    "mi325x": (0.75, 1.85),
+    "mi355x": (0.80, 1.9),
 }
-"""Shares of the peaks and fixed costs of AMD's accelerators relative to Hopper's: set so that gpt-oss-120b at 90
-tokens/s a user comes to InferenceMAX's published 1,342 (MI300X) and 6,757 (MI355X) tokens/s a GPU. One figure each, so
-they count as uncalibrated; without them these accelerators would look three to six times as fast as they were."""
+"""Shares of the peaks and fixed costs of AMD's accelerators relative to Hopper's. Set to 19 figures that InferenceX
+published (InferenceMAX, 2025-10: gpt-oss-120b at 90 tokens/s a user; its comparisons of 2026-04: times between tokens
+of gpt-oss-120b, Llama 3.3 70B and DeepSeek-R1 with vLLM and SGLang), with which they agree within 13 % on the mean. Two
+numbers for some six figures each, so they count as uncalibrated."""
 
 _SIGMA: Mapping[tuple[str, bool], float] = {
     ("Fitted", False): 0.23,
@@ -155,6 +170,11 @@ def generation_of(accelerator: str) -> str:
     return "Hopper" if family in _HOPPER else "Blackwell" if family in _BLACKWELL else ""
 
 
+def has_wide_kernels(accelerator: str) -> bool:
+    """Whether kernels made for experts over many nodes run on this type (DeepEP, DeepGEMM: NVIDIA's from Hopper on)."""
+    return accelerator.split("-", 1)[0].lower() in (*_HOPPER, *_BLACKWELL, "rubin")
+
+
 def _slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
     """The same with every share of a peak and every fixed time multiplied."""
     shares = ("compute", "memory", "expert_compute", "expert_memory", "attention_compute", "attention_memory")
@@ -172,6 +192,8 @@ def starting_values(
     dense_precision: str = "",
     experts: bool = False,
     wide: bool = False,
+    ranks: bool = False,
+    crosses: bool = False,
 ) -> StartingValues:
     """The efficiency to start from.
 
@@ -181,7 +203,9 @@ def starting_values(
         dense_precision: of the layers outside the experts; empty = the same.
         engine: ``vllm``, ``sglang`` or ``trtllm``; anything else is taken as vLLM.
         experts: whether the model has routed experts; sets the error only.
-        wide: whether experts are spread over more chips than a node has.
+        wide: whether experts are spread over more chips than a node has, on kernels made for that.
+        ranks: whether several attention ranks go on together.
+        crosses: whether experts are spread over more chips than one scale-up domain has.
     """
     generation = generation_of(accelerator)
     blackwell = generation == "Blackwell"
@@ -198,6 +222,8 @@ def starting_values(
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
         step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
+        rank_imbalance=_RANK_IMBALANCE if ranks and not wide else 1.0,
+        overlap=_WIDE_OVERLAP if wide and crosses else 0.0,
         **{name: launch * getattr(_FITTED, name) for name in _PER_LAYER},
     )
     family = accelerator.split("-", 1)[0].lower()
@@ -206,5 +232,5 @@ def starting_values(
     provenance = "Fitted" if generation else "Uncalibrated"
     source = f"{_SAMPLE}, {generation}" if generation else f"assumed to be like Hopper ({_SAMPLE})"
     if family in _CDNA:
-        source = "assumed: Hopper's shares and costs scaled to one published figure (InferenceMAX, gpt-oss-120b)"
+        source = "assumed: Hopper's shares and costs scaled to a few published figures (InferenceX)"
     return StartingValues(efficiency, provenance, _SIGMA[provenance, experts], source)

@@ -52,12 +52,28 @@ def kv_bytes_per_token(model: Architecture, kv: str, tensor_parallel: int) -> fl
     """KV bytes that one more token takes in a replica while every layer still stores it.
 
     GQA: ``2 * L * max(n_kv, TP) * d_h * b`` (heads are replicated when the width exceeds their number). MLA:
-    ``L * (r + d_rope) * b`` on each tensor-parallel rank, since the latent is not sharded.
+    ``L * (r + d_rope) * b`` on each tensor-parallel rank, since the latent is not sharded; beside it an indexer's keys.
     """
     per_value = BYTES_PER_VALUE[kv]
     if model.mla_latent:
-        return model.layers * model.mla_latent * per_value * tensor_parallel
+        latent = model.layers * model.mla_latent * per_value * tensor_parallel
+        return latent + index_bytes_per_token(model) * tensor_parallel
     return 2.0 * model.layers * max(model.kv_heads, tensor_parallel) * model.head_dim * per_value
+
+
+def index_bytes_per_token(model: Architecture) -> float:
+    """Bytes of an indexer's keys per token on one rank: 8 bits a value, and a 32-bit scale for 128 of them."""
+    return model.layers * model.index_dim * (1.0 + 4.0 / 128.0)
+
+
+def kv_bytes_read(model: Architecture, kv: str, tensor_parallel: int, context: Number) -> Number:
+    """KV bytes of one sequence that a decode step reads: all of them, or what an indexer picks and all its keys."""
+    if not model.sparse_tokens:
+        return kv_bytes(model, kv, tensor_parallel, context)
+    keys = index_bytes_per_token(model) * tensor_parallel
+    most = float(model.sparse_tokens)
+    picked = np.minimum(context, most) if isinstance(context, np.ndarray) else min(context, most)
+    return (kv_bytes_per_token(model, kv, tensor_parallel) - keys) * picked + keys * context
 
 
 def kv_bytes(model: Architecture, kv: str, tensor_parallel: int, context: Number) -> Number:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.efficiency import Efficiency, StartingValues, starting_values
+from tidefleet.economics.efficiency import Efficiency, StartingValues, has_wide_kernels, starting_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,19 @@ class Replica:
             engine=self.engine,
             dense_precision=self.dense_precision,
             experts=self.model.is_moe,
-            wide=self.expert_parallel > max(8, self.accelerator.chips_per_node),
+            wide=self.runs_wide,
+            ranks=self.data_parallel > 1,
+            crosses=self.expert_chips > max(1, self.accelerator.scale_up_domain),
         )
+
+    @property
+    def runs_wide(self) -> bool:
+        """Whether experts are spread over more chips than a node has, on kernels made for that.
+
+        These are for experts that are multiplied as they are stored (DeepEP, DeepGEMM).
+        """
+        wide = self.expert_parallel > max(8, self.accelerator.chips_per_node)
+        return wide and has_wide_kernels(self.accelerator.name) and self.precision == self.weights
 
     @property
     def reached(self) -> Efficiency:

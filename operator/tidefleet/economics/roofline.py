@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tidefleet.economics.accelerator import BYTES_PER_VALUE
 from tidefleet.economics.architecture import Architecture
-from tidefleet.economics.memory import kv_bytes, kv_bytes_per_token, weight_bytes
+from tidefleet.economics.memory import kv_bytes_per_token, kv_bytes_read, weight_bytes
 from tidefleet.economics.replica import Replica
 
 Floats = NDArray[np.float64]
@@ -57,6 +57,15 @@ class _Work:
     moved: Floats
     compute: Floats
     memory: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one rank does: ``tokens`` tokens through its layers, ``outputs`` of them through the head, and attention."""
+
+    tokens: Floats
+    outputs: Floats
+    attention: _Work
 
 
 def _dense(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, _Work]:
@@ -113,7 +122,7 @@ def _attention(replica: Replica, flops: Floats, moved: Floats) -> _Work:
     )
 
 
-def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
+def _communication_seconds(replica: Replica, tokens: Floats, *, by_node: bool) -> Floats:
     """All-reduces of tensor parallelism and dispatch and combine of expert parallelism, for ``tokens`` tokens a rank.
 
     All-reduce over T chips: 2(T-1)/T * n*d*b / (beta*eta_n) + alpha*log2 T, and ``bulk_seconds`` for setting it up;
@@ -121,6 +130,11 @@ def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
     Two a layer, one in layers whose experts are reached by dispatch. Dispatch and combine:
     n*k*d*(b_disp + b_comb) * (X-1)/X / (beta*eta_n) + 2 alpha for the n tokens of one chip, the busiest chip taking
     ``imbalance`` times as many; beta is the scale-up link when the group fits its domain and the network otherwise.
+
+    Args:
+        by_node: whether a token crosses the network once for each node with experts of it and goes on to them over the
+            scale-up link, as in kernels for many tokens, instead of once for each expert, as in those for few (DeepEP's
+            normal and low-latency kernels).
     """
     model, eff, width, group = replica.model, replica.reached, replica.tp, replica.expert_chips
     seconds = 0.0 * tokens
@@ -137,9 +151,15 @@ def _communication_seconds(replica: Replica, tokens: Floats) -> Floats:
         beta = replica.accelerator.link_bytes_per_second(group)
         if not beta:
             return math.inf + seconds
-        sent = tokens / width * model.experts_per_token * model.hidden_size * (_DISPATCH_BYTES + _COMBINE_BYTES)
-        busiest = eff.imbalance * sent * (group - 1) / group
-        seconds = seconds + dispatches * (busiest / (beta * eff.network) + 2.0 * eff.hop_seconds)
+        copy = tokens / width * model.hidden_size * (_DISPATCH_BYTES + _COMBINE_BYTES)
+        busiest = eff.imbalance * copy * model.experts_per_token * (group - 1) / group / beta
+        domain = max(1, replica.accelerator.scale_up_domain)
+        if by_node and 1 < domain < group:
+            away = group / domain - 1.0
+            crossings = away * (1.0 - (away / (away + 1.0)) ** model.experts_per_token)
+            inside = busiest * beta / replica.accelerator.link_bytes_per_second(domain)
+            busiest = np.maximum(eff.imbalance * copy * crossings / beta, inside)
+        seconds = seconds + dispatches * (busiest / eff.network + 2.0 * eff.hop_seconds)
     return seconds
 
 
@@ -149,6 +169,29 @@ def _attended(model: Architecture, context: Floats) -> Floats:
         return context
     share = model.windowed_layers / model.layers
     return (1.0 - share) * context + share * np.minimum(context, float(model.window))
+
+
+def _decode_flops(model: Architecture, tokens: Floats, context: Floats) -> Floats:
+    """Attention FLOP of ``tokens`` tokens that each follow ``context`` others."""
+    if not model.sparse_tokens:
+        return model.decode_attention_flops * tokens * _attended(model, context)
+    picked = np.minimum(context, float(model.sparse_tokens))
+    return tokens * (model.decode_attention_flops * picked + model.index_flops * context)
+
+
+def _prefill_flops(model: Architecture, tokens: Floats, cached: Floats) -> Floats:
+    """Attention FLOP of S prompt tokens behind C cached ones: a*S*(C + S/2).
+
+    With an indexer the lesser of that and, on the latents, of what it picks for each token and its own.
+    """
+    full = model.attention_flops * tokens * (_attended(model, cached) + _attended(model, tokens / 2.0))
+    if not model.sparse_tokens:
+        return full
+    most = float(model.sparse_tokens)
+    rising = np.clip(most - cached, 0.0, tokens)  # tokens that see fewer than are picked
+    picked = rising * (np.minimum(cached, most) + rising / 2.0) + (tokens - rising) * most
+    indexed = model.index_flops * tokens * (cached + tokens / 2.0)
+    return np.minimum(full, model.decode_attention_flops * picked + indexed)
 
 
 def _combine(work: Floats, communication: Floats, overlap: float) -> Floats:
@@ -173,21 +216,39 @@ def _linear(replica: Replica, tokens: Floats, outputs: Floats) -> tuple[_Work, .
     return (*dense, _experts(replica, tokens)) if replica.model.is_moe else dense
 
 
-def _seconds(replica: Replica, works: Sequence[_Work], tokens: Floats) -> Floats:
-    """Kernels one after another, and communication."""
+def _kernels_seconds(replica: Replica, works: Sequence[_Work], tokens: Floats) -> Floats:
+    """Kernels one after another. Ranks that share experts wait for the busiest of them."""
     kernels = sum((np.maximum(one.compute, one.memory) for one in works), 0.0 * tokens)
-    return _combine(kernels, _communication_seconds(replica, tokens), replica.reached.overlap)
+    waits = replica.model.is_moe and replica.expert_chips > replica.tp
+    return kernels * replica.reached.rank_imbalance if waits else kernels
+
+
+def _seconds(replica: Replica, step: _Step, linear: Sequence[_Work], communication: Floats) -> Floats:
+    """Kernels and communication: one after the other, or two halves in turn that hide a part, whichever is faster.
+
+    Each half reads the weights again, so few tokens gain nothing by it.
+    """
+    attention = _kernels_seconds(replica, (step.attention,), step.tokens)
+    plain = _kernels_seconds(replica, linear, step.tokens) + attention + communication
+    if not replica.reached.overlap:
+        return plain
+    half = _kernels_seconds(replica, _linear(replica, step.tokens / 2.0, step.outputs / 2.0), step.tokens)
+    return np.minimum(plain, _combine(2.0 * half + attention, communication, replica.reached.overlap))
 
 
 def _timing(
-    replica: Replica, works: Sequence[_Work], *, tokens: Floats, overhead: Floats | float, ranks: float, share: float
+    replica: Replica, step: _Step, *, overhead: Floats | float, ranks: float, share: float, by_node: bool = False
 ) -> Timing:
-    """The time of ``ranks`` ranks that each do this work; ``share`` of a step is one token of a sequence."""
+    """The time of ``ranks`` ranks that each do this step; ``share`` of it is one token of a sequence."""
+    tokens = step.tokens
+    linear = _linear(replica, tokens, step.outputs)
+    works = (*linear, step.attention)
+    communication = _communication_seconds(replica, tokens, by_node=by_node)
     parts = (
-        _seconds(replica, works, tokens) + overhead,
+        _seconds(replica, step, linear, communication) + overhead,
         sum((one.compute for one in works), 0.0 * tokens),
         sum((one.memory for one in works), 0.0 * tokens),
-        _communication_seconds(replica, tokens),
+        communication,
         ranks * sum((one.flops for one in works), 0.0 * tokens),
         ranks * sum((one.moved for one in works), 0.0 * tokens),
         overhead + 0.0 * tokens,
@@ -217,11 +278,10 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
         verified = float(replica.speculation.tokens)
         share = (1.0 + replica.speculation.draft_share) / max(1.0, replica.speculation.accept_length)
     tokens = verified * own
-    flops = model.decode_attention_flops * tokens * _attended(model, context)
-    attention = _attention(replica, flops, own * kv_bytes(model, replica.kv, replica.tp, context))
+    flops = _decode_flops(model, tokens, context)
+    attention = _attention(replica, flops, own * kv_bytes_read(model, replica.kv, replica.tp, context))
     overhead = _layers_seconds(replica) + eff.step_seconds + eff.sequence_seconds * own
-    works = (*_linear(replica, tokens, tokens), attention)
-    return _timing(replica, works, tokens=tokens, overhead=overhead, ranks=ranks, share=share)
+    return _timing(replica, _Step(tokens, tokens, attention), overhead=overhead, ranks=ranks, share=share)
 
 
 def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) -> Timing:
@@ -235,7 +295,6 @@ def prefill(replica: Replica, uncached: Floats | float, cached: Floats | float) 
     tokens = tokens + 0.0 * cached
     behind = _attended(model, cached)
     moved = kv_bytes_per_token(model, replica.kv, replica.tp) * behind + 0.0 * tokens
-    flops = model.attention_flops * tokens * (behind + _attended(model, tokens / 2.0))
-    attention = _attention(replica, flops, moved)
-    works = (*_linear(replica, tokens, np.ones_like(tokens)), attention)
-    return _timing(replica, works, tokens=tokens, overhead=_layers_seconds(replica), ranks=1.0, share=1.0)
+    attention = _attention(replica, _prefill_flops(model, tokens, cached), moved)
+    step = _Step(tokens, np.ones_like(tokens), attention)
+    return _timing(replica, step, overhead=_layers_seconds(replica), ranks=1.0, share=1.0, by_node=True)

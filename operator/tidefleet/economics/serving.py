@@ -120,7 +120,8 @@ def estimate(
             replica to what concerns its tokens (TPOT, Stall).
         role: one of ``ROLES``.
         correction: measured over modelled time, from ``evidence.best_evidence``; ``None`` = the roofline as it is.
-        batch: the batch to price, instead of the largest; objectives are then not enforced.
+        batch: the batch to price, instead of the largest; objectives are then not enforced. It may be as large as fits
+            while requests are half way on the mean, as in engines that do not reserve their full lengths.
         memory_utilisation: share of device memory the engine may take, in 0..1.
     """
     fit = _can_start(replica, shape, memory_utilisation)
@@ -140,8 +141,8 @@ def estimate(
         )
         xs = np.append(scale[scale < most], most)
     if batch is not None:
-        if batch > xs[-1] and role != "Prefill":
-            return CannotServe("Memory", f"{batch:g} sequences do not fit; room for {xs[-1]:.0f} at these lengths")
+        if role != "Prefill" and batch > (held := _held(replica, shape, fit)):
+            return CannotServe("Memory", f"{batch:g} sequences do not fit; room for {held:.0f} at these lengths")
         xs = np.array([float(batch)])
         objectives = ()
     chosen = _largest(case, xs, () if batch is not None else objectives)
@@ -152,6 +153,12 @@ def estimate(
         limited = "asked" if batch is not None else "KV memory" if capacity <= xs[-1] else "batch cap"
         limited = "throughput" if role == "Prefill" and batch is None else limited
     return _point(case, fit, curve, objectives, limited)
+
+
+def _held(replica: Replica, shape: TokenShape, fit: MemoryFit) -> float:
+    """Sequences whose KV cache fits at the mean of their contexts, half of the answer generated."""
+    context = shape.input_mean + max(1.0, shape.output_mean) / 2.0
+    return fit.kv_room * replica.chips / max(1.0, kv_bytes(replica.model, replica.kv, replica.tp, context))
 
 
 def _can_start(replica: Replica, shape: TokenShape, memory_utilisation: float) -> MemoryFit | CannotServe:

@@ -243,7 +243,7 @@ def _day(values: dict[str, float]) -> Told:
     rate = decode_tokens_per_second_per_node()
     yield "deepseek_decode_tokens_per_second_per_node_predicted", rate
     yield (
-        f"the cost model's own decode rate for it, no communication hidden: {rate:,.0f} tokens/s a node, at "
+        f"the cost model's own decode rate for it: {rate:,.0f} tokens/s a node, at "
         f"{DECODE_SPEED:g} tokens/s a user; published are {DECODE_TOKENS_PER_NODE:,.0f}"
     )
     yield (

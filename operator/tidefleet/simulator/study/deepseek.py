@@ -44,7 +44,7 @@ a node that it states."""
 
 
 def decode_tokens_per_second_per_node() -> float:
-    """What the cost model expects of a decode node at that speed: output tokens/s, no communication hidden."""
+    """What the cost model expects of a decode node at that speed: output tokens/s."""
     chip = chip_of("h800-sxm")
     replica = Replica(
         catalogue.models()["deepseek-r1"],
