@@ -10,6 +10,7 @@ import numpy as np
 from tidefleet.planning.fleet import bound as bounds
 from tidefleet.planning.fleet.around import improved
 from tidefleet.planning.fleet.explain import explained
+from tidefleet.planning.fleet.fitting import fit_together
 from tidefleet.planning.fleet.infeasible import why_infeasible
 from tidefleet.planning.fleet.largepool import LargePool, OwnLimits, own_limits, whole
 from tidefleet.planning.fleet.local import search
@@ -17,7 +18,7 @@ from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix, summe
 from tidefleet.planning.fleet.merge import merge
 from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.nearby import Nearby
-from tidefleet.planning.fleet.pools import PoolSearch, rounded_up
+from tidefleet.planning.fleet.pools import PoolSearch
 from tidefleet.planning.fleet.problem import AGGREGATED, FleetProblem
 from tidefleet.planning.fleet.proposals import Proposals, Tried
 from tidefleet.planning.fleet.result import FleetPlan, FleetResult, Infeasible, SolverFailed
@@ -66,9 +67,6 @@ AGAIN_SHARE = 0.7
 
 NEAR_ROOM = 0.03
 """Share of the bound that takes the place of the open gap while no plan of the fleet is known."""
-
-FITTED_SHARE = 0.1
-"""Share of the time left in which one pool is made to fit what the ones before it left."""
 
 RISES = 0.05
 """Share of the open gap by which the bound has to rise in a turn, for prices to be sought further."""
@@ -214,14 +212,10 @@ class _Search:
             before, known = watch.left(), self.lower
             prices = self.tried.next(count, self.proposals, before)
             turn = self._turn(prices)
-            failed = self._taken(turn, prices, self._share(prices), fit=count < 2 and not self.large)
+            failed = self._taken(turn, prices, self._share(prices))
             taken = before - watch.left()
             if failed is None and self.tight and not self._done():
-                self._near()
-                if self.large and self._wasted() < self.open:
-                    # What is open is open within the pools, whatever the prices.
-                    failed = self._taken(turn, prices, AGAIN_SHARE, fit=self.best is None)
-                    self._near()
+                failed = self._further(turn, prices)
             if failed is not None:
                 return failed
             if self._done() or watch.cancelled() or not self.tight:
@@ -233,6 +227,20 @@ class _Search:
                 break
         return None
 
+    def _further(self, turn: Turn, prices: Floats) -> FleetResult | None:
+        """More of a turn whose plans leave a gap: plans near them, and in a large fleet better ones at these prices."""
+        if self.best is None and not self.large:
+            self._fit()
+        self._near()
+        if self.best is None and self.large:
+            self._fit()
+        if not self.large or self._wasted() >= self.open:
+            return None
+        # What is open is open within the pools, whatever the prices.
+        failed = self._taken(turn, prices, AGAIN_SHARE)
+        self._near()
+        return failed
+
     def _share(self, prices: Floats) -> float:
         """Share of the time left for a turn."""
         if not self.tight:
@@ -241,11 +249,11 @@ class _Search:
             return TURN_SHARE if self.proposals.plans else FIRST_SHARE
         return SMALL_SHARE
 
-    def _taken(self, turn: Turn, prices: Floats, share: float, *, fit: bool) -> FleetResult | None:
+    def _taken(self, turn: Turn, prices: Floats, share: float) -> FleetResult | None:
         """Run a turn in a share of the time left, and take what it brings; a result only where there is no plan.
 
-        Afterwards ``paid`` is what the pools' plans cost at these prices, and ``open`` how far that is above their
-        bounds.
+        Afterwards ``answers`` are the pools', ``paid`` is what their plans cost at these prices, and ``open`` how far
+        that is above their bounds.
         """
         milp = self.milp
         found = turn.run(self.watch.clock() + share * self.watch.left())
@@ -267,49 +275,24 @@ class _Search:
         self.tight = self.tight or together is None
         cost = sum(one.objective if isinstance(one, Answer) else np.inf for one in answers.values()) + shared
         self.open, self.paid = cost - bound, cost
-        if together is None and fit:
-            fitted = self._fitted(answers, self.used)
-            together = self._together(fitted)
-            for owner, answer in fitted.items():
-                if isinstance(answer, Answer):
-                    self.proposals.add(owner, answer.values)
         self._better(together)
+        self.answers = answers
         return None
 
-    def _fitted(self, answers: dict[int, Outcome], used: Bools) -> dict[int, Outcome]:
-        """The pools' answers, the dearest first, each made to fit in what quotas and power the ones before it left.
-
-        A pool that does not fit is solved anew over the options in use anywhere and its handy ones.
-        """
-        milp, matrix = self.milp, self.milp.matrix
-        rows = np.zeros(len(matrix.row_lower), dtype=np.bool_)
-        rows[[one.row for one in milp.shared if one.kind in ("quota", "power")]] = True
-        shortlist = used | (matrix.lower[milp.columns.n] > 0) | bounds.handy(milp.problem, 2 * HANDY)
-        allowed = np.ones(len(matrix.cost), dtype=np.bool_)
-        allowed[milp.columns.x] = shortlist[milp.problem.arc_option]
-        left = matrix.row_upper.copy()
-        fitted = dict(answers)
-        found = [(owner, one) for owner, one in answers.items() if isinstance(one, Answer)]
-        for owner, answer in sorted(found, key=lambda pair: -pair[1].objective):
-            mine = matrix.owner == owner
-            values = np.zeros(len(matrix.cost))
-            values[mine] = answer.values
-            fitted[owner] = answer
-            if (matrix.activity(values)[rows] > left[rows] + 1e-9).any():
-                columns = mine & allowed
-                part = matrix.with_rows(matrix.row_lower, np.maximum(left, np.minimum(matrix.row_upper, 0.0)))
-                part = part.part(columns, rows | (matrix.row_owner == owner))
-                seconds, cancelled = max(FITTED_SHARE * self.watch.left(), 0.3), self.watch.cancelled
-                start = rounded_up(part, seconds, cancelled)
-                other = solve_matrix(part, seconds=seconds, gap=self.limits.gap, start=start, cancelled=cancelled)
-                values[mine] = 0.0
-                if isinstance(other, Answer):
-                    values[columns] = other.values
-                    fitted[owner] = Answer(values[mine], other.objective, -np.inf, np.zeros(0), False)
-                else:
-                    fitted[owner] = other
-            left = np.where(rows, left - matrix.activity(values), left)
-        return fitted
+    def _fit(self) -> None:
+        """The pools' plans of the last turn made to fit together."""
+        fitted = fit_together(
+            self.milp,
+            self.answers,
+            self.used | bounds.handy(self.milp.problem, 2 * HANDY),
+            seconds=self.watch.left,
+            gap=self.limits.gap,
+            cancelled=self.watch.cancelled,
+        )
+        for owner, answer in fitted.items():
+            if isinstance(answer, Answer):
+                self.proposals.add(owner, answer.values)
+        self._better(self._together(fitted))
 
     def _parts(self, answers: dict[int, Outcome]) -> Floats:
         """Each pool's bound."""
