@@ -45,12 +45,24 @@ def test_durations_are_those_recorded_with_as_many_accelerators_or_the_nearest_n
 
 def test_weeks_of_arrivals_are_laid_on_one_and_come_in_order(tmp_path):
     found = backlog(small(tmp_path))
-    jobs = [one for one in drawn(found, chips=1) if one.arrives > 0.0]
+    jobs = [one for one in drawn(found, chips=16) if one.arrives > 0.0]
     times = [one.arrives for one in jobs]
     assert times == sorted(times)
     assert min(times) >= 0.0
     assert max(times) < WEEK_SECONDS
     assert len(jobs) == 3 * 24 - 3  # three weeks of jobs every seven hours, without those of Monday's midnight
+
+
+def test_jobs_wider_than_the_fleet_are_not_in_its_queue_and_the_others_still_fill_it(tmp_path):
+    found = backlog(small(tmp_path))
+    jobs = drawn(found, chips=8)
+    assert {one.gpus for one in jobs} == {1, 8}
+    assert sum(one.gpus * one.seconds for one in jobs) > 8 * WEEK_SECONDS
+    wide = backlog(written(tmp_path, [("a", 5, 16)], [(7200, 16)]))
+    with pytest.raises(
+        ValueError, match="every job asks for 16 accelerators or more, and there are 8; expected as many"
+    ):
+        drawn(wide, chips=8)
 
 
 @pytest.mark.parametrize("chips", [8, 512, 5000])
@@ -91,7 +103,7 @@ def test_a_fleet_that_trains_on_the_real_backlog_for_a_week_never_waits_for_a_jo
     ("arrivals", "durations", "words"),
     [
         ([("a", -1, 1)], [(7200, 1)], r"arrivals.*:2: arrival_s is '-1'; expected a number from 0 on"),
-        ([("a", 1, 1.5)], [(7200, 1)], r"arrivals.*:2: gpus is 1.5; expected a whole number of accelerators"),
+        ([("a", 1, 1.5)], [(7200, 1)], r"arrivals.*:2: gpus is '1.5'; expected a whole number from 1 on"),
         ([("a", 1, 0)], [(7200, 1)], r"arrivals.*:2: gpus is '0'"),
         ([("a", 1, 1)], [(0, 1)], r"durations.*:2: duration_s is '0'"),
         ([("a", 1, 1)], [(1e12, 1)], r"durations.*:2: duration_s is .*; expected seconds up to 1e9"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.simulator.catalogued import replica_of
 from tidefleet.simulator.scenario import BIN_SECONDS, Class, Scenario
+from tidefleet.simulator.workload.files import rows
 
 SHAPES = "fleet_shape_7d_10min.csv"
 """A week of each class's relative rate in bins of ten minutes."""
@@ -121,10 +121,9 @@ def _columns(path: Path, names: set[str]) -> Mapping[str, list[float]] | None:
     """Columns of a CSV; ``None`` where one is missing or no number, which reading the workload will say."""
     found: dict[str, list[float]] = {name: [] for name in names}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                for name, values in found.items():
-                    values.append(float(row[name]))
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        for _, row in rows(path, tuple(found)):
+            for values, came in zip(found.values(), row, strict=True):
+                values.append(float(came))
+    except ValueError:
         return None
     return found if all(found.values()) else None

@@ -36,7 +36,7 @@ def outcome_of(
     for pool in pools:
         found = windows[pool.pool.name]
         serving = _serving_seconds(timeline, pool) / paid if paid else 0.0
-        times = [_by_time(one) for one in found]
+        times = [_by_time(one, _online(pool)) for one in found]
         aside = [_more_than_planned(timeline, pool, one) for one in found]
         for cause, (mean, error) in (
             (RECOMPUTED, estimate(times, [_recomputed(one) for one in found])),
@@ -62,13 +62,16 @@ def outcome_of(
         if one.tokens > 0.0 and total_needed > 0.0
     }
     every = [one for found in windows.values() for one in found]
+    weighed = [
+        (one, _asked(pool) * _expansion(one, _online(pool))) for pool in pools for one in windows[pool.pool.name]
+    ]
     return Outcome(
         utilization=utilization,
         busy=timeline.busy,
         utilization_without_loans=without_loans,
         utilization_lost={cause: points for cause, points in lost.items() if points},
         slo_attainment=attained,
-        prefix_hit_ratio=_ratio(every, lambda one: one.hit_tokens, lambda one: one.prompt_tokens),
+        prefix_hit_ratio=_ratio(weighed, lambda one: one.hit_tokens, lambda one: one.prompt_tokens),
         load_max_over_mean=_mean(every, lambda one: one.load_max_over_mean),
         usd_per_million_tokens=serving_usd / tokens * 1e6 if tokens and usd else None,
         usd_total=usd + api_usd if usd else None,
@@ -78,8 +81,8 @@ def outcome_of(
         training_gpu_hours=timeline.training_gpu_hours,
         training_gpu_hours_lost=timeline.training_gpu_hours_lost,
         flips=float(len([one for one in timeline.flips if one.result == "done"])),
-        ttft_seconds=_percentiles(every, lambda one: one.ttft),
-        tpot_seconds=_percentiles(every, lambda one: one.tpot),
+        ttft_seconds=_percentiles(weighed, lambda one: one.ttft),
+        tpot_seconds=_percentiles(weighed, lambda one: one.tpot),
         utilization_se=0.0 if full else variance**0.5,
         slo_attainment_se=0.0 if full else attainment_se,
         requests=float(sum(sum(one.requests.values()) for one in every)),
@@ -187,14 +190,27 @@ def _seen(pools: Sequence[PoolRun], timeline: Timeline, windows: Mapping[str, Se
     return seen / planned if planned else 1.0
 
 
-def _by_time(one: Sampled) -> Window:
+def _online(pool: PoolRun) -> list[str]:
+    """Classes that people wait for: theirs are the requests of which a window's weight is a share."""
+    return [one.name for one in pool.classes if one.name in pool.mix.starts and one.deadline_seconds is None]
+
+
+def _asked(pool: PoolRun) -> float:
+    """Online requests/s of a pool."""
+    return sum(pool.mix.starts[name] * pool.mix.kinds[name].turns for name in _online(pool))
+
+
+def _by_time(one: Sampled, online: Sequence[str]) -> Window:
     """A window that stands for serving time, and not for requests."""
-    return replace(one.window, weight=one.window.weight * one.serving_seconds / max(1, sum(one.requests.values())))
+    return replace(one.window, weight=_expansion(one, online) * one.serving_seconds)
 
 
-def _expansion(one: Sampled) -> float:
-    """Requests of the whole that one request of a window stands for, in a common unit."""
-    return one.window.weight / max(1, sum(one.requests.values()))
+def _expansion(one: Sampled, online: Sequence[str]) -> float:
+    """Requests of the whole that one request of a window stands for, in a common unit.
+
+    Deferrable requests do not count: how many are in a window says what was planned there, not what it stands for.
+    """
+    return one.window.weight / max(1, sum(one.requests.get(name, 0) for name in online))
 
 
 def _attainment(
@@ -209,11 +225,11 @@ def _attainment(
     rate, variance, total = 0.0, 0.0, 0.0
     for pool in pools:
         mine = windows[pool.pool.name]
-        online = [one.name for one in pool.classes if one.name in pool.mix.starts and one.deadline_seconds is None]
+        online = _online(pool)
         for name in (one.name for one in pool.classes if one.name in pool.mix.starts):
-            asked = sum(_expansion(one) * one.requests.get(name, 0) for one in mine)
+            asked = sum(_expansion(one, online) * one.requests.get(name, 0) for one in mine)
             if asked:
-                found[name] = sum(_expansion(one) * one.in_time.get(name, 0) for one in mine) / asked
+                found[name] = sum(_expansion(one, online) * one.in_time.get(name, 0) for one in mine) / asked
                 if name in pool.mix.deferrable:
                     found[name] *= punctual
         means = [
@@ -221,7 +237,7 @@ def _attainment(
             for one in mine
         ]
         mean, error = estimate([one.window for one in mine], means)
-        weight = sum(pool.mix.starts[name] * pool.mix.kinds[name].turns for name in online)
+        weight = _asked(pool)
         rate, variance, total = rate + weight * mean, variance + (weight * error) ** 2, total + weight
     found["overall"] = rate / total if total else 1.0
     return found, variance**0.5 / total if total else 0.0
@@ -297,21 +313,21 @@ def _mean(found: Sequence[Sampled], value: Callable[[Sampled], float]) -> float:
 
 
 def _ratio(
-    found: Sequence[Sampled], above: Callable[[Sampled], float], below: Callable[[Sampled], float]
+    found: Sequence[tuple[Sampled, float]], above: Callable[[Sampled], float], below: Callable[[Sampled], float]
 ) -> float | None:
-    total = sum(_expansion(one) * below(one) for one in found)
-    return float(sum(_expansion(one) * above(one) for one in found) / total) if total else None
+    total = sum(weight * below(one) for one, weight in found)
+    return float(sum(weight * above(one) for one, weight in found) / total) if total else None
 
 
 def _percentiles(
-    found: Sequence[Sampled], values: Callable[[Sampled], Mapping[str, Sequence[float]]]
+    found: Sequence[tuple[Sampled, float]], values: Callable[[Sampled], Mapping[str, Sequence[float]]]
 ) -> dict[str, dict[str, float]]:
     """By class, each window's values weighed by the requests that they stand for."""
     out: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(name for one in found for name in values(one)):
+    for name in dict.fromkeys(name for one, _ in found for name in values(one)):
         pairs = [
-            (value, _expansion(one) * one.requests[name] / len(values(one)[name]))
-            for one in found
+            (value, weight * one.requests[name] / len(values(one)[name]))
+            for one, weight in found
             for value in values(one).get(name, ())
         ]
         pairs.sort()

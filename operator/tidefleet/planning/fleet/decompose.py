@@ -46,7 +46,7 @@ TURN_SHARE = 0.25
 FIRST_SHARE = 0.45
 """The same for the first turn of a large fleet, whose other turns are few."""
 
-SMALL_SHARE = 0.5
+SMALL_SHARE = 0.75
 """The same for any turn of a small one, which seldom needs it."""
 
 FINE = 0.2

@@ -10,9 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidefleet.simulator.scenario import BIN_SECONDS
-from tidefleet.simulator.workload.files import Floats, Ints, TraceError, column, needs, number, rows, table
+from tidefleet.simulator.workload.files import (
+    Floats,
+    Ints,
+    TraceError,
+    column,
+    names,
+    needs,
+    number,
+    rows,
+    table,
+    whole,
+    whole_column,
+)
 
 DAY = 86400.0
+WEEK_BINS = 1008
+"""Lines of a week in the shapes' file."""
 WEIBULL = 2
 LEAST_SHAPE = 1e-3
 
@@ -56,6 +70,11 @@ def shape(root: Path, name: str) -> Shape:
                 f"{path}:{line}: t is {when}; expected a line for every 600 s, here {BIN_SECONDS * len(found):g}"
             )
         found.append(number(path, line, name, came, least=0, example="0.8682"))
+    if len(found) % WEEK_BINS:
+        raise TraceError(
+            f"{path}:{len(found) + 1}: ends after {len(found)} lines of 600 s ({len(found) / 144:.2f} days); expected "
+            f"a whole week of {WEEK_BINS}, the last with t = {BIN_SECONDS * (WEEK_BINS - 1):g}"
+        )
     return normal(path, name, np.array(found))
 
 
@@ -126,22 +145,21 @@ def servegen(root: Path, model: str, kinds: Sequence[str] = ()) -> Clients:
     """
     path = needs(root, "servegen_rates.parquet")
     found = table(path, ("model", "client", "t", "n", "cv", "pat", "shape"))
-    models = np.asarray(found["model"].to_pylist(), dtype=object)
+    models = names(path, found, "model", example="m-mid")
     ours = models == model
     if not ours.any():
         there = ", ".join(sorted(set(models)))
         raise TraceError(f"{path}: no client of model {model!r}; expected one of {there or 'none'}, e.g. m-mid")
-    clients, times = column(found, "client", np.int64), column(found, "t", np.int64)
-    counts, shapes = column(found, "n", np.float64), column(found, "shape", np.float64)
-    for name, wrong in (("t", times < 0), ("n", ~(counts >= 0))):
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise TraceError(
-                f"{path}: row {at}: {name} is {found[name][at].as_py()}; expected a number from 0 on, e.g. 600"
-            )
-    variation, pattern = column(found, "cv", np.float64), column(found, "pat", np.int64)
+    clients = whole_column(path, found, "client", least=0, example="7")
+    times = whole_column(path, found, "t", least=0, example="600")
+    counts = column(path, found, "n", least=0, example="51")
+    shapes = column(path, found, "shape", least=0, example="1.2", unknown=True)
+    variation = column(path, found, "cv", least=0, example="1.0", unknown=True)
+    pattern = column(path, found, "pat", least=0, example="1 (Gamma)", unknown=True)
     known = shapes > 0
-    shapes = np.where(known, shapes, np.where(pattern == 1, np.maximum(variation, 1e-3) ** -2.0, 1.0))
+    shapes = np.where(
+        known, shapes, np.where((pattern == 1) & (variation > 0), np.maximum(variation, 1e-3) ** -2.0, 1.0)
+    )
     first = float(times[ours].min() // DAY * DAY)
     span = float(-(-(times[ours].max() + BIN_SECONDS - first) // DAY) * DAY)
     if kinds:
@@ -166,7 +184,9 @@ def servegen(root: Path, model: str, kinds: Sequence[str] = ()) -> Clients:
 def _of_kind(root: Path, model: str, kinds: Sequence[str]) -> Ints:
     path = needs(root, "servegen_clients.csv")
     found = [
-        int(one) for _, (name, one, kind) in rows(path, ("model", "client", "class")) if name == model and kind in kinds
+        whole(path, line, "client", one, least=0, example="7")
+        for line, (name, one, kind) in rows(path, ("model", "client", "class"))
+        if name == model and kind in kinds
     ]
     if not found:
         raise TraceError(f"{path}: no client of {model} of class {' or '.join(kinds)}; expected at least one")
@@ -177,7 +197,7 @@ def _gaps(root: Path, model: str) -> Ints:
     path = needs(root, "servegen_gaps.csv")
     return np.array(
         [
-            int(number(path, line, "t", when, least=0, example="313200"))
+            whole(path, line, "t", when, least=0, example="313200")
             for line, (name, when) in rows(path, ("model", "t"))
             if name == model
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+LONGEST_TOKENS = 100_000_000
+"""No prompt and no answer is longer."""
 
 
 class TraceError(ValueError):
@@ -52,6 +57,8 @@ def arrow() -> Any:
 def text(path: Path) -> Iterator[str]:
     """Lines of a file of text, plain or ``.zst``, without their ends; never more than a buffer of it in memory.
 
+    A byte order mark at its beginning is left out.
+
     Raises:
         TraceError: it is no such file.
     """
@@ -59,7 +66,7 @@ def text(path: Path) -> Iterator[str]:
     line = 0
     try:
         with pa.input_stream(str(path), compression="zstd" if path.suffix == ".zst" else None) as stream:
-            for one in io.TextIOWrapper(stream, encoding="utf-8"):
+            for one in io.TextIOWrapper(stream, encoding="utf-8-sig"):
                 line += 1
                 yield one.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as broken:
@@ -98,23 +105,25 @@ def rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the needed fields, in that order, of each line of a CSV file with a header.
 
     Raises:
-        TraceError: the header lacks a field, or a line has too few.
+        TraceError: the header lacks a field, or a line has too few or is no CSV.
     """
-    lines = text(path)
-    header = next(lines, "").split(",")
-    for name in needed:
-        if name not in header:
-            raise TraceError(
-                f"{path}:1: no column {name!r}, there are {', '.join(header)}; expected {', '.join(needed)}"
-            )
-    places = [header.index(name) for name in needed]
-    for line, one in enumerate(lines, 2):
-        if not one:
-            continue
-        fields = one.split(",")
-        if len(fields) < len(header):
-            raise TraceError(f"{path}:{line}: {one[:60]!r} has {len(fields)} fields; expected {len(header)}")
-        yield line, [fields[at] for at in places]
+    lines = csv.reader(text(path))
+    try:
+        header = [one.strip() for one in next(lines, [])]
+        for name in needed:
+            if name not in header:
+                there = ", ".join(header)[:120] or "none"
+                raise TraceError(f"{path}:1: no column {name!r}, there are {there!r}; expected {', '.join(needed)}")
+        places = [header.index(name) for name in needed]
+        for fields in lines:
+            if not fields:
+                continue
+            if len(fields) < len(header):
+                came = ",".join(fields)[:60]
+                raise TraceError(f"{path}:{lines.line_num}: {came!r} has {len(fields)} fields; expected {len(header)}")
+            yield lines.line_num, [fields[at].strip() for at in places]
+    except csv.Error as broken:
+        raise TraceError(f"{path}:{lines.line_num}: {broken}; expected CSV with {', '.join(needed)}") from None
 
 
 def table(path: Path, needed: Sequence[str]) -> Any:
@@ -132,7 +141,7 @@ def table(path: Path, needed: Sequence[str]) -> Any:
                 f"{path}: no column {missing[0]!r}, there are {', '.join(names)}; expected {', '.join(needed)}"
             )
         return pa.parquet.read_table(path, columns=list(needed))
-    except (pa.ArrowInvalid, OSError) as broken:
+    except (pa.ArrowException, OSError) as broken:
         raise TraceError(f"{path}: {broken}; expected a parquet file with {', '.join(needed)}") from broken
 
 
@@ -151,18 +160,89 @@ def number(path: Path, line: int, name: str, came: object, *, least: float, exam
     return found
 
 
+def whole(path: Path, line: int, name: str, came: object, *, least: int, example: str) -> int:
+    """A whole number that is not below ``least``; 3.0 is one, and so is the text of one.
+
+    Raises:
+        TraceError: it is none.
+    """
+    try:
+        found = came if isinstance(came, int) else int(came)  # type: ignore[call-overload]
+        right = not isinstance(came, bool) and found >= least and (isinstance(came, str) or found == came)
+    except (TypeError, ValueError, OverflowError):
+        value = number(path, line, name, came, least=least, example=example)
+        found, right = int(value), value.is_integer()
+    if not right:
+        raise TraceError(f"{path}:{line}: {name} is {came!r}; expected a whole number from {least} on, e.g. {example}")
+    return int(found)
+
+
+def token_count(path: Path, line: int, name: str, came: object, *, least: int, example: str) -> int:
+    """A number of tokens that a prompt or an answer can have.
+
+    Raises:
+        TraceError: it is none.
+    """
+    found = whole(path, line, name, came, least=least, example=example)
+    if found > LONGEST_TOKENS:
+        raise TraceError(
+            f"{path}:{line}: {name} is {came!r}; expected at most {LONGEST_TOKENS:,} tokens, e.g. {example}"
+        )
+    return found
+
+
 def in_order(path: Path, line: int, last: float, now: float) -> None:
     """Raises: TraceError: a time is before the last one."""
     if now < last:
         raise TraceError(f"{path}:{line}: time {now:g} after {last:g}; expected rows in order of time, e.g. 0, 0.5, 2")
 
 
-def column(found: Any, name: str, kind: type[Any]) -> NDArray[Any]:
-    """A column of a table as an array; null is NaN, or 0 among integers."""
-    values = found[name].combine_chunks()
-    if values.null_count:
-        values = values.fill_null(0 if kind is not np.float64 else float("nan"))
-    return np.asarray(values.to_numpy(zero_copy_only=False)).astype(kind)
+def column(path: Path, found: Any, name: str, *, least: float, example: str, unknown: bool = False) -> Floats:
+    """A column of a table as numbers that are not below ``least``; where it may be ``unknown``, null is NaN.
+
+    Raises:
+        TraceError: it is of another kind, or a value is missing or too small.
+    """
+    pa = arrow()
+    try:
+        values = found[name].cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
+    except pa.ArrowException as broken:
+        raise TraceError(
+            f"{path}: {name} is a column of {found[name].type} ({broken}); expected numbers, e.g. {example}"
+        ) from None
+    right = (values >= least) & (values < np.inf)
+    if unknown:
+        right |= np.isnan(values)
+    _all_right(path, found, name, right, f"a number from {least:g} on, e.g. {example}")
+    return np.asarray(values, dtype=np.float64)
+
+
+def whole_column(path: Path, found: Any, name: str, *, least: int, example: str) -> Ints:
+    """A column of whole numbers that are not below ``least``.
+
+    Raises:
+        TraceError: it is of another kind, or a value is missing, too small or a fraction.
+    """
+    values = column(path, found, name, least=least, example=example)
+    _all_right(path, found, name, values == np.rint(values), f"a whole number, e.g. {example}")
+    return values.astype(np.int64)
+
+
+def names(path: Path, found: Any, name: str, *, example: str) -> NDArray[np.object_]:
+    """A column of texts.
+
+    Raises:
+        TraceError: one is missing.
+    """
+    values = np.asarray(found[name].to_pylist(), dtype=object)
+    _all_right(path, found, name, np.array([isinstance(one, str) for one in values], bool), f"a name, e.g. {example}")
+    return values
+
+
+def _all_right(path: Path, found: Any, name: str, right: NDArray[np.bool_], expected: str) -> None:
+    if not right.all():
+        at = int(np.argmin(right))
+        raise TraceError(f"{path}: row {at}: {name} is {found[name][at].as_py()!r}; expected {expected}")
 
 
 def concatenated(parts: Iterable[NDArray[Any]], kind: type[Any]) -> NDArray[Any]:

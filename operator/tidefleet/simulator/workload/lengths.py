@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from tidefleet.simulator.workload.arrivals import Clients
 from tidefleet.simulator.workload.bodies import Bodies, Singles
-from tidefleet.simulator.workload.files import Floats, Ints, TraceError, column, needs, table
+from tidefleet.simulator.workload.files import (
+    LONGEST_TOKENS,
+    Floats,
+    Ints,
+    TraceError,
+    names,
+    needs,
+    table,
+    whole_column,
+)
 
 WINDOW_SECONDS = 21600.0
 BUCKETS = 100
@@ -67,36 +76,35 @@ def lengths(root: Path, model: str, whose: Clients) -> Lengths:
     """
     path = needs(root, "servegen_lengths.parquet")
     found = table(path, ("model", "client", "window_start", "field", "q100"))
-    models = np.asarray(found["model"].to_pylist(), dtype=object)
-    fields = np.asarray(found["field"].to_pylist(), dtype=object)
-    clients, begins = column(found, "client", np.int64), column(found, "window_start", np.int64)
+    models = names(path, found, "model", example="m-mid")
+    fields = names(path, found, "field", example="input_tokens")
+    clients = whole_column(path, found, "client", least=0, example="7")
+    begins = whole_column(path, found, "window_start", least=0, example="21600")
     parts: dict[str, dict[tuple[int, int], Floats]] = {"input_tokens": {}, "output_tokens": {}, "reason_ratio": {}}
     for at in np.flatnonzero(models == model):
         if fields[at] not in parts:
             continue
-        buckets = np.asarray(found["q100"][int(at)].as_py() or [], dtype=np.float64)
-        if len(buckets) != BUCKETS or not (buckets >= 0).all():
-            raise TraceError(f"{path}: row {at}: q100 has {len(buckets)} values; expected 100 numbers from 0 on")
-        parts[fields[at]][int(clients[at]), int(begins[at] // WINDOW_SECONDS)] = buckets
+        where = int(clients[at]), int(begins[at] // WINDOW_SECONDS)
+        parts[fields[at]][where] = _buckets(path, int(at), found["q100"][int(at)].as_py())
     both = sorted(parts["input_tokens"].keys() & parts["output_tokens"].keys())
     if not both:
         raise TraceError(
             f"{path}: no input_tokens and output_tokens of {model!r}; expected both for a client and window, "
             f"as of {', '.join(sorted(set(models)))}"
         )
-    names = np.array(sorted({client for client, _ in both}), dtype=np.int64)
+    known = np.array(sorted({client for client, _ in both}), dtype=np.int64)
     first = min(window for _, window in both)
     windows = max(window for _, window in both) - first + 1
-    by_place = np.full((len(names), windows), -1, np.int64)
+    by_place = np.full((len(known), windows), -1, np.int64)
     for place, (client, window) in enumerate(both):
-        by_place[int(np.searchsorted(names, client)), window % windows] = place
+        by_place[int(np.searchsorted(known, client)), window % windows] = place
     for row in by_place:
         there = np.flatnonzero(row >= 0)
         for gap in np.flatnonzero(row < 0):
             row[gap] = row[there[int(np.argmin(np.abs(there - gap)))]]
     none = np.zeros(BUCKETS)
     return Lengths(
-        clients=names,
+        clients=known,
         rows=by_place,
         tokens=np.stack([parts["input_tokens"][one] for one in both]),
         outputs=np.stack([parts["output_tokens"][one] for one in both]),
@@ -104,3 +112,16 @@ def lengths(root: Path, model: str, whose: Clients) -> Lengths:
         own_rate=whose.own_rate,
         whose=whose,
     )
+
+
+def _buckets(path: Path, row: int, came: object) -> Floats:
+    try:
+        found = np.array(came, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (BUCKETS,) or not ((found >= 0) & (found <= LONGEST_TOKENS)).all():
+        raise TraceError(
+            f"{path}: row {row}: q100 is {str(came)[:60]}; expected {BUCKETS} numbers from 0 to {LONGEST_TOKENS:,}, "
+            "e.g. 45, 46, 47.5, ..."
+        )
+    return found

@@ -20,11 +20,20 @@ import numpy as np
 from tidefleet.routing.hashing import Keys, mix
 from tidefleet.simulator.sessions import Turn
 from tidefleet.simulator.workload.bodies import Answer, Bodies, alone
-from tidefleet.simulator.workload.files import Floats, Ints, TraceError, arrow, in_order, number, objects, text
+from tidefleet.simulator.workload.files import (
+    Floats,
+    Ints,
+    TraceError,
+    arrow,
+    in_order,
+    number,
+    objects,
+    text,
+    token_count,
+)
 
 BLOCK = 512
 NEEDED = ("time", "input", "output")
-LONGEST_TOKENS = 1e8
 _BATCH_ROWS = 65_536
 _SESSIONS = 1 << 40
 """Numbers of sessions begin here, so that none is mixed as a block's number is."""
@@ -127,7 +136,7 @@ def own(path: Path) -> Own:
         last = now
         times.append(now)
         for name, column in (("input", tokens), ("output", outputs)):
-            column.append(_tokens(path, line, name, row[name]))
+            column.append(token_count(path, line, name, row[name], least=1, example="350"))
         whose = row.get("session")
         sessions.append(len(times) if whose in (None, "") else -1 - numbers.setdefault(str(whose), len(numbers)))
         blocks = row.get("hash_ids")
@@ -199,13 +208,6 @@ def _sorted(rows: tuple[array[float], array[int], array[int], array[int]], ids: 
         len(begun) / seconds,
         float(spans.max()),
     )
-
-
-def _tokens(path: Path, line: int, name: str, came: object) -> int:
-    found = number(path, line, name, came, least=1.0, example="350")
-    if found != int(found) or found > LONGEST_TOKENS:
-        raise TraceError(f"{path}:{line}: {name} is {came!r}; expected whole tokens up to 1e8, e.g. 350")
-    return int(found)
 
 
 def _blocks(path: Path, line: int, came: object) -> list[int]:

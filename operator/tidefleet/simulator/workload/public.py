@@ -12,13 +12,29 @@ from numpy.typing import NDArray
 
 from tidefleet.routing.hashing import Keys, mix, token_keys
 from tidefleet.simulator.workload.bodies import Pairs, Template, Templates, template
-from tidefleet.simulator.workload.files import Ints, TraceError, column, in_order, needs, number, objects, rows, table
+from tidefleet.simulator.workload.files import (
+    LONGEST_TOKENS,
+    Ints,
+    TraceError,
+    column,
+    concatenated,
+    in_order,
+    needs,
+    number,
+    objects,
+    rows,
+    table,
+    token_count,
+    whole,
+    whole_column,
+)
 
 MOONCAKE_BLOCK = 512
 CLAUDE_BLOCK, CLAUDE_RUN = 64, 16
 """Tokens of a block of the trace, and how many are joined to one: 1,024 tokens."""
 RAG_BLOCK, RAG_CHUNK = 128, 1024
-"""Tokens of a block, and more than any chunk of a prompt has."""
+"""Tokens of a block, and between the ids of two chunks at least."""
+MOST_CHUNK_TOKENS = 1 << 20
 RAG_ORDER = ("sys", "passages", "history", "web", "user")
 RAG_NOON = 43200.0
 """Local time of day at the trace's second 0."""
@@ -44,10 +60,11 @@ def mooncake(root: Path, name: str) -> Templates:
         now = number(path, line, "timestamp", one["timestamp"], least=0, example="27482 (ms)") / 1e3
         in_order(path, line, last, now)
         last = now
-        tokens = int(number(path, line, "input_length", one["input_length"], least=1, example="6758"))
-        output = int(number(path, line, "output_length", one["output_length"], least=0, example="500"))
-        ids, family = _ids(path, line, one["hash_ids"]), int(one["family"])
-        for block in one["hash_ids"]:
+        tokens = token_count(path, line, "input_length", one["input_length"], least=1, example="6758")
+        output = token_count(path, line, "output_length", one["output_length"], least=0, example="500")
+        ids = _ids(path, line, "hash_ids", one["hash_ids"])
+        family = whole(path, line, "family", one["family"], least=0, example="3301589560")
+        for block in ids.tolist():
             if owners.setdefault(block, family) != family:
                 common.add(block)
         families[family].append((now, tokens, max(1, output), ids[: tokens // MOONCAKE_BLOCK]))
@@ -83,10 +100,13 @@ def claude_code(root: Path) -> Templates:
 
 
 def _claude_session(path: Path, line: int, row: dict[str, Any], session: int) -> Template | None:
-    tools = int(number(path, line, "tool_tokens", row["tool_tokens"], least=0, example="12974")) // CLAUDE_BLOCK
-    head = (
-        tools + int(number(path, line, "system_tokens", row["system_tokens"], least=0, example="4243")) // CLAUDE_BLOCK
-    )
+    tools = token_count(path, line, "tool_tokens", row["tool_tokens"], least=0, example="12974") // CLAUDE_BLOCK
+    system = token_count(path, line, "system_tokens", row["system_tokens"], least=0, example="4243") // CLAUDE_BLOCK
+    head = tools + system
+    if not isinstance(row["requests"], list):
+        raise TraceError(
+            f"{path}:{line}: requests is {str(row['requests'])[:60]}; expected a list, one for each request"
+        )
     first = zlib.crc32(f"{row['model']} {row['tool_tokens']}".encode()) & 0xFFF
     second = zlib.crc32(f"{row['model']} {row['tool_tokens']} {row['system_tokens']}".encode()) & 0xFFF
     places = np.arange(head, dtype=np.int64)
@@ -96,13 +116,15 @@ def _claude_session(path: Path, line: int, row: dict[str, Any], session: int) ->
     for at, one in enumerate(row["requests"]):
         where = f"requests[{at}]"
         try:
-            runs = [np.arange(begin, begin + length, dtype=np.int64) for begin, length in one["blocks"]]
-            tokens = int(number(path, line, f"{where}.in", one["in"], least=0, example="71175"))
-            output = int(number(path, line, f"{where}.out", one["out"], least=0, example="169"))
+            runs = [_run(path, line, where, begin, length) for begin, length in one["blocks"]]
+            tokens = token_count(path, line, f"{where}.in", one["in"], least=0, example="71175")
+            output = token_count(path, line, f"{where}.out", one["out"], least=0, example="169")
             pause = number(path, line, f"{where}.think", one["think"] or 0.0, least=0, example="12.0")
             took = number(path, line, f"{where}.api", one["api"] or 0.0, least=0, example="7.34")
             call = one["stop"] == "tool_use"
-        except (KeyError, TypeError) as broken:
+        except TraceError:
+            raise
+        except (KeyError, TypeError, ValueError) as broken:
             raise TraceError(
                 f"{path}:{line}: {where} is {str(one)[:80]}; expected in, out, think, api, stop and blocks, "
                 'e.g. {"in": 71175, "out": 169, "think": 12.0, "api": 7.34, "stop": "tool_use", "blocks": [[1, 1112]]}'
@@ -129,13 +151,8 @@ def ragpulse(root: Path) -> Templates:
     Raises:
         TraceError: a file does not hold what it should.
     """
-    chunks = needs(root, "ragpulse_chunk_tokens.csv.zst")
-    sizes = {
-        int(number(chunks, line, "chunk_id", one, least=0, example="8302")): int(
-            number(chunks, line, "tokens", size, least=0, example="512")
-        )
-        for line, (one, size) in rows(chunks, ("chunk_id", "tokens"))
-    }
+    sizes = _chunk_sizes(root)
+    stride = max(RAG_CHUNK, max(sizes.values()) + 1)
     path = needs(root, "ragpulse_trace.jsonl.zst")
     sessions: dict[tuple[int, int], list[tuple[float, int, int, Keys]]] = {}
     latest: dict[int, tuple[float, int]] = {}
@@ -144,19 +161,15 @@ def ragpulse(root: Path) -> Templates:
         now = number(path, line, "t", one["t"], least=0, example="27.0")
         in_order(path, line, last, now)
         last = now
-        name = int(one["session"])
+        name = whole(path, line, "session", one["session"], least=0, example="17")
         before, part = latest.get(name, (now, 0))
         part += now - before > SESSION_ENDS_SECONDS
         latest[name] = (now, part)
-        tokens = int(number(path, line, "input_length", one["input_length"], least=1, example="2926"))
-        output = int(number(path, line, "output_length", one["output_length"], least=0, example="154"))
-        ids = np.concatenate(
-            [
-                np.arange(sizes.get(chunk, 0), dtype=np.int64) + chunk * RAG_CHUNK
-                for part_ in RAG_ORDER
-                for chunk in one[part_]
-            ]
-            or [np.empty(0, np.int64)]
+        tokens = token_count(path, line, "input_length", one["input_length"], least=1, example="2926")
+        output = token_count(path, line, "output_length", one["output_length"], least=0, example="154")
+        chunks = [chunk for part_ in RAG_ORDER for chunk in _ids(path, line, part_, one[part_]).tolist()]
+        ids = concatenated(
+            (np.arange(sizes.get(chunk, 0), dtype=np.int64) + chunk * stride for chunk in chunks), np.int64
         )
         keys = token_keys((ids[:tokens] & 0xFFFFFFFF).astype(np.uint32), RAG_BLOCK)
         sessions.setdefault((name, part), []).append((now, tokens, max(1, output), keys))
@@ -180,6 +193,32 @@ def ragpulse(root: Path) -> Templates:
     return _templates(path, found, begins, last, RAG_BLOCK, slots=filled)
 
 
+def _chunk_sizes(root: Path) -> dict[int, int]:
+    """Tokens of each chunk."""
+    path = needs(root, "ragpulse_chunk_tokens.csv.zst")
+    found: dict[int, int] = {}
+    for line, (chunk, size) in rows(path, ("chunk_id", "tokens")):
+        tokens = token_count(path, line, "tokens", size, least=0, example="512")
+        if tokens > MOST_CHUNK_TOKENS:
+            raise TraceError(f"{path}:{line}: tokens is {size}; expected at most {MOST_CHUNK_TOKENS:,}, e.g. 512")
+        found[whole(path, line, "chunk_id", chunk, least=0, example="8302")] = tokens
+    if not found:
+        raise TraceError(f"{path}: no row; expected chunk_id and tokens of each chunk, e.g. 8302 and 512")
+    return found
+
+
+def _run(path: Path, line: int, where: str, begin: object, length: object) -> Ints:
+    """Ids of a run of blocks."""
+    first = whole(path, line, f"{where}.blocks", begin, least=0, example="[[1, 1112]]")
+    count = whole(path, line, f"{where}.blocks", length, least=0, example="[[1, 1112]]")
+    if first + count > LONGEST_TOKENS // CLAUDE_BLOCK:
+        raise TraceError(
+            f"{path}:{line}: {where}.blocks has [{first}, {count}]; expected ids below "
+            f"{LONGEST_TOKENS // CLAUDE_BLOCK:,}, e.g. [[1, 1112]]"
+        )
+    return np.arange(first, first + count, dtype=np.int64)
+
+
 def _nearest(slots: list[list[int]], wanted: int) -> Ints:
     """Sessions of a half-hour, or of the nearest that has any."""
     for away in range(25):
@@ -199,15 +238,9 @@ def azure(root: Path, service: str) -> Pairs:
     found = table(path, ("t_s", "input", "output"))
     if not found.num_rows:
         raise TraceError(f"{path}: no row; expected requests with t_s, input and output, e.g. 0.052, 3180, 8")
-    when = column(found, "t_s", np.float64)
-    tokens, outputs = column(found, "input", np.int64), column(found, "output", np.int64)
-    for name, wrong in (("t_s", ~(when >= 0)), ("input", tokens < 1), ("output", outputs < 0)):
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise TraceError(
-                f"{path}: row {at}: {name} is {found[name][at].as_py()}; expected a number from "
-                f"{1 if name == 'input' else 0} on, e.g. 3180"
-            )
+    when = column(path, found, "t_s", least=0, example="4.315")
+    tokens = whole_column(path, found, "input", least=1, example="3180")
+    outputs = whole_column(path, found, "output", least=0, example="8")
     if (np.diff(when) < 0).any():
         at = int(np.argmax(np.diff(when) < 0)) + 1
         raise TraceError(f"{path}: row {at}: t_s {when[at]:g} after {when[at - 1]:g}; expected rows in order of time")
@@ -236,13 +269,13 @@ def _templates(
     return Templates(block_size, closed, rate, found, np.array(begins), slots or ())
 
 
-def _ids(path: Path, line: int, came: Any) -> Ints:
+def _ids(path: Path, line: int, name: str, came: Any) -> Ints:
+    """A list of ids."""
     try:
         found = np.array(came, dtype=np.int64)
+        right = found.ndim == 1 and bool((found >= 0).all()) and found.tolist() == came
     except (TypeError, ValueError, OverflowError):
-        found = np.array([[-1]])
-    if found.ndim != 1 or (len(found) and int(found.min()) < 0):
-        raise TraceError(
-            f"{path}:{line}: hash_ids is {str(came)[:60]}; expected a list of ids from 0 on, e.g. [0, 1, 2]"
-        )
+        right = False
+    if not right:
+        raise TraceError(f"{path}:{line}: {name} is {str(came)[:60]}; expected a list of ids from 0 on, e.g. [0, 1, 2]")
     return found

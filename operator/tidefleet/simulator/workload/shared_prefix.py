@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import numpy as np
 from tidefleet.routing.hashing import token_keys
 from tidefleet.simulator.sessions import Session, Turn
 from tidefleet.simulator.workload.bodies import Templates, template
-from tidefleet.simulator.workload.files import TraceError
+from tidefleet.simulator.workload.files import TraceError, needs, number, rows, token_count, whole
 
 FILE = "llmd_shared_prefix_workloads.csv"
 BLOCK = 64
 """Tokens of a block, as the published runs set vLLM's ``--block-size``."""
+_STAGES = "stages_rate_x_seconds"
+_TOKENS = ("system_prompt_tokens", "question_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +46,33 @@ def profile(traces: Path, name: str) -> Profile:
     Raises:
         TraceError: the file is missing, or has no such profile, or one that is malformed.
     """
-    path = traces / FILE
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    except OSError as missing:
-        raise TraceError(f"{path}: {missing}; expected the profiles of shared-prefix workloads") from missing
-    for line, row in enumerate(rows, start=2):
-        if row.get("profile") != name:
+    path = needs(traces, FILE)
+    known = []
+    for line, row in rows(path, ("profile", "groups", "prompts_per_group", *_TOKENS, "arrival", _STAGES)):
+        known.append(row[0])
+        if row[0] != name:
             continue
-        try:
-            steps = tuple(
-                (float(rate), float(seconds))
-                for rate, _, seconds in (one.partition("x") for one in row["stages_rate_x_seconds"].split(";"))
-            )
-            groups, prompts = int(row["groups"]), int(row["prompts_per_group"])
-            system, question = int(row["system_prompt_tokens"]), int(row["question_tokens"])
-            output = int(row["output_tokens"])
-        except (KeyError, ValueError, TypeError) as broken:
+        groups = whole(path, line, "groups", row[1], least=1, example="150")
+        prompts = whole(path, line, "prompts_per_group", row[2], least=1, example="5")
+        system, question, output = (
+            token_count(path, line, field, came, least=1, example="1200")
+            for field, came in zip(_TOKENS, row[3:6], strict=True)
+        )
+        return Profile(
+            name, groups, prompts, system, question, output, tuple(_steps(path, line, row[7])), row[6] == "poisson"
+        )
+    raise TraceError(f"{path}: no profile {name!r}; expected one of {', '.join(known) or 'none'}")
+
+
+def _steps(path: Path, line: int, came: str) -> Iterator[tuple[float, float]]:
+    """Stages of a text such as ``15x50;3x20``."""
+    for one in came.split(";"):
+        found = [number(path, line, _STAGES, part, least=0.0, example="15x50;3x20") for part in one.split("x")]
+        if len(found) != 2 or not all(found):
             raise TraceError(
-                f"{path}:{line}: profile {name} is malformed ({broken}); expected whole numbers and stages such as "
-                '"15x50;3x20"'
-            ) from broken
-        return Profile(name, groups, prompts, system, question, output, steps, row.get("arrival") == "poisson")
-    known = ", ".join(str(row.get("profile")) for row in rows)
-    raise TraceError(f"{path}: no profile {name!r}; expected one of {known}")
+                f"{path}:{line}: {_STAGES} has {one[:40]!r}; expected a rate and seconds above 0, e.g. 15x50;3x20"
+            )
+        yield found[0], found[1]
 
 
 def stages(one: Profile, wclass: str, *, seed: int) -> list[list[Session]]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tidefleet.simulator.workload.files import Floats, Ints, TraceError, needs, number, rows
+from tidefleet.simulator.workload.files import Floats, Ints, TraceError, needs, number, rows, whole
 
 ARRIVALS = "training_philly_arrivals.csv.zst"
 DURATIONS = "training_philly_durations.csv.zst"
@@ -25,6 +25,7 @@ SURPLUS = 1.5
 """Accelerator-seconds that come in a week, over those of the whole fleet in a week."""
 STANDING_SECONDS, STANDING_TIMES = 86_400.0, 2.0
 LONGEST_SECONDS = 1e9
+MOST_GPUS = 1 << 20
 _SEED = 0x7068_696C
 
 
@@ -53,9 +54,24 @@ class Backlog:
     def jobs(self, *, chips: int, begin_seconds: float, seconds: float, seed: int) -> Iterator[TrainingJob]:
         """Jobs for a fleet of so many accelerators, in order of arrival, until the scenario ends.
 
+        Those that ask for more than the whole fleet are left out: they would stand in its queue for ever.
+
         Args:
             begin_seconds: where in the week the scenario begins; seconds: how long it lasts.
+
+        Raises:
+            ValueError: no job is so small.
         """
+        fits = self.gpus <= chips
+        if not fits.all():
+            if not fits.any():
+                raise ValueError(
+                    f"training backlog: every job asks for {int(self.gpus.min())} accelerators or more, and there are "
+                    f"{chips}; expected as many, or training: {{backlog: endless}}"
+                )
+            fitting = replace(self, at=self.at[fits], gpus=self.gpus[fits])
+            yield from fitting.jobs(chips=chips, begin_seconds=begin_seconds, seconds=seconds, seed=seed)
+            return
         mean = np.array([self.of(one).mean() for one in self.gpus.tolist()])
         copies = max(1, math.ceil(SURPLUS * chips * WEEK_SECONDS / float((mean * self.gpus).sum())))
         first = math.floor(begin_seconds / WEEK_SECONDS)
@@ -121,7 +137,7 @@ def backlog(traces: Path) -> Backlog:
 
 
 def _gpus(path: Path, line: int, came: str) -> int:
-    found = number(path, line, "gpus", came, least=1.0, example="8")
-    if found != int(found) or found > 1 << 20:
-        raise TraceError(f"{path}:{line}: gpus is {came}; expected a whole number of accelerators, e.g. 8")
-    return int(found)
+    found = whole(path, line, "gpus", came, least=1, example="8")
+    if found > MOST_GPUS:
+        raise TraceError(f"{path}:{line}: gpus is {came}; expected at most {MOST_GPUS:,}, e.g. 8")
+    return found
