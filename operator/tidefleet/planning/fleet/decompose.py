@@ -256,7 +256,9 @@ class _Search:
         that is above their bounds.
         """
         milp = self.milp
-        found = turn.run(self.watch.clock() + share * self.watch.left())
+        # Prices that are sure to change need no exact answer.
+        rough = self.tight and not self.large and not self.proposals.plans
+        found = turn.run(self.watch.clock() + share * self.watch.left(), rough=rough)
         floors = bounds.pool_floors(milp, milp.matrix.with_cost(milp.matrix.priced(prices)), self.relaxation.prices)
         answers = {owner: raised(answer, float(floors[owner])) for owner, answer in found.items()}
         broken = [one for one in answers.values() if isinstance(one, Broken)]

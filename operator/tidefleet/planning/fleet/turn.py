@@ -67,15 +67,18 @@ class Turn:
         self.weights = SIZE_WEIGHT * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
         self.begun = False
 
-    def run(self, end: float) -> dict[int, Outcome]:
-        """The best plan of each pool so far, with a bound, by some time of the clock."""
+    def run(self, end: float, *, rough: bool = False) -> dict[int, Outcome]:
+        """The best plan of each pool so far, with a bound, by some time of the clock.
+
+        A ``rough`` run leaves large pools with their first plans and the bounds that come with them.
+        """
         early, kept = [i for i, one in enumerate(self.searches) if one.early], end - self.clock()
         if early and not self.begun:
             until = self.clock() + EARLY_SHARE * (end - self.clock())
             first = np.maximum(self.weights[early], EARLY_FLOOR * self.weights[early].mean())
             self._dealt(until, first.tolist(), [self.searches[i].begin for i in early], 1.0, last=True)
         self.begun = True
-        while any(self.searches[i].hopeful for i in early) and end - self.clock() > LEAST * kept:
+        while not rough and any(self.searches[i].hopeful for i in early) and end - self.clock() > LEAST * kept:
             self._improved(end, [self.searches[i] for i in early], self.weights[early])
         answers = self._dealt(end, self.weights.tolist(), [one.finish for one in self.searches], 1.5)
         return dict(zip(self.owners, answers, strict=True))
