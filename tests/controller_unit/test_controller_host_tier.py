@@ -15,7 +15,7 @@ from tidefleet.controller import marks
 from tidefleet.controller.act import tier_of
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
-from tidefleet.controller.decision import Decision
+from tidefleet.controller.decision import Decision, Target
 from tidefleet.controller.groups import workload_for
 from tidefleet.controller.host_tier import host_setup
 from tidefleet.controller.status import pool_status
@@ -194,7 +194,7 @@ def test_a_tier_without_hits_stays_where_it_is_and_is_paid_for() -> None:
     served = running(pool, 64 * GIB)
     found = decided(pool, memory, served=(served,))
     assert found.host_bytes is None
-    assert tier_of(found, served) == 64 * GIB
+    assert tier_of(found, Target(served, 3, 3)) == 64 * GIB
     without = decided(the_pool("--kv-transfer-config={}"))
     assert without.host_bytes == 0.0
 
@@ -202,7 +202,17 @@ def test_a_tier_without_hits_stays_where_it_is_and_is_paid_for() -> None:
 def test_a_tier_that_the_owner_takes_away_is_taken_from_the_engines() -> None:
     pool = the_pool(sizing="Fixed")
     served = running(pool, 64 * GIB)
-    assert tier_of(decided(pool, served=(served,)), served) == 0
+    for planned in (3, 0):
+        assert tier_of(decided(pool, served=(served,)), Target(served, planned, 3)) == 0
+
+
+@pytest.mark.parametrize("size", [0, 64 * GIB])
+def test_engines_of_an_accelerator_that_leaves_are_not_started_anew_for_a_size(size: int) -> None:
+    pool = the_pool()
+    served, found = running(pool, size), decided(pool)
+    assert found.host_bytes not in (None, 0.0, size)
+    assert tier_of(found, Target(served, 0, 3)) == size
+    assert tier_of(found, Target(served, 3, 3)) == found.host_bytes
 
 
 def test_replicas_wait_for_the_first_hits_before_they_go_down_but_not_for_ever() -> None:
