@@ -25,6 +25,7 @@ GIB = 2**30
             Stated("--kv-transfer-config", 8 * GIB),
         ),
         ("VLLM", ["--kv-transfer-config=[1"], Stated("--kv-transfer-config", None)),
+        ("VLLM", ["--kv-transfer-config.kv_connector=NixlConnector"], Stated("--kv-transfer-config", None)),
         ("VLLM", ["--hicache-size=30"], None),
         ("SGLANG", ["--enable-hierarchical-cache", "--hicache-size", "30"], Stated("--hicache-size", 2 * 30e9)),
         ("SGLANG", ["--enable-hierarchical-cache"], Stated("--enable-hierarchical-cache", None)),

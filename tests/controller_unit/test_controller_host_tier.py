@@ -98,6 +98,9 @@ def engine_of(pool: InferencePool, host_bytes: float, group: int = 1, width: int
         (the_pool("--kv-offloading-size=64"), "Template", "the template sets --kv-offloading-size"),
         (the_pool("--kv-transfer-config={}"), "Owner", "which does not tell its room"),
         (the_pool("--enable-hierarchical-cache", engine="SGLang"), "Owner", "which does not tell its room"),
+        (the_pool("--disable-radix-cache", engine="SGLang"), "Owner", "sets --disable-radix-cache, beside which"),
+        (the_pool("--disaggregation-mode=decode", engine="SGLang"), "Owner", "sets --disaggregation-mode decode"),
+        (the_pool("--disaggregation-mode=prefill", engine="SGLang"), "Operator", ""),
         (the_pool(resources={"limits": {"memory": "80Gi"}}), "Operator", "leaves 64 GiB beside 16 GiB"),
     ],
 )

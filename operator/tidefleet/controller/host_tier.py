@@ -13,7 +13,7 @@ from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
 from tidefleet.api.inference_pool_status import TierSetBy
 from tidefleet.cluster.arguments import arguments_of
 from tidefleet.cluster.records import quantity
-from tidefleet.controller.engine_tiers import GB, arguments_for, memory_of, stated
+from tidefleet.controller.engine_tiers import GB, arguments_for, forbidding, memory_of, stated
 from tidefleet.controller.template import UnusableTemplate, engine_container
 from tidefleet.economics.memory import GIB
 
@@ -61,6 +61,9 @@ def host_setup(pool: InferencePool) -> HostSetup:
         return HostSetup(TierSetBy.TEMPLATE, room=found.host_bytes, because=f"the template sets {found.argument}")
     if found is not None:
         return HostSetup(TierSetBy.OWNER, because=f"the template sets {found.argument}, which does not tell its room")
+    forbids = forbidding(engine.type, arguments_of(container))
+    if forbids is not None:
+        return HostSetup(TierSetBy.OWNER, because=f"the template sets {forbids}, beside which {engine.type} has none")
     version = _VERSION.match(str(engine.version or ""))
     first = FIRST_VERSION[engine.type]
     if version is not None and (int(version[1]), int(version[2])) < first:
