@@ -18,6 +18,7 @@ from tidefleet.controller.decide import decide
 from tidefleet.controller.decision import Decision, Target
 from tidefleet.controller.groups import workload_for
 from tidefleet.controller.host_tier import host_setup
+from tidefleet.controller.kv_tiers import limits_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.tier_watch import Sight
 from tidefleet.controller.view import PoolMemory, Served
@@ -155,6 +156,14 @@ def test_a_size_that_sglang_would_not_start_with_is_none() -> None:
     (chosen,) = large.plan.chosen
     room = chosen.candidate.estimates[0].memory.kv_room * 2
     assert told(large)["bytesPerReplica"] > 1.25 * room
+
+
+def test_sglang_is_asked_for_whole_gigabytes_of_each_rank_and_the_plan_knows() -> None:
+    (limit,) = limits_of(the_pool(engine="SGLang"))
+    assert limit.started(401.9e9, 2) == 400e9
+    assert limit.started(1.9e9, 2) == 0.0
+    (other,) = limits_of(the_pool())
+    assert other.started(401.9e9, 2) == 401.9e9
 
 
 def test_tiers_of_a_given_size_and_of_adopted_workloads_are_left_to_the_owner() -> None:
