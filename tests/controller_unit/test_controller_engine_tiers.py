@@ -30,6 +30,7 @@ GIB = 2**30
         ("SGLANG", ["--enable-hierarchical-cache", "--hicache-size", "30"], Stated("--hicache-size", 2 * 30e9)),
         ("SGLANG", ["--enable-hierarchical-cache"], Stated("--enable-hierarchical-cache", None)),
         ("SGLANG", ["--enable-hierarchical-cache", "--hicache-size=0"], Stated("--enable-hierarchical-cache", None)),
+        ("SGLANG", ["--hicache-size=30"], Stated("--hicache-size", None)),  # without what enables it
         ("SGLANG", ["--enable-lmcache"], Stated("--enable-lmcache", None)),
         ("OTHER", ["--kv-offloading-size=64"], None),
     ],

@@ -94,7 +94,10 @@ def engine_of(pool: InferencePool, host_bytes: float, group: int = 1, width: int
         (the_pool(version="nightly"), "Operator", ""),
         (the_pool(version="0.13.0"), "Owner", "0.13.0 is older than 0.14"),
         (the_pool(engine="SGLang"), "Operator", ""),
-        (the_pool(engine="SGLang", version="v0.4.9"), "Owner", "older than 0.5"),
+        (the_pool(engine="SGLang", version="v0.4.9"), "Owner", "v0.4.9 is older than 0.5.9"),
+        (the_pool(engine="SGLang", version="0.5.8"), "Owner", "0.5.8 is older than 0.5.9"),
+        (the_pool(engine="SGLang", version="0.5"), "Operator", ""),
+        (the_pool(engine="SGLang", version="0.5.10"), "Operator", ""),
         (the_pool(engine="Other"), "Owner", "type Other"),
         (the_pool("--kv-offloading-size=64"), "Template", "the template sets --kv-offloading-size"),
         (the_pool("--kv-transfer-config={}"), "Owner", "which does not tell its room"),
@@ -110,6 +113,13 @@ def test_who_sets_it_up(pool: InferencePool, by: str, because: str) -> None:
     assert found.by is TierSetBy(by)
     assert because in found.because
     assert bool(because) == bool(found.because)
+
+
+def test_arguments_that_would_replace_those_of_the_image_are_not_added() -> None:
+    for container in ({}, {"args": []}):
+        pool = a_pool(serving={"template": {"spec": {"containers": [{"name": "engine", "image": "x", **container}]}}})
+        assert host_setup(pool).by is TierSetBy.OWNER
+        assert "would replace the image's" in host_setup(pool).because
 
 
 # --- what the plan makes of it ---------------------------------------------------------------------------------------

@@ -58,9 +58,9 @@ def stated(engine: EngineType, arguments: Sequence[str], *, ranks: int) -> State
             return Stated(VLLM_CONNECTOR[0], _of_connector(value_of(arguments, *VLLM_CONNECTOR)))
     if engine is EngineType.SGLANG:
         size = _number(value_of(arguments, SGLANG_SIZE), GB * ranks)
-        if size is not None:
+        if size is not None and SGLANG_ENABLE in names:
             return Stated(SGLANG_SIZE, size)
-        for name in (SGLANG_ENABLE, *SGLANG_OTHERS):
+        for name in (SGLANG_ENABLE, SGLANG_SIZE, *SGLANG_OTHERS):
             if name in names:
                 return Stated(name, None)
     return None

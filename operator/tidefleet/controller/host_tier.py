@@ -20,13 +20,14 @@ from tidefleet.economics.memory import GIB
 ENGINE_BYTES = 16.0 * GIB
 """Host memory that an engine is taken to need beside its KV tier where a container's memory is limited: assumed."""
 
-FIRST_VERSION: Mapping[EngineType, tuple[int, ...]] = {EngineType.VLLM: (0, 14), EngineType.SGLANG: (0, 5)}
-"""Versions from which on engines have the arguments; one that the owner does not name is taken to be newer."""
+FIRST_VERSION: Mapping[EngineType, tuple[int, ...]] = {EngineType.VLLM: (0, 14), EngineType.SGLANG: (0, 5, 9)}
+"""Versions from which on engines have the arguments, and tell what they find in the tier: one that nobody can see would
+be paid for and not counted on. A version that the owner does not name is taken to be newer."""
 
 OVER_ROOM = 1.25
 """SGLang does not start with a host tier that is smaller than the room on its devices; that is known within 5 %."""
 
-_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,12 @@ def host_setup(pool: InferencePool) -> HostSetup:
     forbids = forbidding(engine.type, arguments_of(container))
     if forbids is not None:
         return HostSetup(TierSetBy.OWNER, because=f"the template sets {forbids}, beside which {engine.type} has none")
+    if not container.get("args") and not container.get("command"):
+        return HostSetup(TierSetBy.OWNER, because="the template has no arguments, and ours would replace the image's")
     version = _VERSION.match(str(engine.version or ""))
     first = FIRST_VERSION[engine.type]
-    if version is not None and (int(version[1]), int(version[2])) < first:
+    named = tuple(int(one) for one in version.groups() if one) if version is not None else first
+    if named < first[: len(named)]:
         needed = ".".join(map(str, first))
         return HostSetup(TierSetBy.OWNER, because=f"{engine.type} {engine.version} is older than {needed}")
     limit = _memory(container, "limits")
