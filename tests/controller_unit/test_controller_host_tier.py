@@ -115,11 +115,11 @@ def test_who_sets_it_up(pool: InferencePool, by: str, because: str) -> None:
     assert bool(because) == bool(found.because)
 
 
-def test_arguments_that_would_replace_those_of_the_image_are_not_added() -> None:
-    for container in ({}, {"args": []}):
-        pool = a_pool(serving={"template": {"spec": {"containers": [{"name": "engine", "image": "x", **container}]}}})
-        assert host_setup(pool).by is TierSetBy.OWNER
-        assert "would replace the image's" in host_setup(pool).because
+@pytest.mark.parametrize("arguments", [{}, {"args": []}])
+def test_arguments_that_would_replace_those_of_the_image_are_not_added(arguments: dict[str, list[str]]) -> None:
+    pool = a_pool(serving={"template": {"spec": {"containers": [{"name": "engine", "image": "x", **arguments}]}}})
+    assert host_setup(pool).by is TierSetBy.OWNER
+    assert "would replace the image's" in host_setup(pool).because
 
 
 # --- what the plan makes of it ---------------------------------------------------------------------------------------

@@ -211,7 +211,10 @@ def _with_tiers(
     replica = base.estimates[0].replica
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
-    if any(size > 0.0 and one.started(size, replica.tp) <= one.over_room * room for size, one in zip(sizes, limits, strict=True)):
+    if any(
+        size > 0.0 and one.started(size, replica.tp) <= one.over_room * room
+        for size, one in zip(sizes, limits, strict=True)
+    ):
         return None
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)
