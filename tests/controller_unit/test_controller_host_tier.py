@@ -300,6 +300,23 @@ def test_the_workload_remembers_the_size_and_its_pods_tell_it() -> None:
     assert facts["hostKvBytes"] == 64 * GIB
 
 
+@pytest.mark.parametrize(
+    ("pool", "told"),
+    [
+        (the_pool(), 0),  # the plan may do without
+        (the_pool("--kv-offloading-size=8"), 8 * GIB),
+        (the_pool("--kv-transfer-config={}"), None),
+        (the_pool(sizing="Fixed"), None),
+        (the_pool(engine="Other"), None),
+    ],
+)
+def test_pods_tell_that_they_have_no_tier_only_where_that_is_known(pool: InferencePool, told: int | None) -> None:
+    option = an_option("h100-sxm", tp=2)
+    body = workload_for(pool, Served("x", option, None), SHIPPED["h100-sxm"], native_weights="Bf16", replicas=1)
+    facts = json.loads(body["spec"]["template"]["metadata"]["annotations"][marks.ENGINE_ANNOTATION])
+    assert facts.get("hostKvBytes") == told
+
+
 def test_a_replica_on_several_nodes_has_no_tier_of_ours() -> None:
     made = engine_of(the_pool(), 64 * GIB, group=2, width=16)
     assert not [one for one in made["args"] if "offloading" in one]

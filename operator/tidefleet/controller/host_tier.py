@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidefleet.api import InferencePool
-from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
+from tidefleet.api.inference_pool import EngineType
 from tidefleet.api.inference_pool_status import TierSetBy
 from tidefleet.cluster.arguments import arguments_of
 from tidefleet.cluster.records import quantity
 from tidefleet.controller.engine_tiers import GB, arguments_for, forbidding, memory_of, stated
-from tidefleet.controller.template import UnusableTemplate, engine_container
+from tidefleet.controller.template import UnusableTemplate, engine_container, plans_host_tier
 from tidefleet.economics.memory import GIB
 
 ENGINE_BYTES = 16.0 * GIB
@@ -93,8 +93,7 @@ def narrowest(pool: InferencePool) -> int:
 
 def is_ours(pool: InferencePool) -> bool:
     """Whether the plan says how large the host tier is, and we set it."""
-    planned = any(one.medium is KVMedium.HOST and one.sizing is KVSizing.PLANNED for one in pool.spec.kv_cache.tiers)
-    return planned and host_setup(pool).by is TierSetBy.OPERATOR
+    return plans_host_tier(pool) and host_setup(pool).by is TierSetBy.OPERATOR
 
 
 def whole(engine: EngineType, most: float) -> float:
