@@ -115,6 +115,15 @@ def test_who_sets_it_up(pool: InferencePool, by: str, because: str) -> None:
     assert bool(because) == bool(found.because)
 
 
+@pytest.mark.parametrize("model", ["nemotron-nano-9b-v2", "gpt-oss-120b"])
+@pytest.mark.parametrize(("version", "by"), [("0.22.1", "Owner"), ("0.23.0", "Operator"), (None, "Operator")])
+def test_layers_of_several_kinds_need_a_newer_vllm(model: str, version: str | None, by: str) -> None:
+    pool = the_pool(version=version)
+    mixed = pool.model_copy(update={"spec": pool.spec.model_copy(update={"model": type(pool.spec.model)(name=model)})})
+    assert host_setup(mixed).by is TierSetBy(by)
+    assert ("older than 0.23, which a model with windowed" in host_setup(mixed).because) == (by == "Owner")
+
+
 @pytest.mark.parametrize("arguments", [{}, {"args": []}])
 def test_arguments_that_would_replace_those_of_the_image_are_not_added(arguments: dict[str, list[str]]) -> None:
     pool = a_pool(serving={"template": {"spec": {"containers": [{"name": "engine", "image": "x", **arguments}]}}})
