@@ -336,7 +336,9 @@ def test_models_are_ranked_together_and_quality_is_not_made_up() -> None:
     assert {row["model"] for row in answer["entries"]} == {"llama-3.3-70b", "gpt-oss-120b"}
     assert all(row["quality"] is None for row in answer["entries"])
     assert any("no quality score of llama-3.3-70b, gpt-oss-120b is known" in note for note in answer["notes"])
-    scored = compare(*models, *FEW, "--no-api", "--quality", "llama-3.3-70b=86", "--quality", "gpt-oss-120b=90.0")
+    scored = compare(
+        *models, *FEW, "--no-api", "--quality", "llama-3.3-70b=86", "--quality", "openai/gpt-oss-120b=90.0"
+    )
     assert {(row["model"], row["quality"]) for row in scored["entries"]} == {
         ("llama-3.3-70b", 86),
         ("gpt-oss-120b", 90),

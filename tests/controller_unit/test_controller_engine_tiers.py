@@ -25,10 +25,12 @@ GIB = 2**30
             Stated("--kv-transfer-config", 8 * GIB),
         ),
         ("VLLM", ["--kv-transfer-config=[1"], Stated("--kv-transfer-config", None)),
+        ("VLLM", ["--kv-transfer-config.kv_connector=NixlConnector"], Stated("--kv-transfer-config", None)),
         ("VLLM", ["--hicache-size=30"], None),
         ("SGLANG", ["--enable-hierarchical-cache", "--hicache-size", "30"], Stated("--hicache-size", 2 * 30e9)),
         ("SGLANG", ["--enable-hierarchical-cache"], Stated("--enable-hierarchical-cache", None)),
         ("SGLANG", ["--enable-hierarchical-cache", "--hicache-size=0"], Stated("--enable-hierarchical-cache", None)),
+        ("SGLANG", ["--hicache-size=30"], Stated("--hicache-size", None)),  # without what enables it
         ("SGLANG", ["--enable-lmcache"], Stated("--enable-lmcache", None)),
         ("OTHER", ["--kv-offloading-size=64"], None),
     ],

@@ -15,9 +15,10 @@ from tidefleet.controller import marks
 from tidefleet.controller.act import tier_of
 from tidefleet.controller.config import OperatorConfiguration
 from tidefleet.controller.decide import decide
-from tidefleet.controller.decision import Decision
+from tidefleet.controller.decision import Decision, Target
 from tidefleet.controller.groups import workload_for
 from tidefleet.controller.host_tier import host_setup
+from tidefleet.controller.kv_tiers import limits_of
 from tidefleet.controller.status import pool_status
 from tidefleet.controller.tier_watch import Sight
 from tidefleet.controller.view import PoolMemory, Served
@@ -93,11 +94,17 @@ def engine_of(pool: InferencePool, host_bytes: float, group: int = 1, width: int
         (the_pool(version="nightly"), "Operator", ""),
         (the_pool(version="0.13.0"), "Owner", "0.13.0 is older than 0.14"),
         (the_pool(engine="SGLang"), "Operator", ""),
-        (the_pool(engine="SGLang", version="v0.4.9"), "Owner", "older than 0.5"),
+        (the_pool(engine="SGLang", version="v0.4.9"), "Owner", "v0.4.9 is older than 0.5.9"),
+        (the_pool(engine="SGLang", version="0.5.8"), "Owner", "0.5.8 is older than 0.5.9"),
+        (the_pool(engine="SGLang", version="0.5"), "Operator", ""),
+        (the_pool(engine="SGLang", version="0.5.10"), "Operator", ""),
         (the_pool(engine="Other"), "Owner", "type Other"),
         (the_pool("--kv-offloading-size=64"), "Template", "the template sets --kv-offloading-size"),
         (the_pool("--kv-transfer-config={}"), "Owner", "which does not tell its room"),
         (the_pool("--enable-hierarchical-cache", engine="SGLang"), "Owner", "which does not tell its room"),
+        (the_pool("--disable-radix-cache", engine="SGLang"), "Owner", "sets --disable-radix-cache, beside which"),
+        (the_pool("--disaggregation-mode=decode", engine="SGLang"), "Owner", "sets --disaggregation-mode decode"),
+        (the_pool("--disaggregation-mode=prefill", engine="SGLang"), "Operator", ""),
         (the_pool(resources={"limits": {"memory": "80Gi"}}), "Operator", "leaves 64 GiB beside 16 GiB"),
     ],
 )
@@ -106,6 +113,22 @@ def test_who_sets_it_up(pool: InferencePool, by: str, because: str) -> None:
     assert found.by is TierSetBy(by)
     assert because in found.because
     assert bool(because) == bool(found.because)
+
+
+@pytest.mark.parametrize("model", ["nemotron-nano-9b-v2", "gpt-oss-120b"])
+@pytest.mark.parametrize(("version", "by"), [("0.22.1", "Owner"), ("0.23.0", "Operator"), (None, "Operator")])
+def test_layers_of_several_kinds_need_a_newer_vllm(model: str, version: str | None, by: str) -> None:
+    pool = the_pool(version=version)
+    mixed = pool.model_copy(update={"spec": pool.spec.model_copy(update={"model": type(pool.spec.model)(name=model)})})
+    assert host_setup(mixed).by is TierSetBy(by)
+    assert ("older than 0.23, which a model with windowed" in host_setup(mixed).because) == (by == "Owner")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"args": []}])
+def test_arguments_that_would_replace_those_of_the_image_are_not_added(arguments: dict[str, list[str]]) -> None:
+    pool = a_pool(serving={"template": {"spec": {"containers": [{"name": "engine", "image": "x", **arguments}]}}})
+    assert host_setup(pool).by is TierSetBy.OWNER
+    assert "would replace the image's" in host_setup(pool).because
 
 
 # --- what the plan makes of it ---------------------------------------------------------------------------------------
@@ -154,6 +177,14 @@ def test_a_size_that_sglang_would_not_start_with_is_none() -> None:
     assert told(large)["bytesPerReplica"] > 1.25 * room
 
 
+def test_sglang_is_asked_for_whole_gigabytes_of_each_rank_and_the_plan_knows() -> None:
+    (limit,) = limits_of(the_pool(engine="SGLang"))
+    assert limit.started(401.9e9, 2) == 400e9
+    assert limit.started(1.9e9, 2) == 0.0
+    (other,) = limits_of(the_pool())
+    assert other.started(401.9e9, 2) == 401.9e9
+
+
 def test_tiers_of_a_given_size_and_of_adopted_workloads_are_left_to_the_owner() -> None:
     fixed = decided(the_pool(sizing="Fixed"))
     assert fixed.host_bytes == 0.0
@@ -194,7 +225,7 @@ def test_a_tier_without_hits_stays_where_it_is_and_is_paid_for() -> None:
     served = running(pool, 64 * GIB)
     found = decided(pool, memory, served=(served,))
     assert found.host_bytes is None
-    assert tier_of(found, served) == 64 * GIB
+    assert tier_of(found, Target(served, 3, 3)) == 64 * GIB
     without = decided(the_pool("--kv-transfer-config={}"))
     assert without.host_bytes == 0.0
 
@@ -202,7 +233,17 @@ def test_a_tier_without_hits_stays_where_it_is_and_is_paid_for() -> None:
 def test_a_tier_that_the_owner_takes_away_is_taken_from_the_engines() -> None:
     pool = the_pool(sizing="Fixed")
     served = running(pool, 64 * GIB)
-    assert tier_of(decided(pool, served=(served,)), served) == 0
+    for planned in (3, 0):
+        assert tier_of(decided(pool, served=(served,)), Target(served, planned, 3)) == 0
+
+
+@pytest.mark.parametrize("size", [0, 64 * GIB])
+def test_engines_of_an_accelerator_that_leaves_are_not_started_anew_for_a_size(size: int) -> None:
+    pool = the_pool()
+    served, found = running(pool, size), decided(pool)
+    assert found.host_bytes not in (None, 0.0, size)
+    assert tier_of(found, Target(served, 0, 3)) == size
+    assert tier_of(found, Target(served, 3, 3)) == found.host_bytes
 
 
 def test_replicas_wait_for_the_first_hits_before_they_go_down_but_not_for_ever() -> None:
@@ -266,6 +307,23 @@ def test_the_workload_remembers_the_size_and_its_pods_tell_it() -> None:
     assert marks.read_host_tier(body["metadata"]["annotations"]) == 64 * GIB
     facts = json.loads(body["spec"]["template"]["metadata"]["annotations"][marks.ENGINE_ANNOTATION])
     assert facts["hostKvBytes"] == 64 * GIB
+
+
+@pytest.mark.parametrize(
+    ("pool", "told"),
+    [
+        (the_pool(), 0),  # the plan may do without
+        (the_pool("--kv-offloading-size=8"), 8 * GIB),
+        (the_pool("--kv-transfer-config={}"), None),
+        (the_pool(sizing="Fixed"), None),
+        (the_pool(engine="Other"), None),
+    ],
+)
+def test_pods_tell_that_they_have_no_tier_only_where_that_is_known(pool: InferencePool, told: int | None) -> None:
+    option = an_option("h100-sxm", tp=2)
+    body = workload_for(pool, Served("x", option, None), SHIPPED["h100-sxm"], native_weights="Bf16", replicas=1)
+    facts = json.loads(body["spec"]["template"]["metadata"]["annotations"][marks.ENGINE_ANNOTATION])
+    assert facts.get("hostKvBytes") == told
 
 
 def test_a_replica_on_several_nodes_has_no_tier_of_ours() -> None:

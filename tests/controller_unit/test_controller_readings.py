@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,19 @@ def test_arrivals_are_what_finished_and_what_came_to_stay() -> None:
     assert rates.finished == 2.0
     assert rates.arrivals == 5.0  # 20 finished and 30 more are inside
     assert rates.prompt_tokens == 400.0
+
+
+def test_a_counter_of_tiers_that_was_missing_once_is_not_read_as_growth() -> None:
+    def at(seconds: float, prompt: float, hits: float) -> Sample:
+        return a_sample(seconds, prompt_tokens=prompt, tier_hit_tokens=hits, tier_queried_tokens=2 * hits)
+
+    samples = [at(0, 1e8, 5e6), at(60, 1.1e8, 0.0), at(120, 1.2e8, 5.5e7), at(180, 1.3e8, 5.8e7)]
+    found = [rates_between(one, two) for one, two in itertools.pairwise(samples)]
+    assert [one and one.tier_hit_tokens * 60 for one in found] == pytest.approx([0.0, 0.0, 3e6])
+    assert [one and one.tier_queried_tokens * 60 for one in found] == pytest.approx([0.0, 0.0, 6e6])
+    first = rates_between(at(0, 0.0, 0.0), at(60, 1e7, 4e6))
+    assert first is not None
+    assert first.tier_hit_tokens * 60 == pytest.approx(4e6)
 
 
 def test_a_backlog_that_drains_is_not_negative_demand() -> None:

@@ -182,6 +182,7 @@ def test_the_next_leader_takes_the_verdict_and_the_sizes_from_the_status() -> No
         {"plan": {"kvTiers": {"tiers": [{"bytesPerReplica": "x"}]}}},
         {"plan": {"kvTiers": {"tiers": 3}}, "conditions": 7},
         {"plan": {"kvTiers": {"tiers": [{"bytesPerReplica": 7, "hitShare": "0.1"}]}}, "conditions": [None, {}]},
+        {"plan": {"kvTiers": {"tiers": [{"bytesPerReplica": "1", "hitShare": "0.1"}]}}, "conditions": 5},
     ],
 )
 def test_a_status_that_says_nothing_is_no_verdict(status: dict[str, Any]) -> None:

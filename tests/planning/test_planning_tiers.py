@@ -258,6 +258,13 @@ def test_the_ratio_of_kv_to_chips_stays_within_the_owners_limit() -> None:
     assert len(ratios) < len(choices_of(TierLimit(HOST, 4000 * GIB)).choices)
 
 
+def test_a_size_that_engines_would_not_start_with_is_no_choice_also_when_they_round_it_down() -> None:
+    limit = TierLimit(HOST, 900e9, over_room=1.25)  # of 211 GB on the four chips
+    rounded = replace(limit, rank_bytes=60e9)  # 450 GB are started as 240
+    assert [one.bytes_per_replica[0] for one in choices_of(limit).choices] == [0.0, 450e9, 900e9]
+    assert [one.bytes_per_replica[0] for one in choices_of(rounded).choices] == [0.0, 900e9]
+
+
 def test_a_tier_whose_size_is_given_has_it() -> None:
     found = choices_of(TierLimit(HOST, 512 * GIB, planned=False), TierLimit(DISK, 4000 * GIB))
     assert {one.bytes_per_replica[0] for one in found.choices} == {512 * GIB}

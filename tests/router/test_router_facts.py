@@ -96,7 +96,10 @@ def test_whatever_its_arguments_are_it_becomes_an_endpoint(args):
     assert endpoint(args=args or ["x"]).block_size >= 1
 
 
-@pytest.mark.parametrize(("told", "room"), [({"hostKvBytes": 2**33}, 2**33), ({}, 2**38), ({"hostKvBytes": -1}, 2**38)])
+@pytest.mark.parametrize(
+    ("told", "room"),
+    [({"hostKvBytes": 2**33}, 2**33), ({"hostKvBytes": 0}, 0), ({}, 2**38), ({"hostKvBytes": -1}, 2**38)],
+)
 def test_the_host_tier_has_the_room_that_the_pod_tells(told, room):
     tier = {"medium": "Host", "maxBytesPerReplica": 2**38, "bytesPerSecond": 10**10}
     found = endpoint(a_pool_object(kvCache={"tiers": [tier]}), **told)

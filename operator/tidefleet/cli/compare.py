@@ -159,6 +159,8 @@ def _scores(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
+        if equals and name not in models:
+            name = workload.model_named(name, "--quality").name
         if not equals or name not in models:
             fail(f"--quality is {text!r}; expected MODEL=SCORE of a compared model, e.g. {models[0]}=86.0", 2)
         try:

@@ -36,6 +36,7 @@ from tidefleet.controller import marks
 from tidefleet.controller.adoption import list_autoscalers
 from tidefleet.controller.decision import FALSE, Decision, Target, Verdict
 from tidefleet.controller.groups import workload_for
+from tidefleet.controller.host_tier import is_ours
 from tidefleet.controller.status import differs, pool_status, steady
 from tidefleet.controller.store import Seen, Store
 from tidefleet.controller.template import UnusableTemplate, template_hash
@@ -165,7 +166,7 @@ class Actor:
         """
         served = target.served
         arrives = target.desired and not served.desired
-        changes = 0 < served.desired == target.desired and tier_of(decision, served) != served.host_bytes
+        changes = 0 < served.desired == target.desired and tier_of(decision, target) != served.host_bytes
         if decision.rate > 0 and (arrives or changes):
             memory.last_switch = decision.view.now
 
@@ -173,7 +174,7 @@ class Actor:
         served = target.served
         if served.workload is None:
             return self._creation(decision, target, decision_id) if target.desired else None
-        return self._change(decision.view, served, target.desired, decision, decision_id)
+        return self._change(decision, target, decision_id)
 
     def _creation(self, decision: Decision, target: Target, decision_id: str) -> Write | None:
         view = decision.view
@@ -190,9 +191,8 @@ class Actor:
         body["metadata"]["annotations"] |= self._stamp(decision_id)
         return Create(kind=target.served.kind, body=body, reason=decision.reason, decision_id=decision_id)
 
-    def _change(
-        self, view: PoolView, served: Served, desired: int, decision: Decision, decision_id: str
-    ) -> Write | None:
+    def _change(self, decision: Decision, target: Target, decision_id: str) -> Write | None:
+        view, served, desired = decision.view, target.served, target.desired
         workload = served.workload
         assert workload is not None  # noqa: S101 - the caller checked
         if served.name in view.conflicts:
@@ -212,7 +212,7 @@ class Actor:
         elif view.pool.spec.serving.template is not None:
             # A patch of its own: a template that the API server refuses must not keep replicas from growing.
             wanted = template_hash(view.pool.spec.serving.template)
-            tier = tier_of(decision, served)
+            tier = tier_of(decision, target)
             if workload.annotations.get(marks.TEMPLATE_ANNOTATION) != wanted or tier != served.host_bytes:
                 template = self._template_change(view, served, tier)
                 if template is not None:
@@ -396,11 +396,16 @@ class Actor:
         return False
 
 
-def tier_of(decision: Decision, served: Served) -> int:
-    """Bytes of the KV tier in host memory that a workload's engines are to be started with."""
+def tier_of(decision: Decision, target: Target) -> int:
+    """Bytes of the KV tier in host memory that a workload's engines are to be started with.
+
+    One that leaves keeps its own: its engines serve until others are ready, and the size was not chosen for them.
+    """
+    served = target.served
     if served.group > 1:
         return 0
-    return served.host_bytes if decision.host_bytes is None else round(decision.host_bytes)
+    leaves = bool(served.desired) and not target.planned and is_ours(decision.view.pool)
+    return served.host_bytes if decision.host_bytes is None or leaves else round(decision.host_bytes)
 
 
 def _fingerprint(write: Write) -> str:

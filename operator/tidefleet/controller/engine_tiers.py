@@ -27,6 +27,8 @@ VLLM_BACKEND = ("--kv-offloading-backend", "--kv_offloading_backend")
 VLLM_CONNECTOR = ("--kv-transfer-config", "--kv_transfer_config")
 SGLANG_ENABLE, SGLANG_SIZE = "--enable-hierarchical-cache", "--hicache-size"
 SGLANG_OTHERS = ("--hicache-ratio", "--enable-lmcache")
+SGLANG_NO_TREE = "--disable-radix-cache"
+SGLANG_MODE = "--disaggregation-mode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def stated(engine: EngineType, arguments: Sequence[str], *, ranks: int) -> State
     Args:
         ranks: tensor-parallel ranks of a replica.
     """
-    names = {argument.partition("=")[0] for argument in arguments}
+    names = {argument.partition("=")[0].partition(".")[0] for argument in arguments}  # vLLM: --NAME.KEY VALUE, too
     if engine is EngineType.VLLM:
         if names & set(VLLM_SIZE):
             return Stated(VLLM_SIZE[0], _number(value_of(arguments, *VLLM_SIZE), GIB))
@@ -56,12 +58,24 @@ def stated(engine: EngineType, arguments: Sequence[str], *, ranks: int) -> State
             return Stated(VLLM_CONNECTOR[0], _of_connector(value_of(arguments, *VLLM_CONNECTOR)))
     if engine is EngineType.SGLANG:
         size = _number(value_of(arguments, SGLANG_SIZE), GB * ranks)
-        if size is not None:
+        if size is not None and SGLANG_ENABLE in names:
             return Stated(SGLANG_SIZE, size)
-        for name in (SGLANG_ENABLE, *SGLANG_OTHERS):
+        for name in (SGLANG_ENABLE, SGLANG_SIZE, *SGLANG_OTHERS):
             if name in names:
                 return Stated(name, None)
     return None
+
+
+def forbidding(engine: EngineType, arguments: Sequence[str]) -> str | None:
+    """The argument beside which an engine does not start with a tier; ``None`` where there is none.
+
+    SGLang's tier hangs on its radix tree (``server_args.py``), which engines that only decode do without.
+    """
+    if engine is not EngineType.SGLANG:
+        return None
+    if SGLANG_NO_TREE in arguments:
+        return SGLANG_NO_TREE
+    return f"{SGLANG_MODE} decode" if value_of(arguments, SGLANG_MODE) == "decode" else None
 
 
 def arguments_for(engine: EngineType, size: float, *, ranks: int) -> list[str]:

@@ -8,25 +8,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tidefleet import catalogue
 from tidefleet.api import InferencePool
-from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
+from tidefleet.api.inference_pool import EngineType
 from tidefleet.api.inference_pool_status import TierSetBy
 from tidefleet.cluster.arguments import arguments_of
 from tidefleet.cluster.records import quantity
-from tidefleet.controller.engine_tiers import GB, arguments_for, memory_of, stated
-from tidefleet.controller.template import UnusableTemplate, engine_container
+from tidefleet.controller.engine_tiers import GB, arguments_for, forbidding, memory_of, stated
+from tidefleet.controller.template import UnusableTemplate, engine_container, plans_host_tier
 from tidefleet.economics.memory import GIB
+from tidefleet.planning.from_api import UnknownModel, architecture_of
 
 ENGINE_BYTES = 16.0 * GIB
 """Host memory that an engine is taken to need beside its KV tier where a container's memory is limited: assumed."""
 
-FIRST_VERSION: Mapping[EngineType, tuple[int, ...]] = {EngineType.VLLM: (0, 14), EngineType.SGLANG: (0, 5)}
-"""Versions from which on engines have the arguments; one that the owner does not name is taken to be newer."""
+FIRST_VERSION: Mapping[EngineType, tuple[int, ...]] = {EngineType.VLLM: (0, 14), EngineType.SGLANG: (0, 5, 9)}
+"""Versions from which on engines have the arguments, and tell what they find in the tier: one that nobody can see would
+be paid for and not counted on. A version that the owner does not name is taken to be newer."""
+
+FIRST_VLLM_MIXED = (0, 23)
+"""Version from which on vLLM keeps a tier beside layers of several kinds. Before, models with state-space layers do not
+start with one (vLLM issue 36463), and those with windowed layers keep every layer's cache in full (issue 41830)."""
 
 OVER_ROOM = 1.25
 """SGLang does not start with a host tier that is smaller than the room on its devices; that is known within 5 %."""
 
-_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,19 @@ def host_setup(pool: InferencePool) -> HostSetup:
         return HostSetup(TierSetBy.TEMPLATE, room=found.host_bytes, because=f"the template sets {found.argument}")
     if found is not None:
         return HostSetup(TierSetBy.OWNER, because=f"the template sets {found.argument}, which does not tell its room")
+    forbids = forbidding(engine.type, arguments_of(container))
+    if forbids is not None:
+        return HostSetup(TierSetBy.OWNER, because=f"the template sets {forbids}, beside which {engine.type} has none")
+    if not container.get("args") and not container.get("command"):
+        return HostSetup(TierSetBy.OWNER, because="the template has no arguments, and ours would replace the image's")
     version = _VERSION.match(str(engine.version or ""))
-    first = FIRST_VERSION[engine.type]
-    if version is not None and (int(version[1]), int(version[2])) < first:
-        needed = ".".join(map(str, first))
+    mixed = version is not None and engine.type is EngineType.VLLM and _has_several_kinds_of_layers(pool)
+    first = FIRST_VLLM_MIXED if mixed else FIRST_VERSION[engine.type]
+    named = tuple(int(one) for one in version.groups() if one) if version is not None else first
+    if named < first[: len(named)]:
+        needed = ".".join(map(str, first)) + (
+            ", which a model with windowed or state-space layers needs" if mixed else ""
+        )
         return HostSetup(TierSetBy.OWNER, because=f"{engine.type} {engine.version} is older than {needed}")
     limit = _memory(container, "limits")
     if not limit:
@@ -78,6 +94,13 @@ def host_setup(pool: InferencePool) -> HostSetup:
     )
 
 
+def _has_several_kinds_of_layers(pool: InferencePool) -> bool:
+    try:
+        return architecture_of(pool, catalogue.models()).windowed_layers > 0
+    except UnknownModel:
+        return False
+
+
 def narrowest(pool: InferencePool) -> int:
     """The fewest tensor-parallel ranks that a replica may have: what is said of each rank is at least so many times."""
     widths = [min(one.tensor_parallel, default=1) for one in pool.spec.accelerators]
@@ -86,8 +109,7 @@ def narrowest(pool: InferencePool) -> int:
 
 def is_ours(pool: InferencePool) -> bool:
     """Whether the plan says how large the host tier is, and we set it."""
-    planned = any(one.medium is KVMedium.HOST and one.sizing is KVSizing.PLANNED for one in pool.spec.kv_cache.tiers)
-    return planned and host_setup(pool).by is TierSetBy.OPERATOR
+    return plans_host_tier(pool) and host_setup(pool).by is TierSetBy.OPERATOR
 
 
 def whole(engine: EngineType, most: float) -> float:

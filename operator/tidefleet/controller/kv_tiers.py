@@ -11,6 +11,7 @@ from tidefleet.api import InferencePool
 from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
 from tidefleet.api.inference_pool import KVTier as TierSpec
 from tidefleet.api.inference_pool_status import TierSetBy
+from tidefleet.controller.engine_tiers import GB
 from tidefleet.controller.host_tier import OVER_ROOM, host_setup, is_ours, whole
 from tidefleet.controller.tier_watch import PATIENCE_SECONDS, PAUSES, TierWatch
 from tidefleet.controller.view import PoolView, Served, TierMemory
@@ -48,7 +49,9 @@ def _limit(pool: InferencePool, one: TierSpec, planned: bool) -> TierLimit:
         return TierLimit(tier, most, planned)
     engine = pool.spec.serving.engine.type
     most = whole(engine, min(most, found.most))
-    return TierLimit(tier, most, most > 0.0, OVER_ROOM if engine is EngineType.SGLANG else 0.0)
+    if engine is not EngineType.SGLANG:
+        return TierLimit(tier, most, most > 0.0)
+    return TierLimit(tier, most, most > 0.0, over_room=OVER_ROOM, rank_bytes=GB)
 
 
 def _tier(one: TierSpec) -> KvTier:

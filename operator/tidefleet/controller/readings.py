@@ -143,9 +143,19 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
         first_token_seconds=waited if told else 0.0,
         busy=((one.running > 0) + (two.running > 0)) / 2.0,
         preempted=max(0.0, two.preemptions - one.preemptions),
-        tier_hit_tokens=max(0.0, two.tier_hit_tokens - one.tier_hit_tokens) / seconds,
-        tier_queried_tokens=max(0.0, two.tier_queried_tokens - one.tier_queried_tokens) / seconds,
+        tier_hit_tokens=_of_tier(one, two, "tier_hit_tokens") / seconds,
+        tier_queried_tokens=_of_tier(one, two, "tier_queried_tokens") / seconds,
     )
+
+
+def _of_tier(one: EngineCounters, two: EngineCounters, name: str) -> float:
+    """Growth of a counter that a page may lack, which then reads as 0.
+
+    What comes back after that is all that was ever counted, and more than the prompts since: it is no growth.
+    """
+    before, after = getattr(one, name), getattr(two, name)
+    came_back = not before and after > two.prompt_tokens - one.prompt_tokens
+    return 0.0 if came_back else max(0.0, after - before)
 
 
 LENGTH_SECONDS = 600.0

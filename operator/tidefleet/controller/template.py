@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidefleet.api import AcceleratorType, InferencePool, Reason
-from tidefleet.api.inference_pool import EngineType
+from tidefleet.api.inference_pool import EngineType, KVMedium, KVSizing
 from tidefleet.cluster.arguments import ENGINE_CONTAINER, arguments_of, containers_of, texts_of, value_of
 from tidefleet.controller import marks
 from tidefleet.controller.engine_tiers import arguments_for, stated, with_memory
@@ -293,6 +293,11 @@ def deployment_for(
     }
 
 
+def plans_host_tier(pool: InferencePool) -> bool:
+    """Whether the plan says how large the tier in host memory is."""
+    return any(one.medium is KVMedium.HOST and one.sizing is KVSizing.PLANNED for one in pool.spec.kv_cache.tiers)
+
+
 def _engine_facts(pool: InferencePool, option: Option, arguments: Sequence[str]) -> str:
     """What a pod serves, for whoever finds the pod: an emulator of engines, a router, a person."""
     facts: dict[str, Any] = {
@@ -306,6 +311,8 @@ def _engine_facts(pool: InferencePool, option: Option, arguments: Sequence[str])
     tier = stated(pool.spec.serving.engine.type, arguments, ranks=option.tensor_parallel)
     if tier is not None and tier.host_bytes:
         facts["hostKvBytes"] = int(tier.host_bytes)
+    elif tier is None and pool.spec.serving.engine.type is not EngineType.OTHER and plans_host_tier(pool):
+        facts["hostKvBytes"] = 0  # not as large as the pool names it: the plan may do without
     if pool.spec.model.architecture is not None:
         facts["config"] = pool.spec.model.architecture
     return json.dumps(facts, separators=(",", ":"))

@@ -151,7 +151,8 @@ class TierWatch:
 
     def recall(self, status: Mapping[str, Any]) -> None:
         """What an earlier leader had come to, from the pool's status."""
-        for one in status.get("conditions") or ():
+        conditions = status.get("conditions")
+        for one in conditions if isinstance(conditions, list) else ():
             if isinstance(one, Mapping) and one.get("type") == str(ConditionType.KV_TIERS_FOUND):
                 known = {str(reason): sight for sight, reason in REASONS.items()}
                 self.sight = known.get(str(one.get("reason")), Sight.UNKNOWN)

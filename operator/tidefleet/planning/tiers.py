@@ -69,13 +69,20 @@ _ROUNDS = 2
 class TierLimit:
     """A tier, the bytes that it may have for a replica, and whether the plan says how many (else it has them).
 
-    ``over_room`` is how many times the KV room on the chips a size must exceed, for engines that start with no less.
+    ``over_room`` is how many times the KV room on the chips a size must exceed, for engines that start with no less;
+    ``rank_bytes`` what they take a whole multiple of on each tensor-parallel rank, 0 for any size.
     """
 
     tier: KvTier
     most_bytes: float
     planned: bool = True
     over_room: float = 0.0
+    rank_bytes: float = 0.0
+
+    def started(self, size: float, ranks: int) -> float:
+        """Bytes of a replica that engines start with where they are asked for a size."""
+        unit = self.rank_bytes * ranks
+        return math.floor(size / unit + 1e-9) * unit if unit else size
 
 
 def usd_per_byte_hour(tier: KvTier) -> float:
@@ -204,7 +211,10 @@ def _with_tiers(
     replica = base.estimates[0].replica
     per_token = kv_bytes_per_token(replica.model, replica.kv, replica.tp)
     room = max(0.0, base.estimates[0].memory.kv_room) * replica.chips
-    if any(0.0 < size <= one.over_room * room for size, one in zip(sizes, limits, strict=True)):
+    if any(
+        size > 0.0 and one.started(size, replica.tp) <= one.over_room * room
+        for size, one in zip(sizes, limits, strict=True)
+    ):
         return None
     kept = max(0.0, room / per_token - _running_tokens(base.estimates, classes))
     correction = evidence.correction(replica, offer.profiles)

@@ -91,16 +91,18 @@ def _tiers(spec: InferencePool | None) -> Tiers:
     return (bandwidth[0], bandwidth[1], bandwidth[2]), (latency[0], latency[1], latency[2])
 
 
-def _tier_tokens(spec: InferencePool | None, bytes_per_token: float, host_bytes: int) -> tuple[float, float, float]:
+def _tier_tokens(
+    spec: InferencePool | None, bytes_per_token: float, host_bytes: int | None
+) -> tuple[float, float, float]:
     """Tokens of KV that host, disk and shared store hold for one replica.
 
     Args:
-        host_bytes: room of the host's as the engine was started; 0 where nobody tells, and then as the pool names it.
+        host_bytes: room of the host's as the engine was started; ``None``: nobody tells, then as the pool names it.
     """
     room = [0.0, 0.0, 0.0]
     for tier in spec.spec.kv_cache.tiers if spec is not None else ():
-        told = host_bytes if tier.medium is KVMedium.HOST else 0
-        room[_MEDIA.index(tier.medium)] = float(told or tier.max_bytes_per_replica) / bytes_per_token
+        told = host_bytes if tier.medium is KVMedium.HOST else None
+        room[_MEDIA.index(tier.medium)] = float(tier.max_bytes_per_replica if told is None else told) / bytes_per_token
     return room[0], room[1], room[2]
 
 

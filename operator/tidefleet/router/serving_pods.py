@@ -37,7 +37,7 @@ class Rank:
         option: key of the option of its pool that it is, where the operator made it.
         restarts: of the pod's containers; with one more its engine may hold nothing of what it held.
         odd: what of the pod's words could not be read.
-        host_kv_bytes: room of its KV tier in host memory, as the operator tells it; 0 where it does not.
+        host_kv_bytes: room of its KV tier in host memory, as the operator tells it; 0: none, ``None``: not told.
     """
 
     address: str
@@ -64,7 +64,7 @@ class Rank:
     restarts: int = 0
     by_priority: bool = False
     odd: tuple[str, ...] = ()
-    host_kv_bytes: int = 0
+    host_kv_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,8 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= 512 else ""
 
 
-def _bytes(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**60 else 0
+def _bytes(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60 else None
 
 
 def _int(value: object, default: int) -> int:
