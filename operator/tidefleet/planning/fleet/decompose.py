@@ -53,7 +53,7 @@ FINE = 0.2
 """Share of the gap to which the pools of a small fleet are solved where a shared limit has a price: what is open
 between prices and whole replicas comes on top."""
 
-NEAR_SHARE = 0.35
+NEAR_SHARE = 0.28
 """Share of the time left after a turn in which plans near the pools' are sought."""
 
 LARGE_NEAR_SHARE = 0.15
@@ -67,6 +67,9 @@ AGAIN_SHARE = 0.7
 
 NEAR_ROOM = 0.03
 """Share of the bound that takes the place of the open gap while no plan of the fleet is known."""
+
+SAME = 1e-4
+"""Relative difference up to which prices count as those of an earlier turn."""
 
 RISES = 0.05
 """Share of the open gap by which the bound has to rise in a turn, for prices to be sought further."""
@@ -208,11 +211,19 @@ class _Search:
     def _priced(self) -> FleetResult | None:
         """Turn after turn at better prices of the shared limits; a result only where there is no plan to be had."""
         watch, began = self.watch, self.watch.left()
+        asked: list[Floats] = []
         for count in range(PRICE_TURNS):
             before, known = watch.left(), self.lower
             prices = self.tried.next(count, self.proposals, before)
+            if any(np.allclose(prices, one, rtol=SAME, atol=1e-9) for one in asked):
+                break
+            asked.append(prices)
             turn = self._turn(prices)
-            failed = self._taken(turn, prices, self._share(prices))
+            rough = self.tight and not self.large
+            failed = self._taken(turn, prices, self._share(prices), rough=rough)
+            worth = self.tried.paid(prices, self.paid)
+            if failed is None and rough and worth and not self._done():
+                failed = self._taken(turn, prices, self._share(prices))
             taken = before - watch.left()
             if failed is None and self.tight and not self._done():
                 failed = self._further(turn, prices)
@@ -223,7 +234,8 @@ class _Search:
             used = before - watch.left()
             if watch.left() < (max(1.5 * used, PRICES_UNTIL * began) if self.large else 1.2 * taken):
                 break
-            if count >= 2 and self.best is not None and self.lower - known < RISES * (self._cost() - self.lower):
+            exact = worth or not rough
+            if exact and count >= 2 and self.lower - known < RISES * (self._cost() - self.lower) < np.inf:
                 break
         return None
 
@@ -249,15 +261,13 @@ class _Search:
             return TURN_SHARE if self.proposals.plans else FIRST_SHARE
         return SMALL_SHARE
 
-    def _taken(self, turn: Turn, prices: Floats, share: float) -> FleetResult | None:
+    def _taken(self, turn: Turn, prices: Floats, share: float, *, rough: bool = False) -> FleetResult | None:
         """Run a turn in a share of the time left, and take what it brings; a result only where there is no plan.
 
         Afterwards ``answers`` are the pools', ``paid`` is what their plans cost at these prices, and ``open`` how far
         that is above their bounds.
         """
         milp = self.milp
-        # Prices that are sure to change need no exact answer.
-        rough = self.tight and not self.large and not self.proposals.plans
         found = turn.run(self.watch.clock() + share * self.watch.left(), rough=rough)
         floors = bounds.pool_floors(milp, milp.matrix.with_cost(milp.matrix.priced(prices)), self.relaxation.prices)
         answers = {owner: raised(answer, float(floors[owner])) for owner, answer in found.items()}

@@ -54,10 +54,12 @@ class Mixture:
     """The cheapest mixture of plans within the shared limits.
 
     Attributes:
+        cost: what it costs, without the constant of the fleet's program.
         prices: per row of the fleet's program, its dual there.
         plans: the plans that are part of it, each with its pool.
     """
 
+    cost: float
     prices: Floats
     plans: tuple[tuple[int, Floats], ...]
 
@@ -112,7 +114,7 @@ class Proposals:
         found = np.zeros(len(self.matrix.row_lower))
         found[self.rows] = answer.row_prices[: len(self.rows)]
         taken = np.flatnonzero(answer.values[: len(self.plans)] > 1e-6)
-        return Mixture(found, tuple((self.owners[i], self.plans[i].dense()) for i in taken))
+        return Mixture(answer.objective, found, tuple((self.owners[i], self.plans[i].dense()) for i in taken))
 
     def choice(self, seconds: float, cancelled: Callable[[], bool]) -> dict[int, Floats] | None:
         """One plan per pool, the cheapest that fit together; ``None`` where none do."""
@@ -126,7 +128,8 @@ class Proposals:
         """Weights of the plans, the shared columns, and (with ``most``) how far each row may be exceeded at a price."""
         m, b, count = self.matrix, Builder(), len(self.plans)
         weights = b.add_columns(count, cost=self.costs, upper=1.0, integer=True)
-        rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows])
+        ease = 1.0 if most is None else 1.0 + EASE * (m.row_upper[self.rows] > 0)
+        rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows] * ease)
         b.add_entries(rows[:, None], weights[None, :], np.array(self.uses).T)
         shared = np.flatnonzero(self.mine)
         own = b.add_columns(
@@ -146,6 +149,14 @@ class Proposals:
         return b.build()
 
 
+EASE = 0.02
+"""Share by which limits are taken wider for a mixture: its prices are seldom unique, and those that make the least of
+limits are the better ones."""
+
+NEARLY = 0.01
+"""Share of what a mixture of plans costs by which the pools' plans at its prices may cost less, to be worth a bound."""
+
+
 class Tried:
     """Which prices to try next: the relaxation's, parts of them, then mixtures of the best so far and the proposals'.
 
@@ -159,7 +170,7 @@ class Tried:
         """Begin with the relaxation's prices; ``bold`` where there are many plans for each turn of prices."""
         self.milp, self.full, self.bold = milp, full, bold
         self.best, self.best_bound, self.best_parts = full, -np.inf, np.full(milp.problem.pools, -np.inf)
-        self.rose = True
+        self.centre, self.centre_paid, self.rose, self.hoped = full, -np.inf, True, np.inf
         matrix, n = milp.matrix, np.zeros(len(milp.matrix.cost), dtype=np.bool_)
         n[milp.columns.n] = True
         entry = np.flatnonzero(n[matrix.column] & (matrix.row_owner[matrix.row] == SHARED))
@@ -175,14 +186,27 @@ class Tried:
         found = proposals.mixture(self.most[proposals.rows], max(seconds, 0.1))
         if found is None:
             return self.best * (0.9 if turn % 2 else 1.1)
+        self.hoped = found.cost + self.milp.constant
         new = 1.0 if self.bold and self.rose else 0.5
-        mixed: Floats = new * shared_prices(self.milp, found.prices) + (1 - new) * self.best
+        centre = self.centre if self.bold else self.best
+        mixed: Floats = new * shared_prices(self.milp, found.prices) + (1 - new) * centre
         return mixed
+
+    def paid(self, prices: Floats, paid: float) -> bool:
+        """Note what the pools' plans cost at some prices, which their bound may come near to.
+
+        Returns:
+            Whether it is near what the mixture that the prices came from had hoped for: plans that cost far less show
+            that the mixture knew too few, and its prices are worth no exact bound.
+        """
+        self.rose = paid > self.centre_paid
+        if self.rose:
+            self.centre, self.centre_paid = prices, paid
+        return paid >= self.hoped - NEARLY * abs(self.hoped)
 
     def bound(self, prices: Floats, shared: float, parts: Floats) -> float:
         """The bound that some prices gave, noted where it is the best: that of the shared part and of each pool."""
         bound = shared + float(parts.sum())
-        self.rose = bound > self.best_bound
-        if self.rose:
+        if bound > self.best_bound:
             self.best, self.best_bound, self.best_parts = prices, bound, parts
         return bound
