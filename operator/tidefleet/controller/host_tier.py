@@ -82,7 +82,7 @@ def host_setup(pool: InferencePool) -> HostSetup:
             ", which a model with windowed or state-space layers needs" if mixed else ""
         )
         return HostSetup(TierSetBy.OWNER, because=f"{engine.type} {engine.version} is older than {needed}")
-    limit = _memory(container, "limits")
+    limit = _memory_limit(container)
     if not limit:
         return HostSetup(TierSetBy.OPERATOR)
     most = max(0.0, limit - ENGINE_BYTES)
@@ -144,6 +144,7 @@ def words(pool: InferencePool, size: float, named: float, *, ranks: int, group: 
     return found.by, f"engines are started with {arguments}{less}"
 
 
-def _memory(container: Mapping[str, Any], which: str) -> int:
+def _memory_limit(container: Mapping[str, Any]) -> int:
+    """Bytes; 0 where there is none."""
     resources = container.get("resources")
-    return quantity(memory_of(resources, which)) if isinstance(resources, Mapping) else 0
+    return quantity(memory_of(resources, "limits")) if isinstance(resources, Mapping) else 0

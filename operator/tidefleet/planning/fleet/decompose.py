@@ -62,7 +62,7 @@ LARGE_NEAR_SHARE = 0.15
 NEAR_WORTH = 0.2
 """Share of the gap within a large fleet's pools from which on plans near theirs are sought."""
 
-AGAIN_SHARE = 0.7
+AGAIN_SHARE = 0.85
 """Share of the time left in which a large fleet's pools are solved further at the same prices."""
 
 NEAR_ROOM = 0.03
