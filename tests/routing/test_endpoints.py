@@ -151,10 +151,11 @@ def test_a_pool_that_serves_deferrable_work_alone_learns_from_it(table):
     assert table.prefill_factor[0] > 1.5
 
 
-def test_deferrable_work_makes_a_pool_no_busier_for_people(table):
+def test_deferrable_work_makes_neither_pool_nor_endpoint_busier_for_people(table):
     for now in range(100):
-        table.begin(Ask("p", "m", 2000, deadline=1e6), A, float(now))
+        table.begin(Ask("p", "m", 10**8, deadline=1e6), A, float(now))
     assert table.crowd(100.0) == 0.0
+    assert table.load_shares().tolist() == [1.0, 1.0]
 
 
 def test_work_counts_for_more_the_busier_a_pool_is(table):

@@ -70,7 +70,7 @@ _LIVE = (
     "others_waiting",  # of other routers, as observed
     "others_running",
     "seen_pinned",  # tokens that running requests hold, as observed
-    "served",  # tokens of requests sent there, less what decayed
+    "served",  # tokens of people's requests sent there, less what decayed
     "held_share",  # of "context" that the device holds, as observed: what requests share is held once
 )
 
@@ -464,7 +464,7 @@ class Endpoints(Columns):
         return rows
 
     def load_shares(self) -> Floats:
-        """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
+        """People's tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
 
         So a pool that served less than it holds has nothing to balance yet, and its sessions stay where they began.
         """
@@ -472,13 +472,17 @@ class Endpoints(Columns):
         return (self.served + self.capacity) / (mean + self.capacity)
 
     def _came(self, at: int, ask: Ask, work: Work, now: float) -> None:
-        """Count a request for its endpoint's share of the load and, unless nobody waits for it, for the pool's rate."""
+        """Count a request that somebody waits for in the pool's rate and in its endpoint's share of the load.
+
+        Nobody waits behind deferrable ones, and where they go tells where load leaves room, not where it lies.
+        """
         passed, self._counted = max(0.0, now - self._counted), max(now, self._counted)
         self._rate *= math.exp(-passed / RATE_SECONDS)
-        if not ask.is_deferrable:
-            self._rate += 1.0 / RATE_SECONDS
-            self._usual_seconds += 0.02 * (work.seconds - self._usual_seconds)
         self.served *= math.exp(-passed / LOAD_SECONDS)
+        if ask.is_deferrable:
+            return
+        self._rate += 1.0 / RATE_SECONDS
+        self._usual_seconds += 0.02 * (work.seconds - self._usual_seconds)
         self.served[at] += ask.tokens + ask.output_tokens
 
     def _prefilled(self, at: int, ticket: Ticket, now: float) -> None:
