@@ -119,6 +119,45 @@ def test_an_engine_slower_than_modelled_is_learned_within_bounds(table):
     assert table.prefill_factor[1] == 1.0
 
 
+def served(table, asks, *, until, ttft, tpot):
+    """Serve each of these once a second, one after the other."""
+    for now in range(until):
+        for ask in asks:
+            ticket = table.begin(ask, A, float(now))
+            table.first_token(ticket, now + ttft(ask))
+            table.end(ticket, now + ttft(ask) + 4.0 * tpot(ask), output_tokens=5.0)
+
+
+def test_deferrable_work_unlearns_nothing_of_how_long_people_wait(table):
+    """However many of them come and however soon they are over, beside prompts that take twice what is modelled."""
+    people, batch = Ask("p", "m", 2000), Ask("p", "m", 300, deadline=1e6)
+    times = {"ttft": lambda one: 0.01 if one.is_deferrable else 0.4, "tpot": lambda one: 0.05}
+    served(table, [people, *[batch] * 20], until=200, **times)
+    mixed = table.prefill_factor[0], table.step_factor[0]
+    alone = Endpoints("p")
+    alone.add(Endpoint(A, RATES))
+    served(alone, [people], until=200, **times)
+    assert mixed == (alone.prefill_factor[0], alone.step_factor[0])
+    assert mixed[0] > 1.5
+
+
+def test_a_pool_that_serves_deferrable_work_alone_learns_from_it(table):
+    table.end(table.begin(Ask("p", "m", 2000), A, 0.0), 1.0)
+    batch = Ask("p", "m", 2000, deadline=1e6)
+    times = {"ttft": lambda one: 0.4, "tpot": lambda one: 0.05}
+    served(table, [batch], until=60, **times)
+    assert table.prefill_factor[0] == 1.0
+    served(table, [batch], until=1000, **times)
+    assert table.prefill_factor[0] > 1.5
+
+
+def test_deferrable_work_makes_neither_pool_nor_endpoint_busier_for_people(table):
+    for now in range(100):
+        table.begin(Ask("p", "m", 10**8, deadline=1e6), A, float(now))
+    assert table.crowd(100.0) == 0.0
+    assert table.load_shares().tolist() == [1.0, 1.0]
+
+
 def test_work_counts_for_more_the_busier_a_pool_is(table):
     seen = []
     for now in range(0, 300):

@@ -228,6 +228,16 @@ def test_deferrable_work_starts_in_slack_and_else_waits_until_it_must():
     assert isinstance(pick(ask, table, None, 999.0), Pick)
 
 
+@pytest.mark.parametrize("priority", [-1, 0, 1])
+def test_deferrable_work_finds_no_slack_where_it_would_slow_what_people_were_promised(priority):
+    table = table_of(1)
+    batch = ask_of(deadline=1000.0)
+    pace = float(pick(batch, table, None, 0.0).terms.tpot[0])
+    for promised, expected in ((2.0, Pick), (1.01, Queued)):
+        pick(ask_of(priority=priority, tpot_objective_seconds=promised * pace), table, None, 0.0)
+        assert isinstance(pick(batch, table, None, 0.0), expected)
+
+
 def test_much_uncached_work_is_prefilled_apart_and_little_is_not():
     rates = dataclasses.replace(RATES, transfer_bytes_per_second=50e9)
     table = Endpoints("p")

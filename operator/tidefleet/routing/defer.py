@@ -36,8 +36,11 @@ def engine_priority(priority: int) -> int:
 
 
 def has_slack(ask: Ask, table: Endpoints, terms: Terms, now: float) -> NDArray[np.bool_]:
-    """Endpoints that take a deferrable request without anybody noticing: nothing waits, room and pace are left."""
-    pace = table.paces.tightest_above(ask.priority, now)
+    """Endpoints that take a deferrable request without anybody noticing: nothing waits, room and pace are left.
+
+    The pace is the tightest that anybody was promised, whatever the priorities: engines take deferrable work last.
+    """
+    pace = table.paces.tightest_above(None, now)
     room = table.context * table.held_share + ask.tokens + ask.output_tokens <= SLACK_SHARE * table.capacity
     return (terms.wait <= 0.0) & (table.pending <= 0.0) & room & (terms.tpot <= SLACK_SHARE * pace)
 

@@ -18,7 +18,7 @@ from tidefleet.routing.coming import Coming, coming_tokens
 from tidefleet.routing.endpoint import AGGREGATED, DECODE, PREFILL, ROLES, Endpoint, Ticket, Work
 from tidefleet.routing.health import Health
 from tidefleet.routing.homes import DEFAULT_MOST, DEFAULT_TTL_SECONDS, Homes
-from tidefleet.routing.learning import from_end, from_first_token, held_share
+from tidefleet.routing.learning import from_end, from_first_token, held_share, teaches
 from tidefleet.routing.metering import Shares, begin_decode, end_decode
 from tidefleet.routing.rates import DEVICE
 from tidefleet.routing.request import Ask
@@ -70,7 +70,7 @@ _LIVE = (
     "others_waiting",  # of other routers, as observed
     "others_running",
     "seen_pinned",  # tokens that running requests hold, as observed
-    "served",  # tokens of requests sent there, less what decayed
+    "served",  # tokens of people's requests sent there, less what decayed
     "held_share",  # of "context" that the device holds, as observed: what requests share is held once
 )
 
@@ -315,7 +315,8 @@ class Endpoints(Columns):
         self._prefilled(at, ticket, now)
         self.running[at] += 1.0
         begin_decode(self._rows[at].shares, ticket, now, others=self._others(at, now))
-        from_first_token(ticket, now, self.prefill_factor, self.step_factor, at=at, shares=self._rows[at].shares)
+        if teaches(ticket.ask, self._rate):
+            from_first_token(ticket, now, self.prefill_factor, self.step_factor, at=at, shares=self._rows[at].shares)
         if self.ejected[at]:
             self._rows[at].health.succeeded()
             self._eject(at)
@@ -355,7 +356,8 @@ class Endpoints(Columns):
             self.context[at] = 0.0
         if output_tokens <= 0.0:
             return
-        from_end(ticket, now, output_tokens, self.step_factor, at)
+        if teaches(ticket.ask, self._rate):
+            from_end(ticket, now, output_tokens, self.step_factor, at)
         cached = ticket.work.cached_tokens if cached_tokens is None else cached_tokens
         tool_call = ticket.ask.ends_in_tool_call if tool_call is None else tool_call
         self._remember(at, ticket, now, output_tokens, cached, tool_call=tool_call)
@@ -462,7 +464,7 @@ class Endpoints(Columns):
         return rows
 
     def load_shares(self) -> Floats:
-        """Tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
+        """People's tokens of the last hour by endpoint over their mean, each beside as many as its KV room holds.
 
         So a pool that served less than it holds has nothing to balance yet, and its sessions stay where they began.
         """
@@ -470,11 +472,17 @@ class Endpoints(Columns):
         return (self.served + self.capacity) / (mean + self.capacity)
 
     def _came(self, at: int, ask: Ask, work: Work, now: float) -> None:
-        """Count a request for the pool's rate and for its endpoint's share of the load."""
+        """Count a request that somebody waits for in the pool's rate and in its endpoint's share of the load.
+
+        Nobody waits behind deferrable ones, and where they go tells where load leaves room, not where it lies.
+        """
         passed, self._counted = max(0.0, now - self._counted), max(now, self._counted)
-        self._rate = self._rate * math.exp(-passed / RATE_SECONDS) + 1.0 / RATE_SECONDS
-        self._usual_seconds += 0.02 * (work.seconds - self._usual_seconds)
+        self._rate *= math.exp(-passed / RATE_SECONDS)
         self.served *= math.exp(-passed / LOAD_SECONDS)
+        if ask.is_deferrable:
+            return
+        self._rate += 1.0 / RATE_SECONDS
+        self._usual_seconds += 0.02 * (work.seconds - self._usual_seconds)
         self.served[at] += ask.tokens + ask.output_tokens
 
     def _prefilled(self, at: int, ticket: Ticket, now: float) -> None:

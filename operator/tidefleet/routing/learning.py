@@ -5,12 +5,15 @@ from __future__ import annotations
 from tidefleet.routing.columns import Floats
 from tidefleet.routing.endpoint import Ticket
 from tidefleet.routing.metering import Shares
+from tidefleet.routing.request import Ask
 
 LEARNED = 0.1
 """Weight of one more measured time."""
 WIDEST = 8.0
 LEAST_HELD = 0.02
 """Share of requests' tokens that a device holds at least, however much they have in common."""
+LEAST_RATE = 0.001
+"""Requests/s of people below which only deferrable work is taken to come: some minutes after the last of them."""
 _LEAST_SECONDS = 0.02
 """Below it a time to the first token says more about the network than about the engine."""
 
@@ -19,6 +22,19 @@ def corrected(factor: float, ratio: float) -> float:
     """A correction after one more measured time, as a share of what was expected with it."""
     step = min(2.0, max(0.5, ratio))
     return min(WIDEST, max(1.0 / WIDEST, factor * float(step**LEARNED)))
+
+
+def teaches(ask: Ask, rate: float) -> bool:
+    """Whether the times of a request tell how fast its endpoint is.
+
+    Those of deferrable ones do where nobody else asks. Elsewhere they give way, and may be so many and so short that
+    what people's prompts take is unlearned between two of these: a prompt of 40 tokens is over in one step, of which
+    a prefill's least time says next to nothing. Waits would then be taken for half of what they are.
+
+    Args:
+        rate: requests/s of people in the pool.
+    """
+    return not ask.is_deferrable or rate < LEAST_RATE
 
 
 def from_first_token(ticket: Ticket, now: float, prefill: Floats, steps: Floats, *, at: int, shares: Shares) -> None:

@@ -45,10 +45,11 @@ class Promises:
                 return
         self._seen[priority] = (objective, now)
 
-    def tightest_above(self, priority: int, now: float) -> float:
-        """Tightest objective of a live higher priority, seconds; infinite if there is none."""
+    def tightest_above(self, priority: int | None, now: float) -> float:
+        """Tightest objective of a live higher priority (``None``: of any), seconds; infinite if there is none."""
+        above = -math.inf if priority is None else priority
         return min(
-            (kept[0] for one, kept in self._seen.items() if one > priority and now - kept[1] <= LIVE_SECONDS),
+            (kept[0] for one, kept in self._seen.items() if one > above and now - kept[1] <= LIVE_SECONDS),
             default=math.inf,
         )
 
