@@ -232,7 +232,7 @@ class _Search:
             if self._done() or watch.cancelled() or not self.tight:
                 break
             used = before - watch.left()
-            if watch.left() < (max(1.5 * used, PRICES_UNTIL * began) if self.large else 1.2 * taken):
+            if watch.left() < (max(1.5 * used, PRICES_UNTIL * began) if self.large else 0.9 * taken):
                 break
             exact = worth or not rough
             if exact and count >= 2 and self.lower - known < RISES * (self._cost() - self.lower) < np.inf:
@@ -241,10 +241,8 @@ class _Search:
 
     def _further(self, turn: Turn, prices: Floats) -> FleetResult | None:
         """More of a turn whose plans leave a gap: plans near them, and in a large fleet better ones at these prices."""
-        if self.best is None and not self.large:
-            self._fit()
         self._near()
-        if self.best is None and self.large:
+        if self.best is None:
             self._fit()
         if not self.large or self._wasted() >= self.open:
             return None

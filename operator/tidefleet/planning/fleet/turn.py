@@ -33,6 +33,13 @@ SIZE_WEIGHT = 0.25
 """How much a pool's size counts against its cost when the time is dealt out."""
 
 
+SMALL = 10_000
+"""Arcs up to which most pools need far less than their share of the time to be done."""
+
+SMALL_MORE = 3.0
+"""How many shares each of such pools may take: the time of one that was cut off is lost."""
+
+
 class Spread(Protocol):
     """Applies a function to each item, side by side where it can: ``map`` or an executor's ``map``."""
 
@@ -98,7 +105,8 @@ class Turn:
         worth |= (weights >= weights.max()) | wild[hopeful]
         stages = [searches[i].improve for i in np.array(hopeful)[worth]]
         # The widest gap first: its MILP is worth little unless it gets all of its share at once.
-        self._dealt(until, weights[worth].tolist(), stages, 1.0)
+        more = 1.0 if arcs.max() > SMALL else SMALL_MORE
+        self._dealt(until, weights[worth].tolist(), stages, more)
 
     def _dealt(
         self,
