@@ -118,3 +118,14 @@ def a_view(pool: InferencePool | None = None, *kinds: AcceleratorType, **changes
         "offers": offers(*kinds),
     }
     return PoolView(**{**facts, **changes})
+
+
+H100 = a_kind("h100-sxm", prices=[{"capacityType": "OnDemand", "usdPerChipHour": "3.00"}])
+HOST = {"medium": "Host", "maxBytesPerReplica": 2**41, "bytesPerSecond": 50_000_000_000, "usdPerGibMonth": "0.50"}
+AGENT = a_class(
+    demand={"requestsPerSecond": "6"},
+    tokens={"input": {"mean": 24000}, "output": {"mean": 300}, "cachedShare": "0.2"},
+    turnsPerSession="9",
+    turnPauseSeconds=90,
+)
+"""Long prompts that come again: what a KV tier in host memory pays for itself with."""

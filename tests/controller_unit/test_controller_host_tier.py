@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from controller_builders import NOW, SHIPPED, a_class, a_kind, a_pool, a_served, a_view, an_option
+from controller_builders import AGENT, H100, HOST, NOW, SHIPPED, a_pool, a_served, a_view, an_option
 
 from tidefleet.api import InferencePool
 from tidefleet.api.inference_pool_status import PlanStatus, TierSetBy
@@ -27,20 +27,7 @@ from tidefleet.planning.options import EstimateMemo
 
 GIB = 2**30
 MEMO = EstimateMemo()
-H100 = a_kind("h100-sxm", prices=[{"capacityType": "OnDemand", "usdPerChipHour": "3.00"}])
-HOST = {
-    "medium": "Host",
-    "maxBytesPerReplica": 2**41,
-    "bytesPerSecond": 50_000_000_000,
-    "usdPerGibMonth": "0.50",
-    "sizing": "Planned",
-}
-AGENT = a_class(
-    demand={"requestsPerSecond": "6"},
-    tokens={"input": {"mean": 24000}, "output": {"mean": 300}, "cachedShare": "0.2"},
-    turnsPerSession="9",
-    turnPauseSeconds=90,
-)
+PLANNED = {**HOST, "sizing": "Planned"}
 
 
 def the_pool(
@@ -56,7 +43,7 @@ def the_pool(
             "template": {"spec": {"containers": [container]}},
             "engine": {"type": engine, "port": 8000, **({"version": version} if version else {})},
         },
-        kvCache={"tiers": [{**HOST, **tier}]},
+        kvCache={"tiers": [{**PLANNED, **tier}]},
     )
 
 

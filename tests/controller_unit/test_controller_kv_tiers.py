@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from controller_builders import NOW, a_class, a_kind, a_pool, a_view
+from controller_builders import AGENT, H100, HOST, NOW, a_pool, a_view
 
 from tidefleet.api.inference_pool_status import PlanStatus
 from tidefleet.controller import kv_tiers
@@ -19,15 +19,7 @@ from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.reuse_curve import ReuseCurve
 
 MEMO = EstimateMemo()
-H100 = a_kind("h100-sxm", prices=[{"capacityType": "OnDemand", "usdPerChipHour": "3.00"}])
-HOST = {"medium": "Host", "maxBytesPerReplica": 2**41, "bytesPerSecond": 50_000_000_000, "usdPerGibMonth": "0.50"}
 DISK = {"medium": "Disk", "maxBytesPerReplica": 2**44, "bytesPerSecond": 12_000_000_000, "usdPerGibMonth": "0.05"}
-AGENT = a_class(
-    demand={"requestsPerSecond": "6"},
-    tokens={"input": {"mean": 24000}, "output": {"mean": 300}, "cachedShare": "0.2"},
-    turnsPerSession="9",
-    turnPauseSeconds=90,
-)
 
 
 def view(*tiers: dict[str, Any], **changes: Any) -> PoolView:

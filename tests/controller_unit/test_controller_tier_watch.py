@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from controller_builders import NOW, a_class, a_kind, a_pool, a_view
+from controller_builders import AGENT, H100, HOST, NOW, a_class, a_pool, a_view
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,14 +111,6 @@ def test_a_verdict_against_tiers_always_rests_on_enough(steps: list[tuple[float,
 # --- in the decision -------------------------------------------------------------------------------------------------
 
 MEMO = EstimateMemo()
-H100 = a_kind("h100-sxm", prices=[{"capacityType": "OnDemand", "usdPerChipHour": "3.00"}])
-HOST = {"medium": "Host", "maxBytesPerReplica": 2**41, "bytesPerSecond": 50_000_000_000, "usdPerGibMonth": "0.50"}
-AGENT = a_class(
-    demand={"requestsPerSecond": "6"},
-    tokens={"input": {"mean": 24000}, "output": {"mean": 300}, "cachedShare": "0.2"},
-    turnsPerSession="9",
-    turnPauseSeconds=90,
-)
 
 
 def a_memory() -> PoolMemory:

@@ -8,10 +8,9 @@ than before, so the search can end whenever the time does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from tidefleet.planning.fleet.local import search
 from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.solver import Answer, solve
+from tidefleet.planning.fleet.turn import Spread
 
 MOST = 25_000
 """Shares of one MILP, above which pools are not taken together."""
@@ -57,7 +57,7 @@ def improved(
     shortlist: Bools,
     slack: Floats,
     *,
-    spread: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
+    spread: Spread,
     workers: int,
     enough: Callable[[Floats], bool],
     clock: Callable[[], float],

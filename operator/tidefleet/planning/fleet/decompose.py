@@ -87,7 +87,7 @@ HANDY = 6
 """Options of each pool, the cheapest over its cells, that the repair may use besides those in use."""
 
 LARGE = 60_000
-"""Arcs above which the repaired plan is not handed to the MILP of the whole, which would only read it."""
+"""Arcs from which on a fleet is large: its turns are few, and the MILP of the whole would only read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class _Search:
         lower: no plan of the fleet costs less.
         used: options that any solution so far uses.
         proposals, tried, nearby: the pools' plans, the prices of the shared limits, and where plans were sought.
-        searches: each pool's search in the last turn.
+        searches, floors: each pool's search in the last turn, and what its cost is at least at the turn's prices.
     """
 
     def __init__(self, milp: FleetMilp, limits: Limits, watch: Watch, spread: Spread, workers: int) -> None:
@@ -179,12 +179,15 @@ class _Search:
             case Broken(why):
                 return SolverFailed(why)
         self.lower = relaxation.bound + milp.constant
-        self.relaxation = self._rounded(relaxation)
         self.used = relaxation.values[milp.columns.n] > 1e-6
-        full = bounds.shared_prices(self.milp, self.relaxation.prices)
+        full = bounds.shared_prices(milp, relaxation.prices)
         self.tight = bool(full.any())
+        if self.tight and not self.large:
+            self.milp = rounded(milp)
+        fresh = np.zeros(len(self.milp.matrix.row_lower) - len(full))  # the relaxation has no prices of these rows
+        self.relaxation = replace(relaxation, prices=np.concatenate((relaxation.prices, fresh)))
         self.proposals, self.nearby = Proposals(self.milp), Nearby(self.milp)
-        self.tried = Tried(self.milp, full, bold=not self.large)
+        self.tried = Tried(self.milp, np.concatenate((full, fresh)), bold=not self.large)
         failed = self._priced()
         if failed is not None:
             return failed
@@ -199,14 +202,6 @@ class _Search:
         if self.best is None:
             return SolverFailed("the time was over before a plan was found")
         return explained(milp, self.best, self.lower, relaxation.prices, self.limits.gap)
-
-    def _rounded(self, relaxation: bounds.Relaxation) -> bounds.Relaxation:
-        """Go on with rows of rounded quotas where any limit is scarce; the relaxation has no prices of them yet."""
-        scarce = bounds.shared_prices(self.milp, relaxation.prices).any()
-        rows = len(self.milp.matrix.row_lower)
-        self.milp = rounded(self.milp) if scarce and not self.large else self.milp
-        none = np.zeros(len(self.milp.matrix.row_lower) - rows)
-        return replace(relaxation, prices=np.concatenate((relaxation.prices, none)))
 
     def _priced(self) -> FleetResult | None:
         """Turn after turn at better prices of the shared limits; a result only where there is no plan to be had."""
@@ -267,8 +262,7 @@ class _Search:
         """
         milp = self.milp
         found = turn.run(self.watch.clock() + share * self.watch.left(), rough=rough)
-        floors = bounds.pool_floors(milp, milp.matrix.with_cost(milp.matrix.priced(prices)), self.relaxation.prices)
-        answers = {owner: raised(answer, float(floors[owner])) for owner, answer in found.items()}
+        answers = {owner: raised(answer, float(self.floors[owner])) for owner, answer in found.items()}
         broken = [one for one in answers.values() if isinstance(one, Broken)]
         if broken and self.best is None:
             return SolverFailed(broken[0].why)
@@ -364,7 +358,7 @@ class _Search:
     def _chosen(self) -> Floats | None:
         """The best of all proposals that fit together."""
         chosen = self.proposals.choice(0.1 * self.watch.left(), self.watch.cancelled)
-        if chosen is None or len(chosen) < len(np.unique(self.milp.matrix.owner[self.milp.matrix.owner != SHARED])):
+        if chosen is None or len(chosen) < len(self.milp.matrix.pools):
             return None
         return self._together({o: Answer(v, 0.0, -np.inf, np.zeros(0), False) for o, v in chosen.items()})
 
@@ -393,7 +387,8 @@ class _Search:
     def _turn(self, prices: Floats) -> Turn:
         """Every pool at some prices of the shared rows."""
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(prices))
-        owners = [int(one) for one in np.unique(matrix.owner) if one != SHARED]
+        owners = matrix.pools
+        self.floors = bounds.pool_floors(self.milp, matrix, self.relaxation.prices)
         gap = (FINE if self.tight and not self.large else 1.0) * self.limits.gap
         self.searches = {
             one: PoolSearch(

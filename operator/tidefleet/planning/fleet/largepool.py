@@ -89,11 +89,11 @@ def own_limits(matrix: Matrix, owner: int) -> OwnLimits:
     at[taken] = np.arange(len(taken))
     entry = np.flatnonzero(of_me & (at[matrix.row] >= 0))
     row, value, upper = at[matrix.row[entry]], matrix.value[entry], limit[taken]
-    whole = np.rint(value)
+    chips = np.rint(value)
     for i in range(len(taken)):
         some = row == i
-        if matrix.integer[column[entry[some]]].all() and (np.abs(whole[some] - value[some]) < 1e-9).all():
-            unit = int(np.gcd.reduce(whole[some].astype(np.int64)))
+        if matrix.integer[column[entry[some]]].all() and (np.abs(chips[some] - value[some]) < 1e-9).all():
+            unit = int(np.gcd.reduce(chips[some].astype(np.int64)))
             upper[i] = unit * np.floor(upper[i] / unit + 1e-9)
     return OwnLimits(row, (np.cumsum(mine) - 1)[column[entry]], value, upper)
 

@@ -51,6 +51,12 @@ class Matrix:
         """The column of each entry."""
         return np.repeat(np.arange(len(self.cost)), np.diff(self.start))
 
+    @property
+    def pools(self) -> list[int]:
+        """The owners of columns, without ``SHARED``."""
+        found: list[int] = np.unique(self.owner[self.owner != SHARED]).tolist()
+        return found
+
     def activity(self, values: Floats) -> Floats:
         """A v: one number per row."""
         return summed(self.row, self.value * values[self.column], len(self.row_lower))

@@ -18,7 +18,7 @@ import numpy as np
 
 from tidefleet.planning.fleet.first import first_plan
 from tidefleet.planning.fleet.lagrange import Knapsacks, Levels, ascend, covering, scales
-from tidefleet.planning.fleet.largepool import Effort, LargePool, among, moved, narrowed, option_of
+from tidefleet.planning.fleet.largepool import Effort, LargePool, among, moved, moving, narrowed, option_of
 from tidefleet.planning.fleet.matrix import Bools, Floats
 from tidefleet.planning.fleet.solver import Answer, OutOfTime
 from tidefleet.planning.fleet.strong import Arcs, Strong, gathered, strengthen
@@ -291,11 +291,7 @@ def _few(
 
     def raised(middle: Bools, levels: Levels, steps: int, target: float) -> tuple[Levels, Floats]:
         """L raised over some options, and what all of them make of it."""
-        part, columns = narrowed(pool, middle)
-        at = np.cumsum(columns) - 1
-        kept = middle[option]
-        index = np.cumsum(middle) - 1
-        some = Knapsacks(part, at[pool.arcs.x[kept]], at[pool.n[middle]], index[option[kept]], pool.load[middle])
+        some = moving(pool, middle).knapsacks
         found, mean = ascend(some, levels.prices, scale, steps=steps, target=target, go_on=go_on)
         every = np.zeros(len(pool.n))
         every[middle] = mean

@@ -8,18 +8,18 @@ that no floor lifts above that are solved for their flows, a small linear progra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tidefleet.planning.fleet.lagrange import Knapsacks
 from tidefleet.planning.fleet.largepool import LargePool, knapsacks_of, moving, whole
 from tidefleet.planning.fleet.local import Around, Flows
-from tidefleet.planning.fleet.matrix import SHARED, Bools, Floats, Matrix
+from tidefleet.planning.fleet.matrix import Bools, Floats, Matrix
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.proposals import Proposals, Sparse, Tried
+from tidefleet.planning.fleet.turn import Spread
 
 MOST = 40
 """Neighbours of one plan that are solved."""
@@ -49,7 +49,7 @@ class Nearby:
         room: float,
         part: Callable[[Matrix, int], LargePool],
         good: Callable[[int], list[Floats]],
-        spread: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
+        spread: Spread,
         seconds: Callable[[], float],
         cancelled: Callable[[], bool],
     ) -> bool:
@@ -73,8 +73,7 @@ class Nearby:
         mixture = proposals.mixture(tried.most[proposals.rows], seconds())
         plans = [] if mixture is None else list(mixture.plans)
         if best is not None:
-            owners = np.unique(matrix.owner[matrix.owner != SHARED]).tolist()
-            plans += [(owner, best[matrix.owner == owner]) for owner in owners]
+            plans += [(owner, best[matrix.owner == owner]) for owner in matrix.pools]
         work: dict[int, list[Floats]] = {}
         for owner, plan in plans:
             if (owner, plan.tobytes()) not in self._centres:

@@ -75,7 +75,7 @@ class Proposals:
         at_row[self.rows] = np.arange(len(self.rows))
         shared = at_row[matrix.row] >= 0
         self._pools: dict[int, _Pool] = {}
-        for owner in np.unique(matrix.owner[~self.mine]).tolist():
+        for owner in matrix.pools:
             columns = matrix.owner == owner
             entry = np.flatnonzero(shared & columns[column])
             at = np.cumsum(columns) - 1
