@@ -9,12 +9,15 @@ The file's arrays (units in the names): ``type_price_usd_per_chip_hour``, ``type
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tidefleet.planning.fleet import AGGREGATED, DECODE, PREFILL, FleetProblem
+from tidefleet.planning.fleet import AGGREGATED, DECODE, PREFILL, FleetProblem, FleetProblemError
 
 CAPACITY = 0.85  # of a replica that the plan uses
 PUE = 1.25
@@ -22,12 +25,73 @@ SPOT_LIMIT = 0.5  # of a class's rate
 START_COST = 0.25  # of a replica's hourly cost, from no replica running
 
 
+_NUMBERS = (
+    "type_price_usd_per_chip_hour", "type_quota_chips", "site_limit_kw", "option_cost_usd_per_hour", "option_kw",
+    "cell_rate_rps", "cell_spill_usd_per_hour", "arc_load",
+)  # fmt: skip
+_WHOLE = (
+    "type_site", "option_model", "option_type", "option_role", "option_chips", "option_spot", "option_fabric",
+    "cell_class", "arc_cell", "arc_option",
+)  # fmt: skip
+_MOST_WHOLE = 10_000_000
+"""Largest index or count: beyond it an array as long as that would be made before anything could be refused."""
+
+
+class UnusableInstance(ValueError):
+    """A file is no instance; the message names the array, what came and what is expected."""
+
+
 def read_instance(path: Path) -> FleetProblem:
-    """The problem in a file."""
-    with np.load(path, allow_pickle=False) as f:
-        a = {name: f[name] for name in f.files}
+    """The problem in a file.
+
+    Raises:
+        UnusableInstance: it cannot be read, lacks an array, or has one that makes no sense.
+    """
+    a = _arrays(path)
     cost = a["option_cost_usd_per_hour"].astype(np.float64)
     classes = int(a["cell_class"].max(initial=-1)) + 1
+    try:
+        return _problem(a, cost, classes)
+    except FleetProblemError as error:
+        raise UnusableInstance(str(error)) from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that an instance needs, each a list of numbers, whole ones where they must be."""
+    try:
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise UnusableInstance("is one array; expected a .npz file of several, e.g. by numpy.savez")
+        with opened as f:
+            missing = [name for name in (*_NUMBERS, *_WHOLE) if name not in f.files]
+            if missing:
+                raise UnusableInstance(
+                    f"has no array {missing[0]}; expected the {len(_NUMBERS + _WHOLE)} that planner_instances.py names"
+                )
+            found = {name: f[name] for name in (*_NUMBERS, *_WHOLE)}
+    except UnusableInstance:
+        raise
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise UnusableInstance(
+            f"cannot be read as .npz: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+    for name, array in found.items():
+        if array.ndim != 1:
+            raise UnusableInstance(f"{name} has shape {array.shape}; expected a list of numbers, e.g. shape (20,)")
+        if array.dtype.kind not in "biuf":
+            raise UnusableInstance(f"{name} has type {array.dtype}; expected numbers")
+    for name in _WHOLE:
+        most = 1 if name == "option_spot" else _MOST_WHOLE
+        array = found[name].astype(np.float64)
+        wrong = np.flatnonzero(~((array >= 0) & (array <= most)) | (array != np.floor(array)))
+        if len(wrong):
+            i = int(wrong[0])
+            raise UnusableInstance(f"{name}[{i}] is {array[i]:g}; expected a whole number from 0 to {most}, e.g. 1")
+        found[name] = array.astype(np.int64)
+    return found
+
+
+def _problem(a: Mapping[str, np.ndarray], cost: np.ndarray, classes: int) -> FleetProblem:
     return FleetProblem(
         type_price=a["type_price_usd_per_chip_hour"],
         type_quota=a["type_quota_chips"],
