@@ -246,12 +246,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="measured runs with power, as a test set only")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     asked = parser.parse_args(arguments)
-    found: dict[str, float] = measure(asked.seed, left_out=asked.left_out)
+    energy: dict[str, float] = {}
     if has_neighbour("economics_energy"):
-        energy = neighbour("economics_energy")
-        found |= energy.measure(asked.energy) if asked.energy else energy.measure()
+        runs = neighbour("economics_energy")
+        file = asked.energy or runs.MEASURED
+        if asked.energy and not asked.energy.is_file():
+            parser.error(f"--energy: {asked.energy} does not exist")
+        if file.is_file():
+            try:
+                energy = runs.measure(file)
+            except runs.UnusableRuns as error:
+                parser.exit(2, f"economics.py: {file}: {error}\n")
     elif asked.energy:
         parser.error("--energy needs economics_energy.py beside this file")
+    found: dict[str, float] = measure(asked.seed, left_out=asked.left_out) | energy
     if asked.json:
         print(json.dumps(found, indent=2))
     else:

@@ -41,7 +41,7 @@ import itertools  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -135,43 +135,96 @@ def accelerators() -> dict[str, Accelerator]:
     return {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
 
 
+class UnusableRuns(ValueError):
+    """A file of runs cannot be used; the message names the row and column, what came and what is expected."""
+
+
+_MOST = 1e9
+_COLUMNS = (
+    "task", "model_id", "gpu_model", "num_gpus", "data_parallel", "expert_parallel", "weight_precision",
+    "avg_batch_size", "avg_output_len", "median_itl_ms", "output_throughput_tokens_per_sec", "energy_per_token_joules",
+)  # fmt: skip
+"""What is read of a row; a file may have more columns, in any order."""
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that has all columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnusableRuns(f"cannot be read as CSV: {error}") from error
+    for name in _COLUMNS:
+        if name not in columns:
+            raise UnusableRuns(f"has no column {name}; expected a comma-separated header with {', '.join(_COLUMNS)}")
+    if not rows:
+        raise UnusableRuns("has no rows; expected one for each measured run")
+    return rows
+
+
+def _numbers(row: Mapping[str, str], line: int) -> Callable[..., float]:
+    """A reader of a row's numbers, all above 0."""
+
+    def number(name: str, default: str = "", *, whole: bool = False) -> float:
+        text = row[name] or default
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= _MOST or (whole and value != int(value)):
+            what = "a whole number from 1" if whole else "a number above 0"
+            raise UnusableRuns(f"row {line}: {name} is {text!r}; expected {what} and at most {_MOST:g}")
+        return value
+
+    return number
+
+
 def read(path: Path) -> list[Run]:
     """The runs of a file whose model and accelerator ship; the others are left out.
 
     Expert parallelism in these runs spreads the experts over all chips while attention is tensor parallel over them,
     unless ranks of data parallelism hold whole attention layers.
+
+    Raises:
+        UnusableRuns: the file is no table of runs, or a run has a number that makes no sense.
     """
+    return _runs(_table(path))
+
+
+def _runs(rows: Sequence[Mapping[str, str]]) -> list[Run]:
     chips = accelerators()
     found = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            model = catalogue.model_of(row["model_id"])
-            name = _ACCELERATORS.get(row["gpu_model"], row["gpu_model"].lower())
-            weights = _PRECISIONS.get(row["weight_precision"])
-            if model is None or name not in chips or weights is None:
-                continue
-            count, ranks = int(float(row["num_gpus"])), int(float(row["data_parallel"] or 1))
-            replica = Replica(
-                model,
-                chips[name],
-                count,
-                weights,
-                "Bf16",
-                tensor_parallel=max(1, count // max(1, ranks)),
-                expert_parallel=int(float(row["expert_parallel"] or 1)),
-                engine="vllm",
+    for line, row in enumerate(rows, 2):
+        model = catalogue.model_of(row["model_id"] or "")
+        name = _ACCELERATORS.get(row["gpu_model"], (row["gpu_model"] or "").lower())
+        weights = _PRECISIONS.get(row["weight_precision"])
+        if model is None or name not in chips or weights is None:
+            continue
+        number = _numbers(row, line)
+        count = int(number("num_gpus", whole=True))
+        ranks = int(number("data_parallel", "1", whole=True))
+        replica = Replica(
+            model,
+            chips[name],
+            count,
+            weights,
+            "Bf16",
+            tensor_parallel=max(1, count // ranks),
+            expert_parallel=int(number("expert_parallel", "1", whole=True)),
+            engine="vllm",
+        )
+        found.append(
+            Run(
+                replica=replica,
+                batch=number("avg_batch_size"),
+                prompt=PROMPT_TOKENS.get(row["task"], _OTHER_PROMPT),
+                output=number("avg_output_len"),
+                latency=number("median_itl_ms") / 1e3,
+                tokens_per_second=number("output_throughput_tokens_per_sec"),
+                joules=number("energy_per_token_joules"),
             )
-            found.append(
-                Run(
-                    replica=replica,
-                    batch=float(row["avg_batch_size"]),
-                    prompt=PROMPT_TOKENS.get(row["task"], _OTHER_PROMPT),
-                    output=float(row["avg_output_len"]),
-                    latency=float(row["median_itl_ms"]) / 1e3,
-                    tokens_per_second=float(row["output_throughput_tokens_per_sec"]),
-                    joules=float(row["energy_per_token_joules"]),
-                )
-            )
+        )
     return found
 
 
@@ -211,11 +264,6 @@ def _nonnegative(terms: Floats, values: Floats, weights: Floats) -> Floats:
             if loss < least:
                 best, least = found, loss
     return best
-
-
-def _rows(path: Path) -> int:
-    with path.open(newline="", encoding="utf-8") as file:
-        return sum(1 for _ in csv.DictReader(file))
 
 
 def fit_power(runs: Sequence[Run]) -> Floats:
@@ -280,9 +328,20 @@ SHIPPED = (energy.MEMORY_COEFFICIENT, energy.COMPUTE_COEFFICIENT, energy.LOCKSTE
 def measure(energy_file: Path = MEASURED) -> dict[str, float]:
     """The figures of the module's docstring, as shares (0.1 is 10 %), and the rows they are of.
 
-    Rows of a model or an accelerator that does not ship are counted in ``energy_rows_skipped``.
+    Rows of a model or an accelerator that does not ship are counted in ``energy_rows_skipped``; a figure that no row is
+    of is left out.
+
+    Raises:
+        UnusableRuns: the file is no table of runs, or none of its runs can be judged.
     """
-    runs = read(energy_file)
+    table = _table(energy_file)
+    runs = _runs(table)
+    if not runs:
+        raise UnusableRuns(
+            f"has no run that can be judged: expected model, accelerator and precision of the catalogue, e.g. "
+            f"Qwen/Qwen3-8B, H100, bfloat16, not {table[0]['model_id']}, {table[0]['gpu_model']}, "
+            f"{table[0]['weight_precision']}"
+        )
     known = read(MEASURED) if MEASURED.is_file() else []
     shipped = np.array(SHIPPED)
     power = {run.architecture: (shipped, np.array(ENGINE_COSTS)) for run in runs}
@@ -311,9 +370,9 @@ def measure(energy_file: Path = MEASURED) -> dict[str, float]:
     for kind, of in (("dense", ~moe), ("moe", moe)):
         found[f"tpot_mape_uncalibrated_{kind}"] = bare_errors[of].tolist()
     return {
-        **{name: float(np.mean(values)) if values else math.nan for name, values in found.items()},
+        **{name: float(np.mean(values)) for name, values in found.items() if values},
         "energy_rows": float(len(runs)),
-        "energy_rows_skipped": float(_rows(energy_file) - len(runs)),
+        "energy_rows_skipped": float(len(table) - len(runs)),
         "energy_models_left_out": float(len(power) if left_out else 0),
     }
 
@@ -336,14 +395,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if not asked.energy.is_file():
         parser.error(f"{asked.energy} does not exist; name a file with --energy or set TIDEFLEET_CATALOG_DIR")
-    if asked.fit:
-        runs = read(asked.energy)
+    try:
+        _print(asked.energy, fit=asked.fit, as_json=asked.json)
+    except UnusableRuns as error:
+        parser.exit(2, f"economics_energy.py: {asked.energy}: {error}\n")
+
+
+def _print(file: Path, *, fit: bool, as_json: bool) -> None:
+    if fit:
+        runs = read(file)
         names = ("MEMORY_COEFFICIENT", "COMPUTE_COEFFICIENT", "LOCKSTEP", "alpha", "beta", "gamma", "delta")
         for name, value in zip(names, (*fit_power(runs), *fit_engine(runs)), strict=True):
             print(f"{name:20} {value:.4g}")
         return
-    figures = measure(asked.energy)
-    if asked.json:
+    figures = measure(file)
+    if as_json:
         print(json.dumps(figures, indent=2))
         return
     for name, value in figures.items():
