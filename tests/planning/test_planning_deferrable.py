@@ -67,6 +67,14 @@ def test_a_slot_that_has_begun_holds_what_is_left_of_it() -> None:
     assert float(plan.extra @ plan.seconds) == pytest.approx(1350 - 1200)
 
 
+def test_time_shorter_than_a_slot_is_the_slot_that_it_lies_in() -> None:
+    for opens, due in ((0.0, 300.0), (-50.0, 10.0), (SLOT_SECONDS + 100.0, SLOT_SECONDS + 400.0)):
+        volume = Volume("batch", 500.0, NOW + due, NOW + opens)
+        plan = plan_deferrable([volume], np.ones(3), now=NOW)
+        assert plan.missing.tolist() == [0.0]
+        assert np.flatnonzero(plan.rates[0]).tolist() == [int(opens > 0)]
+
+
 def test_nothing_to_do_and_no_time_to_plan_are_fine() -> None:
     assert plan_deferrable([], np.array([1.0]), now=NOW).rates.shape == (0, 1)
     assert plan_deferrable([a_volume(1, 3)], np.zeros(0), now=NOW).missing.tolist() == [SLOT_SECONDS]
@@ -188,6 +196,15 @@ def test_replicas_are_added_where_there_is_room_for_them() -> None:
     assert short.missing.tolist() == [51 * SLOT_SECONDS]
 
 
+def test_work_that_no_unit_can_do_in_time_buys_none() -> None:
+    late = a_volume(3, 0, release=-4)  # due by now
+    assert fewest_units([late, a_volume(8, 8)], np.ones(8), now=NOW, unit=1.0, most=50)[1] == 0
+    plan, units = fewest_units([late, a_volume(24, 8)], np.ones(8), now=NOW, unit=1.0, most=50)
+    assert units == 2
+    assert plan.extra.max() <= 2.0
+    assert plan.missing.tolist() == [3 * SLOT_SECONDS, 0.0]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.floats(0, 60), st.lists(st.floats(0, 3), min_size=8, max_size=8), st.floats(0.3, 3))
 def test_one_unit_less_would_not_do(work: float, slack: list[float], unit: float) -> None:
@@ -213,6 +230,17 @@ def test_a_days_volume_comes_at_midnight_and_progress_is_taken_off() -> None:
     assert both[2].deadline == now + 2 * DAY
 
 
+@pytest.mark.parametrize("into", [0.0, 1.0, 36.0, 899.0, 900.0, 1700.0, 40_000.0, 86_399.0])
+@pytest.mark.parametrize("deadline", [60.0, 600.0, 1000.0, 3600.0, 85_000.0, DAY, 2.5 * DAY])
+def test_no_hour_of_the_day_makes_a_volume_that_no_slot_can_hold(into: float, deadline: float) -> None:
+    now = MIDNIGHT + into
+    slack = np.full(192, 10.0)
+    volumes = daily_volumes("batch", 9.0, deadline, now=now, horizon=192 * SLOT_SECONDS, done={})
+    plan, units = fewest_units(volumes, slack, now=now, unit=5.0, most=100)
+    assert not plan.missing.any()
+    assert units == 0
+
+
 def test_what_is_done_is_gone_and_more_than_all_is_not_negative() -> None:
     found = daily_volumes("batch", 1000.0, DAY, now=MIDNIGHT, horizon=DAY, done={20_000: 5000.0, 19_999: -7.0})
     assert [one.name for one in found] == []
@@ -220,7 +248,7 @@ def test_what_is_done_is_gone_and_more_than_all_is_not_negative() -> None:
 
 def test_volumes_overlap_when_the_deadline_is_longer_than_a_day() -> None:
     found = daily_volumes("batch", 1000.0, 3 * DAY, now=MIDNIGHT + 10, horizon=DAY, done={})
-    assert [one.name.split("/")[1] for one in found] == ["19998", "19999", "20000", "20001"]
+    assert [one.name.split("/")[1] for one in found] == ["19998", "19999", "20000"]
     assert found[0].tokens == pytest.approx(1000.0, rel=1e-3)  # due in a day: nearly all of it
     assert found[1].tokens == pytest.approx(500.0, rel=1e-3)
     assert all(one.deadline <= MIDNIGHT + 10 + DAY for one in found)

@@ -152,9 +152,15 @@ def plan_deferrable(
 
 
 def _window(volume: Volume, now: float, first: int, slots: int) -> tuple[int, int]:
-    """The slots of a volume: those that begin after its release (the present one counts) and end by its deadline."""
+    """The slots of a volume: those that begin after its release (the present one counts) and end by its deadline.
+
+    Where there is none, but time all the same, those that this time lies in.
+    """
     begin = 0 if volume.release <= now else math.ceil(volume.release / SLOT_SECONDS) - first
     end = math.floor(volume.deadline / SLOT_SECONDS) - first
+    opens = max(now, volume.release)
+    if end <= begin and volume.deadline > opens:
+        begin, end = slot_of(opens) - first, math.ceil(volume.deadline / SLOT_SECONDS) - first
     return max(0, begin), min(slots, end)
 
 
@@ -188,8 +194,8 @@ def fewest_units(
 ) -> tuple[DeferrablePlan, int]:
     """The plan with the fewest whole units (replicas) of ``unit`` tokens/s added at a time, and how many those are.
 
-    Capacity comes in replicas that stay for a while: a thin addition over hours beats all of it in one slot. With
-    ``most`` units not enough is done in time; then that plan is returned, and says what is missing.
+    Capacity comes in replicas that stay for a while: a thin addition over hours beats all of it in one slot. Where even
+    ``most`` units do not do all in time, the fewest that do as much as these; the plan says what is missing.
 
     Args:
         most: units that can be added, in every slot or by slot (where a peak leaves no room, a night may).
@@ -202,14 +208,17 @@ def fewest_units(
     tokens = [one.tokens for one in volumes]
     enough = NOTHING * max(1.0, sum(tokens))
 
-    def suffices(units: int) -> bool:
+    def done(units: int) -> float:
         served = _earliest_first(tokens, windows, (slack + np.minimum(units, rooms) * unit) * plan.seconds)
-        return float(served.sum()) >= sum(tokens) - enough
+        return float(served.sum())
 
     low, high = 0, int(rooms.max())
-    while high - low > 1 and suffices(high):
+    wanted = done(high) - enough
+    if done(0) >= wanted:
+        return plan, 0  # what is missing, no unit would do
+    while high - low > 1:
         middle = (low + high) // 2
-        if suffices(middle):
+        if done(middle) >= wanted:
             high = middle
         else:
             low = middle
@@ -227,7 +236,7 @@ def daily_volumes(
         done: tokens observed to be done, by day of release (days since 1970); they are subtracted, never below 0.
     """
     today = math.floor(now / SECONDS_PER_DAY)
-    end = now + horizon
+    end = math.floor((now + horizon) / SLOT_SECONDS) * SLOT_SECONDS  # a part of a slot holds no work
     found = []
     earliest = math.floor((now - deadline_seconds) / SECONDS_PER_DAY)
     for day in range(earliest, math.floor(end / SECONDS_PER_DAY) + 1):
