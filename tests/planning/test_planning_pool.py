@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from planning_builders import a_candidate, a_market, a_problem, an_option, counts, planned
 
+from tidefleet.economics.external import ExternalOffer, PerToken
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.options import Candidate, Price, Rejected
 from tidefleet.planning.pool import Missed, NothingFits, PoolPlan, PoolProblem, describe, plan_pool
@@ -54,6 +55,39 @@ def test_cost_never_falls_when_demand_rises(candidates, rate, more, spare) -> No
         assert plan.lower_bound_usd_per_hour <= plan.usd_per_hour
         assert plan.capacity >= plan.requests_per_second * (1 - 1e-9)
         assert plan.usd_per_hour == pytest.approx(sum(c.replicas * c.candidate.usd_per_hour for c in plan.chosen))
+
+
+@settings(deadline=None, max_examples=150)
+@given(candidate_lists, rates, st.integers(0, 2), st.integers(0, 3))
+def test_the_bound_of_a_plan_that_is_proven_is_its_cost(candidates, rate, spare, minimum) -> None:
+    plan = planned(a_problem(*candidates, rate=rate, spare=spare, minimum=minimum, maximum=2000))
+    assume(plan.proven)
+    assert plan.lower_bound_usd_per_hour == pytest.approx(plan.usd_per_hour)
+
+
+def test_the_bound_is_the_optimum_also_where_what_runs_is_kept() -> None:
+    dear, cheap = a_candidate("dear", usd=4.1), a_candidate("cheap", usd=4.0)
+    plan = planned(a_problem(dear, cheap, rate=25.0, running={dear.option: 3}))
+    assert counts(plan) == {"dear": 3}
+    assert plan.kept == "Saving"
+    assert plan.lower_bound_usd_per_hour == pytest.approx(12.0)
+
+
+def test_the_bound_holds_whatever_chips_pools_may_still_get() -> None:
+    # What a share of a type leaves open is no proof: with more chips of it the pool would cost less.
+    large, small = a_candidate("large", covers=30.0, usd=6.0), a_candidate("small", covers=10.0, usd=4.0)
+    plan = planned(a_problem(large, small, rate=25.0, type_caps={"large": 0}, cap_reasons={"large": "shared"}))
+    assert plan.usd_per_hour == pytest.approx(12.0)
+    assert plan.lower_bound_usd_per_hour == pytest.approx(6.0)
+
+
+def test_prices_of_an_api_break_even_with_plans_that_carry_all_demand_alone() -> None:
+    offer = ExternalOffer("far", "llama", PerToken(1.0, 4.0))
+    whole = planned(a_problem(a_candidate(), rate=30.0, maximum=9, external=(offer,)))
+    part = planned(a_problem(a_candidate(), rate=3000.0, maximum=9, external=(offer,)))
+    assert any("prices of far" in one.what for one in whole.break_even)
+    assert part.shortfall > 0.9
+    assert not any("prices of far" in one.what for one in part.break_even)
 
 
 @settings(deadline=None, max_examples=150)

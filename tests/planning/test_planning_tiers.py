@@ -102,6 +102,12 @@ def test_sizes_in_force_stay_unless_others_save_enough() -> None:
     assert planned(far).tiers.tiers[0].bytes_per_replica == 20.0  # type: ignore[union-attr]
 
 
+def test_the_bound_holds_for_every_choice_of_sizes() -> None:
+    plan = planned(with_tiers(a_problem(BIG, rate=104.0), (10.0, 1.3, 0.3), (20.0, 1.3, 0.2), now=10.0))
+    assert plan.usd_per_hour == pytest.approx(8 * 4.3)
+    assert plan.lower_bound_usd_per_hour == pytest.approx(8 * 4.2)
+
+
 def test_advice_leaves_the_plan_as_it_is() -> None:
     problem = a_problem(BIG, rate=100.0)
     choices = with_tiers(problem, (10.0, 1.3, 0.3)).tiers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tidefleet.economics.owned import HOURS_PER_MONTH
 from tidefleet.planning.options import PLANNING_UTILISATION, SPOT, Candidate
@@ -57,8 +57,21 @@ __all__ = [
 SAME_COST = 0.005
 """Below this share a difference in cost is none."""
 
-_Best = tuple[Solution, str, str]
-"""What a pool should have; and why it keeps what it runs where others are cheaper: in words, and in one."""
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """What a pool should have.
+
+    Attributes:
+        floor: USD per hour, without what is owed in any case, below which no plan is.
+        kept: why it keeps what it runs where others are cheaper, in words; ``kept_for`` in one.
+    """
+
+    solution: Solution
+    floor: float
+    kept: str = ""
+    kept_for: str = ""
+
 
 _TOLD = 6
 """Accelerator types told before other kinds of alternatives: the status holds sixteen lines in all."""
@@ -76,9 +89,9 @@ def plan_pool(problem: PoolProblem) -> PoolPlan | NothingFits:
         losers = without_price(problem, None) + rejections(problem)
         return NothingFits(problem.pool, _nothing_fits(losers), losers)
     if problem.tiers is None or not problem.tiers.choices:
-        return _explain(problem, *_best(problem))
+        return _explain(problem, _best(problem))
     mine, best, told = _sizes(problem, problem.tiers, counted=True)
-    return replace(_explain(mine, *best), tiers=told)
+    return replace(_explain(mine, best), tiers=told)
 
 
 def advised_tiers(problem: PoolProblem, choices: TierChoices) -> TierPlan | None:
@@ -92,42 +105,52 @@ def _sizes(problem: PoolProblem, choices: TierChoices, *, counted: bool) -> tupl
     best = [_best(one) for one in mine]
     rollout = SWITCH_FACTOR * problem.start_seconds / HORIZON_SECONDS  # every replica is started anew beside the old
     saving = max(SWITCH_SAVING, rollout) if problem.may_switch else math.inf
-    index = best_choice(choices, [solution for solution, _, _ in best], saving=saving)
+    index = best_choice(choices, [one.solution for one in best], saving=saving)
     found = []
-    for one, (solution, _, _) in zip(mine, best, strict=True):
-        counts = zip(one.market.candidates, solution.counts, strict=True)
-        found.append((solution, [Chosen(candidate, n) for candidate, n in counts if n]))
-    return mine[index], best[index], sized(choices, found, index, counted=counted)
+    for one, each in zip(mine, best, strict=True):
+        counts = zip(one.market.candidates, each.solution.counts, strict=True)
+        found.append((each.solution, [Chosen(candidate, n) for candidate, n in counts if n]))
+    least = replace(
+        best[index], floor=min(one.floor for one in best)
+    )  # the sizes may be kept although others cost less
+    return mine[index], least, sized(choices, found, index, counted=counted)
 
 
 def _best(problem: PoolProblem) -> _Best:
-    """What the pool should have; and why it keeps what it runs where others are cheaper: in words, and in one."""
+    """What the pool should have, and why it keeps what it runs where others are cheaper."""
     candidates = problem.market.candidates
     best = solve(problem, candidates)
-    reason_kept = kept_for = ""
+    floor = _floor(problem, best)
     in_use = [c for c in candidates if problem.running.get(c.option)]
-    if in_use and _moves(problem, candidates, best.counts):
-        kept = solve(problem, in_use)
-        saving = kept.cost - best.cost
-        needed = _saving_needed(problem, candidates, best, kept)
-        worth_it = saving > needed
-        if kept.shortfall <= best.shortfall and not (worth_it and problem.may_switch):
-            better = describe((c.option, n) for c, n in zip(candidates, best.counts, strict=True))
-            share = saving / kept.cost if kept.cost else 0.0
-            kept_for = "Dwell" if worth_it else "Saving"
-            why = (
-                "held until the dwell since the last change has passed"
-                if worth_it
-                else f"below the ${brief(needed)}/h that moving must save"
-            )
-            alike = saving <= SAME_COST * kept.cost
-            reason_kept = (
-                "; others cost as much" if alike else f"; {better} would save ${brief(saving)}/h ({share:.0%}), {why}"
-            )
-            by_option = dict(zip((c.option for c in in_use), kept.counts, strict=True))
-            counts = tuple(by_option.get(c.option, 0) for c in candidates)
-            best = replace(kept, counts=counts)
-    return best, reason_kept, kept_for
+    if not in_use or not _moves(problem, candidates, best.counts):
+        return _Best(best, floor)
+    kept = solve(problem, in_use)
+    saving = kept.cost - best.cost
+    needed = _saving_needed(problem, candidates, best, kept)
+    worth_it = saving > needed
+    if kept.shortfall > best.shortfall or (worth_it and problem.may_switch):
+        return _Best(best, floor)
+    better = describe((c.option, n) for c, n in zip(candidates, best.counts, strict=True))
+    share = saving / kept.cost if kept.cost else 0.0
+    why = (
+        "held until the dwell since the last change has passed"
+        if worth_it
+        else f"below the ${brief(needed)}/h that moving must save"
+    )
+    alike = saving <= SAME_COST * kept.cost
+    told = "; others cost as much" if alike else f"; {better} would save ${brief(saving)}/h ({share:.0%}), {why}"
+    by_option = dict(zip((c.option for c in in_use), kept.counts, strict=True))
+    counts = tuple(by_option.get(c.option, 0) for c in candidates)
+    return _Best(replace(kept, counts=counts), floor, told, "Dwell" if worth_it else "Saving")
+
+
+def _floor(problem: PoolProblem, best: Solution) -> float:
+    """USD per hour below which no plan is, whatever limits on chips are lifted: the optimum where it is proven."""
+    floor = bound(problem)
+    if problem.caps:
+        best = solve(replace(problem, type_caps={}, steered={}), problem.market.candidates)
+    whole = best.proven and not best.shortfall and not best.spare_missing
+    return max(floor, best.cost) if whole else floor
 
 
 def _saving_needed(problem: PoolProblem, candidates: Sequence[Candidate], best: Solution, kept: Solution) -> float:
@@ -150,8 +173,8 @@ def _moves(problem: PoolProblem, candidates: Sequence[Candidate], counts: Sequen
     return arrives and any(n < m for n, m in zip(counts, now, strict=True))
 
 
-def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_for: str) -> PoolPlan:
-    candidates = problem.market.candidates
+def _explain(problem: PoolProblem, best: _Best) -> PoolPlan:
+    candidates, solution = problem.market.candidates, best.solution
     chosen = tuple(
         sorted(
             (Chosen(c, n) for c, n in zip(candidates, solution.counts, strict=True) if n),
@@ -187,7 +210,7 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
         tokens_per_second=tokens,
         capacity=capacity,
         usd_per_hour=cost,
-        lower_bound_usd_per_hour=min(cost, bound(problem) + committed),
+        lower_bound_usd_per_hour=min(cost, best.floor + committed),
         usd_per_million_tokens=per_token,
         savings_usd_per_hour=savings,
         shortfall=solution.shortfall,
@@ -200,7 +223,8 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             + without_price(problem, cost - committed)
             + rejections(problem)
         ),
-        break_even=(*break_even, *outside_even),
+        # A plan that carries a part of the demand is no price for all of it.
+        break_even=break_even if solution.shortfall > 0 else (*break_even, *outside_even),
         reason=_reason(
             problem,
             chosen,
@@ -211,11 +235,11 @@ def _explain(problem: PoolProblem, solution: Solution, reason_kept: str, kept_fo
             per_million=per_token,
             outsiders=outsiders,
             shortfall=solution.shortfall,
-            kept=reason_kept,
+            kept=best.kept,
             proven=solution.proven,
         ),
         proven=solution.proven,
-        kept=kept_for,
+        kept=best.kept_for,
         shadow_prices=shadow_prices(problem, solution),
         others=others if problem.steered else (),
         spill=spill_of(problem, chosen, solution.shortfall, priced_offers(problem)),
