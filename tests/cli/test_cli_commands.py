@@ -315,6 +315,65 @@ def test_several_sites_need_to_be_told_apart(manifests: str, tmp_path: Path) -> 
     assert run("plan", "-f", manifests, "--at", "h200-sxm=oslo").exit_code == 0
 
 
+WAITING = """
+apiVersion: tidefleet.io/v1alpha1
+kind: WorkloadClass
+metadata: {{name: night, namespace: tidefleet-samples}}
+spec:
+  poolRef: {{name: chat}}
+  demand: {{volumeTokensPerDay: {volume}, deadlineSeconds: 86400}}
+  tokens: {{input: {{mean: 1630, p95: 5300}}, output: {{mean: 108, p95: 450}}}}
+"""
+
+
+def test_work_that_may_wait_is_planned_where_it_does_not_fit_into_what_is_idle(tmp_path: Path) -> None:
+    def planned(volume: int) -> dict[str, Any]:
+        (tmp_path / "night.yaml").write_text(WAITING.format(volume=volume))
+        chat = str(SAMPLES / "10-chat.yaml")
+        asked = ("plan", "-f", chat, "-f", str(tmp_path / "night.yaml"), "--demand", "chat=10", "-o", "json")
+        (found,) = json.loads(run(*asked).stdout)
+        assert isinstance(found, dict)
+        return found
+
+    little, much = planned(1_000_000), planned(3_000_000_000)
+    assert little["requestsPerSecond"] == 10
+    assert "night fits into what is idle before its deadline" in little["conditions"]["DemandKnown"]["message"]
+    assert much["requestsPerSecond"] > 20
+    assert "night does not fit into what is idle" in much["conditions"]["DemandKnown"]["message"]
+
+
+SPILLS = """
+apiVersion: tidefleet.io/v1alpha1
+kind: WorkloadClass
+metadata: {name: web, namespace: tidefleet-samples}
+spec:
+  poolRef: {name: chat}
+  demand: {requestsPerSecond: "20"}
+  tokens: {input: {mean: 1630, p95: 5300}, output: {mean: 108, p95: 450}}
+  spill: [{provider: far, model: llama, usdPerMillionInputTokens: "9", usdPerMillionOutputTokens: "9"}]
+"""
+
+
+def test_what_if_tells_what_an_api_would_take_and_what_limits_leave_out(tmp_path: Path) -> None:
+    (tmp_path / "web.yaml").write_text(SPILLS)
+    asked = ("plan", "-f", str(SAMPLES / "10-chat.yaml"), "-f", str(tmp_path / "web.yaml"))
+    assert "sent to far/llama" not in run(*asked).stdout
+    cheap = run(*asked, "--what-if", "api-price:*0.001").stdout.partition("what if")[2]
+    assert "of the requests sent to far/llama would cost" in cheap
+    flood = run(*asked, "--what-if", "demand:web*1000000").stdout.partition("what if")[2]
+    assert "the most that the limits allow" in flood
+    assert "of the demand has no capacity: at most 40 replicas are allowed" in flood
+
+
+def test_a_question_that_changes_nothing_is_answered_with_the_reason() -> None:
+    asked = ("plan", "-f", str(SAMPLES / "10-chat.yaml"), "--what-if", "demand:chat*2", "--what-if", "api-price:*0.2")
+    told = run(*asked).stdout
+    assert "demand:chat*2 changes nothing: the demand is measured, and none is given; say it, e.g. --demand" in told
+    assert "api-price:*0.2 changes nothing: no class names an external API in spec.spill" in told
+    (answer,) = json.loads(run(*asked, "-o", "json").stdout)
+    assert [one.partition(" ")[0] for one in answer["whatIf"]["notes"]] == ["demand:chat*2", "api-price:*0.2"]
+
+
 def test_what_if_plans_once_more_and_tells_what_changes() -> None:
     asked = ("plan", "-f", str(SAMPLES), "--demand", "chat=30")
     answers = json.loads(run(*asked, "--what-if", "demand:chat*2", "-o", "json").stdout)

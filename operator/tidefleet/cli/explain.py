@@ -11,7 +11,7 @@ from tidefleet.cli.flips_day import day_of
 from tidefleet.cli.flips_table import summary
 from tidefleet.cli.operator import Kubeconfig
 from tidefleet.cli.output import Form, fail, print_json
-from tidefleet.cli.plan import print_status
+from tidefleet.cli.plan_table import print_status
 from tidefleet.cluster.connection import NoConnection, connect
 from tidefleet.cluster.kinds import INFERENCE_POOL
 from tidefleet.cluster.objects import ApiFailed, KindAbsent, Objects

@@ -16,7 +16,8 @@ from tidefleet import catalogue
 from tidefleet.api import AcceleratorType, InferencePool, Reason, Site, WorkloadClass
 from tidefleet.catalogue.aiconfigurator import kernel_tables
 from tidefleet.cli import margins
-from tidefleet.cli.output import Form, fail, print_json, print_table
+from tidefleet.cli.output import Form, fail, print_json
+from tidefleet.cli.plan_table import compared, print_comparison, print_decision
 from tidefleet.cli.prices import with_price_book
 from tidefleet.cli.validate import complaints
 from tidefleet.cluster.kinds import DEPLOYMENT
@@ -29,7 +30,7 @@ from tidefleet.controller.filling import node_sizes, steered_shares, with_idle
 from tidefleet.controller.observe import adopted_workloads
 from tidefleet.controller.places import placed, site_limits, tariff_faults
 from tidefleet.controller.sharing import SOLVER_SECONDS, Plans, shares_of
-from tidefleet.controller.status import decimal, pool_status
+from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.economics.tasks import TaskCost, TokenRates
 from tidefleet.planning.calls import calls_between, with_called
@@ -37,14 +38,20 @@ from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.filling import fill
 from tidefleet.planning.fleet import SolverFailed
-from tidefleet.planning.from_api import UnknownModel, architecture_of, offer_of, shipped_prices
+from tidefleet.planning.from_api import UnknownModel, architecture_of, is_deferrable, offer_of, shipped_prices
 from tidefleet.planning.nodes import is_worth_a_plan
 from tidefleet.planning.options import EstimateMemo
 from tidefleet.planning.prices import in_term
 from tidefleet.planning.problem import PoolPlan
 from tidefleet.planning.tasks import rates_of, task_cost_of
-from tidefleet.planning.what_if import BadQuestion, parse_what_if, with_api_prices, with_demand, with_prices
-from tidefleet.planning.words import brief, sureness
+from tidefleet.planning.what_if import (
+    BadQuestion,
+    parse_what_if,
+    why_nothing_changes,
+    with_api_prices,
+    with_demand,
+    with_prices,
+)
 
 _LEAST_RATE, _MOST_RATE = 1e-9, 1e12
 """Requests per second that may be asked for, as far as a number of the API goes and beyond what any fleet serves."""
@@ -122,19 +129,23 @@ def plan(
     terms = _Terms(limits, sites, there, compare_roles, whole_racks)
     decisions = _decided(pools, classes, kinds, rates, terms)
     changed: list[Decision] = []
+    idle: list[str] = []
     if what_if:
-        changed = _decided(pools, *_supposed(what_if, classes, kinds, rates), terms)
+        supposed, idle = _supposed(what_if, classes, kinds, rates)
+        changed = _decided(pools, *supposed, terms)
     tasks = _tasks(decisions)
     if output is Form.JSON:
         answers = [{**_as_json(one), "classes": _classes_json(one, tasks[one.view.pool.key])} for one in decisions]
         for answer, before, after in zip(answers, decisions, changed, strict=False):
-            answer["whatIf"] = {"questions": what_if, **compared(before, after), **_as_json(after)}
+            answer["whatIf"] = {"questions": what_if, "notes": idle, **compared(before, after), **_as_json(after)}
         print_json(answers)
     else:
         for one in decisions:
             print_decision(one, tasks[one.view.pool.key])
         if changed:
             print_comparison(what_if or [], decisions, changed)
+        for note in idle:
+            typer.echo(f"  {note}")
     if any(one.plan is None for one in decisions):
         raise typer.Exit(1)
 
@@ -220,12 +231,13 @@ def _shares(plans: Plans, limits: SharedLimits) -> dict[str, Share]:
 
 def _supposed(
     texts: Sequence[str], classes: Sequence[WorkloadClass], kinds: dict[str, AcceleratorType], rates: dict[str, float]
-) -> tuple[Sequence[WorkloadClass], dict[str, AcceleratorType], dict[str, float]]:
-    """Classes, accelerator types and rates as the questions suppose them."""
+) -> tuple[tuple[Sequence[WorkloadClass], dict[str, AcceleratorType], dict[str, float]], list[str]]:
+    """Classes, accelerator types and rates as the questions suppose them; and which of them change nothing, and why."""
     try:
         questions = [parse_what_if(one) for one in texts]
         asked, measured = with_demand(with_api_prices(classes, questions), rates, questions)
-        return asked, with_prices(kinds, questions), measured
+        idle = [words for one in questions if (words := why_nothing_changes(one, classes, rates))]
+        return (asked, with_prices(kinds, questions), measured), idle
     except BadQuestion as error:
         fail(f"--what-if {error}", 2)
 
@@ -282,10 +294,17 @@ def _decide(
             now=now,
         ),
         served=adopted_workloads(pool, architecture, lambda _kind, name: _imagined(pool.namespace, name)),
-        reading=None if rate is None else Known(now, rate, "--demand"),
+        reading=None if rate is None else Known(now, rate, "--demand", stated=True),
         compare_roles=terms.compare_roles,
     )
-    return decide(view, PoolMemory(DemandHistory(0.0)), OperatorConfiguration(), terms.memo, share)
+    memory = PoolMemory(DemandHistory(0.0))
+    found = decide(view, memory, OperatorConfiguration(), terms.memo, share)
+    if memory.waiting.unit and any(is_deferrable(one) for one in view.classes):
+        # What a replica carries is known now, so that work which may wait can be fitted into what is idle.
+        again = PoolMemory(DemandHistory(0.0))
+        again.waiting.unit = memory.waiting.unit
+        found = decide(view, again, OperatorConfiguration(), terms.memo, share)
+    return found
 
 
 def _imagined(namespace: str, name: str) -> Workload:
@@ -350,137 +369,3 @@ def _classes_json(decision: Decision, tasks: Mapping[str, TaskCost]) -> list[dic
             row["margin"] = margins.as_json(earned[name])
         answer.append(row)
     return answer
-
-
-def print_decision(decision: Decision, tasks: Mapping[str, TaskCost]) -> None:
-    """One decision as tables."""
-    pool = decision.view.pool
-    status = pool_status(decision, before={}, generation=0, decision_id="", now=decision.view.now)
-    paper = ("Ready", "Reconciling")  # nothing runs on paper
-    status["conditions"] = [one for one in status["conditions"] if decision.plan is None or one["type"] not in paper]
-    told = [f"a task of {name} costs ${brief(one.usd.mean)}, p95 ${brief(one.usd.p95)}" for name, one in tasks.items()]
-    told += margins.lines(margins.earnings(decision))
-    print_status(f"{pool.namespace}/{pool.name}", status, decision.reason, told)
-    if decision.plan is not None and not decision.rate:
-        typer.echo(f"  its demand is measured; to plan for some: --demand {pool.namespace}/{pool.name}=20\n")
-
-
-def compared(before: Decision, after: Decision) -> dict[str, Any]:
-    """What changes: the choice, and USD per hour before and after."""
-    old = before.plan.usd_per_hour if before.plan else None
-    new = after.plan.usd_per_hour if after.plan else None
-    return {
-        "choiceChanges": before.summary != after.summary,
-        "usdPerHourBefore": old,
-        "usdPerHourAfter": new,
-        "usdPerHourDifference": None if old is None or new is None else new - old,
-    }
-
-
-def print_comparison(questions: Sequence[str], before: Sequence[Decision], after: Sequence[Decision]) -> None:
-    """Pools before and after the questions, one line each."""
-    rows = []
-    for old, new in zip(before, after, strict=True):
-        pool = old.view.pool
-        change = compared(old, new)
-        difference = change["usdPerHourDifference"]
-        rents = [change["usdPerHourBefore"], change["usdPerHourAfter"]]
-        rows.append(
-            (
-                f"{pool.namespace}/{pool.name}",
-                old.summary,
-                new.summary if change["choiceChanges"] else "as before",
-                *("-" if one is None else f"{one:.2f}" for one in rents),
-                "-" if difference is None else f"{difference:+.2f}",
-            )
-        )
-    columns = ("POOL", "NOW", "THEN", "#$/H NOW", "#$/H THEN", "#CHANGE")
-    print_table(f"what if {', '.join(questions)}", columns, rows)
-    for new in after:
-        name = f"{new.view.pool.namespace}/{new.view.pool.name}"
-        if new.plan is None:
-            typer.echo(f"  {name}: {new.reason}")
-        for one in new.plan.break_even if new.plan is not None else ():
-            typer.echo(f"  {name}: the choice then changes at {one.what} = {decimal(one.at)}")
-
-
-def _option_row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    names = (
-        "accelerator",
-        "capacityType",
-        "tensorParallel",
-        "weights",
-        "kv",
-        "replicas",
-        "ready",
-        "chips",
-        "usdPerHour",
-    )
-    return tuple(str(one.get(name, "-")) for name in names)
-
-
-def _sureness(options: Sequence[Mapping[str, Any]]) -> str:
-    """What the options' estimates rest on, e.g. ``l40s calibrated live, ±4 %; h100-sxm roofline, ±25 %``."""
-    told = {
-        f"{one['accelerator']} {sureness(str(one['provenance']), float(one['sigma']))}": None
-        for one in options
-        if one.get("provenance") and one.get("sigma")
-    }
-    return "; ".join(told)
-
-
-def _tier_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """How large KV tiers pay for themselves, and what that rests on."""
-    if not found or not found.get("tiers"):
-        return []
-    lines = [f"KV tier {one['what']}" + (f"; {one['setUp']}" if one.get("setUp") else "") for one in found["tiers"]]
-    if any(one["bytesPerReplica"] for one in found["tiers"]):
-        saves = ("save" if found["use"] == "Counted" else "would save") + f" ${found['savesUsdPerHour']}/h in all"
-        lines.append(f"KV tiers {saves} and hold KV up to {found['oversubscription']} times the room on the chips")
-    return [*lines, f"KV tiers: {found['source']}"] if found.get("source") else lines
-
-
-def print_status(name: str, status: dict[str, Any], reason: str, more: Sequence[str] = ()) -> None:
-    """A pool's plan as its status tells it: the choice, the alternatives, break-even prices, and what is wrong.
-
-    Args:
-        more: lines on what it costs.
-    """
-    plan = status.get("plan") or {}
-    typer.echo(f"{name}: {reason}")
-    if plan.get("options"):
-        print_table(
-            "",
-            ("ACCELERATOR", "CAPACITY", "#TP", "WEIGHTS", "KV", "#REPLICAS", "#READY", "#CHIPS", "#$/H"),
-            [_option_row(one) for one in plan["options"]],
-        )
-        per_million = plan.get("usdPerMillionTokens")
-        cost = f"${plan['usdPerHour']}/h (no plan can cost less than ${plan['lowerBoundUsdPerHour']}/h)"
-        typer.echo(f"  cost {cost}" + (f", ${per_million} per 1M tokens" if per_million else ""))
-        if "marginUsdPerHour" in plan:
-            margin = plan["marginUsdPerHour"]
-            left = f"-${margin[1:]}" if margin.startswith("-") else f"${margin}"
-            typer.echo(f"  its classes earn ${plan['revenueUsdPerHour']}/h: margin {left}/h")
-        for one in plan.get("nodes", ()):
-            if one["idleChips"]:
-                typer.echo(f"  {one['what']}")
-        if plan.get("spill"):
-            typer.echo(f"  {plan['spill']['what']}")
-        for line in _tier_lines(plan.get("kvTiers")):
-            typer.echo(f"  {line}")
-        for line in more:
-            typer.echo(f"  {line}")
-        if sure := _sureness(plan["options"]):
-            typer.echo(f"  estimates: {sure}")
-    if plan.get("runnersUp"):
-        rows = [(one["option"], one.get("usdPerMillionTokens", "-"), one["lostBecause"]) for one in plan["runnersUp"]]
-        print_table("  what lost", ("  OPTION", "#$/1M", "BECAUSE"), [(f"  {a}", b, c) for a, b, c in rows])
-    for one in plan.get("breakEven", ()):
-        typer.echo(f"  the choice changes at {one['what']} = {one['at']}")
-    for one in plan.get("shadowPrices", ()):
-        typer.echo(f"  {one['what']}")
-    for one in status.get("conditions", ()):
-        neutral = one["type"] in ("Reconciling", "Flipping")
-        if (one["status"] != "True" and not neutral) or (one["type"] == "Reconciling" and one["status"] == "True"):
-            typer.echo(f"  {one['type']}={one['status']} ({one['reason']}): {one['message']}")
-    typer.echo("")

@@ -149,7 +149,7 @@ def _declared(
     reading = Known(view.now, rate, "Declared")
     memory.history.add(reading)
     memory.last_known = reading
-    count = len(view.classes)
+    count = len(steady or view.classes)
     message = f"{brief(rate)} requests/s are declared by {count} class{'es' if count > 1 else ''}" + _calls(view)
     classes = class_demands(view.classes, rate)
     rate = max(rate, memory.history.planned_rate(view.now))
@@ -181,7 +181,8 @@ def _measured(
         declared=sum(declared_rate(one) or 0.0 for one in steady) + _called(view, steady),
         step=LEAD_STEP,
     )
-    rate = planned.requests_per_second + _schedule(view, memory, settings, steady, mix)
+    always = reading.requests_per_second if reading.stated else None
+    rate = planned.requests_per_second + _schedule(view, memory, settings, steady, mix, declared=always)
     rate = max(rate, min(memory.planned_rate, memory.ahead.rate(view.now, mix, HOLD_SECONDS)))
     if abs(rate - memory.planned_rate) > _noise(memory.planned_rate) * memory.planned_rate:
         memory.planned_rate = rate

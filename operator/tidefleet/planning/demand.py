@@ -23,6 +23,7 @@ class Known:
     where that is the rate itself; ``reasoning_share`` the share of output tokens that is not visible;
     ``calls_per_task`` requests for one task. ``first_token_seconds`` is the mean time to the first token of
     ``first_tokens`` requests in these seconds, the time in the queue included; ``None`` where it is not told.
+    ``stated``: nobody measured it, somebody asks for a plan for it, at all hours.
     """
 
     at: float
@@ -40,6 +41,7 @@ class Known:
     first_token_seconds: float | None = None
     first_tokens: float = 0.0
     tier_hit_share: float | None = None
+    stated: bool = False
 
     @property
     def found_share(self) -> float | None:

@@ -14,6 +14,7 @@ from decimal import Decimal
 
 from tidefleet.api import AcceleratorType, WorkloadClass
 from tidefleet.api.accelerator_type import Price, PriceState
+from tidefleet.planning.from_api import with_demand as with_fields
 
 KINDS: Mapping[str, str] = {
     "price": "an accelerator type, e.g. price:h200-sxm=2.9",
@@ -32,6 +33,8 @@ MONEY_KINDS: Mapping[str, str] = {
 
 _SHAPE = re.compile(r"(?P<kind>[a-z-]+):(?P<target>[^=*]*)(?P<op>[=*])(?P<value>[^=*]+)")
 _MOST = 1e9
+_MOST_VOLUME = 10**15
+"""Tokens a day; beyond it no question is one about a fleet."""
 
 
 class BadQuestion(ValueError):
@@ -128,42 +131,98 @@ def with_demand(
 ) -> tuple[tuple[WorkloadClass, ...], dict[str, float]]:
     """Classes and measured rates with changed demand and hit rates.
 
+    A factor moves all that a pool is asked for: declared rates, measured ones, and volumes that may wait. ``=`` sets
+    the requests per second of a pool in all: of measured classes, what is measured; of declared ones, each in its
+    proportion. A question about one class sets its declared rate, or multiplies its volume.
+
     Args:
         rates: measured requests per second by pool (``namespace/name`` or ``name``).
 
     Raises:
-        BadQuestion: no class of that pool exists.
+        BadQuestion: no such pool or class exists, or what is asked of the class is not its own.
     """
     changed, measured = list(classes), dict(rates)
     for question in questions:
         if question.kind not in ("demand", "hit"):
             continue
         hits = [i for i, one in enumerate(changed) if _is_about(question, one)]
+        own = not hits
+        if own:
+            hits = [i for i, one in enumerate(changed) if question.target in (one.name, f"{one.namespace}/{one.name}")]
         if not hits:
             pools = sorted({one.spec.pool_ref.name for one in changed}) or ["chat"]
             raise BadQuestion(f"{question} is about {question.target!r}; expected a pool with classes, e.g. {pools[0]}")
-        for i in hits:
-            changed[i] = _hit(changed[i], question) if question.kind == "hit" else _asked(changed[i], question)
-        if question.kind == "demand":
-            named = [name for name in measured if not question.target or question.target in (name, name.split("/")[-1])]
-            for name in named:
-                measured[name] = question.applied(measured[name])
+        if question.kind == "hit":
+            for i in hits:
+                changed[i] = _hit(changed[i], question)
+        elif own:
+            for i in hits:
+                changed[i] = _asked(changed[i], question)
+        elif question.op == "*":
+            for i in hits:
+                changed[i] = _times(changed[i], question.value)
+            for name in measured:
+                if not question.target or question.target in (name, name.split("/")[-1]):
+                    measured[name] *= question.value
+        else:
+            for pool in {(changed[i].namespace, changed[i].spec.pool_ref.name) for i in hits}:
+                mine = [i for i in hits if (changed[i].namespace, changed[i].spec.pool_ref.name) == pool]
+                for i, one in zip(mine, _in_all([changed[i] for i in mine], question.value), strict=True):
+                    changed[i] = one
+                if any(changed[i].spec.demand.source is not None for i in mine):
+                    measured = {name: rate for name, rate in measured.items() if name not in (pool[1], "/".join(pool))}
+                    measured["/".join(pool)] = question.value
     return tuple(changed), measured
 
 
 def _is_about(question: WhatIf, one: WorkloadClass) -> bool:
     pool = one.spec.pool_ref.name
-    names = ("", pool, f"{one.namespace}/{pool}")
-    return question.target in names or (question.kind == "hit" and question.target == one.name)
+    return question.target in ("", pool, f"{one.namespace}/{pool}")
+
+
+def _in_all(classes: Sequence[WorkloadClass], rate: float) -> list[WorkloadClass]:
+    """The classes of a pool with so many requests per second in all; measured ones have what declared ones leave."""
+    declared = [float(one.spec.demand.requests_per_second or 0) for one in classes]
+    states = [one.spec.demand.requests_per_second is not None for one in classes]
+    total = sum(declared)
+    if any(one.spec.demand.source is not None for one in classes):
+        factor = min(1.0, rate / total) if total else 1.0
+        return [_times(one, factor) if states_it else one for one, states_it in zip(classes, states, strict=True)]
+    if not total:
+        return [_at(one, rate / sum(states)) if it else one for one, it in zip(classes, states, strict=True)]
+    return [_times(one, rate / total) if it else one for one, it in zip(classes, states, strict=True)]
 
 
 def _asked(one: WorkloadClass, question: WhatIf) -> WorkloadClass:
+    """One class, asked about by its own name."""
     demand = one.spec.demand
+    if demand.source is not None:
+        raise BadQuestion(
+            f"{question} is about a class whose demand is measured with its pool; "
+            f"expected the pool, e.g. demand:{one.spec.pool_ref.name}*1.3"
+        )
+    if question.op == "*":
+        return _times(one, question.value)
     if demand.requests_per_second is None:
-        return one
-    rate = _decimal(question.applied(float(demand.requests_per_second)))
-    changed = demand.model_copy(update={"requests_per_second": rate})
-    return one.model_copy(update={"spec": one.spec.model_copy(update={"demand": changed})})
+        raise BadQuestion(
+            f"{question} is about a class with a volume of tokens a day; expected a factor, e.g. demand:{one.name}*1.3"
+        )
+    return _at(one, question.value)
+
+
+def _at(one: WorkloadClass, rate: float) -> WorkloadClass:
+    return with_fields(one, requests_per_second=_decimal(rate))
+
+
+def _times(one: WorkloadClass, factor: float) -> WorkloadClass:
+    """The class with its declared rate or volume times this; one that is measured declares neither."""
+    demand = one.spec.demand
+    if demand.requests_per_second is not None:
+        return _at(one, float(demand.requests_per_second) * factor)
+    if demand.volume_tokens_per_day is not None:
+        volume = round(min(_MOST_VOLUME, float(demand.volume_tokens_per_day) * factor))
+        return with_fields(one, volume_tokens_per_day=volume)
+    return one
 
 
 def _hit(one: WorkloadClass, question: WhatIf) -> WorkloadClass:
@@ -176,11 +235,19 @@ def _hit(one: WorkloadClass, question: WhatIf) -> WorkloadClass:
 
 
 def with_api_prices(classes: Sequence[WorkloadClass], questions: Iterable[WhatIf]) -> tuple[WorkloadClass, ...]:
-    """Classes whose external APIs cost something else; ``=`` sets input and output price per million tokens alike."""
+    """Classes whose external APIs cost something else; ``=`` sets input and output price per million tokens alike.
+
+    Raises:
+        BadQuestion: no class names such a provider in ``spec.spill``.
+    """
     changed = list(classes)
+    providers = sorted({each.provider for one in classes for each in one.spec.spill})
     for question in questions:
         if question.kind != "api-price":
             continue
+        if question.target and question.target not in providers:
+            known = f"one of {', '.join(providers)}" if providers else "one in spec.spill of a class, which none has"
+            raise BadQuestion(f"{question} is about {question.target!r}; expected a provider: {known}")
         for i, one in enumerate(changed):
             spill = tuple(
                 each.model_copy(
@@ -200,3 +267,28 @@ def with_api_prices(classes: Sequence[WorkloadClass], questions: Iterable[WhatIf
 
 def _decimal(value: float) -> Decimal:
     return Decimal(f"{value:.6f}").normalize() if value >= 1e-6 or value == 0 else Decimal(repr(value))
+
+
+def why_nothing_changes(question: WhatIf, classes: Sequence[WorkloadClass], rates: Mapping[str, float]) -> str:
+    """Why a question leaves these classes and rates as they are, in words; empty where it changes something.
+
+    Questions about prices of accelerators are not judged.
+    """
+    if question.kind == "price":
+        return ""
+    try:
+        after = with_demand(with_api_prices(classes, [question]), rates, [question])
+    except BadQuestion:
+        return ""
+    if after != (tuple(classes), dict(rates)):
+        return ""
+    pools = sorted({f"{one.namespace}/{one.spec.pool_ref.name}" for one in classes if _is_about(question, one)})
+    why = {
+        "demand": f"the demand is measured, and none is given; say it, e.g. --demand {(pools or ['prod/chat'])[0]}=20",
+        "hit": "the classes state no tokens, or are so already",
+        "api-price": "no class names an external API in spec.spill",
+    }[question.kind]
+    same = any(one.spec.demand.source is None for one in classes if _is_about(question, one))
+    if question.kind == "demand" and (same or rates):
+        why = "that is what is asked already"
+    return f"{question} changes nothing: {why}"
