@@ -315,6 +315,29 @@ def test_several_sites_need_to_be_told_apart(manifests: str, tmp_path: Path) -> 
     assert run("plan", "-f", manifests, "--at", "h200-sxm=oslo").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("demand", "quota", "says"),
+    [
+        ("chat=1e12", "h200-sxm=16", "a demand, price or limit is out of all bounds"),
+        (
+            "chat=20",
+            "h200-sxm=1",
+            "the least replicas of tidefleet-samples/chat cannot be had within 1 chips of h200-sxm",
+        ),
+    ],
+)
+def test_a_fleet_that_cannot_be_solved_is_dealt_out_by_priority_and_says_why(
+    tmp_path: Path, demand: str, quota: str, says: str
+) -> None:
+    text = (SAMPLES / "10-chat.yaml").read_text()
+    kept = [line for line in text.splitlines() if "- {type: " not in line or "h200-sxm" in line]
+    (tmp_path / "chat.yaml").write_text("\n".join(kept))
+    found = run("plan", "-f", str(tmp_path / "chat.yaml"), "--demand", demand, "--quota", quota)
+    assert found.exit_code == 0, found.exception
+    assert f"dealt out by priority, since {says}" in found.stderr
+    assert "of the demand has no capacity: pools share" in " ".join(found.stdout.split())
+
+
 WAITING = """
 apiVersion: tidefleet.io/v1alpha1
 kind: WorkloadClass

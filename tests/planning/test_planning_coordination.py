@@ -138,6 +138,26 @@ def test_what_cannot_be_served_at_all_is_told_and_the_priority_served_first() ->
     assert "pools share 10 chips of cheap" in next(one.why for one in limited[1].missed if one.what == "Capacity")
 
 
+def failed(plans: list[tuple[PoolProblem, PoolPlan]], limits: SharedLimits) -> str:
+    found = coordinate([problem for problem, _ in plans], limits, clock=time.monotonic, seconds=20.0)
+    assert isinstance(found, SolverFailed), found
+    return found.why
+
+
+def test_what_cannot_be_had_is_told_by_the_names_of_pools_and_limits() -> None:
+    one, two = drawing(a_candidate("big", tp=2), 1000.0), drawing(a_candidate("small"), 500.0)
+    plans = [a_pool("prod/chat", one, minimum=3), a_pool("prod/code", two, rate=0.0, pinned=4)]
+    chips = failed(plans, SharedLimits({"big": 5}))
+    assert chips == "the least replicas of prod/chat, prod/code cannot be had within 5 chips of big"
+    power = failed(plans, SharedLimits(sites=(SiteLimit("oslo", 3.0, 1.2, frozenset({"big", "small"})),)))
+    assert power == "the least replicas of prod/chat, prod/code cannot be had within 3 kW at oslo"
+
+
+def test_a_demand_beyond_all_bounds_is_a_failure_and_no_exception() -> None:
+    plans = [a_pool("prod/chat", a_candidate("big"), rate=1e12)]
+    assert "out of all bounds (" in failed(plans, SharedLimits({"big": 5}))
+
+
 def test_a_cancelled_solution_ends_soon_and_a_pool_of_its_own_limit_keeps_it() -> None:
     plans = [a_pool("prod/a", CHEAP, DEAR, type_caps={"cheap": 3}), a_pool("prod/b", CHEAP, DEAR)]
     limits = SharedLimits(chips={"cheap": 12})

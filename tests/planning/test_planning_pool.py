@@ -132,6 +132,17 @@ def test_a_pinned_pool_has_exactly_its_replicas() -> None:
     assert planned(a_problem(cheap, rate=5.0, pinned=0)).replicas == 0
 
 
+def test_replicas_that_are_asked_for_and_cannot_be_had_are_told() -> None:
+    few = {"type_caps": {"big": 2}, "cap_reasons": {"big": "pools share 2 chips of big"}}
+    least = planned(a_problem(a_candidate(), rate=5.0, minimum=5, **few))
+    told = "replicas asked for at least cannot be had: pools share 2 chips of big"
+    assert least.missed == (Missed("Replicas", f"3 of the 5 {told}"),)
+    assert planned(a_problem(a_candidate(), rate=5.0, pinned=3, **few)).missed == (
+        Missed("Replicas", f"1 of the 3 {told}"),
+    )
+    assert not planned(a_problem(a_candidate(), rate=5.0, minimum=2, **few)).missed
+
+
 def test_a_pool_without_demand_holds_its_minimum() -> None:
     plan = planned(a_problem(a_candidate("cheap", usd=1.0), a_candidate("dear", usd=9.0), rate=0.0, minimum=2))
     assert counts(plan) == {"cheap": 2}

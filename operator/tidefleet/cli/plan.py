@@ -34,7 +34,7 @@ from tidefleet.controller.status import pool_status
 from tidefleet.controller.view import Fault, PoolMemory, PoolView
 from tidefleet.economics.tasks import TaskCost, TokenRates
 from tidefleet.planning.calls import calls_between, with_called
-from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded
+from tidefleet.planning.coordination import SharedLimits, coordinate, exceeded, first_come
 from tidefleet.planning.demand import DemandHistory, Known
 from tidefleet.planning.filling import fill
 from tidefleet.planning.fleet import SolverFailed
@@ -218,7 +218,8 @@ def _shares(plans: Plans, limits: SharedLimits) -> dict[str, Share]:
     if exceeded(plans, limits):
         found = coordinate([problem for problem, _ in plans], limits, clock=time.monotonic, seconds=SOLVER_SECONDS)
         if isinstance(found, SolverFailed):
-            fail(f"the fleet cannot be planned within what its pools share (--quota, power of Sites): {found.why}")
+            typer.echo(f"what the pools share is dealt out by priority, since {found.why}", err=True)
+            found = first_come(plans, limits)
         return shares_of(found, plans)
     if not is_worth_a_plan({problem.pool: plan.chosen for problem, plan in plans}, limits.nodes):
         return {}

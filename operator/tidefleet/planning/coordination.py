@@ -21,7 +21,9 @@ from tidefleet.planning.fleet import (
     AGGREGATED,
     FleetPlan,
     FleetProblem,
+    FleetProblemError,
     Infeasible,
+    Limit,
     Limits,
     SolverFailed,
     solve,
@@ -368,12 +370,59 @@ def coordinate(
     usable = [one for one in problems if one.market.candidates]
     if not usable:
         return Coordination({}, {})
-    answer = solve(fleet_problem(usable, limits), clock=clock, limits=Limits(seconds=seconds), cancelled=cancelled)
-    if isinstance(answer, SolverFailed):
-        return answer
-    if isinstance(answer, Infeasible):
-        return SolverFailed(f"no plan holds every limit: {answer.reason}")
-    return _handed_back(usable, limits, answer)
+    answer = solve_shared(usable, limits, clock=clock, seconds=seconds, cancelled=cancelled)
+    return answer if isinstance(answer, SolverFailed) else _handed_back(usable, limits, answer)
+
+
+def solve_shared(
+    problems: Sequence[PoolProblem],
+    limits: SharedLimits,
+    *,
+    clock: Callable[[], float],
+    seconds: float,
+    cancelled: Callable[[], bool],
+) -> FleetPlan | SolverFailed:
+    """The pools as one fleet, solved; a failure says which pools cannot be had within which limits, by their names."""
+    try:
+        problem = fleet_problem(problems, limits)
+    except FleetProblemError as error:
+        return SolverFailed(f"a demand, price or limit is out of all bounds ({error})")
+    answer = solve(problem, clock=clock, limits=Limits(seconds=seconds), cancelled=cancelled)
+    return SolverFailed(_unmet(problems, limits, answer)) if isinstance(answer, Infeasible) else answer
+
+
+def _unmet(problems: Sequence[PoolProblem], limits: SharedLimits, found: Infeasible) -> str:
+    """The smallest set of pools that cannot have what they ask for, and the limits that stop them."""
+    asking = [one.pool for one in problems if one.requests_per_second > 0]
+    least = [one.pool for one in problems if one.pinned or (one.pinned is None and one.minimum)]
+    pools = list(dict.fromkeys(asking[one] for one in found.cells))
+    who = f"the demand of {', '.join(pools)}" if pools else f"the least replicas of {', '.join(least)}"
+    stops = list(dict.fromkeys(_limit_words(problems, limits, one) for one in found.limits))
+    return f"{who} cannot be had within {', '.join(stops)}" if stops else f"{who} cannot be had, whatever the limits"
+
+
+def _limit_words(problems: Sequence[PoolProblem], limits: SharedLimits, one: Limit) -> str:
+    match one.kind:
+        case "quota":
+            kinds = list(_types(problems, limits))
+            if one.index < len(kinds):
+                name, pool = kinds[one.index]
+                own = next((each.type_caps.get(name) for each in problems if each.pool == pool), None)
+                return f"{limits.chips.get(name, own)} chips of {name}"
+            return "the chips of whole nodes"
+        case "power":
+            site = limits.sites[one.index]
+            return f"{brief(site.limit_kw)} kW at {site.name}"
+        case "option_max":
+            every = [(problem, each) for problem in problems for each, _ in _variants(problem)]
+            problem, each = every[one.index]
+            return f"the chips of {each.option.accelerator} that {problem.pool} may use"
+        case "pool_max":
+            return f"replicas.max of {problems[one.index].pool}"
+        case "spot":
+            return f"maxSpotShare of {[each.pool for each in problems if each.requests_per_second > 0][one.index]}"
+        case _:
+            return f"replicas.spare of {problems[one.index].pool}"
 
 
 def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: FleetPlan) -> Coordination:

@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tidefleet.planning.coordination import SharedLimits, fleet_problem
-from tidefleet.planning.fleet import Infeasible, Limits, SolverFailed
-from tidefleet.planning.fleet import solve as solve_fleet
+from tidefleet.planning.coordination import SharedLimits, solve_shared
+from tidefleet.planning.fleet import SolverFailed
 from tidefleet.planning.nodes import Chosens, idle_nodes, idle_of, rent_of, standing
 from tidefleet.planning.pool import SAME_COST
 from tidefleet.planning.problem import Chosen, PoolPlan, PoolProblem
@@ -75,11 +74,9 @@ def fill(
     if not usable:
         return Filling()
     asked = [_movable(problem) for problem, _ in usable]
-    answer = solve_fleet(fleet_problem(asked, limits), clock=clock, limits=Limits(seconds=seconds), cancelled=cancelled)
+    answer = solve_shared(asked, limits, clock=clock, seconds=seconds, cancelled=cancelled)
     if isinstance(answer, SolverFailed):
         return answer
-    if isinstance(answer, Infeasible):
-        return SolverFailed(f"no plan holds every limit: {answer.reason}")
     alone: dict[str, Sequence[Chosen]] = {problem.pool: plan.chosen for problem, plan in usable}
     filled = dict(alone)
     caps: dict[str, dict[str, int]] = {}

@@ -34,7 +34,7 @@ from tidefleet.planning.rivals import (
     without_price,
 )
 from tidefleet.planning.shadow import shadow_prices
-from tidefleet.planning.solution import Solution, bound, solve
+from tidefleet.planning.solution import Solution, bound, least_replicas, solve
 from tidefleet.planning.spill import spill_of
 from tidefleet.planning.tiers import best_choice, frozen, sized
 from tidefleet.planning.turning import HORIZON_SECONDS, SWITCH_FACTOR, SWITCH_SAVING, turning_prices
@@ -264,6 +264,10 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
         missed.append(Missed("Budget", why))
     if shortfall > 0:
         missed.append(Missed("Capacity", f"{shortfall:.0%} of the demand has no capacity: {_limits(problem)}"))
+    least, had = problem.minimum if problem.pinned is None else problem.pinned, sum(solution.counts)
+    if had < (least_replicas(problem) if problem.pinned is None else least):
+        why = f"{least - had} of the {least} replicas asked for at least cannot be had: {_limits(problem)}"
+        missed.append(Missed("Replicas", why))
     if solution.spare_missing:
         why = f"{solution.spare_missing} of {problem.spare} spare replicas cannot be had: {_limits(problem)}"
         missed.append(Missed("Spare", why))
@@ -271,7 +275,7 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
 
 
 def _limits(problem: PoolProblem) -> str:
-    if problem.pinned is not None:
+    if problem.pinned is not None and not problem.cap_reasons:
         return f"pinned to {problem.pinned} replicas"
     limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
     for one in problem.market.candidates:

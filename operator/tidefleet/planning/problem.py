@@ -236,7 +236,7 @@ class IdleNodes:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A target that a plan misses: ``what`` is ``CostTarget``, ``Budget``, ``Capacity`` or ``Spare``."""
+    """A target that a plan misses: ``what`` is ``CostTarget``, ``Budget``, ``Capacity``, ``Replicas`` or ``Spare``."""
 
     what: str
     why: str
