@@ -225,6 +225,18 @@ def test_hosting_breaks_even_where_its_month_costs_what_the_offer_does(monkeypat
     assert dear["break_even_tokens_per_month"] is None  # never; JSON has no infinity
 
 
+@pytest.mark.parametrize(
+    ("as_of", "says"),
+    [("2020-01-31", "days old, more than 90"), ("2099-01-31", "is dated 2099-01-31"), ("", "")],
+)
+def test_a_price_of_the_book_that_is_stale_or_of_the_future_is_noted(tmp_path: Path, as_of: str, says: str) -> None:
+    book = tmp_path / "book.csv"
+    book.write_text(f"accelerator,capacityType,price,currency,unit,asOf\nh100-sxm,OnDemand,2,USD,chip-hour,{as_of}\n")
+    notes = cost(*LLAMA, "--prices", str(book))["notes"]
+    assert [says in note for note in notes] == ([True] if says else [])
+    assert not cost(*LLAMA)["notes"]  # those that ship say their day beside them
+
+
 def test_without_the_package_of_prices_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_model: str) -> None:
         raise PricesNotInstalled("prices of external APIs need the package genai-prices")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
+from tidefleet import catalogue
 from tidefleet.api import AcceleratorType
 from tidefleet.api.vocabulary import CapacityType
 from tidefleet.cli import workload
@@ -26,6 +28,7 @@ from tidefleet.economics.memory import (
     replica_memory,
 )
 from tidefleet.economics.money import ChipCost, token_cost
+from tidefleet.economics.prices import from_the_future, staleness
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.serving import ROLES, CannotServe, Estimate, estimate
 from tidefleet.planning.evidence import Evidence, Profile
@@ -182,6 +185,8 @@ def cost(
     price, source = _price(kind, basis, price_per_hour)
     if price is None:
         notes.append(f"{accelerator} has no {basis} price; give one, e.g. --price-per-hour 2.50")
+    elif price_per_hour is None:
+        notes += _ages(kind, basis)
     if price_per_hour is not None and (odd := workload.plausibility(kind, basis, price_per_hour)):
         notes.append(odd)
     if batch is not None and work.objectives:
@@ -243,6 +248,16 @@ def _price(kind: AcceleratorType, basis: CapacityType, given: float | None) -> t
     where = " ".join(word for word in (str(entry.capacity_type), entry.provider, entry.region) if word)
     day = f", {entry.as_of}" if entry.as_of else ""
     return float(entry.usd_per_chip_hour), f"{where}{day}: {entry.source or 'no source named'}"
+
+
+def _ages(kind: AcceleratorType, basis: CapacityType) -> list[str]:
+    """What is wrong with the date of the price that counts; those that ship are list prices of a day, and say which."""
+    entry, today = chosen_price(kind, basis), datetime.datetime.now(tz=datetime.UTC).date()
+    shipped = catalogue.accelerator_types().get(kind.name)
+    if entry is None or (shipped is not None and entry in shipped.spec.prices):
+        return []
+    found = (staleness(entry.as_of, today, str(basis)), from_the_future(entry.as_of, today))
+    return [f"the {basis} price of {kind.name} {why}" for why in found if why]
 
 
 def _sweep(text: str, asked: Question, form: Form) -> None:

@@ -38,6 +38,8 @@ _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 _DEAREST = Decimal(10) ** 12
 _DEAREST_HOUR = Decimal(10) ** 8
 _FINEST = Decimal(1).scaleb(-9)
+_FIRST_YEAR, _LAST_YEAR = 1900, 2099
+"""As far as dates of the API go."""
 
 
 class BadPriceBook(ValueError):
@@ -353,13 +355,14 @@ def _day(row: Mapping[str, Any], name: str, *, required: bool = False) -> date |
     value = _given(row, name)
     if value is None and not required:
         return None
-    if type(value) is date:
-        return value
     try:
         text = value.strip() if isinstance(value, str) else ""
-        return date.fromisoformat(text if len(text) == 10 and text.isascii() else "")
+        day = value if type(value) is date else date.fromisoformat(text if len(text) == 10 and text.isascii() else "")
     except ValueError:
         raise _Problem(name, value, "a date", "2026-11-21") from None
+    if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+        raise _Problem(name, day, f"a date from {_FIRST_YEAR} to {_LAST_YEAR}", "2026-11-21")
+    return day
 
 
 # --- age -------------------------------------------------------------------------------------------------------------
