@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidefleet.planning import cover
@@ -101,7 +102,12 @@ def test_no_cover_is_cheaper_than_the_one_found(instance: Instance) -> None:
     assert found.cost == pytest.approx(best)
     assert found.proven
     firm = instance.firm_share * instance.demand
-    assert lower_bound(instance.items, instance.demand, instance.spare, firm) <= best + 1e-9
+    bound = lower_bound(instance.items, instance.demand, instance.spare, firm)
+    narrow = lower_bound(
+        instance.items, instance.demand, instance.spare, firm, minimum=instance.minimum, maximum=instance.maximum
+    )
+    assert bound <= narrow + 1e-9
+    assert narrow <= best + 1e-9
 
 
 many = st.lists(
@@ -118,6 +124,8 @@ many = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
+@example([Item(1.0, 1.0, "a", 1)], 1e-9, 1)
+@example([Item(1.0, 30.0, "a", 1)], 30.00000001, 0)
 @given(many, st.floats(0, 500), st.integers(0, 2))
 def test_the_lower_bound_is_below_every_cost(several: list[Item], demand: float, spare: int) -> None:
     found = cheapest_cover(several, demand, spare=spare)
@@ -164,6 +172,28 @@ def test_a_search_that_was_cut_short_says_so_and_has_a_good_cover() -> None:
     assert found is not None
     assert not found.proven
     assert found.cost <= 1.05 * lower_bound(close, 97.0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(many, st.floats(1, 5000), st.integers(0, 2000), st.floats(1.0, 3.0))
+def test_a_cover_is_near_the_optimum_also_where_the_number_of_replicas_binds(
+    several: list[Item], demand: float, minimum: int, room: float
+) -> None:
+    largest = max(one.coverage for one in several)
+    maximum = max(minimum, math.ceil(room * demand / largest))
+    found = cheapest_cover(several, demand, minimum=minimum, maximum=maximum)
+    assert found is not None
+    bound = lower_bound(several, demand, minimum=minimum, maximum=maximum)
+    assert bound <= found.cost * (1 + 1e-9) + 1e-6
+    assert found.cost <= bound + 3 * max(one.cost for one in several)
+
+
+def test_a_thousand_replicas_at_least_are_dealt_out_well() -> None:
+    curve = [Item(1.0 + 0.3 * i**1.7, 1.0 + i, f"t{i}", 1) for i in range(30)]
+    for demand, spare in ((2200.0, 0), (2200.0, 1), (0.0, 1), (900.0, 2)):
+        found = cheapest_cover(curve, demand, spare=spare, minimum=1000)
+        assert found is not None
+        assert found.cost <= 1.005 * max(1000.0, lower_bound(curve, demand, spare, minimum=1000))
 
 
 def test_nothing_is_needed_for_no_demand() -> None:

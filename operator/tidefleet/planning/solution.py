@@ -147,6 +147,10 @@ def _filled(problem: PoolProblem, items: Sequence[Item], high: int, *, key: Call
 def bound(problem: PoolProblem) -> float:
     """USD per hour below which no plan can cost."""
     items = items_of(problem.market.candidates)
-    spare, least = (problem.spare, problem.minimum) if problem.pinned is None else (0, problem.pinned)
-    by_load = lower_bound(items, problem.requests_per_second, spare, firm_demand(problem))
+    spare, least, most = problem.spare, problem.minimum, problem.maximum
+    if problem.pinned is not None:
+        spare, least, most = 0, problem.pinned, problem.pinned
+    by_load = lower_bound(
+        items, problem.requests_per_second, spare, firm_demand(problem), minimum=least, maximum=max(least, most)
+    )
     return max(by_load, least * min(item.cost for item in items))
