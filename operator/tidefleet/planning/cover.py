@@ -143,11 +143,13 @@ def _search(
     ratio_from = [math.inf] * (count + 1)  # best cost per coverage, cheapest replica, largest coverage from here on
     cheapest_from = [math.inf] * (count + 1)
     largest_from = [0.0] * (count + 1)
+    mean_from = [1.0] * (count + 1)  # coverage of the one with the best cost per coverage
     firm_ratio_from = [math.inf] * (count + 1)
     firm_largest_from = [0.0] * (count + 1)
     for i in range(count - 1, -1, -1):
         item = sorted_items[i]
         ratio_from[i] = min(ratio_from[i + 1], item.cost / item.coverage)
+        mean_from[i] = item.coverage if ratio_from[i] < ratio_from[i + 1] else mean_from[i + 1]
         cheapest_from[i] = min(cheapest_from[i + 1], item.cost)
         largest_from[i] = max(largest_from[i + 1], item.coverage)
         firm_ratio_from[i], firm_largest_from[i] = firm_ratio_from[i + 1], firm_largest_from[i + 1]
@@ -180,10 +182,11 @@ def _search(
             return
         if left > _SLACK and (maximum - taken) * largest_from[index] < left - _SLACK:
             return
-        if index not in hulls:
-            hulls[index] = _Hull(sorted_items[index:])
-        if cost + hulls[index].least(left, max(0, minimum - taken), maximum - taken) >= best_cost - _SLACK:
-            return
+        if not minimum - taken <= left / mean_from[index] <= maximum - taken:  # else that is the bound by load
+            if index not in hulls:
+                hulls[index] = _Hull(sorted_items[index:])
+            if cost + hulls[index].least(left, max(0, minimum - taken), maximum - taken) >= best_cost - _SLACK:
+                return
         item = sorted_items[index]
         need = max(left, firm) if item.firm else left
         most = max(_number(need, item.coverage), minimum - taken)

@@ -147,7 +147,7 @@ def _best(problem: PoolProblem) -> _Best:
 def _floor(problem: PoolProblem, best: Solution) -> float:
     """USD per hour below which no plan is, whatever limits on chips are lifted: the optimum where it is proven."""
     floor = bound(problem)
-    if problem.caps:
+    if problem.caps and best.proven:
         best = solve(replace(problem, type_caps={}, steered={}), problem.market.candidates)
     whole = best.proven and not best.shortfall and not best.spare_missing
     return max(floor, best.cost) if whole else floor
