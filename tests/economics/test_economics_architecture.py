@@ -93,6 +93,8 @@ def test_published_precision_is_what_the_quantisation_says(method: str, weights:
         ({"num_hidden_layers": 10**400}, "num_hidden_layers is 1000000"),
         ({"hidden_size": 1e308}, "hidden_size is 1e"),
         ({"num_experts": 8, "num_experts_per_tok": 20}, "num_experts_per_tok is 20; expected at most num_experts"),
+        ({"num_local_experts": 8}, "num_experts is 8 without num_experts_per_tok; expected how many"),
+        ({"num_key_value_heads": 7}, "num_key_value_heads is 7; expected a divisor of num_attention_heads"),
         ({"hidden_size": "big"}, "hidden_size is missing"),
     ],
 )

@@ -234,6 +234,10 @@ def architecture_from_config(
     if not (layers and hidden and heads):
         raise UnusableConfig("num_hidden_layers, hidden_size or num_attention_heads is 0; expected e.g. 32, 4096, 32")
     kv_heads = _integer(config, "num_key_value_heads", default=heads) or heads
+    if heads % kv_heads:
+        raise UnusableConfig(
+            f"num_key_value_heads is {kv_heads}; expected a divisor of num_attention_heads ({heads}), e.g. {heads}"
+        )
     head_dim = _integer(config, "head_dim", "attention_head_dim", default=0) or hidden // heads
     if not head_dim:
         raise UnusableConfig(f"head_dim is 0 (hidden_size {hidden} / {heads} heads); expected e.g. 128")
@@ -262,7 +266,11 @@ def architecture_from_config(
         raise UnusableConfig(
             f"num_experts_per_tok is {per_token}; expected at most num_experts, e.g. {min(8, experts)}"
         )
-    if experts > 1 and per_token:
+    if experts > 1 and not per_token:
+        raise UnusableConfig(
+            f"num_experts is {experts} without num_experts_per_tok; expected how many of them a token uses, e.g. 2"
+        )
+    if experts > 1:
         expert_width = _integer(config, "moe_intermediate_size", "intermediate_size", default=dense_width)
         moe_layers = max(0, min(layers, _moe_layers(config, layers)))
         one_expert = 3 * hidden * expert_width
