@@ -46,8 +46,10 @@ def test_other_names_of_engines_and_precisions_mean_the_same() -> None:
 
 
 def test_an_unknown_model_names_those_of_its_family() -> None:
-    said = run(*LLAMA, "--model", "qwen9").stderr
-    assert all(name in said for name in catalogue.models() if name.startswith("qwen9"))
-    assert "llama-3.3-70b" in said
+    said = run(*LLAMA, "--model", "qwen-3-32b").stderr
+    assert "expected one of qwen3-32b, " in said
+    assert "llama-3.3-70b" not in said
+    assert all(name in run(*LLAMA, "--model", "zzz").stderr for name in catalogue.models())
+    assert "expected one of llama-3.3-70b, " in run(*LLAMA, "--model", "llama3.3:70b").stderr
     near = run(*LLAMA, "--model", "llama-9").stderr
     assert all((name in near) == name.startswith("llama-") for name in catalogue.models())

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -171,14 +172,23 @@ def _meant(name: str, known: Iterable[str]) -> str | None:
     return begun[0] if len(begun) == 1 else None
 
 
+def _near(name: str, known: Iterable[str]) -> list[str]:
+    """The names that may be meant, the likeliest first; all where none is like it."""
+    names, wanted = sorted(known), name.lower()
+    begun = [one for one in names if wanted and one.startswith(wanted)]
+    family = [one for one in names if one.split("-")[0] == wanted.split("-")[0]]
+    among = family or names
+    like = get_close_matches(wanted, among, n=len(among) or 1, cutoff=0.6)
+    return list(dict.fromkeys((*begun, *like, *family))) or names
+
+
 def model_named(name: str, option: str = "--model") -> Architecture:
     """A model of the catalogue, by its name there or on Hugging Face (``meta-llama/Llama-3.3-70B-Instruct``)."""
     models = catalogue.models()
     meant = _meant(name, models) or _meant(catalogue.plain_name(name), models)
     found = models[meant] if meant else catalogue.model_of(name)
     if found is None:
-        near = [one for one in models if one.split("-")[0] == catalogue.plain_name(name).split("-")[0]]
-        fail(f"{option} is {name!r}; expected one of {', '.join(near or models)}", 2)
+        fail(f"{option} is {name!r}; expected one of {', '.join(_near(catalogue.plain_name(name), models))}", 2)
     return found
 
 
@@ -214,8 +224,7 @@ def kind_named(name: str, kinds: Mapping[str, AcceleratorType]) -> AcceleratorTy
     """An accelerator type of the catalogue; the beginning of its name will do where only one has it (``b200``)."""
     meant = name if name in kinds else _meant(name, kinds)
     if meant is None:
-        near = [one for one in kinds if one.split("-")[0] == name.lower().split("-")[0]]
-        fail(f"--accelerator is {name!r}; expected one of {', '.join(near or sorted(kinds))}", 2)
+        fail(f"--accelerator is {name!r}; expected one of {', '.join(_near(name, kinds))}", 2)
     return kinds[meant]
 
 
