@@ -338,6 +338,16 @@ def test_a_fleet_that_cannot_be_solved_is_dealt_out_by_priority_and_says_why(
     assert "of the demand has no capacity: pools share" in " ".join(found.stdout.split())
 
 
+def test_what_one_more_chip_would_save_is_told_once(tmp_path: Path) -> None:
+    text = (SAMPLES / "10-chat.yaml").read_text().replace("min: 2", "min: 1").replace("spare: 1", "spare: 0")
+    (tmp_path / "chat.yaml").write_text(text)
+    for quota in range(1, 6):
+        asked = ("plan", "-f", str(tmp_path / "chat.yaml"), "--demand", "chat=40", "--quota", f"b200-sxm={quota}")
+        (found,) = json.loads(run(*asked, "-o", "json").stdout)
+        told = [one["what"] for one in found["plan"].get("shadowPrices", ()) if "more b200-sxm" in one["what"]]
+        assert len(told) <= 1, told
+
+
 WAITING = """
 apiVersion: tidefleet.io/v1alpha1
 kind: WorkloadClass

@@ -121,8 +121,10 @@ def decide(
         memory.tiers.watch.plans(sum(one.hit_share for one in plan.tiers.tiers), sizes)
         memory.tiers.sizes = sizes
     market = in_force(market, problem.tiers, plan)
-    if share.prices:
-        plan = replace(plan, shadow_prices=(*share.prices, *plan.shadow_prices))
+    if share.prices:  # prices of the relaxed fleet; what this pool would save by itself is exact, and not told twice
+        own = {one.what.partition(" would save")[0] for one in plan.shadow_prices}
+        shared = [one for one in share.prices if one.what.partition(" would save")[0] not in own]
+        plan = replace(plan, shadow_prices=(*shared, *plan.shadow_prices))
     if plan.replicas:
         memory.waiting.unit = plan.capacity / plan.replicas
     replicas = {one.name: (one.desired, one.ready) for one in view.served}

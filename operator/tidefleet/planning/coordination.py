@@ -447,7 +447,9 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
     unserved = bool(np.any(plan.shortfall > _SOME))  # then a price is what demand is worth here, and no saving
     for site, usd in zip(limits.sites, plan.power_price, strict=False):
         if usd > 0 and not unserved:
-            prices.append(ShadowPrice(f"one more kW at {site.name} would save ${brief(float(usd))}/h", float(usd)))
+            prices.append(
+                ShadowPrice(f"one more kW at {site.name} would save ${brief(float(usd))}/h over all pools", float(usd))
+            )
     told: set[str] = set()
     names = {index: name for (name, _), index in _types(problems, limits).items()}
     for binding in plan.binding:
@@ -456,7 +458,7 @@ def _handed_back(problems: Sequence[PoolProblem], limits: SharedLimits, plan: Fl
             if kind in limits.chips and kind not in told:
                 told.add(kind)
                 saved = float(binding.usd_per_hour)
-                prices.append(ShadowPrice(f"one more {kind} would save ${brief(saved)}/h", saved))
+                prices.append(ShadowPrice(f"one more {kind} would save ${brief(saved)}/h over all pools", saved))
     return Coordination(
         caps=caps,
         reasons=reasons,
