@@ -204,6 +204,27 @@ def test_an_engine_is_measured_from_its_second_sample_on() -> None:
     assert [one.arrivals for one in memory.step({"a": a_sample(30.0, finished=11)}).rates] == [1.0]
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [{"generation_tokens": 1e12}, {"prompt_tokens": 1e13}, {"finished": 1e9}, {"waiting": 1e12}, {"running": 1e9}],
+)
+def test_an_engine_that_tells_of_more_than_any_can_do_is_a_fault_and_no_demand(lie: dict[str, float]) -> None:
+    memory, last = EngineMemory(), Known(100.0, 3.0, "Engines")
+    memory.step({"a": a_sample(85.0, finished=100.0)})
+    memory.step({"a": a_sample(100.0, finished=150.0)})
+    lying = {"finished": 200.0, **lie}
+    found = memory.step({"a": a_sample(115.0, **lying)})
+    assert (found.rates, found.faulty) == ((), 1)
+    reading = read(found, last=last, now=115.0)
+    assert isinstance(reading, Stale)
+    assert reading.cause is Cause.NOT_A_NUMBER
+    assert "an engine tells of" in reading.why
+    assert isinstance(read(memory.step({"a": a_sample(130.0, finished=250.0)}), now=130.0), Empty)  # not zero demand
+    right = read(memory.step({"a": a_sample(145.0, finished=300.0)}), now=145.0)
+    assert isinstance(right, Known)
+    assert right.requests_per_second == pytest.approx(50 / 15)
+
+
 def test_a_repeated_sample_repeats_its_rates_and_is_counted_once() -> None:
     memory = EngineMemory()
     memory.step({"a": a_sample(0.0)})

@@ -118,7 +118,7 @@ class Reason(Word):
     NO_CLASSES = "NoClasses", "No WorkloadClass refers to the pool: it holds its minimum."
     EMPTY = "Empty", "The source answered, and had nothing to say: not the same as no demand."
     UNREACHABLE = "Unreachable", "The source does not answer."
-    NOT_A_NUMBER = "NotANumber", "The source answered NaN, Inf or a negative value."
+    NOT_A_NUMBER = "NotANumber", "The source answered NaN, Inf, a negative value or more than any engine can do."
 
     # CapacityAvailable
     AVAILABLE = "Available", "Nodes for all planned replicas exist."

@@ -35,6 +35,11 @@ STARTED_APART_SECONDS = 1.0
 """Starts that are reported this much apart are two starts; less is rounding."""
 
 
+MOST_TOKENS, MOST_REQUESTS, MOST_INSIDE = 1e9, 1e6, 1e7
+"""Tokens and requests per second of one engine, and requests in it, beyond which its page lies: a hundred times what a
+rack of 72 accelerators does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What one engine reported at ``at`` (seconds of the operator's clock); ``restarts`` of its pod's containers.
@@ -146,6 +151,19 @@ def rates_between(before: Sample, after: Sample) -> EngineRates | None:
         tier_hit_tokens=_of_tier(one, two, "tier_hit_tokens") / seconds,
         tier_queried_tokens=_of_tier(one, two, "tier_queried_tokens") / seconds,
     )
+
+
+def absurdity(rates: EngineRates) -> str:
+    """What an engine cannot have done, in words; empty where it can."""
+    tokens = max(rates.prompt_tokens, rates.generation_tokens, rates.hit_tokens, rates.queried_tokens)
+    for value, most, what in (
+        (tokens, MOST_TOKENS, "tokens/s"),
+        (max(rates.arrivals, rates.finished), MOST_REQUESTS, "requests/s"),
+        (rates.running + rates.waiting, MOST_INSIDE, "requests inside"),
+    ):
+        if not value <= most:
+            return f"an engine tells of {value:.3g} {what}, more than any can have"
+    return ""
 
 
 def _of_tier(one: EngineCounters, two: EngineCounters, name: str) -> float:
@@ -367,6 +385,12 @@ class EngineMemory:
                 continue
             between = rates_between(before, answer) if before else None
             self.samples[uid] = answer
+            if between is not None and (why := absurdity(between)):
+                self.rates.pop(uid, None)
+                del self.samples[uid]  # nor is anything measured on from it
+                faulty += 1
+                fault = fault or Trouble(Cause.NOT_A_NUMBER, why)
+                continue
             if between is None:
                 self.rates.pop(uid, None)
                 first.append((uid, answer))
@@ -378,7 +402,7 @@ class EngineMemory:
         for uid, sample in first:
             began = None if uid in self._seen or self._last_round is None else Sample(self._last_round, NOTHING_YET)
             between = rates_between(began, sample) if began and not is_badly_timed(began, sample) else None
-            if between is not None and between.arrivals * between.seconds <= most:
+            if between is not None and between.arrivals * between.seconds <= most and not absurdity(between):
                 self.rates[uid] = between
                 known.append(between)
                 fresh[uid] = between
