@@ -18,7 +18,7 @@ from tidefleet.planning.from_api import with_demand as with_fields
 
 KINDS: Mapping[str, str] = {
     "price": "an accelerator type, e.g. price:h200-sxm=2.9",
-    "demand": "a pool, e.g. demand:chat*1.3",
+    "demand": "a pool or class, e.g. demand:chat*1.3",
     "hit": "a pool or class, e.g. hit:chat=0.3",
     "api-price": "a provider, or nothing for all, e.g. api-price:*0.2",
 }
