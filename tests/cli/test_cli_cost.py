@@ -204,6 +204,23 @@ def test_speculation_makes_tokens_cheaper_where_memory_binds() -> None:
     assert quick["usd_per_million_output_tokens"] < plain["usd_per_million_output_tokens"]
 
 
+@pytest.mark.parametrize("more", [(), ("--utilisation", "0.5"), ("--usd-per-kwh", "0.3", "--pue", "1.4"),
+                                  ("--usd-per-kwh", "0.3", "--utilisation", "0.5")])  # fmt: skip
+def test_hosting_breaks_even_with_what_power_costs_beside_the_rent(
+    monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    offer = ExternalOffer("acme", "llama-3.1-8b", PerToken(0.2, 0.2), as_of="2026-11-01", source="a list")
+    monkeypatch.setattr("tidefleet.cli.hosting.offers_of", lambda _model: (offer,))
+    fixed = (*LLAMA, "--tp", "1")
+    rent = cost(*fixed, *more, "--price-per-hour", "2")["break_even_usd_per_chip_hour"]
+    assert cost(*fixed, *more, "--price-per-hour", str(rent))["usd_per_million_tokens"] == pytest.approx(0.2)
+    paid = [one for one in more if one not in {"0.5", "--utilisation"}]
+    load = cost(*fixed, *more, "--price-per-hour", "1.5")["break_even_utilisation"]
+    assert 0 < load < 1
+    at = cost(*fixed, *paid, "--price-per-hour", "1.5", "--utilisation", str(load))
+    assert at["usd_per_million_tokens"] == pytest.approx(0.2)
+
+
 def test_hosting_breaks_even_where_its_month_costs_what_the_offer_does(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = ExternalOffer("acme", "llama-3.1-8b", PerToken(2.0, 2.0), as_of="2026-11-01", source="a list")
     monkeypatch.setattr("tidefleet.cli.hosting.offers_of", lambda _model: (offer,))

@@ -120,6 +120,8 @@ def test_the_winning_price_is_where_the_costs_meet(power: float) -> None:
         n = len(one.parts)
         price = usd_per_chip_hour_to_cost(one, [None] * n, 5.0, 0.8)
         assert one.usd_per_million([ChipCost(price)] * n, 0.8) == pytest.approx(5.0)
+        paid = usd_per_chip_hour_to_cost(one, [None] * n, 50.0, 0.8, power=chips_cost)
+        assert one.usd_per_million([replace(chips_cost, usd_per_chip_hour=paid)] * n, 0.8) == pytest.approx(50.0)
         if n == 2:
             mixed = usd_per_chip_hour_to_cost(one, [None, chips_cost], 50.0, 0.8)
             both = [replace(chips_cost, usd_per_chip_hour=mixed), chips_cost]

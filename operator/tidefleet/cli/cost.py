@@ -226,7 +226,7 @@ def cost(
         if batch is not None and isinstance(found, Estimate) and batch > (room := _room_at_full_length(found)):
             notes.append(f"{batch:g} sequences fit half way through their answers; at full length {room:.0f} do")
         if isinstance(found, Estimate) and kind_of_role == "Aggregated":
-            answer |= host_or_buy_of(breakdown_of(asked, found), price, tokens_per_month, utilisation)
+            answer |= host_or_buy_of(breakdown_of(asked, found), asked.chip, price, tokens_per_month, utilisation)
     except ValueError as error:
         fail(str(error), 2)
     answer["notes"] = notes

@@ -9,6 +9,7 @@ from tidefleet.catalogue.external_prices import PricesNotInstalled, external_off
 from tidefleet.economics.breakdown import Breakdown, break_even_usd_per_chip_hour
 from tidefleet.economics.breakeven import Hosting, break_even_utilisation, host_or_buy
 from tidefleet.economics.external import ExternalOffer, TokenVector, blended_usd_per_million, cheapest
+from tidefleet.economics.money import MILLION, ChipCost, power_usd_per_hour
 from tidefleet.economics.owned import HOURS_PER_MONTH
 from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.options import PLANNING_UTILISATION
@@ -29,11 +30,16 @@ def tokens_of(shape: TokenShape) -> TokenVector:
 
 
 def host_or_buy_of(
-    priced: Breakdown, usd_per_chip_hour: float | None, tokens_per_month: float | None, utilisation: float
+    priced: Breakdown,
+    chip: ChipCost,
+    usd_per_chip_hour: float | None,
+    tokens_per_month: float | None,
+    utilisation: float,
 ) -> dict[str, Any]:
     """The lines about buying the same tokens outside, by name; ``None`` and a reason where no offer is known.
 
     Args:
+        chip: what electricity costs beside the rent.
         usd_per_chip_hour: ``None``: no price is known, and only the price at which hosting would win is told.
         tokens_per_month: ``None``: what one replica carries.
     """
@@ -62,7 +68,7 @@ def host_or_buy_of(
             "as_of": offer.as_of,
             "source": offer.source,
         },
-        "break_even_usd_per_chip_hour": break_even_usd_per_chip_hour(found, api, utilisation=utilisation),
+        "break_even_usd_per_chip_hour": break_even_usd_per_chip_hour(found, api, utilisation=utilisation, chip=chip),
     }
     if usd_per_chip_hour is None:
         return answer
@@ -76,8 +82,18 @@ def host_or_buy_of(
         api=offer.name,
     )
     return answer | {
-        "break_even_utilisation": break_even_utilisation(priced.cost.usd_per_hour, full, api),
+        "break_even_utilisation": _utilisation(priced, chip, full, api, utilisation),
         "break_even_tokens_per_month": line.break_even.first,
         "break_even_tokens_per_month_always": line.break_even.always,
         "host_or_buy": line.sentence,
     }
+
+
+def _utilisation(priced: Breakdown, chip: ChipCost, full: float, api: float, utilisation: float) -> float | None:
+    """Share of capacity at which hosting costs what the API does; ``None`` where a token's own power costs as much.
+
+    Electricity is paid for idle chips, too, and grows with the load.
+    """
+    idle, busy, now = (power_usd_per_hour(priced.estimate, chip, load) for load in (0.0, 1.0, utilisation))
+    left = api - (busy - idle) / full * MILLION
+    return break_even_utilisation(priced.cost.usd_per_hour - now + idle, full, left) if left > 0 else None

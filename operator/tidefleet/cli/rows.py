@@ -360,7 +360,7 @@ def with_winning_prices(
             row |= {
                 f"wins_against_{name}_below_usd_per_chip_hour": None
                 if against is None
-                else usd_per_chip_hour_to_cost(serving, rents, _usd(against), bill.utilisation),
+                else usd_per_chip_hour_to_cost(serving, rents, _usd(against), bill.utilisation, power=bill.chip(1.0)),
                 f"wins_against_{name}": None if against is None else f"{against['name']} ({against['how']})",
             }
         found.append(row)

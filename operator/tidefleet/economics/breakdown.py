@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tidefleet.economics.energy import facility_watts
 from tidefleet.economics.lognormal import ZERO, law
 from tidefleet.economics.memory import kv_bytes
-from tidefleet.economics.money import HOUR, ChipCost, TokenCost, token_cost
+from tidefleet.economics.money import HOUR, ChipCost, TokenCost, power_usd_per_hour, token_cost
 from tidefleet.economics.serving import Estimate
 from tidefleet.economics.sessions import concurrent_sessions, usd_per_user_month
 from tidefleet.economics.shape import TokenShape
@@ -199,11 +199,20 @@ def _percentiles(cost: Cost) -> dict[str, float]:
     return {"mean": cost.mean, "p50": cost.p50, "p95": cost.p95, "p99": cost.p99}
 
 
-def break_even_usd_per_chip_hour(found: Estimate, usd_per_million_tokens: float, *, utilisation: float = 1.0) -> float:
-    """USD per chip-hour at which this replica's tokens cost so much: the price below which it would win."""
+def break_even_usd_per_chip_hour(
+    found: Estimate, usd_per_million_tokens: float, *, utilisation: float = 1.0, chip: ChipCost | None = None
+) -> float:
+    """USD per chip-hour at which this replica's tokens cost so much: the rent below which it would win.
+
+    Args:
+        chip: what is paid beside the rent (electricity, storage); its own rent is not used. 0 where that alone is more.
+    """
     shape = found.shape
     handled = (shape.input_mean if found.role != "Decode" else 0.0) + (
         shape.output_mean if found.role != "Prefill" else 0.0
     )
     tokens_per_hour = found.requests_per_second * HOUR * utilisation * handled
-    return usd_per_million_tokens / 1e6 * tokens_per_hour / found.replica.chips
+    beside = 0.0
+    if chip is not None:
+        beside = power_usd_per_hour(found, chip, utilisation) + chip.storage_usd_per_hour
+    return max(0.0, usd_per_million_tokens / 1e6 * tokens_per_hour - beside) / found.replica.chips

@@ -241,18 +241,26 @@ def _by_chip_seconds(ask: Ask, one: Contestant, role: str) -> list[Estimate]:
 
 
 def usd_per_chip_hour_to_cost(
-    serving: Serving, chips: Sequence[ChipCost | None], usd_per_million_tokens: float, utilisation: float
+    serving: Serving,
+    chips: Sequence[ChipCost | None],
+    usd_per_million_tokens: float,
+    utilisation: float,
+    *,
+    power: ChipCost | None = None,
 ) -> float:
     """USD per chip-hour of the parts without a price (``None``) at which a configuration's tokens cost so much.
 
     The cost is affine in that price. 0 where other parts and power alone cost more.
+
+    Args:
+        power: what electricity costs those parts, its rent aside; by default what it costs the others, else nothing.
     """
 
     def at(usd: float, like: ChipCost) -> float:
         filled = [replace(like, usd_per_chip_hour=usd) if one is None else one for one in chips]
         return serving.usd_per_million(filled, utilisation)
 
-    like = next((one for one in chips if one is not None), ChipCost(1.0))
+    like = power or next((one for one in chips if one is not None), ChipCost(1.0))
     one, two = at(1.0, like), at(2.0, like)
     slope = two - one
     return max(0.0, (usd_per_million_tokens - (one - slope)) / slope)
