@@ -495,6 +495,15 @@ def test_a_lever_that_makes_tokens_dearer_is_told_and_left_out() -> None:
     assert after["usd_per_million_tokens"] == stack[3]["usd_per_million_tokens"]
 
 
+@pytest.mark.parametrize(("accelerator", "tp"), [("h200-sxm", "2"), ("b200-sxm", "1"), ("h100-sxm", "2")])
+def test_a_lever_costs_what_the_same_configuration_costs(accelerator: str, tp: str) -> None:
+    one = ("--model", "llama-3.3-70b", "--accelerator", accelerator, "--tp", tp, "--price-per-hour", "3")
+    stack = {row["name"]: row for row in cost(*one, "--levers")["levers"]}
+    alone = cost(*one, "--weights", "fp8")
+    assert stack["weights fp8"]["usd_per_million_tokens"] == pytest.approx(alone["usd_per_million_tokens"])
+    assert stack["weights fp8"]["provenance"] == alone["provenance"]
+
+
 def test_levers_say_what_is_assumed() -> None:
     stack = cost(*LLAMA, "--levers")["levers"]
     assert "assumed" in stack[4]["note"]

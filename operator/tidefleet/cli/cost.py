@@ -218,7 +218,7 @@ def cost(
         if levers and isinstance(found, Estimate):
             if price is None:
                 fail(f"{notes[0]}", 2)
-            print_levers(found.replica, work, asked.chip, role=kind_of_role, utilisation=utilisation,
+            print_levers(found.replica, work, asked.chip, asked.correction, role=kind_of_role, utilisation=utilisation,
                          memory_utilisation=memory_utilisation, form=form)  # fmt: skip
             return
         answer, failed = _answer(asked, found), isinstance(found, CannotServe)

@@ -103,6 +103,7 @@ def print_levers(
     replica: Replica,
     work: Workload,
     chip: ChipCost,
+    correction: Callable[[Replica], Correction],
     *,
     role: str,
     utilisation: float,
@@ -118,6 +119,7 @@ def print_levers(
         role=role,
         utilisation=utilisation,
         memory_utilisation=memory_utilisation,
+        correction=correction,
     )
     if form is Form.JSON:
         print_json(

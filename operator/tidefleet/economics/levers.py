@@ -30,6 +30,7 @@ class Lever:
         step: cost relative to the line above; total: relative to the first line that serves. 1 when nothing changes.
         used: whether it stays for the lines below: a lever that makes tokens dearer does not, and changes nothing.
         note: what stands behind it: a figure given, an assumption, or why it is not used.
+        provenance: where the speed of ``usd_per_million_tokens`` comes from.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Lever:
     total: float
     used: bool = True
     note: str = ""
+    provenance: str = ""
 
 
 def levers(
@@ -50,6 +52,7 @@ def levers(
     utilisation: float = 1.0,
     memory_utilisation: float = GPU_MEMORY_UTILISATION,
     upgraded: Correction | None = None,
+    correction: Callable[[Replica], Correction | None] = lambda _replica: None,
 ) -> tuple[Lever, ...]:
     """The stack from 16-bit weights up: weights, KV cache, speculation, engine version, prefix reuse.
 
@@ -58,6 +61,7 @@ def levers(
     Args:
         replica: chips and model; its speculation and the shape's cached share are used where given, else assumed.
         upgraded: times measured on another engine version, when a profile of one exists.
+        correction: what is measured about each replica of the stack: each step rests on the surest model of itself.
     """
     spoken = replica.speculation or ASSUMED_SPECULATION
     guess = "" if replica.speculation else f"assumed: {spoken.accept_length:g} tokens accepted a step"
@@ -89,6 +93,7 @@ def levers(
     now = _At(replace(replica, weights="Bf16", kv="Bf16", speculation=None), replace(shape, cached_share=0.0), None)
     result: list[Lever] = []
     first = last = None
+    source = ""
     for name, change, note in steps:
         tried = change(now)
         found = estimate(
@@ -96,7 +101,7 @@ def levers(
             tried.shape,
             objectives,
             role=role,
-            correction=tried.correction,
+            correction=tried.correction or correction(tried.replica),
             memory_utilisation=memory_utilisation,
         )
         if isinstance(found, CannotServe):
@@ -107,10 +112,10 @@ def levers(
         usd = _blended(found, chip, utilisation)
         if last is not None and first is not None and usd > last:
             why = f"not used: {usd / last - 1:+.0%}" + (f"; {note}" if note else "")
-            result.append(Lever(name, last, 1.0, last / first, False, why))
+            result.append(Lever(name, last, 1.0, last / first, False, why, source))
             continue
-        first, last, now = first or usd, last or usd, tried
-        result.append(Lever(name, usd, usd / last, usd / first, True, note))
+        first, last, now, source = first or usd, last or usd, tried, found.provenance
+        result.append(Lever(name, usd, usd / last, usd / first, True, note, source))
         last = usd
     return tuple(result)
 
