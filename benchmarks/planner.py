@@ -6,7 +6,8 @@ usage: python benchmarks/planner.py [--instance FILE.npz | --types 20 --classes 
 Keys: ``cost_usd_per_hour``, ``bound_usd_per_hour``, ``gap`` (cost less bound, over cost), ``seconds`` (reading the file
 not included), ``cpu_seconds`` (of all threads; on a machine with other work, ``seconds`` says little), ``peak_mb``
 (10^6 bytes, the process at its peak after the planner), ``status`` (``complete``: to the gap asked for; ``best found``
-when the time was over; ``infeasible`` and ``failed`` with a ``reason``, and ``null`` for what is not known).
+when the time was over; ``infeasible`` with a smallest set of ``cells`` that cannot be met and the ``limits`` that stop
+them, and ``failed``, with a ``reason``, and ``null`` for what is not known).
 
 Exit status: 0 with a plan, 1 without one, 2 for a file or an option that makes no sense.
 """
@@ -72,7 +73,12 @@ def measure(problem: FleetProblem, *, threads: int, seconds: float, gap: float) 
                 "binding": [f"{one.kind}[{one.index}]" for one in result.binding],
             }
         case Infeasible():
-            report |= {"status": "infeasible", "reason": result.reason}
+            report |= {
+                "status": "infeasible",
+                "reason": result.reason,
+                "cells": list(result.cells),
+                "limits": [f"{one.kind}[{one.index}]" for one in result.limits],
+            }
         case SolverFailed():
             report |= {"status": "failed", "reason": result.why}
     return report

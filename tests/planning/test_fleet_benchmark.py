@@ -181,6 +181,8 @@ def test_a_demand_that_nothing_may_serve_is_told_as_json_and_exits_with_1(tmp_pa
     assert done.returncode == 1
     assert report["status"] == "infeasible"
     assert "quota[0]" in report["reason"]
+    assert len(report["cells"]) == 1
+    assert "quota[0]" in report["limits"]
     assert report["cost_usd_per_hour"] is report["bound_usd_per_hour"] is report["gap"] is None
 
 
