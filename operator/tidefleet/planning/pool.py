@@ -266,7 +266,7 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
         missed.append(Missed("Capacity", f"{shortfall:.0%} of the demand has no capacity: {_limits(problem)}"))
     least, had = problem.minimum if problem.pinned is None else problem.pinned, sum(solution.counts)
     if had < (least_replicas(problem) if problem.pinned is None else least):
-        why = f"{least - had} of the {least} replicas asked for at least cannot be had: {_limits(problem)}"
+        why = f"{least - had} of the {least} replicas asked for at least cannot be had: {_limits(replace(problem, pinned=None))}"
         missed.append(Missed("Replicas", why))
     if solution.spare_missing:
         why = f"{solution.spare_missing} of {problem.spare} spare replicas cannot be had: {_limits(problem)}"
@@ -275,7 +275,7 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
 
 
 def _limits(problem: PoolProblem) -> str:
-    if problem.pinned is not None and not problem.cap_reasons:
+    if problem.pinned is not None:
         return f"pinned to {problem.pinned} replicas"
     limits = dict.fromkeys(problem.cap_reasons[name] for name in sorted(problem.cap_reasons))
     for one in problem.market.candidates:
