@@ -264,10 +264,10 @@ def _missed(problem: PoolProblem, solution: Solution, per_million: float | None)
         missed.append(Missed("Budget", why))
     if shortfall > 0:
         missed.append(Missed("Capacity", f"{shortfall:.0%} of the demand has no capacity: {_limits(problem)}"))
-    least, had = problem.minimum if problem.pinned is None else problem.pinned, sum(solution.counts)
-    if had < (least_replicas(problem) if problem.pinned is None else least):
-        why = f"{least - had} of the {least} replicas asked for at least cannot be had: {_limits(replace(problem, pinned=None))}"
-        missed.append(Missed("Replicas", why))
+    least = least_replicas(problem) if problem.pinned is None else problem.pinned
+    if short := max(0, least - sum(solution.counts)):
+        limits = _limits(replace(problem, pinned=None))
+        missed.append(Missed("Replicas", f"{short} of the {least} replicas asked for at least cannot be had: {limits}"))
     if solution.spare_missing:
         why = f"{solution.spare_missing} of {problem.spare} spare replicas cannot be had: {_limits(problem)}"
         missed.append(Missed("Spare", why))
