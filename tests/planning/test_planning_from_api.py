@@ -282,6 +282,7 @@ def test_a_floor_removes_levers_without_a_score_that_meets_it() -> None:
     found = allowed(pool, scored)
     assert found.weights == ("Bf16", "Fp8")
     assert found.kv == ("Bf16", "Fp8")
+    assert allowed(pool, a_scored("web", ("weights:fp8", "0.98"))).weights == ("Bf16", "Fp8")  # in any case of letters
 
 
 def test_of_pool_and_class_the_higher_floor_wins_and_every_class_must_agree() -> None:

@@ -353,9 +353,9 @@ def allowed_of(
     def passes(lever: str, words: Sequence[str]) -> bool:
         if floor is None:
             return True
-        scores = [{one.lever: float(one.score) for one in wclass.spec.quality.scores} for wclass in classes]
+        scores = [{one.lever.lower(): float(one.score) for one in wclass.spec.quality.scores} for wclass in classes]
         return bool(scores) and all(
-            max(given.get(f"{lever}:{word}", -1.0) for word in words) >= floor for given in scores
+            max(given.get(f"{lever}:{word}".lower(), -1.0) for word in words) >= floor for given in scores
         )
 
     def kept(lever: str, named: Sequence[Precision], default: str) -> tuple[str, ...]:
