@@ -388,9 +388,13 @@ def test_capacity_types_on_the_same_nodes_are_not_told_apart_and_the_dearest_cou
     both = Allowed(tensor_parallel=(1,), capacity_types=("Spot", "OnDemand"))
     same = found(Offer(FAST, {"Spot": Price(0.5), "OnDemand": Price(2.0)}), allowed={"fast": both})
     assert [one.option.capacity_type for one in same.candidates] == ["OnDemand"]
+    ((name, why),) = [(one.accelerator, one.detail) for one in same.rejected]
+    assert name == "fast Spot"
+    assert why.endswith("no nodeSelector of its own, so its nodes cannot be told from those of OnDemand")
     spot = Price(0.5, selector=frozenset({("karpenter.sh/capacity-type", "spot")}))
     apart = found(Offer(FAST, {"Spot": spot, "OnDemand": Price(2.0)}), allowed={"fast": both})
     assert [one.option.capacity_type for one in apart.candidates] == ["Spot", "OnDemand"]
+    assert not apart.rejected
 
 
 def test_a_replica_wider_than_a_node_cannot_be_placed() -> None:

@@ -366,9 +366,14 @@ def find_candidates(
             rejected.append(Rejected(name, last.cause, last.detail))
             continue
         wanted = wish.capacity_types or ("OnDemand",)
+        apart = _distinct(wanted, offer.prices)
+        for kind in dict.fromkeys(one for one in wanted if one in offer.prices and one not in apart):
+            like = next(one for one in apart if offer.prices[one].selector == offer.prices[kind].selector)
+            why = f"this price has no nodeSelector of its own, so its nodes cannot be told from those of {like}"
+            rejected.append(Rejected(f"{name} {kind}", "Selector", why))
         for option, estimates in feasible:
             rate = mixed_rate(classes, estimates)
-            for kind in _distinct(wanted, offer.prices):
+            for kind in apart:
                 price = offer.prices[kind]
                 rent = price.usd_per_chip_hour * option.chips
                 power = owner_kilowatts(offer, kind, classes, estimates)
