@@ -4,7 +4,8 @@
 
 One value for all models and hardware, but for: compute efficiency by precision, a step's fixed time by engine, what
 Blackwell reaches of its bandwidth and of its FP8 peak and its layers' fixed times, all relative to Hopper's, and the
-bandwidth that dense layers in 4 bits reach. The runs are those that state their precision. The fit starts from round
+bandwidth that dense layers in 4 bits reach. The runs are those that state their precision, less the nine whose
+concurrency is inferred with the model itself. The fit starts from round
 guesses and is held to them: a number that few runs speak for stays near its guess (the square of its logarithmic
 distance from there counts like the error of one run). The loss is the relative error, nearly linear, and logarithmic
 beyond 100 %.
@@ -114,6 +115,7 @@ def fit(runs: Sequence[Any], silicon: ModuleType) -> dict[str, float]:
     Args:
         runs: of ``silicon.read_runs``; silicon: that module.
     """
+    runs = [run for run in runs if not silicon.misstates_concurrency(run)]
     measured = np.array([run.tpot_seconds for run in runs])
     together = silicon.loads(runs)
     members: dict[tuple[str, ...], list[int]] = {}

@@ -4,8 +4,8 @@
     python benchmarks/economics_groups.py --write    writes operator/tidefleet/economics/group_table.py
     python benchmarks/economics_groups.py --check    fails where that file says something else
 
-The runs are those of ``silicon.py`` that state their precision and do not speculate, less the nine that state most of
-each request's time as time to first token (``economics.py``, ``without_split_times``). Groups of fewer than ten runs
+The runs are those of ``silicon.py`` that state their precision and do not speculate, less the nine whose concurrency is
+inferred (``silicon.misstates_concurrency``). Groups of fewer than ten runs
 are left out, and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline
 has in general: they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
 the shortest waits). A scalar's error is that on the 70 % of a group's runs that it was not taken from, the mean of 20
@@ -113,7 +113,7 @@ def read_groups(other: Other | None, only: str = "") -> list[Group]:
     runs = [
         run
         for run in module.read_runs()
-        if run.states_precision and run.replica.speculation is None and not module.splits_times(run)
+        if run.states_precision and run.replica.speculation is None and not module.misstates_concurrency(run)
     ]
     modelled, measured = module.predict(runs).tpot, np.array([run.tpot_seconds for run in runs])
     oldest = min(run.measured_on for run in runs if run.measured_on)

@@ -8,7 +8,8 @@ NVIDIA's. Of its 5,221 rows these are used:
 * for the time between tokens those with a stated ``precision``: 1,754 rows;
 * for the time to first token those with a stated ``moe_ep_size`` (not 0), of any precision: 2,095 rows.
 
-Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the rows that state none there.
+Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the rows that state none there. Nine runs state
+another than they had (``misstates_concurrency``): theirs is inferred.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Run:
 
     ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision; ``version`` the
     engine's and ``measured_on`` the day, empty and ``None`` where the sample does not state them.
+    ``stated_concurrency`` is what the sample says, ``concurrency`` what ran: the same in all but nine runs.
     """
 
     group: tuple[str, str, str, str]
@@ -81,6 +83,7 @@ class Run:
     states_parallelism: bool
     version: str = ""
     measured_on: datetime.date | None = None
+    stated_concurrency: float = 0.0
 
 
 def sample_path() -> Path:
@@ -138,13 +141,59 @@ def read_runs(path: Path | None = None) -> list[Run]:
                     measured_on=datetime.date.fromisoformat(day.group(1)) if day else None,
                 )
             )
-    return runs
+    return [as_ran(run) for run in runs]
 
 
-def splits_times(run: Run) -> bool:
-    """Whether a run is one of the nine that state 79 to 82 % of each request's time as time to first token: vLLM's of
-    gpt-oss-120b on H100 at 512 requests."""
-    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512
+_CLIENT_LIMIT = 512
+_WAVES = 10
+_SERVER_LIMITS = (4.0, 8.0, 16.0, 32.0, 64.0)
+_LONG_PROMPTS_LIMIT = 16.0
+
+
+def misstates_concurrency(run: Run) -> bool:
+    """Whether a run states its client's limit as its concurrency: vLLM's nine of gpt-oss-120b on H100 "at 512".
+
+    InferenceMAX's script for them, benchmarks/gptoss_fp4_h100_docker.sh as it was in December 2025 (commits d22bf9c and
+    14068bc), starts vLLM with ``--max-num-seqs=$CONC``, sends ``--num-prompts $(( $CONC * 10 ))`` and says a constant
+    ``--max-concurrency 512``. So CONC sequences run at a time and the other prompts wait in the server: 4.5 services on
+    average, 4.5 / 5.5 = 82 % of a request's time, where these runs state 79 to 81 % as time to first token.
+    """
+    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.stated_concurrency == _CLIENT_LIMIT
+
+
+def server_limits(run: Run) -> tuple[float, ...]:
+    """The CONC that such a run may have had: gptoss-fp4-h100-vllm of .github/configs/nvidia-master.yaml (d22bf9c)."""
+    long = run.replica.tp == 8 and run.input_tokens > run.output_tokens
+    return tuple(one for one in _SERVER_LIMITS if not long or one <= _LONG_PROMPTS_LIMIT)
+
+
+def services_waited(limit: float) -> float:
+    """Mean services that a prompt waits, where ``_WAVES`` times ``limit`` prompts are sent and ``limit`` run at a time.
+
+    Prompt j starts after floor(j / limit) services. The first ``_CLIENT_LIMIT`` are sent at once, each later one when
+    the prompt so many before it is done.
+    """
+    prompts = np.arange(_WAVES * int(limit))
+    sent = np.where(prompts < _CLIENT_LIMIT, 0, (prompts - _CLIENT_LIMIT) // int(limit) + 1)
+    return float((prompts // int(limit) - sent).mean())
+
+
+def as_ran(run: Run) -> Run:
+    """The run with the concurrency that it had.
+
+    Five values of CONC were written under the one name of 512 and a dump keeps one of them, so CONC is inferred from
+    the time to first token alone: of those of ``server_limits`` the one whose modelled mean wait is nearest to it,
+    services of CONC requests at a time and the own prefill. The time between tokens, which is to be judged, is not
+    looked at.
+    """
+    run = replace(run, stated_concurrency=run.concurrency)
+    if not misstates_concurrency(run):
+        return run
+    tried = [replace(run, concurrency=limit) for limit in server_limits(run)]
+    times = predict(tried)
+    waits = np.array([services_waited(one.concurrency) for one in tried])
+    first = waits * (times.prefill + times.tpot * run.output_tokens) + times.prefill
+    return tried[int(np.argmin(np.abs(np.log(first / run.ttft_seconds))))]
 
 
 def _is_inferencex(row: Mapping[str, str]) -> bool:
