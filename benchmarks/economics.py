@@ -22,11 +22,12 @@ ttft_mape, ttft_ratio     time to first token with its queue: mean error, and me
                           ``ttft_bare_ratio`` is the same of a lone prefill.
 
 Nine runs (gpt-oss-120b on H100 with vLLM) state 512 requests where 4 to 64 ran at a time; how many is inferred from
-their times to first token (``silicon.as_ran``). The figures above are of all runs so. Three keys tell the same of what
-the sample states: ``mape_uncalibrated_as_stated``, ``mape_calibrated_mean_as_stated`` and
-``mape_calibrated_floor_as_stated``. Without the nine, so without any inference: ``without_split_times`` is
-mape_uncalibrated, ``calibrated_without_split_times`` mape_calibrated_mean and ``calibrated_floor_without_split_times``
-mape_calibrated_floor.
+their times to first token (``silicon.as_ran``). What else rows leave unsaid or misstate is read from the recipes that
+made them (``silicon_recipes.py``). The figures above are of all runs so. Three keys tell the same of what rows state,
+recipes asked only where no row says anything (KV precision, speculation by image): ``mape_uncalibrated_as_stated``,
+``mape_calibrated_mean_as_stated`` and ``mape_calibrated_floor_as_stated``. Without the nine, so without inference from
+any measured time: ``without_split_times`` is mape_uncalibrated, ``calibrated_without_split_times`` mape_calibrated_mean
+and ``calibrated_floor_without_split_times`` mape_calibrated_floor.
 --energy FILE also prints what ``economics_energy.py`` measures on that file; nothing is fitted on it.
 """
 
@@ -42,7 +43,6 @@ import importlib.util  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from dataclasses import replace  # noqa: E402
 from itertools import combinations  # noqa: E402
 from pathlib import Path  # noqa: E402
 from types import ModuleType  # noqa: E402
@@ -189,7 +189,7 @@ def measure(seed: int = 0, *, left_out: bool = False) -> dict[str, float]:
     ]
     pairs, right = ordered_pairs(cases, [run.group[1] for run in runs], modelled, measured)
     split = np.array([silicon.misstates_concurrency(run) for run in runs])
-    stated = silicon.predict([replace(run, concurrency=run.stated_concurrency) for run in runs]).tpot
+    stated = silicon.predict([run for run in silicon.read_runs(as_stated=True) if run.states_precision]).tpot
     whole = [run.group for run, apart in zip(runs, split, strict=True) if not apart]
     found = {
         "tpot_runs": float(len(runs)),

@@ -98,7 +98,7 @@ def others_times(group: Group, runs: Sequence[Any], other: Other) -> Floats:
         step = decode_step(replica, batch, run.input_tokens + run.output_tokens / 2.0).seconds
         step = step * said.decode_factor(batch / replica.data_parallel)
         own = prefill(replica, run.input_tokens, 0.0).seconds * said.prefill_factor
-        found[index] = (step + batch / replica.data_parallel / run.output_tokens * own)[0]
+        found[index] = (step + np.maximum(0.0, batch / replica.data_parallel - 1.0) / run.output_tokens * own)[0]
     return found
 
 

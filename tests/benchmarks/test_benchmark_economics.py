@@ -28,6 +28,7 @@ def module(name: str) -> ModuleType:
 
 
 silicon, economics, fitting = module("silicon"), module("economics"), module("economics_fit")
+recipes = silicon.recipes
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,14 @@ def test_nine_runs_that_state_their_client_s_limit_get_a_concurrency_that_their_
     assert all(run.concurrency in silicon.server_limits(run) for run in wrong)
     assert len({run.concurrency for run in wrong}) > 1
     assert all(run.concurrency == run.stated_concurrency for run in runs if run not in wrong)
-    long = [run for run in wrong if run.input_tokens == 8192 and run.replica.tp == 8]
+    long = [run for run in wrong if run.input_tokens > run.output_tokens and run.replica.tp == 8]
     assert {silicon.server_limits(run)[-1] for run in long} == {16.0}
 
 
 def test_an_inferred_concurrency_follows_from_the_time_to_first_token_and_nothing_else(runs) -> None:
     run = next(one for one in runs if silicon.misstates_concurrency(one))
     stated = replace(run, concurrency=run.stated_concurrency)
+    assert silicon.as_ran(stated) == run
     assert silicon.as_ran(replace(stated, tpot_seconds=9.0)).concurrency == run.concurrency
     waits = [silicon.as_ran(replace(stated, ttft_seconds=one)).concurrency for one in (1.0, 30.0, 90.0, 9000.0)]
     assert waits == sorted(waits)
@@ -84,7 +86,98 @@ def test_ten_waves_wait_for_four_and_a_half_services_on_the_mean_unless_the_clie
 )
 def test_the_width_is_what_ran_where_a_dump_multiplies_it_with_the_expert_group(source, stated, width) -> None:
     names = ("tp_size", "moe_tp_size", "moe_ep_size")
-    assert silicon._width({"silicon_data_source": source, **dict(zip(names, stated, strict=True))}) == width
+    assert recipes.stated_width({"silicon_data_source": source, **dict(zip(names, stated, strict=True))}) == width
+
+
+def a_row(**fields: str) -> dict[str, str]:
+    """A row of InferenceX's: DeepSeek in FP8 with TensorRT-LLM on eight H200 in November 2025, four requests."""
+    row = {
+        "silicon_data_source": "source_file=2026-04-06.csv; silicon_concurrency=4; measured=2025-11-02T00:00:00.000Z",
+        "backend": "trtllm",
+        "backend_version": "",
+        "model_path": "deepseek-ai/DeepSeek-R1",
+        "system": "h200_sxm",
+        "precision": "fp8",
+        "isl": "8192",
+        "osl": "1024",
+        "batch_size": "4",
+        "tp_size": "8",
+        "attention_dp_size": "1",
+        "moe_tp_size": "8",
+        "moe_ep_size": "1",
+        "silicon_ttft_ms": "500.25",
+        "silicon_tpot_ms": "20.5",
+    }
+    return row | fields
+
+
+def at(requests: int, day: str = "2025-11-02") -> str:
+    return f"source_file=2026-04-06.csv; silicon_concurrency={requests}; measured={day}T00:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [
+        (a_row(), (8, 8, 8)),
+        (a_row(silicon_data_source=at(64)), (8, 1, 8)),  # attention on each chip
+        (a_row(silicon_data_source=at(64), isl="1024"), (8, 8, 8)),
+        (a_row(silicon_data_source=at(64, "2026-03-25")), (8, 8, 1)),  # later runs state what they have
+        (a_row(system="b200_sxm", precision="fp4", isl="1024"), (8, 8, 1)),
+        (a_row(system="b200_sxm", precision="fp4", isl="1024", silicon_data_source=at(16)), (8, 8, 8)),
+        (a_row(system="b200_sxm", precision="fp4", isl="1024", osl="8192", silicon_data_source=at(16)), (8, 8, 1)),
+        (a_row(system="b200_sxm", precision="fp4", isl="1024", silicon_data_source=at(256)), (8, 1, 8)),
+        (a_row(system="b200_sxm", precision="fp4", tp_size="4"), (4, 4, 4)),
+        (a_row(backend="sglang", system="b200_sxm", precision="fp4", tp_size="4"), (4, 4, 4)),
+        (a_row(backend="sglang"), (8, 8, 1)),
+        (a_row(model_path="openai/gpt-oss-120b", precision="fp4", tp_size="2"), (2, 2, 2)),
+        (a_row(model_path="openai/gpt-oss-120b", precision="fp4", backend="vllm"), (8, 8, 1)),
+        (a_row(model_path="meta-llama/Llama-3.1-70B", precision="fp8"), (8, 8, 1)),
+    ],
+)
+def test_an_early_run_has_the_expert_group_and_the_ranks_of_its_recipe(row, layout) -> None:
+    found = recipes.recipe(row, "Fp8", frozenset())
+    assert (found.chips, found.width, found.expert_parallel) == layout
+
+
+def test_the_kv_cache_has_the_bits_that_the_recipe_asks_for() -> None:
+    oss = a_row(model_path="openai/gpt-oss-120b", precision="fp4")
+    assert recipes.kv_precision(oss, "Fp4") == "Bf16"  # dtype: auto
+    assert recipes.kv_precision(oss | {"system": "b200_sxm"}, "Fp4") == "Fp8"
+    vllm = oss | {"system": "b200_sxm", "backend": "vllm"}
+    assert recipes.kv_precision(vllm, "Fp4") == "Bf16"
+    assert recipes.kv_precision(vllm | {"silicon_data_source": at(4, "2026-02-25")}, "Fp4") == "Fp8"
+    assert recipes.kv_precision(a_row(), "Fp8") == "Fp8"
+    assert recipes.kv_precision(a_row(), "Bf16") == "Bf16"
+    own = {"silicon_data_source": "source_file=/data/h200.csv; silicon_concurrency=4", "backend": "vllm"}
+    assert recipes.kv_precision(a_row(**own), "Fp8") == "Bf16"
+
+
+def test_of_two_measurements_of_a_case_the_one_that_the_plain_dump_lacks_speculates() -> None:
+    row = a_row(backend="sglang", backend_version="0.5.9", system="b200_sxm", silicon_data_source=at(4, "2026-03-25"))
+    same = row | {"silicon_data_source": "db-dump/2026-04-27; config_id=87; measured=2026-03-25"}
+    plain = recipes.plain_measurements([row, same])
+    assert recipes.drafted(row, plain) is None
+    other = recipes.drafted(row | {"silicon_tpot_ms": "14.1"}, plain)
+    assert other.tokens == 3
+    assert other.accept_length == pytest.approx(1 + 0.62 + 0.62**2)
+    assert recipes.drafted(row | {"silicon_tpot_ms": "14.1", "system": "h200_sxm"}, plain) is None
+
+
+def test_lengths_are_the_means_of_what_the_client_sends(runs) -> None:
+    assert recipes.recipe(a_row(), "Fp8", frozenset()).length == pytest.approx(0.9)
+    own = a_row(silicon_data_source="source_file=/data/h200.csv; silicon_concurrency=4")
+    assert recipes.recipe(own, "Fp8", frozenset()).length == 1.0
+    assert {run.input_tokens for run in runs} >= {0.9 * 1024, 1024.0}
+
+
+def test_a_request_s_own_prefill_is_not_between_its_tokens(runs) -> None:
+    alone = next(run for run in runs if run.replica.data_parallel == 1 and run.replica.speculation is None)
+    load = silicon.loads([replace(alone, concurrency=1.0)])[0]
+    tpot, step, _ = silicon.between_tokens(load)
+    assert tpot[0] == step[0]
+    assert silicon.prompts_between(silicon.loads([replace(alone, concurrency=3.0)])[0])[0] == pytest.approx(
+        2.0 / alone.output_tokens
+    )
 
 
 def test_no_scalar_of_a_group_does_better_than_the_floor() -> None:
