@@ -65,6 +65,7 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "hop_seconds": (3e-6, 0.5e-6, 30e-6),
     "bulk_seconds": (50e-6, 2e-6, 500e-6),
     "expert_padding": (12.0, 0.01, 64.0),
+    "verify_seconds": (30e-6, 1e-6, 1e-3),
 }
 _SEQUENCE_SECONDS = 8e-6
 _IMBALANCE = 1.1
@@ -106,6 +107,7 @@ def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficienc
         step_seconds=numbers[f"step_seconds_{replica.engine}"],
         sequence_seconds=_SEQUENCE_SECONDS,
         bulk_seconds=numbers["bulk_seconds"],
+        verify_seconds=numbers["verify_seconds"],
     )
 
 

@@ -21,7 +21,8 @@ class Efficiency:
         layer_seconds: t_l, launch and synchronisation time per layer.
         hop_seconds: alpha, latency of one communication step.
         overlap: w in 0..1, share of communication hidden behind compute while halves of a batch take turns.
-        imbalance: tokens of the busiest chip of an expert group over the mean, >= 1.
+        imbalance: work of the busiest chip of an expert group over the mean, >= 1; few tokens are spread less evenly
+            still, by chance.
         rank_imbalance: work of the busiest attention rank over the mean, >= 1: ranks wait for each other at each
             exchange of tokens with experts, and their prompts and contexts are not alike.
         expert_compute: eta_f of grouped expert GEMMs; 0 = like ``compute``.
@@ -35,6 +36,7 @@ class Efficiency:
         step_seconds: time of a step outside its layers (scheduling, sampling), by engine.
         sequence_seconds: the same for each sequence of the batch.
         bulk_seconds: further latency of the bandwidth-optimal all-reduce that large messages take.
+        verify_seconds: further time of a step for each sequence whose drafted tokens it verifies.
     """
 
     compute: float = 0.55
@@ -55,6 +57,7 @@ class Efficiency:
     step_seconds: float = 0.0
     sequence_seconds: float = 0.0
     bulk_seconds: float = 0.0
+    verify_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +86,25 @@ _SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,754 ag
 # and the share of the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a
 # large GEMM's.
 _FITTED = Efficiency(
-    memory=0.845,
+    memory=0.829,
     network=0.80,
-    layer_seconds=44.8e-6,
-    hop_seconds=2.51e-6,
+    layer_seconds=45.6e-6,
+    hop_seconds=2.37e-6,
     imbalance=1.1,
     expert_memory=0.95,
     attention_compute=0.7,
     attention_memory=0.78,
-    expert_padding=14.7,
-    moe_layer_seconds=13.8e-6,
-    latent_layer_seconds=36.7e-6,
-    step_seconds=5.98e-4,
+    expert_padding=14.9,
+    moe_layer_seconds=12.7e-6,
+    latent_layer_seconds=37e-6,
+    step_seconds=6.39e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=53.6e-6,
+    bulk_seconds=56.4e-6,
+    verify_seconds=46e-6,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.7, "Fp8": 0.551, "Fp4": 0.435}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.16, "Fp4": 0.155}
-_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.155}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.67, "Fp8": 0.521, "Fp4": 0.4}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.16, "Fp4": 0.125}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.125}
 """By precision of the arithmetic. The network's share is assumed, not fitted: the runs cannot tell it apart from the
 other costs of an all-reduce. So is expert imbalance in expert-parallel groups: about what DeepSeek's load balancer
 (EPLB) leaves between the busiest chip and the mean. Latent attention is in one model of the sample (DeepSeek-R1).
@@ -120,18 +124,18 @@ _RANK_IMBALANCE = 1.2
 performance overview (@03e27c7; two to eight ranks), whose mean error it lowers from 28 to 19 %, and held against 96
 runs of 4 to 1,024 requests in the sample that were not fitted to (12.7 to 11.9 %). Wide groups balance their ranks."""
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.98e-4, "sglang": 1.04e-3, "trtllm": 9.1e-5}
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 6.39e-4, "sglang": 11.7e-4, "trtllm": 0.913e-4}
 _BLACKWELL_MEMORY = 0.99
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
-_FOUR_BIT_MEMORY = 0.688
+_FOUR_BIT_MEMORY = 0.697
 """What dense layers in 4 bits reach of the bandwidth that wider ones do: each unpacks block scales, and its activations
 are quantised first."""
 
-_BLACKWELL_LAYERS = 0.856
+_BLACKWELL_LAYERS = 0.859
 """Time of a layer's small kernels on Blackwell over that on Hopper."""
 
-_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.89, 0.451
+_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.888, 0.47
 """What dense layers and routed experts in FP8 reach on Blackwell of its peak over what they reach on Hopper of its own:
 the peak is 2.3 times as high, and the kernels for blocks of scales were written for Hopper (DeepSeek-R1 in FP8)."""
 
@@ -179,7 +183,7 @@ def _slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
     """The same with every share of a peak and every fixed time multiplied."""
     shares = ("compute", "memory", "expert_compute", "expert_memory", "attention_compute", "attention_memory")
     changes = {name: share * getattr(efficiency, name) for name in shares}
-    costs = (*_PER_LAYER, "step_seconds", "sequence_seconds", "hop_seconds", "bulk_seconds")
+    costs = (*_PER_LAYER, "step_seconds", "sequence_seconds", "verify_seconds", "hop_seconds", "bulk_seconds")
     return replace(efficiency, **changes, **{name: cost * getattr(efficiency, name) for name in costs})
 
 
