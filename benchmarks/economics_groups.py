@@ -4,10 +4,10 @@
     python benchmarks/economics_groups.py --write    writes operator/tidefleet/economics/group_table.py
     python benchmarks/economics_groups.py --check    fails where that file says something else
 
-The runs are those of ``silicon.py`` that state their precision and do not speculate, less the nine whose concurrency is
-inferred (``silicon.misstates_concurrency``). Groups of fewer than ten runs
-are left out, and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline
-has in general: they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
+The runs are those of ``silicon.py`` that state their precision, have one rank of attention and do not speculate, less
+the nine whose concurrency is inferred (``silicon.misstates_concurrency``). Groups of fewer than ten runs are left out,
+and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline has in general:
+they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
 the shortest waits). A scalar's error is that on the 70 % of a group's runs that it was not taken from, the mean of 20
 draws with fixed seeds. aiconfigurator-core is asked as ``tidefleet`` asks it: factors on the roofline at one context
 length.
@@ -113,7 +113,10 @@ def read_groups(other: Other | None, only: str = "") -> list[Group]:
     runs = [
         run
         for run in module.read_runs()
-        if run.states_precision and run.replica.speculation is None and not module.misstates_concurrency(run)
+        if run.states_precision
+        and run.replica.data_parallel == 1
+        and run.replica.speculation is None
+        and not module.misstates_concurrency(run)
     ]
     modelled, measured = module.predict(runs).tpot, np.array([run.tpot_seconds for run in runs])
     oldest = min(run.measured_on for run in runs if run.measured_on)

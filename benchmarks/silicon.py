@@ -149,6 +149,7 @@ def read_runs(path: Path | None = None, *, as_stated: bool = False) -> list[Run]
             expert_parallel=how.expert_parallel,
             speculation=how.speculation,
             engine=row["backend"],
+            engine_version=recipes.engine_version(row),
         )
         runs.append(
             Run(

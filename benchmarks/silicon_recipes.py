@@ -16,9 +16,12 @@ from tidefleet.economics.replica import Speculation
 
 Row = Mapping[str, str]
 
-MTP_ACCEPTED = 0.62
-"""Share of drafted tokens that a step accepts, each where all before it were, on InferenceX's random prompts: 2.24
-tokens a step with three drafted, 2.0 with two. Fitted, the runs do not state it."""
+MTP_ACCEPTED = {"short": 0.64, "long": 0.74}
+"""Share of drafted tokens that a step accepts, each where all before it were, on InferenceX's random prompts: with
+1,024 tokens of prompt and of answer, and with 8,192 of either, behind which more of what comes can be foretold. Two
+drafted tokens make 2.0 and 2.3 a step, three 2.3 and 2.7. Fitted, the runs do not state it."""
+
+_LONG_TOKENS = 2048
 
 _DRAFT_SHARE = 0.027
 """Time to draft a token as a share of the step that verifies."""
@@ -170,6 +173,27 @@ def kv_precision(row: Row, weights: str) -> str:
     return "Fp8" if asked else "Bf16"
 
 
+def engine_version(row: Row) -> str:
+    """The engine's release: as the row says, or where it says nothing by the image of the recipe.
+
+    Until late November 2025 by .github/configs/master.yaml (78f6b8d), then by nvidia-master.yaml (ishandhanani/
+    InferenceMAX 0e3c359) with the change log's pull request 273 (vLLM 0.11.2).
+    """
+    version = row["backend_version"]
+    if version or not is_inferencex(row):
+        return version
+    autumn = day_of(row) < "2025-11-20"
+    if row["backend"] == "sglang":
+        return "0.5.5" if day_of(row) >= "2025-11-10" else "0.5.3rc1"
+    if row["backend"] == "vllm":
+        return "0.10.2" if autumn else "0.11.2"
+    if _GPT_OSS not in row["model_path"]:
+        return "1.1.0rc2.post2"
+    if row["system"] == "h200_sxm":
+        return "gpt-oss-dev"
+    return "1.2.0rc0.post1" if autumn else "1.2.0rc2"
+
+
 def plain_measurements(rows: Iterable[Row]) -> frozenset[tuple[str, str]]:
     """Times of what the dump of 2026-04-27 holds: no run with multi-token prediction is in it.
 
@@ -202,12 +226,14 @@ def drafted(row: Row, plain: frozenset[tuple[str, str]] | None = None) -> Specul
     version = row["backend_version"]
     if row["backend"] == "trtllm":
         first = version == "1.1.0rc2.post2" and day_of(row) == "2026-01-14"
-        return _mtp(3) if version == "1.2.0rc6.post3" or first else None
+        return _mtp(3, row) if version == "1.2.0rc6.post3" or first else None
     case = (row["backend"], version, row["precision"], row["system"], stated_width(row))
     both = case == ("sglang", "0.5.9", "fp8", "b200_sxm", 8)
-    return _mtp(2) if both and plain is not None and _times(row) not in plain else None
+    return _mtp(2, row) if both and plain is not None and _times(row) not in plain else None
 
 
-def _mtp(drafts: int) -> Speculation:
-    accepted = sum(MTP_ACCEPTED**n for n in range(drafts + 1))
+def _mtp(drafts: int, row: Row) -> Speculation:
+    longest = max(float(row["isl"]), float(row["osl"]))
+    share = MTP_ACCEPTED["long" if longest > _LONG_TOKENS else "short"]
+    accepted = sum(share**n for n in range(drafts + 1))
     return Speculation(tokens=drafts + 1, accept_length=accepted, draft_share=drafts * _DRAFT_SHARE)
