@@ -2,14 +2,16 @@
 
     python benchmarks/economics_fit.py        prints the values that the runs of silicon.py give
 
-One value for all models and hardware, but for: compute efficiency by precision, a step's fixed time by engine, what
+One value for all models and hardware, but for: compute efficiency by precision, a step's fixed time by engine, what an
+older release of each engine takes longer with experts, what
 Blackwell reaches of its bandwidth and of its FP8 peak and its layers' fixed times, all relative to Hopper's, and the
-bandwidth that dense layers in 4 bits reach. The runs are those that state their precision. The fit starts from round
+bandwidth that dense layers in 4 bits reach. The runs are those that state their precision, less the nine whose
+concurrency is inferred with the model itself. The fit starts from round
 guesses and is held to them: a number that few runs speak for stays near its guess (the square of its logarithmic
 distance from there counts like the error of one run). The loss is the relative error, nearly linear, and logarithmic
 beyond 100 %.
 
-Whole groups of runs (one model, accelerator, engine, precision and version) are faster or slower than the others for
+Whole groups of runs (one model, accelerator, engine and precision) are faster or slower than the others for
 reasons that no number here has. So that no number bends to them, the fit is repeated twice on times divided by their
 group's scalar (``calibrate``, shrunk towards 1): what is left is how times depend on batch, lengths and width.
 """
@@ -31,15 +33,17 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from tidefleet.economics.calibration import Sample, calibrate  # noqa: E402
-from tidefleet.economics.efficiency import Efficiency, generation_of  # noqa: E402
+from tidefleet.economics.efficiency import Efficiency, generation_of, slower  # noqa: E402
+from tidefleet.economics.releases import is_older  # noqa: E402
 from tidefleet.economics.replica import Replica  # noqa: E402
 
 Floats = NDArray[np.float64]
 
 GUESSES: Mapping[str, tuple[float, float, float]] = {
-    # name: guess, least, most. The least of attention_memory and the most of expert_compute_Bf16 and _Fp8 keep figures
-    # in their tolerance that no run of the sample speaks for: DeepSeek's decode pool at 4,989 tokens of KV
-    # (open-infra-index, day 6), gpt-oss-120b and DeepSeek-R1 on H200 (TensorRT-LLM, perf-overview.md).
+    # name: guess, least, most. The least of attention_memory and attention_compute and the most of expert_compute_Bf16
+    # and _Fp8 keep figures in their tolerance that no run of the sample speaks for: DeepSeek's decode pool at 4,989
+    # tokens of KV (open-infra-index, day 6), gpt-oss-120b, DeepSeek-R1 and Qwen3-235B on H200 (TensorRT-LLM,
+    # perf-overview.md).
     "memory": (0.90, 0.3, 0.95),
     "expert_memory": (0.90, 0.3, 0.95),
     "attention_memory": (0.85, 0.78, 0.95),
@@ -52,9 +56,9 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "compute_Fp8": (0.50, 0.1, 0.75),
     "compute_Fp4": (0.35, 0.05, 0.70),
     "expert_compute_Bf16": (0.20, 0.02, 0.225),
-    "expert_compute_Fp8": (0.12, 0.02, 0.16),
+    "expert_compute_Fp8": (0.12, 0.02, 0.151),
     "expert_compute_Fp4": (0.15, 0.02, 0.70),
-    "attention_compute": (0.60, 0.1, 0.70),
+    "attention_compute": (0.69, 0.68, 0.70),
     "layer_seconds": (40e-6, 5e-6, 200e-6),
     "moe_layer_seconds": (20e-6, 1e-6, 200e-6),
     "latent_layer_seconds": (20e-6, 1e-6, 200e-6),
@@ -64,6 +68,12 @@ GUESSES: Mapping[str, tuple[float, float, float]] = {
     "hop_seconds": (3e-6, 0.5e-6, 30e-6),
     "bulk_seconds": (50e-6, 2e-6, 500e-6),
     "expert_padding": (12.0, 0.01, 64.0),
+    "older_vllm": (1.1, 0.8, 2.0),
+    "older_sglang": (1.1, 0.8, 2.0),
+    "older_trtllm": (1.1, 0.8, 2.0),
+    "verify_seconds_vllm": (30e-6, 1e-6, 1e-3),
+    "verify_seconds_sglang": (30e-6, 1e-6, 1e-3),
+    "verify_seconds_trtllm": (30e-6, 1e-6, 1e-3),
 }
 _SEQUENCE_SECONDS = 8e-6
 _IMBALANCE = 1.1
@@ -88,7 +98,7 @@ def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficienc
         numbers[f"{name}_{precision}"] * (numbers.get(f"blackwell_{name}_{precision}", 1.0) if blackwell else 1.0)
         for name, precision in (("compute", replica.dense_precision), ("expert_compute", replica.precision))
     )
-    return Efficiency(
+    recent = Efficiency(
         compute=dense,
         memory=numbers["memory"] * wide * (numbers["four_bit_memory"] if replica.dense_precision == "Fp4" else 1.0),
         network=_NETWORK,
@@ -105,7 +115,12 @@ def efficiency_with(numbers: Mapping[str, float], replica: Replica) -> Efficienc
         step_seconds=numbers[f"step_seconds_{replica.engine}"],
         sequence_seconds=_SEQUENCE_SECONDS,
         bulk_seconds=numbers["bulk_seconds"],
+        verify_seconds=numbers[f"verify_seconds_{replica.engine}"],
     )
+    if not (replica.model.is_moe and is_older(replica.engine, replica.engine_version)):
+        return recent
+    factor = numbers[f"older_{replica.engine}"]
+    return slower(recent, 1.0 / factor, factor)
 
 
 def fit(runs: Sequence[Any], silicon: ModuleType) -> dict[str, float]:
@@ -114,11 +129,12 @@ def fit(runs: Sequence[Any], silicon: ModuleType) -> dict[str, float]:
     Args:
         runs: of ``silicon.read_runs``; silicon: that module.
     """
+    runs = [run for run in runs if not silicon.misstates_concurrency(run)]
     measured = np.array([run.tpot_seconds for run in runs])
     together = silicon.loads(runs)
     members: dict[tuple[str, ...], list[int]] = {}
     for index, run in enumerate(runs):
-        members.setdefault((*run.group, run.version), []).append(index)
+        members.setdefault(run.group, []).append(index)
     numbers = _least_loss(measured, together, silicon)
     for _ in range(_LEVELLED):
         modelled = _modelled(numbers, len(runs), together, silicon)

@@ -4,10 +4,10 @@
     python benchmarks/economics_groups.py --write    writes operator/tidefleet/economics/group_table.py
     python benchmarks/economics_groups.py --check    fails where that file says something else
 
-The runs are those of ``silicon.py`` that state their precision and do not speculate, less the nine that state most of
-each request's time as time to first token (``economics.py``, ``without_split_times``). Groups of fewer than ten runs
-are left out, and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline
-has in general: they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
+The runs are those of ``silicon.py`` that state their precision, have one rank of attention and do not speculate, less
+the nine whose concurrency is inferred (``silicon.misstates_concurrency``). Groups of fewer than ten runs are left out,
+and so are those whose runs neither the roofline nor a scalar brings within the error that the roofline has in general:
+they contradict each other (vLLM's of llama-3.1-8b on H200 imply about 90 % of peak FLOP/s at once with
 the shortest waits). A scalar's error is that on the 70 % of a group's runs that it was not taken from, the mean of 20
 draws with fixed seeds. aiconfigurator-core is asked as ``tidefleet`` asks it: factors on the roofline at one context
 length.
@@ -98,7 +98,7 @@ def others_times(group: Group, runs: Sequence[Any], other: Other) -> Floats:
         step = decode_step(replica, batch, run.input_tokens + run.output_tokens / 2.0).seconds
         step = step * said.decode_factor(batch / replica.data_parallel)
         own = prefill(replica, run.input_tokens, 0.0).seconds * said.prefill_factor
-        found[index] = (step + batch / replica.data_parallel / run.output_tokens * own)[0]
+        found[index] = (step + np.maximum(0.0, batch / replica.data_parallel - 1.0) / run.output_tokens * own)[0]
     return found
 
 
@@ -113,7 +113,10 @@ def read_groups(other: Other | None, only: str = "") -> list[Group]:
     runs = [
         run
         for run in module.read_runs()
-        if run.states_precision and run.replica.speculation is None and not module.splits_times(run)
+        if run.states_precision
+        and run.replica.data_parallel == 1
+        and run.replica.speculation is None
+        and not module.misstates_concurrency(run)
     ]
     modelled, measured = module.predict(runs).tpot, np.array([run.tpot_seconds for run in runs])
     oldest = min(run.measured_on for run in runs if run.measured_on)

@@ -8,18 +8,22 @@ NVIDIA's. Of its 5,221 rows these are used:
 * for the time between tokens those with a stated ``precision``: 1,754 rows;
 * for the time to first token those with a stated ``moe_ep_size`` (not 0), of any precision: 2,095 rows.
 
-Concurrency is the one in ``silicon_data_source``, and ``batch_size`` in the rows that state none there.
+What rows leave unsaid or misstate is read from the recipes that made them (``silicon_recipes.py``): mean lengths,
+expert groups, ranks of attention, precision of the KV cache, speculation. Nine runs state another concurrency than they
+had (``misstates_concurrency``): theirs is inferred.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-import re
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import distribution
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,7 @@ from numpy.typing import NDArray
 from tidefleet import catalogue
 from tidefleet.economics.efficiency import Efficiency
 from tidefleet.economics.memory import kv_bytes, replica_memory
-from tidefleet.economics.replica import Replica, Speculation
+from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 from tidefleet.planning.from_api import accelerator_of
 
@@ -51,10 +55,23 @@ SYSTEMS: Mapping[str, str] = {
     "gb200": "gb200-nvl72",
     "gb300": "gb300-nvl72",
 }
-_WEIGHTS: Mapping[str, str] = {"": "Bf16", "bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
-MTP_ACCEPT_LENGTH = 2.25
-"""Tokens a step yields with three drafted ones on InferenceX's random prompts; fitted, the runs do not state it."""
+
+def _recipes() -> ModuleType:
+    """The neighbour that knows what rows do not state."""
+    name = "silicon_recipes"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        if spec is None or spec.loader is None:
+            raise ImportError("benchmarks/silicon_recipes.py is missing; expected it beside silicon.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+recipes = _recipes()
+
+_WEIGHTS: Mapping[str, str] = {"": "Bf16", "bf16": "Bf16", "fp8": "Fp8", "fp4": "Fp4"}
 
 CLIENT_BURST = 0.34
 """Share of prompts that wait in a wave of all requests. A run starts with all of them at once (a tenth of InferenceX's,
@@ -68,6 +85,8 @@ class Run:
 
     ``replica`` is what ran; ``group`` its model, accelerator, engine and stated precision; ``version`` the
     engine's and ``measured_on`` the day, empty and ``None`` where the sample does not state them.
+    ``stated_concurrency`` is what the sample says, ``concurrency`` what ran: the same in all but nine runs.
+    Lengths are means of what was sent.
     """
 
     group: tuple[str, str, str, str]
@@ -81,6 +100,7 @@ class Run:
     states_parallelism: bool
     version: str = ""
     measured_on: datetime.date | None = None
+    stated_concurrency: float = 0.0
 
 
 def sample_path() -> Path:
@@ -96,114 +116,109 @@ def sample_path() -> Path:
     raise FileNotFoundError("aiconfigurator-core has no silicon_sample.csv; expected it in 0.12.0")
 
 
-def read_runs(path: Path | None = None) -> list[Run]:
-    """The usable runs of the sample."""
+def read_runs(path: Path | None = None, *, as_stated: bool = False) -> list[Run]:
+    """The usable runs of the sample.
+
+    Args:
+        path: of the sample; by default that of the installed package.
+        as_stated: takes what rows say for what ran: lengths, layout, concurrency, and no speculation but by image.
+    """
     accelerators = {name: accelerator_of(kind) for name, kind in catalogue.accelerator_types().items()}
     models = catalogue.models()
-    runs: list[Run] = []
     with (path or sample_path()).open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["mode"] != "agg" or row["model_path"] not in MODELS or row["precision"] not in _WEIGHTS:
-                continue
-            if float(row["tp_size"]) > 8 or float(row["attention_dp_size"] or 1) > 1:
-                continue
-            width, chips = _width(row), _chips(row)
-            model = models[MODELS[row["model_path"]]]
-            weights = "Fp4" if model.native_weights == "Fp4" else _WEIGHTS[row["precision"]]
-            stated = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
-            day = re.search(r"measured=(\d{4}-\d{2}-\d{2})", row["silicon_data_source"])
-            replica = Replica(
-                model,
-                accelerators[SYSTEMS[row["system"]]],
-                chips,
-                weights,
-                _kv(row, weights),
-                tensor_parallel=width,
-                expert_parallel=chips if chips > width else min(width, max(1, int(float(row["moe_ep_size"] or 1)))),
-                speculation=_speculation(row),
-                engine=row["backend"],
+        rows = list(csv.DictReader(file))
+    plain = recipes.plain_measurements(rows)
+    runs: list[Run] = []
+    for row in rows:
+        if row["mode"] != "agg" or row["model_path"] not in MODELS or row["precision"] not in _WEIGHTS:
+            continue
+        if float(row["tp_size"]) > 8 or float(row["attention_dp_size"] or 1) > 1:
+            continue
+        model = models[MODELS[row["model_path"]]]
+        weights = "Fp4" if model.native_weights == "Fp4" else _WEIGHTS[row["precision"]]
+        how = recipes.as_stated(row, weights) if as_stated else recipes.recipe(row, weights, plain)
+        day = recipes.day_of(row)
+        requests = recipes.stated_chips(row) // recipes.stated_width(row) * recipes.concurrency_of(row)
+        replica = Replica(
+            model,
+            accelerators[SYSTEMS[row["system"]]],
+            how.chips,
+            weights,
+            how.kv,
+            tensor_parallel=how.width,
+            expert_parallel=how.expert_parallel,
+            speculation=how.speculation,
+            engine=row["backend"],
+            engine_version=recipes.engine_version(row),
+        )
+        runs.append(
+            Run(
+                group=(model.name, replica.accelerator.name, row["backend"], row["precision"]),
+                replica=replica,
+                input_tokens=how.length * float(row["isl"]),
+                output_tokens=how.length * float(row["osl"]),
+                concurrency=requests,
+                stated_concurrency=requests,
+                tpot_seconds=float(row["silicon_tpot_ms"]) / 1e3,
+                ttft_seconds=float(row["silicon_ttft_ms"]) / 1e3,
+                states_precision=bool(row["precision"]),
+                states_parallelism=float(row["moe_ep_size"] or 0) > 0,
+                version=row["backend_version"],
+                measured_on=datetime.date.fromisoformat(day) if day else None,
             )
-            runs.append(
-                Run(
-                    group=(model.name, replica.accelerator.name, row["backend"], row["precision"]),
-                    replica=replica,
-                    input_tokens=float(row["isl"]),
-                    output_tokens=float(row["osl"]),
-                    concurrency=chips // width * (float(stated.group(1)) if stated else float(row["batch_size"])),
-                    tpot_seconds=float(row["silicon_tpot_ms"]) / 1e3,
-                    ttft_seconds=float(row["silicon_ttft_ms"]) / 1e3,
-                    states_precision=bool(row["precision"]),
-                    states_parallelism=float(row["moe_ep_size"] or 0) > 0,
-                    version=row["backend_version"],
-                    measured_on=datetime.date.fromisoformat(day.group(1)) if day else None,
-                )
-            )
-    return runs
+        )
+    return runs if as_stated else [as_ran(run) for run in runs]
 
 
-def splits_times(run: Run) -> bool:
-    """Whether a run is one of the nine that state 79 to 82 % of each request's time as time to first token: vLLM's of
-    gpt-oss-120b on H100 at 512 requests."""
-    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.concurrency == 512
+_CLIENT_LIMIT = 512
+_WAVES = 10
+_SERVER_LIMITS = (4.0, 8.0, 16.0, 32.0, 64.0)
+_LONG_PROMPTS_LIMIT = 16.0
 
 
-def _is_inferencex(row: Mapping[str, str]) -> bool:
-    return "measured=" in row["silicon_data_source"]
+def misstates_concurrency(run: Run) -> bool:
+    """Whether a run states its client's limit as its concurrency: vLLM's nine of gpt-oss-120b on H100 "at 512".
 
-
-def _width(row: Mapping[str, str]) -> int:
-    """Chips that share a sequence.
-
-    Where two dumps of InferenceX hold the same measurement of an expert-parallel run, the one of 2026-03-25 states its
-    width W with ``moe_tp_size`` 1, the two later ones state W times the expert group, with ``moe_tp_size`` W (50
-    measurements in the 0.12.0 sample, of equal times to every digit). So a later dump's ``moe_tp_size`` is the width.
+    InferenceMAX's script for them, benchmarks/gptoss_fp4_h100_docker.sh as it was in December 2025 (commits d22bf9c and
+    14068bc), starts vLLM with ``--max-num-seqs=$CONC``, sends ``--num-prompts $(( $CONC * 10 ))`` and says a constant
+    ``--max-concurrency 512``. So CONC sequences run at a time and the other prompts wait in the server: 4.5 services on
+    average, 4.5 / 5.5 = 82 % of a request's time, where these runs state 79 to 81 % as time to first token.
     """
-    later = row["silicon_data_source"].startswith(("source_file=2026-04-06", "db-dump/"))
-    if later and float(row["moe_tp_size"] or 1) > 1 and float(row["moe_ep_size"] or 1) > 1:
-        return int(float(row["moe_tp_size"]))
-    return int(float(row["tp_size"]))
+    return run.group[:3] == ("gpt-oss-120b", "h100-sxm", "vllm") and run.stated_concurrency == _CLIENT_LIMIT
 
 
-def _chips(row: Mapping[str, str]) -> int:
-    """Chips of the replica: more than share a sequence where experts are spread over ranks of attention.
+def server_limits(run: Run) -> tuple[float, ...]:
+    """The CONC that such a run may have had: gptoss-fp4-h100-vllm of .github/configs/nvidia-master.yaml (d22bf9c)."""
+    long = run.replica.tp == 8 and run.input_tokens > run.output_tokens
+    return tuple(one for one in _SERVER_LIMITS if not long or one <= _LONG_PROMPTS_LIMIT)
 
-    The experts' widths say so (the product of ``moe_tp_size`` and ``moe_ep_size`` is that of ``tp_size`` and the ranks)
-    in 19 runs of Qwen3-235B with vLLM, which leave ``attention_dp_size`` empty: its 235 GB fit on no single H200. They
-    state the concurrency of one rank: times the ranks it is what the runs of one rank on as many chips have.
+
+def services_waited(limit: float) -> float:
+    """Mean services that a prompt waits, where ``_WAVES`` times ``limit`` prompts are sent and ``limit`` run at a time.
+
+    Prompt j starts after floor(j / limit) services. The first ``_CLIENT_LIMIT`` are sent at once, each later one when
+    the prompt so many before it is done.
     """
-    width = _width(row)
-    experts = int(float(row["moe_tp_size"] or 1)) * int(float(row["moe_ep_size"] or 1))
-    return experts if not row["attention_dp_size"] and experts > width and experts % width == 0 else width
+    prompts = np.arange(_WAVES * int(limit))
+    sent = np.where(prompts < _CLIENT_LIMIT, 0, (prompts - _CLIENT_LIMIT) // int(limit) + 1)
+    return float((prompts // int(limit) - sent).mean())
 
 
-def _kv(row: Mapping[str, str], weights: str) -> str:
-    """Precision of the KV cache, which the sample does not state.
+def as_ran(run: Run) -> Run:
+    """The run with the concurrency that it had.
 
-    vLLM and SGLang keep 16 bits unless told otherwise (or a checkpoint of NVIDIA's says 8); TensorRT-LLM and
-    InferenceX's recipes take 8 bits with quantised weights, except those for gpt-oss on vLLM and Hopper.
+    Five values of CONC were written under the one name of 512 and a dump keeps one of them, so CONC is inferred from
+    the time to first token alone: of those of ``server_limits`` the one whose modelled mean wait is nearest to it,
+    services of CONC requests at a time and the own prefill. The time between tokens, which is to be judged, is not
+    looked at.
     """
-    if weights == "Bf16":
-        return "Bf16"
-    asked = row["backend"] == "trtllm" or row["model_path"].startswith("nvidia/") or _is_inferencex(row)
-    hopper = row["system"] in ("h100_sxm", "h200_sxm")
-    hopper_oss = hopper and row["backend"] == "vllm" and "gpt-oss" in row["model_path"]
-    return "Fp8" if asked and not hopper_oss else "Bf16"
-
-
-def _speculation(row: Mapping[str, str]) -> Speculation | None:
-    """Multi-token prediction with three drafted tokens, which the sample does not state.
-
-    InferenceX's change log (perf-changelog.yaml) names the images of its TensorRT-LLM recipes for DeepSeek-R1: those
-    with MTP moved from 1.1.0rc2.post2, with which they began in mid-January 2026, to 1.2.0rc6.post3, those without to
-    1.2.0rc6.post2.
-    """
-    if "DeepSeek" not in row["model_path"] or row["backend"] != "trtllm":
-        return None
-    version = row["backend_version"]
-    first = version == "1.1.0rc2.post2" and "measured=2026-01-14" in row["silicon_data_source"]
-    if version != "1.2.0rc6.post3" and not first:
-        return None
-    return Speculation(tokens=4, accept_length=MTP_ACCEPT_LENGTH, draft_share=0.08)
+    if not misstates_concurrency(run):
+        return run
+    tried = [replace(run, concurrency=limit) for limit in server_limits(run)]
+    times = predict(tried)
+    waits = np.array([services_waited(one.concurrency) for one in tried])
+    first = waits * (times.prefill + times.tpot * run.output_tokens) + times.prefill
+    return tried[int(np.argmin(np.abs(np.log(first / run.ttft_seconds))))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +260,20 @@ def loads(runs: Sequence[Run]) -> list[Load]:
 
 
 def between_tokens(load: Load, efficiency: Efficiency | None = None) -> tuple[Floats, Floats, Floats]:
-    """Seconds between tokens, of a decode step and of a prefill: TPOT = T_d(B, I + O/2) + B/(D*O) * T_p(I), D ranks."""
+    """Seconds between tokens, of a decode step and of a prefill: TPOT = T_d(B, I + O/2) + (B/D - 1)/O * T_p(I).
+
+    D are the ranks of attention. A client counts from a request's first token on, so the request's own prefill is not
+    in its time between tokens.
+    """
     priced = replace(load.replica, efficiency=efficiency) if efficiency else load.replica
     step = decode_step(priced, load.batch, load.input_tokens + load.output_tokens / 2.0).seconds
     own = prefill(priced, load.input_tokens, 0.0).seconds
-    return step + load.batch / load.replica.data_parallel / load.output_tokens * own, step, own
+    return step + prompts_between(load) * own, step, own
+
+
+def prompts_between(load: Load) -> Floats:
+    """Prompts of others that a rank prefills between two tokens of a request."""
+    return np.maximum(0.0, load.batch / load.replica.data_parallel - 1.0) / load.output_tokens
 
 
 def predict(runs: Sequence[Run], efficiency: Callable[[Replica], Efficiency] | None = None) -> Prediction:

@@ -93,10 +93,12 @@ def test_a_learned_morning_is_planned_for_before_it_comes() -> None:
 
 
 def test_replicas_are_asked_for_ahead_by_the_time_they_take_to_start() -> None:
+    seven = MORNING + 3600.0
+
     def replicas(seconds: float, days: float) -> int:
-        memory = a_memory(MORNING, days=days)
+        memory = a_memory(seven, days=days)
         memory.ahead.start.seconds = seconds
-        decision = decide(a_look(MORNING), memory, SETTINGS, EstimateMemo())
+        decision = decide(a_look(seven), memory, SETTINGS, EstimateMemo())
         return sum(one.desired for one in decision.targets)
 
     assert replicas(3600.0, 9) > replicas(60.0, 9) >= replicas(3600.0, 0.5)

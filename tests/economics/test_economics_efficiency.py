@@ -9,6 +9,7 @@ import pytest
 from economics_builders import ACCELERATORS, MODELS, a_model, a_moe, a_replica, an_accelerator
 
 from tidefleet.economics.efficiency import Efficiency, generation_of, starting_values
+from tidefleet.economics.releases import is_older
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.roofline import decode_step, prefill
 
@@ -201,3 +202,35 @@ def test_experts_spread_over_more_than_a_node_run_on_kernels_of_their_own() -> N
     wide = Replica(r1, chip, 144, "Fp8", "Bf16", tensor_parallel=1, expert_parallel=144)
     assert wide.reached.expert_compute > 3 * narrow.reached.expert_compute
     assert wide.reached.compute == narrow.reached.compute
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "older"),
+    [
+        ("vllm", "0.10.2", True),
+        ("vllm", "v0.11.0", True),
+        ("vllm", "0.11.2", False),
+        ("vllm", "0.9.1", False),  # no run of it beside a recent one
+        ("vllm", "", False),
+        ("SGLang", "0.5.6.post2", True),
+        ("sglang", "0.5.10.post1", False),
+        ("trtllm", "1.1.0rc2.post2", True),
+        ("trtllm", "1.2.0rc0.post1", True),
+        ("trtllm", "1.2.0rc2", False),
+        ("trtllm", "1.2.0", False),
+        ("trtllm", "1.0.0rc3", False),
+        ("trtllm", "gpt-oss-dev", False),
+        ("lmdeploy", "0.10.2", False),
+    ],
+)
+def test_a_release_is_older_where_public_runs_hold_it_beside_recent_ones(engine, version, older) -> None:
+    assert is_older(engine, version) is older
+
+
+def test_an_older_release_takes_longer_with_experts_and_no_longer_without() -> None:
+    for model, slower in (("gpt-oss-120b", 1.14), ("llama-3.3-70b", 1.0)):
+        recent = Replica(MODELS[model], ACCELERATORS["h100-sxm"], 1, "Fp4", "Bf16", engine="vllm")
+        older = replace(recent, engine_version="0.10.2")
+        times = [decode_step(one, 8.0, 1000.0).seconds[0] for one in (older, recent)]
+        assert times[0] / times[1] == pytest.approx(slower, rel=0.02)
+        assert replace(recent, engine_version="0.18.0").reached == recent.reached

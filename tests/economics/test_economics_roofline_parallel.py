@@ -92,6 +92,28 @@ def test_an_uneven_load_slows_the_busiest_chip_of_an_expert_group_only() -> None
     assert sharded[1].seconds == sharded[0].seconds
 
 
+def test_chance_fills_the_chips_of_an_expert_group_unevenly_while_tokens_are_few() -> None:
+    chip = an_accelerator()
+    one = spread(a_moe(experts=64, experts_per_token=2), chip, 8, 8, 8, efficiency=BARE)
+    few, many = (
+        decode_step(one, n, 0.0).memory_seconds[0]
+        / decode_step(replace(one, expert_parallel=1), n, 0.0).memory_seconds[0]
+        for n in (16.0, 4000.0)
+    )
+    assert many == pytest.approx(1.0)  # every expert of every chip is touched
+    # Of 64 experts 25.4 are touched, 3.2 a chip; the busiest of 8 has sqrt(ln 8) deviations more.
+    touched = 1 - (31 / 32) ** 16
+    read = touched + np.sqrt(np.log(8) * touched * (1 - touched) / 8)
+    dense = 4e9 / 16e9
+    assert few == pytest.approx((read + dense) / (touched + dense))
+
+
+def test_no_chip_of_an_expert_group_reads_more_experts_than_it_holds() -> None:
+    one = spread(a_moe(), an_accelerator(), 8, 1, 8, efficiency=replace(BARE, imbalance=2.0))
+    step = decode_step(one, np.array([8.0, 800.0]), 0.0)
+    assert (step.memory_seconds <= (16e9 / 8 + 4e9) / one.accelerator.memory_bytes_per_second * (1 + 1e-9)).all()
+
+
 def test_small_messages_go_everywhere_at_once_and_large_ones_round() -> None:
     eff = replace(BARE, bulk_seconds=100e-6)
     small, large = (
@@ -203,6 +225,17 @@ def test_speculation_multiplies_throughput_while_memory_binds_and_not_beyond() -
     assert many[0] < 1.0  # four times the arithmetic for 2.5 times the tokens
     useless = replace(plain, speculation=Speculation(tokens=4, accept_length=1.0, draft_share=0.05))
     assert decode_step(useless, 4.0, 2000.0).seconds[0] > decode_step(plain, 4.0, 2000.0).seconds[0]
+
+
+def test_each_sequence_s_drafts_take_a_time_of_their_own_to_verify() -> None:
+    plain = a_replica(efficiency=replace(BARE, verify_seconds=1e-3))
+    guessing = replace(plain, speculation=Speculation(tokens=3, accept_length=2.0, draft_share=0.0))
+    free = replace(guessing, efficiency=BARE)
+    slower, faster = (decode_step(one, batches, 100.0).seconds for one in (guessing, free))
+    assert slower - faster == pytest.approx(batches * 1e-3 / 2.0)  # a step yields two tokens
+    assert decode_step(plain, batches, 100.0).seconds == pytest.approx(
+        decode_step(replace(plain, efficiency=BARE), batches, 100.0).seconds
+    )
 
 
 def test_speculation_s_figures_are_for_one_token_of_each_sequence() -> None:

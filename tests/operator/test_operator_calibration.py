@@ -8,7 +8,7 @@ from operator_builders import INFERENCE_POOL, Place, a_class, a_pool, tidefleet
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
 L40S = [{"type": "l40s"}]
-RATE = 14.0
+RATE = 13.0
 HALF_LIFE = 600.0
 
 

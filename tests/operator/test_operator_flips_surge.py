@@ -68,7 +68,7 @@ def test_at_half_past_three_with_everything_lent_the_least_is_lost_and_nothing_i
     ground.until(lambda: has_told(ground, "saved"), "its checkpoint is seen")
 
     surged = clock.now()
-    ask_for(place, 16.0)  # four replicas where one was, and a reserve
+    ask_for(place, 15.4)  # four replicas where one was, and a reserve
     ground.until(lambda: sum(place.ready_replicas().values()) == place.replicas()["l40s"] > 1, "all serve", step=15.0)
     assert clock.now() - surged <= RECALL_SECONDS
     assert place.replicas()["l40s"] == 4
@@ -118,7 +118,7 @@ def test_in_mid_drain_the_drain_is_called_off_and_its_replica_serves_on(flip_gro
     assert ground.phase(there) == "Draining"  # requests run in it still
 
     surged = clock.now()
-    ask_for(place, 20.0)
+    ask_for(place, 19.2)
     ground.reaches("Serving", there, step=1.0)
     (said,) = ground.events("RolledBack", there)
     assert "of what its ready replicas carry" in said

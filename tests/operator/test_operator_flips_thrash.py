@@ -11,7 +11,7 @@ from operator_builders import a_class
 pytestmark = [pytest.mark.cluster, pytest.mark.needs_local_pods]
 
 HOUR = 3600.0
-BELOW, ABOVE = 4.0, 8.0
+BELOW, ABOVE = 3.8, 7.6
 """Requests per second that one replica carries, and that take a second one."""
 
 DWELL = 5 * HOUR

@@ -81,7 +81,7 @@ def test_a_node_that_answers_badly_is_quarantined_a_spare_is_used_and_a_release_
     three_on_loan(ground, place)
     doctor = ground.op.loop.flips.canaries.asking = Doctor(ground, trial)
 
-    ask_for(place, 12.0)  # three replicas, and a reserve: two nodes come back
+    ask_for(place, 11.6)  # three replicas, and a reserve: two nodes come back
     ground.until(lambda: on(ground, "Quarantined"), "a quarantine", step=5.0)
     (name,) = on(ground, "Quarantined")
     index = ground.names.index(name)
@@ -114,7 +114,7 @@ def test_a_node_whose_replica_never_becomes_ready_is_quarantined_after_its_time(
             place.merge(POD, ill[0], {"metadata": {"annotations": {"tidefleet.io/emulated-fault": "never-ready"}}})
 
     three_on_loan(ground, place, before_write=before_write)
-    ask_for(place, 12.0)
+    ask_for(place, 11.6)
     ground.until(lambda: on(ground, "Quarantined"), "a quarantine", step=20.0)
     (name,) = on(ground, "Quarantined")
     index = ground.names.index(name)

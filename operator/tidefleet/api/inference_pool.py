@@ -152,7 +152,7 @@ class Engine(Model):
     type: EngineType = EngineType.VLLM
     """Which engine: VLLM, SGLang or Other."""
     version: Word | None = None
-    """Version of the engine, e.g. 0.32.0; measured profiles are chosen by it."""
+    """Version of the engine, e.g. 0.32.0; measured profiles are chosen by it, and old releases count as slower."""
     port: Port = 8000
     """Port of the engine's HTTP server, e.g. 8000."""
     metrics_path: Annotated[

@@ -15,7 +15,7 @@ from tidefleet.economics.live import Interval, ratios_of
 from tidefleet.economics.replica import Replica
 from tidefleet.economics.shape import TokenShape
 from tidefleet.planning.demand import Known, Reading
-from tidefleet.planning.evidence import ReplicaKey, key_of
+from tidefleet.planning.evidence import Evidence, ReplicaKey, key_of
 from tidefleet.planning.live import LiveCalibration, follow
 from tidefleet.planning.options import Market, Offer, Option
 
@@ -244,14 +244,12 @@ _ANY = TokenShape(input_mean=1000.0, output_mean=200.0)
 
 
 def modelled(
-    options: Mapping[str, Option], model: Architecture, offers: tuple[Offer, ...], engine: str
+    options: Mapping[str, Option], model: Architecture, offers: tuple[Offer, ...], evidence: Evidence
 ) -> dict[str, Replica]:
-    """How replicas of each workload are modelled; workloads on accelerators without facts are left out."""
+    """How replicas of each workload are modelled for planning; those on accelerators without facts are left out."""
     chips = {offer.accelerator.name: offer.accelerator for offer in offers}
     return {
-        name: Replica(
-            model, chips[option.accelerator], option.tensor_parallel, option.weights, option.kv, engine=engine
-        )
+        name: evidence.on(Replica(model, chips[option.accelerator], option.tensor_parallel, option.weights, option.kv))
         for name, option in options.items()
         if option.accelerator in chips and "Bf16" in chips[option.accelerator].flops
     }

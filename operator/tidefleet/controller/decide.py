@@ -190,7 +190,7 @@ def _learn(view: PoolView, memory: PoolMemory, settings: OperatorConfiguration) 
             {workload_key(one.option, pool.name): one.option for one in view.served},
             view.architecture,
             view.offers,
-            str(engine.type).lower(),
+            Evidence(engine=str(engine.type), engine_version=str(engine.version or "")),
         ),
         shape=measured_shape(view.reading, like[0].shape if like else None),
         half_life_seconds=settings.calibration.half_life_seconds,

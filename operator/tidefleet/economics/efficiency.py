@@ -21,7 +21,8 @@ class Efficiency:
         layer_seconds: t_l, launch and synchronisation time per layer.
         hop_seconds: alpha, latency of one communication step.
         overlap: w in 0..1, share of communication hidden behind compute while halves of a batch take turns.
-        imbalance: tokens of the busiest chip of an expert group over the mean, >= 1.
+        imbalance: work of the busiest chip of an expert group over the mean, >= 1; few tokens are spread less evenly
+            still, by chance.
         rank_imbalance: work of the busiest attention rank over the mean, >= 1: ranks wait for each other at each
             exchange of tokens with experts, and their prompts and contexts are not alike.
         expert_compute: eta_f of grouped expert GEMMs; 0 = like ``compute``.
@@ -35,6 +36,7 @@ class Efficiency:
         step_seconds: time of a step outside its layers (scheduling, sampling), by engine.
         sequence_seconds: the same for each sequence of the batch.
         bulk_seconds: further latency of the bandwidth-optimal all-reduce that large messages take.
+        verify_seconds: further time of a step for each sequence whose drafted tokens it verifies.
     """
 
     compute: float = 0.55
@@ -55,6 +57,7 @@ class Efficiency:
     step_seconds: float = 0.0
     sequence_seconds: float = 0.0
     bulk_seconds: float = 0.0
+    verify_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +77,33 @@ class StartingValues:
     source: str
 
 
-_SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,754 aggregated runs"
+_SAMPLE = "aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0): 1,745 aggregated runs"
 
 # Fitted by benchmarks/economics_fit.py to the measured times between tokens of those runs (H100, H200, B200, B300,
 # GB200; vLLM, SGLang, TensorRT-LLM; three dense and three MoE models), one value for all models: to how times depend on
-# batch, lengths and width, groups of one model, accelerator, engine, precision and version each at a level of its own.
+# batch, lengths and width, groups of one model, accelerator, engine and precision each at a level of its own.
 # Few parameters, so each also stands for what the others leave out: ``layer_seconds`` is all small kernels of a layer,
 # and the share of the peak that expert GEMMs reach is that of serving with prompts of 128 to 8,192 tokens, far from a
 # large GEMM's.
 _FITTED = Efficiency(
-    memory=0.845,
+    memory=0.823,
     network=0.80,
-    layer_seconds=44.8e-6,
-    hop_seconds=2.51e-6,
+    layer_seconds=44.1e-6,
+    hop_seconds=2.57e-6,
     imbalance=1.1,
     expert_memory=0.95,
-    attention_compute=0.7,
+    attention_compute=0.68,
     attention_memory=0.78,
-    expert_padding=14.7,
-    moe_layer_seconds=13.8e-6,
-    latent_layer_seconds=36.7e-6,
-    step_seconds=5.98e-4,
+    expert_padding=12.9,
+    moe_layer_seconds=12.4e-6,
+    latent_layer_seconds=35.6e-6,
+    step_seconds=6.71e-4,
     sequence_seconds=8e-6,
-    bulk_seconds=53.6e-6,
+    bulk_seconds=55e-6,
 )
-_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.7, "Fp8": 0.551, "Fp4": 0.435}
-_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.16, "Fp4": 0.155}
-_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.155}
+_DENSE_COMPUTE: Mapping[str, float] = {"Bf16": 0.672, "Fp8": 0.524, "Fp4": 0.403}
+_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.225, "Fp8": 0.151, "Fp4": 0.116}
+_WIDE_EXPERT_COMPUTE: Mapping[str, float] = {"Bf16": 0.5, "Fp8": 0.5, "Fp4": 0.116}
 """By precision of the arithmetic. The network's share is assumed, not fitted: the runs cannot tell it apart from the
 other costs of an all-reduce. So is expert imbalance in expert-parallel groups: about what DeepSeek's load balancer
 (EPLB) leaves between the busiest chip and the mean. Latent attention is in one model of the sample (DeepSeek-R1).
@@ -120,18 +123,26 @@ _RANK_IMBALANCE = 1.2
 performance overview (@03e27c7; two to eight ranks), whose mean error it lowers from 28 to 19 %, and held against 96
 runs of 4 to 1,024 requests in the sample that were not fitted to (12.7 to 11.9 %). Wide groups balance their ranks."""
 
-_STEP_SECONDS: Mapping[str, float] = {"vllm": 5.98e-4, "sglang": 1.04e-3, "trtllm": 9.1e-5}
+_STEP_SECONDS: Mapping[str, float] = {"vllm": 6.71e-4, "sglang": 9.64e-4, "trtllm": 0.934e-4}
+_VERIFY_SECONDS: Mapping[str, float] = {"vllm": 30e-6, "sglang": 66.2e-6, "trtllm": 27.9e-6}
+"""By engine; vLLM's is assumed, no run of it in the sample drafts. SGLang's verifies on the host between steps."""
+
+_OLDER: Mapping[str, float] = {"vllm": 1.14, "sglang": 1.15, "trtllm": 1.13}
+"""Time of a model with experts on an older release (``economics.releases``) over that on a recent one, by engine. The
+runs hold both of gpt-oss-120b with vLLM and TensorRT-LLM and of DeepSeek-R1 with SGLang and TensorRT-LLM; of no model
+without experts."""
+
 _BLACKWELL_MEMORY = 0.99
 """What Blackwell reaches of its bandwidth over what Hopper reaches of its own."""
 
-_FOUR_BIT_MEMORY = 0.688
+_FOUR_BIT_MEMORY = 0.697
 """What dense layers in 4 bits reach of the bandwidth that wider ones do: each unpacks block scales, and its activations
 are quantised first."""
 
-_BLACKWELL_LAYERS = 0.856
+_BLACKWELL_LAYERS = 0.86
 """Time of a layer's small kernels on Blackwell over that on Hopper."""
 
-_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.89, 0.451
+_BLACKWELL_FP8, _BLACKWELL_EXPERT_FP8 = 0.882, 0.498
 """What dense layers and routed experts in FP8 reach on Blackwell of its peak over what they reach on Hopper of its own:
 the peak is 2.3 times as high, and the kernels for blocks of scales were written for Hopper (DeepSeek-R1 in FP8)."""
 
@@ -152,16 +163,16 @@ numbers for some six figures each, so they count as uncalibrated."""
 
 _SIGMA: Mapping[tuple[str, bool], float] = {
     ("Fitted", False): 0.23,
-    ("Fitted", True): 0.29,
+    ("Fitted", True): 0.24,
     ("Uncalibrated", False): 0.35,
     ("Uncalibrated", True): 0.45,
 }
 """Relative errors by provenance and whether the model has experts: 1.25 times a mean error, as for a normal one.
 
-Fitted: over runs of whole models left out of the fit (14.3 % mean error for dense models, 19.7 % for MoE:
-benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (32 and 39 %, most of them slower
-than the model says: benchmarks/economics_energy.py), together 18.4 and 23.3 %. Others: over accelerators left out
-(14.0 and 21.1 %) instead of models, 18.1 and 24.4 % together, and far more for hardware that is further away."""
+Fitted: over runs of whole models left out of the fit (14.1 % mean error for dense models, 14.7 % for MoE:
+benchmarks/economics.py --left-out) and 460 runs of vLLM that the fit has not seen (31 and 37 %, most of them slower
+than the model says: benchmarks/economics_energy.py), together 18.0 and 18.9 %. Others: over accelerators left out
+(13.9 and 14.9 %) instead of models, 17.9 and 19.1 % together, and far more for hardware that is further away."""
 
 
 def generation_of(accelerator: str) -> str:
@@ -175,11 +186,11 @@ def has_wide_kernels(accelerator: str) -> bool:
     return accelerator.split("-", 1)[0].lower() in (*_HOPPER, *_BLACKWELL, "rubin")
 
 
-def _slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
+def slower(efficiency: Efficiency, share: float, cost: float) -> Efficiency:
     """The same with every share of a peak and every fixed time multiplied."""
     shares = ("compute", "memory", "expert_compute", "expert_memory", "attention_compute", "attention_memory")
     changes = {name: share * getattr(efficiency, name) for name in shares}
-    costs = (*_PER_LAYER, "step_seconds", "sequence_seconds", "hop_seconds", "bulk_seconds")
+    costs = (*_PER_LAYER, "step_seconds", "sequence_seconds", "verify_seconds", "hop_seconds", "bulk_seconds")
     return replace(efficiency, **changes, **{name: cost * getattr(efficiency, name) for name in costs})
 
 
@@ -194,6 +205,7 @@ def starting_values(
     wide: bool = False,
     ranks: bool = False,
     crosses: bool = False,
+    older: bool = False,
 ) -> StartingValues:
     """The efficiency to start from.
 
@@ -202,10 +214,11 @@ def starting_values(
         precision: of the arithmetic of linear layers, or of the experts where only these are quantised.
         dense_precision: of the layers outside the experts; empty = the same.
         engine: ``vllm``, ``sglang`` or ``trtllm``; anything else is taken as vLLM.
-        experts: whether the model has routed experts; sets the error only.
+        experts: whether the model has routed experts; sets the error, and whether an older release tells.
         wide: whether experts are spread over more chips than a node has, on kernels made for that.
         ranks: whether several attention ranks go on together.
         crosses: whether experts are spread over more chips than one scale-up domain has.
+        older: whether the engine's release is older than those that the values are fitted to; tells with experts only.
     """
     generation = generation_of(accelerator)
     blackwell = generation == "Blackwell"
@@ -222,13 +235,16 @@ def starting_values(
         expert_memory=_FITTED.expert_memory * bandwidth,
         attention_memory=_FITTED.attention_memory * bandwidth,
         step_seconds=_STEP_SECONDS.get(engine.lower(), _STEP_SECONDS["vllm"]),
+        verify_seconds=_VERIFY_SECONDS.get(engine.lower(), _VERIFY_SECONDS["vllm"]),
         rank_imbalance=_RANK_IMBALANCE if ranks and not wide else 1.0,
         overlap=_WIDE_OVERLAP if wide and crosses else 0.0,
         **{name: launch * getattr(_FITTED, name) for name in _PER_LAYER},
     )
     family = accelerator.split("-", 1)[0].lower()
     if family in _CDNA:
-        efficiency = _slower(efficiency, *_CDNA[family])
+        efficiency = slower(efficiency, *_CDNA[family])
+    if older and experts and (factor := _OLDER.get(engine.lower())):
+        efficiency = slower(efficiency, 1.0 / factor, factor)
     provenance = "Fitted" if generation else "Uncalibrated"
     source = f"{_SAMPLE}, {generation}" if generation else f"assumed to be like Hopper ({_SAMPLE})"
     if family in _CDNA:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tidefleet.economics.accelerator import Accelerator
 from tidefleet.economics.architecture import Architecture
 from tidefleet.economics.efficiency import Efficiency, StartingValues, has_wide_kernels, starting_values
+from tidefleet.economics.releases import is_older
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Replica:
         compute: precision of the arithmetic of linear layers; empty = what follows from storage and hardware.
         speculation: ``None`` = one token a step.
         engine: serving engine, e.g. ``vllm``, ``sglang``, ``trtllm``; empty = unknown.
+        engine_version: its release, e.g. ``0.11.0``; empty = unknown, taken as recent.
     """
 
     model: Architecture
@@ -55,6 +57,7 @@ class Replica:
     compute: str = ""
     speculation: Speculation | None = None
     engine: str = ""
+    engine_version: str = ""
 
     @property
     def tp(self) -> int:
@@ -83,6 +86,7 @@ class Replica:
             wide=self.runs_wide,
             ranks=self.data_parallel > 1,
             crosses=self.expert_chips > max(1, self.accelerator.scale_up_domain),
+            older=is_older(self.engine, self.engine_version),
         )
 
     @property

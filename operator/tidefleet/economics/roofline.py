@@ -94,8 +94,8 @@ def _experts(replica: Replica, tokens: Floats) -> _Work:
     """Routed experts for ``tokens`` tokens of each rank, as one rank's share of its group.
 
     n tokens touch 1 - (1 - k/E)^n of the experts, whose weights are read; n counts the whole group. Each touched
-    expert's tokens fill up its last GEMM tile. The busiest chip has ``imbalance`` times the mean where experts are
-    spread whole.
+    expert's tokens fill up its last GEMM tile. Where experts are spread whole, all chips wait for the busiest
+    (``_busiest``).
     """
     model, eff, chip = replica.model, replica.reached, replica.accelerator
     group = replica.expert_chips
@@ -103,14 +103,31 @@ def _experts(replica: Replica, tokens: Floats) -> _Work:
     together = tokens * ranks
     touched = 1.0 - (1.0 - model.experts_per_token / model.experts) ** together
     moved = expert_weight_bytes(replica) * touched
-    padded = together + model.experts / model.experts_per_token * touched * eff.expert_padding
-    busiest = eff.imbalance if replica.expert_parallel > 1 else 1.0
+    multiplied, read = _busiest(replica, together, touched)
+    padded = multiplied + model.experts / model.experts_per_token * read * eff.expert_padding
     peak = group * chip.flops[replica.precision] * (eff.expert_compute or eff.compute)
     bandwidth = group * chip.memory_bytes_per_second * (eff.expert_memory or eff.memory)
     flops = 2.0 * model.active_expert_parameters * together
-    compute = busiest * 2.0 * model.active_expert_parameters * padded / peak
-    memory = expert_weight_bytes(replica) * np.minimum(1.0, busiest * touched) / bandwidth
+    compute = 2.0 * model.active_expert_parameters * padded / peak
+    memory = expert_weight_bytes(replica) * np.minimum(1.0, read) / bandwidth
     return _Work(flops / ranks, moved / ranks, compute, memory)
+
+
+def _busiest(replica: Replica, tokens: Floats, touched: Floats) -> tuple[Floats, Floats]:
+    """Tokens and share of touched experts as if all X chips of a group had the work of the busiest.
+
+    ``imbalance`` times the mean, and no less than chance alone makes of n tokens and a share t: the largest of X
+    numbers lies about sqrt(ln X) deviations above their mean (within a fifth for 4 to 64 normal ones), a chip's n*k/X
+    tokens deviate by their square root and its E*t/X touched experts by sqrt(E*t*(1 - t)/X). Few tokens meet that; many
+    fill all chips alike.
+    """
+    model, chips = replica.model, min(replica.expert_parallel, replica.expert_chips)
+    if chips <= 1:
+        return tokens, touched
+    above, least = math.sqrt(math.log(chips)), replica.reached.imbalance
+    most = tokens + above * np.sqrt(tokens * chips / model.experts_per_token)
+    read = touched + above * np.sqrt(touched * (1.0 - touched) * chips / model.experts)
+    return np.maximum(least * tokens, most), np.maximum(least * touched, np.minimum(1.0, read))
 
 
 def _attention(replica: Replica, flops: Floats, moved: Floats) -> _Work:
@@ -280,7 +297,8 @@ def decode_step(replica: Replica, batch: Floats | float, context: Floats | float
     tokens = verified * own
     flops = _decode_flops(model, tokens, context)
     attention = _attention(replica, flops, own * kv_bytes_read(model, replica.kv, replica.tp, context))
-    overhead = _layers_seconds(replica) + eff.step_seconds + eff.sequence_seconds * own
+    each = eff.sequence_seconds + (eff.verify_seconds if replica.speculation is not None else 0.0)
+    overhead = _layers_seconds(replica) + eff.step_seconds + each * own
     return _timing(replica, _Step(tokens, tokens, attention), overhead=overhead, ranks=ranks, share=share)
 
 

@@ -118,7 +118,7 @@ def find_pairs(
         for width in wish.tensor_parallel or default_widths(offer.accelerator):
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
-                    replica = Replica(model, offer.accelerator, width, weights, kv, engine=evidence.engine.lower())
+                    replica = evidence.on(Replica(model, offer.accelerator, width, weights, kv))
                     rent = price.usd_per_chip_hour * width
                     correction = evidence.correction(replica, offer.profiles)
                     for role, side in (("Prefill", first), ("Decode", second)):

@@ -60,6 +60,10 @@ class Evidence:
     today: datetime.date | None = None
     other: Other | None = None
 
+    def on(self, replica: Replica) -> Replica:
+        """The replica as this engine and release run it."""
+        return replace(replica, engine=self.engine.lower(), engine_version=self.engine_version)
+
     def correction(self, replica: Replica, profiles: Sequence[Profile] = ()) -> Correction:
         """The evidence that wins for this replica; ``profiles`` are those of its accelerator type.
 

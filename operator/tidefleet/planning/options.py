@@ -350,7 +350,7 @@ def find_candidates(
                 continue
             for weights in wish.weights or (default_weights,):
                 for kv in wish.kv or (default_kv,):
-                    replica = Replica(model, offer.accelerator, width, weights, kv, engine=evidence.engine.lower())
+                    replica = evidence.on(Replica(model, offer.accelerator, width, weights, kv))
                     correction = evidence.correction(replica, offer.profiles)
                     results = [
                         memo.get(replica, one.shape, nearer(one.objectives, offer.round_trip_seconds), correction)
