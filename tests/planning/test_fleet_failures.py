@@ -21,6 +21,8 @@ from tidefleet.planning.fleet import (
     SolverFailed,
     decompose,
     pools,
+    poolwise,
+    repair,
     solve,
     solver,
 )
@@ -176,7 +178,8 @@ def test_a_solver_that_returns_nonsense_is_noticed(monkeypatch: pytest.MonkeyPat
         return replace(answer, values=values)
 
     monkeypatch.setattr(pools, "solve", broken)
-    monkeypatch.setattr(decompose, "solve_matrix", broken)
+    for module in (poolwise, repair):
+        monkeypatch.setattr(module, "solve", broken)
     assert isinstance(solved(a_fleet()), SolverFailed)
 
 
@@ -185,3 +188,38 @@ def test_huge_but_sane_demand_is_planned() -> None:
     plan = solved(problem)
     assert isinstance(plan, FleetPlan)
     assert plan.replicas.sum() >= 9e5
+
+
+def test_a_fleet_that_may_spill_has_a_plan_even_when_no_time_is_left_to_seek_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as the relaxation is there, and with it a bound."""
+    monkeypatch.setattr(decompose, "PRICE_TURNS", 0)
+    monkeypatch.setattr(decompose, "repaired", lambda milp, best, used, **_: repair.Repaired(best))
+    plan = solved(a_fleet(cell_spill=np.array([40.0, 50.0]), option_min=np.array([0.0, 1.0])))
+    assert isinstance(plan, FleetPlan)
+    assert plan.spill.tolist() == [1.0, 1.0]
+    assert plan.replicas.tolist() == [0, 1]
+    assert plan.usd_per_hour == pytest.approx(91.0)
+    assert plan.bound < plan.usd_per_hour
+    assert isinstance(solved(a_fleet()), SolverFailed)
+
+
+def test_a_fleet_without_any_option_spills() -> None:
+    none: list[int] = []
+    plan = solved(
+        a_fleet(
+            **dict.fromkeys(("option_pool", "option_type", "option_role", "option_fabric", "option_chips"), none),
+            **dict.fromkeys(("option_cost", "option_kw", "option_spot", "option_capacity"), none),
+            **dict.fromkeys(("arc_cell", "arc_option", "arc_load"), none),
+            cell_spill=[3.0, 4.0],
+        )
+    )
+    assert isinstance(plan, FleetPlan)
+    assert plan.usd_per_hour == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("chips", [1e300, float("inf"), 2.0**60, 1.5])
+def test_a_number_of_chips_that_is_no_number_of_chips_is_refused(chips: float) -> None:
+    with pytest.raises(FleetProblemError, match=r"option_chips\[0\] is .*; expected a whole number, e.g. 1"):
+        a_fleet(option_chips=np.array([chips, 1.0]))

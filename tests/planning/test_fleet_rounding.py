@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fleet_nearby import two_pools
 
-from tidefleet.planning.fleet import decompose
-from tidefleet.planning.fleet.milp import build
+from tidefleet.planning.fleet.milp import FleetMilp, build
 from tidefleet.planning.fleet.rounding import rounded
+from tidefleet.planning.fleet.solver import Answer, solve
 
 
 @given(quota=st.integers(1, 60), chips=st.lists(st.sampled_from([1, 2, 4, 8, 12, 16]), min_size=2, max_size=2))
@@ -39,9 +39,9 @@ def test_only_sizes_of_replicas_that_do_not_divide_a_quota_which_can_bind_have_a
 def test_the_relaxation_with_rounded_quotas_costs_more() -> None:
     milp = build(two_pools(37.0, [8, 16]))
 
-    def cost(one: decompose.FleetMilp) -> float:
-        answer = decompose.solve_matrix(one.matrix.relaxed())
-        assert isinstance(answer, decompose.Answer)
+    def cost(one: FleetMilp) -> float:
+        answer = solve(one.matrix.relaxed())
+        assert isinstance(answer, Answer)
         return answer.objective
 
     assert cost(rounded(milp)) > 1.05 * cost(milp)

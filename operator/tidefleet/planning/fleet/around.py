@@ -80,7 +80,7 @@ def improved(
     fruitless: set[tuple[int, ...]] = set()
     matrix = milp.matrix
     at_once = 1 if (matrix.owner == SHARED).any() else workers
-    cost = float(matrix.cost @ plan)
+    cost = matrix.objective(plan)
     while True:
         groups = [one for one in _groups(milp, plan, shortlist, slack) if one not in fruitless]
         batch: list[tuple[int, ...]] = []
@@ -153,7 +153,7 @@ def _again(
     if len(part.cost) > MOVED:
         n = (np.cumsum(columns) - 1)[milp.columns.n[columns[milp.columns.n]]]
         moved = search(part, n, [start[n]], seconds=lambda: left(MOVES_SHARE), cancelled=room.cancelled)
-        if moved is not None and moved.objective < float(part.cost @ start):
+        if moved is not None and moved.objective < part.objective(start):
             start = moved.values
     found = solve(part, seconds=left(1.0), gap=0.0, absolute_gap=room.worth, start=start, cancelled=room.cancelled)
     values = found.values if isinstance(found, Answer) else start

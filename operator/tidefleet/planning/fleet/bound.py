@@ -33,6 +33,9 @@ FEW_ROUNDS = 2
 MANY = 300_000
 """Arcs above which it does."""
 
+HANDY = 6
+"""Options of each pool, the cheapest over its cells, that the whole may use besides those in use."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relaxation:

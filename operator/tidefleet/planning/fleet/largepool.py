@@ -198,6 +198,7 @@ def among(
         gap=effort.gap,
         absolute_gap=effort.absolute_gap,
         start=start,
+        searching=start is None,
         cancelled=effort.cancelled,
     )
     if isinstance(found, OutOfTime):

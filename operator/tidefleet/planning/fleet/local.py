@@ -98,7 +98,7 @@ def search(
     values[n] = best
     if matrix.violation(values) > TOLERANCE:
         return None
-    return Answer(values, float(matrix.cost @ values), -np.inf, np.zeros(0), False)
+    return Answer(values, matrix.objective(values), -np.inf, np.zeros(0), False)
 
 
 class Around:

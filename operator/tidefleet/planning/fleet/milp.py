@@ -291,7 +291,8 @@ class _Assembly:
         budget[at] = b.add_rows(len(at), upper=p.pool_budget[at], owner=at)
         b.add_entries(budget[at], over[at], -1.0)
         for columns, cost, pools in self.paid:
-            mine = np.flatnonzero((pools >= 0) & (budget[pools] >= 0))
+            mine = np.flatnonzero(pools >= 0)
+            mine = mine[budget[pools[mine]] >= 0]
             b.add_entries(budget[pools[mine]], columns[mine], cost[mine])
         return over
 

@@ -86,6 +86,10 @@ SEARCH_LEAST = 0.25
 GRACE = 1.0
 """Seconds in which a pool without any plan still gets one, though its time is over."""
 
+KEPT = 10_000
+"""Arcs up to which a pool keeps the rows and the prices that it had at other costs: its MILP is solved sooner than
+better ones are found."""
+
 _MIXES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -100,7 +104,10 @@ class Narrow:
             off early was for nothing.
         stalls: turns in a row that were in vain.
         gathered: the pool with one row per option for those of the strong relaxation.
+        pressure: what these rows were made with, here or in an earlier search; ``None`` before there is any.
     """
+
+    pressure: Floats | None
 
     def __init__(
         self,
@@ -128,13 +135,14 @@ class Narrow:
             self.levels = max(self.levels, knapsacks.at(earlier.levels.prices), key=lambda one: one.bound)
         self.bound = self.levels.bound
         if start is not None:
-            self.plan = Answer(start, float(pool.matrix.cost @ start), -np.inf, np.zeros(0), False)
+            self.plan = Answer(start, pool.matrix.objective(start), -np.inf, np.zeros(0), False)
             self.few |= start[pool.n] > 0.5
         else:
             use = pool.point[pool.n] * np.maximum(pool.matrix.cost[pool.n], 1e-9)
             self.plan = first_plan(knapsacks, pool.arcs.side // 2, np.lexsort((self.levels.least_use, -use)))
         self.used = self.few
         self.gathered = pool
+        self.pressure = None if earlier is None else earlier.pressure
         self.few_next = self.fewest_tried = False
         self.stalls = 0
 
@@ -142,11 +150,17 @@ class Narrow:
         """Bound, options and a first plan."""
         budget = seconds()
         known = self.few
+        if self.plan is not None and self.pressure is not None and len(self.pool.arcs.x) <= KEPT:
+            self.gathered = replace(self.pool, matrix=gathered(self.pool.matrix, self.pool.arcs, self.pressure))
+            if self._open(seconds):
+                self._take(self._moved(self.plan, seconds))
+            return
         few, self.levels, strong = _few(
             self.pool, self.knapsacks, self.effort, seconds, best=self.levels, known=self.known
         )
         self.few = few | known
         if strong is not None:
+            self.pressure = strong.pressure
             matrix = gathered(self.pool.matrix, self.pool.arcs, strong.pressure)
             self.gathered = replace(self.pool, matrix=matrix)
         self.bound = self.levels.bound

@@ -24,6 +24,12 @@ from tidefleet.planning.fleet.turn import Spread
 MOST = 40
 """Neighbours of one plan that are solved."""
 
+FIRST = 24
+"""The same while little is known of what a plan may cost: most would be worth a try."""
+
+LOOSE = 0.04
+"""Share of the fleet's bound that plans may cost above their pools' from which on little is known."""
+
 WIDEST = 24
 """Options besides those of a plan that its neighbours may use."""
 
@@ -69,6 +75,7 @@ class Nearby:
         Returns:
             Whether any was added.
         """
+        most = FIRST if room > LOOSE * abs(tried.best_bound) else MOST
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(tried.best))
         mixture = proposals.mixture(tried.most[proposals.rows], seconds())
         plans = [] if mixture is None else list(mixture.plans)
@@ -84,7 +91,7 @@ class Nearby:
             pool = part(matrix, owner)
             below = float(tried.best_parts[owner]) + room
             known = self._known.setdefault(owner, set())
-            vicinity = Vicinity(pool, knapsacks_of(pool), good(owner), below, known, seconds, cancelled)
+            vicinity = Vicinity(pool, knapsacks_of(pool), good(owner), below, known, most, seconds, cancelled)
             return [found for plan in work[owner] for found in vicinity.near(plan)] if vicinity.usable else []
 
         found = list(zip(work, spread(sought, list(work)), strict=True))
@@ -103,6 +110,7 @@ class Vicinity:
         good: prices of its rows that are known to give a high bound of it.
         below: what a plan has to cost less than.
         known: replicas, as bytes, that are not to be solved again; what is solved joins them.
+        most: neighbours of one plan that are solved.
         seconds: time left.
         cancelled: whether to stop.
     """
@@ -112,6 +120,7 @@ class Vicinity:
     good: list[Floats]
     below: float
     known: set[bytes]
+    most: int
     seconds: Callable[[], float]
     cancelled: Callable[[], bool]
 
@@ -143,7 +152,7 @@ class Vicinity:
         for one in (*good, prices) if len(prices) else good:
             around.add(one)
         neighbours = around.neighbours(here)
-        for _ in range(MOST):
+        for _ in range(self.most):
             floor, which = neighbours.best()
             if floor >= self.below or self.seconds() <= 0 or self.cancelled():
                 break

@@ -46,6 +46,7 @@ class PoolSearch:
         """Begin, from a plan and from the search of the same pool at other costs where there are any."""
         self.pool, self.gap, self.absolute_gap, self.cancelled = pool, gap, absolute_gap, cancelled
         self._narrow: Narrow | None = None
+        self._outcome: Outcome | None = None
         if len(pool.arcs.x) > SMALL:
             knapsacks = knapsacks_of(pool)
             if knapsacks.usable:
@@ -72,6 +73,19 @@ class PoolSearch:
         return 0.0 if cost - bound <= max(self.gap * abs(cost), self.absolute_gap) else cost - bound
 
     @property
+    def paid(self) -> float:
+        """What the pool's plan costs so far; infinite where there is none."""
+        known = self._outcome if self._narrow is None else self._narrow.plan
+        return known.objective if isinstance(known, Answer) else float("inf")
+
+    @property
+    def bound(self) -> float:
+        """What the pool's plan costs at least, as far as it is known."""
+        if self._narrow is not None:
+            return self._narrow.bound
+        return self._outcome.bound if isinstance(self._outcome, Answer | OutOfTime) else float("-inf")
+
+    @property
     def known(self) -> float:
         """The size of the bound; infinite where there is none."""
         return float("inf") if self._narrow is None else abs(self._narrow.bound)
@@ -89,7 +103,9 @@ class PoolSearch:
     def finish(self, seconds: Callable[[], float]) -> Outcome:
         """The best plan found, with a bound."""
         if self._narrow is None:
-            return self._alone(seconds)
+            if self._outcome is None or isinstance(self._outcome, OutOfTime):
+                self._outcome = self._alone(seconds)
+            return self._outcome
         answer = self._narrow.answer()
         if isinstance(answer, Answer) or self.cancelled():
             return answer
@@ -186,7 +202,7 @@ def _at_once(pool: LargePool, seconds: float, cancelled: Callable[[], bool]) -> 
         return None
     values = np.zeros(len(matrix.cost))
     values[columns] = start
-    return Answer(values, float(matrix.cost @ values), -np.inf, np.zeros(0), False)
+    return Answer(values, matrix.objective(values), -np.inf, np.zeros(0), False)
 
 
 def _rounded(pool: LargePool, values: Floats) -> Answer | None:
@@ -194,7 +210,7 @@ def _rounded(pool: LargePool, values: Floats) -> Answer | None:
     rounded = np.where(pool.matrix.integer, np.ceil(values - 1e-9), values)
     if not values.any() or pool.matrix.violation(rounded) > TOLERANCE:
         return None
-    return Answer(rounded, float(pool.matrix.cost @ rounded), -np.inf, np.zeros(0), False)
+    return Answer(rounded, pool.matrix.objective(rounded), -np.inf, np.zeros(0), False)
 
 
 def _among(
@@ -213,8 +229,8 @@ def _among(
     outside = best is None or bool(best.values[~columns].any())
     start = rounded_up(part, seconds, cancelled) if best is None or outside else best.values[columns]
     found = solve(part, seconds=seconds, gap=gap, start=start, cancelled=cancelled)
-    if start is not None and not (isinstance(found, Answer) and found.objective <= float(part.cost @ start)):
-        found = Answer(start, float(part.cost @ start), -np.inf, np.zeros(0), False)
+    if start is not None and not (isinstance(found, Answer) and found.objective <= part.objective(start)):
+        found = Answer(start, part.objective(start), -np.inf, np.zeros(0), False)
     if not isinstance(found, Answer):
         return found
     return Answer(whole(columns, found.values), found.objective, -np.inf, np.zeros(0), found.complete)

@@ -249,6 +249,10 @@ def _count(indices: Any, *parallel: Any) -> int:
     return int(min(array.max(), 10_000_000)) + 1
 
 
+_WHOLE = 2.0**53
+"""Numbers from which on not every whole one has a place among the floats."""
+
+
 def _array(name: str, given: Any, dtype: type, length: int) -> NDArray[Any]:
     array = np.asarray(given)
     if array.ndim != 1 or len(array) != length:
@@ -256,7 +260,7 @@ def _array(name: str, given: Any, dtype: type, length: int) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise FleetProblemError(f"{name} has type {array.dtype}; expected numbers")
     if dtype is np.int64 and array.dtype.kind == "f":
-        wrong = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)))
+        wrong = np.flatnonzero(~(np.abs(array) < _WHOLE) | (array != np.floor(array)))
         if len(wrong):
             raise FleetProblemError(f"{name}[{wrong[0]}] is {array[wrong[0]]}; expected a whole number, e.g. 1")
     converted: NDArray[Any] = array.astype(dtype)

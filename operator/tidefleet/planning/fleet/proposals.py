@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidefleet.planning.fleet.bound import shared_prices
-from tidefleet.planning.fleet.matrix import SHARED, Builder, Floats, Ints, Matrix, summed
+from tidefleet.planning.fleet.matrix import SHARED, Bools, Builder, Floats, Ints, Matrix, summed
 from tidefleet.planning.fleet.milp import FleetMilp
 from tidefleet.planning.fleet.solver import Answer, solve
 
@@ -57,11 +57,13 @@ class Mixture:
         cost: what it costs, without the constant of the fleet's program.
         prices: per row of the fleet's program, its dual there.
         plans: the plans that are part of it, each with its pool.
+        weights: per proposal, its share.
     """
 
     cost: float
     prices: Floats
     plans: tuple[tuple[int, Floats], ...]
+    weights: Floats
 
 
 class Proposals:
@@ -74,6 +76,8 @@ class Proposals:
         at_row, column = np.full(len(matrix.row_lower), -1), matrix.column
         at_row[self.rows] = np.arange(len(self.rows))
         shared = at_row[matrix.row] >= 0
+        whole = matrix.integer[column[shared]] & (matrix.value[shared] == np.rint(matrix.value[shared]))
+        self.whole: Bools = summed(at_row[matrix.row[shared]], ~whole, len(self.rows)) == 0
         self._pools: dict[int, _Pool] = {}
         for owner in matrix.pools:
             columns = matrix.owner == owner
@@ -86,50 +90,94 @@ class Proposals:
         self.plans: list[Sparse] = []
         self.costs: list[float] = []
         self.uses: list[Floats] = []
-        self._seen: set[tuple[int, bytes]] = set()
+        self._seen: dict[tuple[int, bytes], int] = {}
 
-    def add(self, owner: int, plan: Floats) -> None:
-        """A plan of a pool: its columns' values."""
+    def add(self, owner: int, plan: Floats) -> int:
+        """A plan of a pool, its columns' values, unless it is known; its place among the plans."""
         sparse, pool = Sparse.of(plan), self._pools[owner]
         key = (owner, sparse.index.tobytes() + np.round(sparse.value, 6).tobytes())
         if key in self._seen:
-            return
-        self._seen.add(key)
+            return self._seen[key]
+        self._seen[key] = len(self.plans)
         self.owners.append(owner)
         self.plans.append(sparse)
         self.costs.append(float(pool.cost @ plan))
         self.uses.append(summed(pool.row, pool.value * plan[pool.column], len(self.rows)))
+        return self._seen[key]
 
-    def cheapest(self, owner: int, prices: Floats) -> Floats | None:
+    def cheapest(self, owner: int, prices: Floats, without: Bools | None = None) -> Floats | None:
         """Of a pool's plans the one that some prices of the rows make cheapest; ``None`` before there is any."""
-        mine = [i for i, one in enumerate(self.owners) if one == owner]
+        mine = [i for i, one in enumerate(self.owners) if one == owner and (without is None or not without[i])]
         least = min(mine, key=lambda i: self.costs[i] - float(self.uses[i] @ prices[self.rows]), default=None)
         return None if least is None else self.plans[least].dense()
 
-    def mixture(self, most: Floats, seconds: float) -> Mixture | None:
-        """The cheapest mixture of plans; the price of a row is at most ``most``."""
-        answer = solve(self._master(most).relaxed(), seconds=seconds)
+    def least(self, prices: Floats) -> float:
+        """What the cheapest plan of each pool costs at some prices of the rows; infinite before there is one of all."""
+        if not self.plans:
+            return np.inf
+        least = np.full(len(self._pools), np.inf)
+        np.minimum.at(least, np.searchsorted(list(self._pools), self.owners), self.at(prices))
+        return float(least.sum())
+
+    def at(self, prices: Floats) -> Floats:
+        """What each plan costs at some prices of the rows."""
+        found: Floats = np.array(self.costs) - np.array(self.uses) @ prices[self.rows]
+        return found
+
+    def mixture(
+        self, most: Floats, seconds: float, *, without: Bools | None = None, ease: float | None = None
+    ) -> Mixture | None:
+        """The cheapest mixture of plans; ``None`` where there is none, or the time is over.
+
+        Args:
+            most: the most that a row's price may be.
+            seconds: time left.
+            without: plans that are not to be part of it.
+            ease: share by which limits are taken wider, instead of ``EASE``.
+        """
+        program = self._master(most, EASE if ease is None else ease).relaxed()
+        if without is not None:
+            program = _less(program, without)
+        answer = solve(program, seconds=seconds)
         if not isinstance(answer, Answer):
             return None
         found = np.zeros(len(self.matrix.row_lower))
         found[self.rows] = answer.row_prices[: len(self.rows)]
-        taken = np.flatnonzero(answer.values[: len(self.plans)] > 1e-6)
-        return Mixture(answer.objective, found, tuple((self.owners[i], self.plans[i].dense()) for i in taken))
+        weights = answer.values[: len(self.plans)]
+        taken = np.flatnonzero(weights > 1e-6)
+        plans = tuple((self.owners[i], self.plans[i].dense()) for i in taken)
+        return Mixture(answer.objective, found, plans, weights)
 
-    def choice(self, seconds: float, cancelled: Callable[[], bool]) -> dict[int, Floats] | None:
-        """One plan per pool, the cheapest that fit together; ``None`` where none do."""
-        answer = solve(self._master(None), seconds=seconds, cancelled=cancelled)
+    def choice(
+        self, seconds: float, cancelled: Callable[[], bool], *, best: Floats | None = None, without: Bools | None = None
+    ) -> dict[int, Floats] | None:
+        """One plan per pool, the cheapest that fit together; ``None`` where none do.
+
+        Args:
+            seconds: time left.
+            cancelled: whether to stop.
+            best: a plan of the fleet to begin from, whose parts are among the proposals.
+            without: plans that are not to be taken.
+        """
+        program, start, count = self._master(None, 0.0), None, len(self.plans)
+        if without is not None:
+            program = _less(program, without)
+        if best is not None:
+            start = np.zeros(len(program.cost))
+            start[[self.add(owner, best[self.matrix.owner == owner]) for owner in self._pools]] = 1.0
+            start[count:] = best[self.mine]
+        answer = solve(program, seconds=seconds, start=start, cancelled=cancelled)
         if not isinstance(answer, Answer):
             return None
-        taken = np.flatnonzero(answer.values[: len(self.plans)] > 0.5)
+        taken = np.flatnonzero(answer.values[:count] > 0.5)
         return {self.owners[i]: self.plans[i].dense() for i in taken}
 
-    def _master(self, most: Floats | None) -> Matrix:
+    def _master(self, most: Floats | None, ease: float) -> Matrix:
         """Weights of the plans, the shared columns, and (with ``most``) how far each row may be exceeded at a price."""
         m, b, count = self.matrix, Builder(), len(self.plans)
         weights = b.add_columns(count, cost=self.costs, upper=1.0, integer=True)
-        ease = 1.0 if most is None else 1.0 + EASE * (m.row_upper[self.rows] > 0)
-        rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows] * ease)
+        wider = 1.0 + ease * (m.row_upper[self.rows] > 0)
+        rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows] * wider)
         b.add_entries(rows[:, None], weights[None, :], np.array(self.uses).T)
         shared = np.flatnonzero(self.mine)
         own = b.add_columns(
@@ -210,3 +258,10 @@ class Tried:
         if bound > self.best_bound:
             self.best, self.best_bound, self.best_parts = prices, bound, parts
         return bound
+
+
+def _less(program: Matrix, without: Bools) -> Matrix:
+    """The program without some of its plans, which are its first columns."""
+    upper = program.upper.copy()
+    upper[np.flatnonzero(without)] = 0.0
+    return program.with_bounds(program.lower, upper)

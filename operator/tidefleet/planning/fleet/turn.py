@@ -74,10 +74,21 @@ class Turn:
         self.weights = SIZE_WEIGHT * sizes / max(sizes.sum(), 1.0) + cost / max(cost.sum(), 1e-9)
         self.begun = False
 
-    def run(self, end: float, *, rough: bool = False) -> dict[int, Outcome]:
+    @property
+    def paid(self) -> float:
+        """What the pools' plans cost so far; infinite where a pool has none."""
+        return sum(one.paid for one in self.searches)
+
+    @property
+    def bound(self) -> float:
+        """What the pools' plans cost at least, as far as it is known."""
+        return sum(one.bound for one in self.searches)
+
+    def run(self, end: float, *, rough: bool = False, over: Callable[[], bool] = lambda: False) -> dict[int, Outcome]:
         """The best plan of each pool so far, with a bound, by some time of the clock.
 
-        A ``rough`` run leaves large pools with their first plans and the bounds that come with them.
+        A ``rough`` run leaves large pools with their first plans and the bounds that come with them. Once it is
+        ``over``, no pool is improved any further.
         """
         early, kept = [i for i, one in enumerate(self.searches) if one.early], end - self.clock()
         if early and not self.begun:
@@ -86,11 +97,13 @@ class Turn:
             self._dealt(until, first.tolist(), [self.searches[i].begin for i in early], 1.0, last=True)
         self.begun = True
         while not rough and any(self.searches[i].hopeful for i in early) and end - self.clock() > LEAST * kept:
-            self._improved(end, [self.searches[i] for i in early], self.weights[early])
+            if over():
+                break
+            self._improved(end, [self.searches[i] for i in early], self.weights[early], over)
         answers = self._dealt(end, self.weights.tolist(), [one.finish for one in self.searches], 1.5)
         return dict(zip(self.owners, answers, strict=True))
 
-    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
+    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats, over: Callable[[], bool]) -> None:
         """Once more for each large pool that has hope, most of the time for those with the widest gaps."""
         gaps = np.array([min(one.open_gap, MOST_OPEN * one.known) for one in searches])
         wild = np.array([one.open_gap > MOST_OPEN * one.known for one in searches])
@@ -103,7 +116,11 @@ class Turn:
         arcs = np.array([len(searches[i].pool.arcs.x) for i in hopeful])
         worth = weights * self.workers * (until - now) >= SHORTEST * arcs * weights.sum()
         worth |= (weights >= weights.max()) | wild[hopeful]
-        stages = [searches[i].improve for i in np.array(hopeful)[worth]]
+
+        def stage(search: PoolSearch) -> Callable[[Callable[[], float]], None]:
+            return lambda seconds: None if over() else search.improve(seconds)
+
+        stages = [stage(searches[i]) for i in np.array(hopeful)[worth]]
         # The widest gap first: its MILP is worth little unless it gets all of its share at once.
         more = 1.0 if arcs.max() > SMALL else SMALL_MORE
         self._dealt(until, weights[worth].tolist(), stages, more)
