@@ -181,13 +181,15 @@ def test_a_shared_limit_is_divided_with_whole_nodes_in_mind() -> None:
     assert found.usd_per_hour == pytest.approx(4.0 + 16.0)
 
 
+# Not any number: the fleet rather misses a millionth of a demand, at its penalty, than buys a replica for it.
+rates_in_hundredths = st.integers(30, 300).map(lambda n: n / 100)
 sizes = st.sampled_from([1, 2, 4])
 prices = st.floats(0.5, 4.0)
 
 
 @settings(deadline=None, max_examples=15)
 @given(
-    st.lists(st.floats(0.3, 3.0), min_size=2, max_size=2),
+    st.lists(rates_in_hundredths, min_size=2, max_size=2),
     st.tuples(prices, prices),
     st.tuples(sizes, sizes),
     st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2])),
