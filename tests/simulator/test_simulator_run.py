@@ -23,7 +23,7 @@ from tidefleet.simulator import run
 from tidefleet.simulator.checkpoint import Checkpoint, CheckpointError, Parts, identity_of
 from tidefleet.simulator.result import Outcome, median_of
 from tidefleet.simulator.run import CannotRun, Request, Task, here, outcome_from, simulate
-from tidefleet.simulator.spread import in_processes, on_dask
+from tidefleet.simulator.spread import in_processes, interrupts_noted, on_dask
 
 PACKAGE = Path(run.__file__).resolve().parents[2]
 
@@ -262,6 +262,21 @@ def test_ctrl_c_ends_processes_with_one_line_that_says_how_to_go_on(tmp_path: Pa
     assert process.returncode == 130
     assert not output
     assert told.decode().strip() == f"tidefleet: stopped; what is done is in {checkpoint}; the same command goes on"
+
+
+def test_ctrl_c_is_raised_where_it_is_asked_for() -> None:
+    """Raised within a wait for the processes it left their futures locked now and then, and the command hung."""
+    waited = False
+    with interrupts_noted() as heed:
+        heed()
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(20):
+            time.sleep(0.005)
+        waited = True
+        with pytest.raises(KeyboardInterrupt):
+            heed()
+    assert waited
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # --- Dask ------------------------------------------------------------------------------------------------------------

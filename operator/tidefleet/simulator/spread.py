@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import queue
 import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -42,6 +43,28 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Ctrl-C is raised where it is asked for, by what this yields, and nowhere else.
+
+    Raised within ``concurrent.futures.wait`` it may leave locks of futures taken, and the pool waits for them for ever.
+    """
+    noted: list[int] = []
+
+    def heed() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        yield heed
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+
+
 def _work(request: Request, task: Task, parts_directory: Path | None) -> dict[str, Any]:
     """One task in a worker process."""
     last = [-1.0]
@@ -71,20 +94,22 @@ def in_processes(jobs: int) -> Spread:
                     pool.submit(_work, request, one, parts_directory): one for one in tasks
                 }
             try:
-                while running:
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    words = ""
-                    with contextlib.suppress(queue.Empty):
-                        while True:
-                            key, share, words = channel.get_nowait()
-                            shares[key] = max(shares[key], share)
-                    for one in done:
-                        task = running.pop(one)
-                        keep(task, _result(one, task))
-                        Parts.open(parts_directory, task.key).remove()
-                        shares[task.key], words = 1.0, f"{task.words}: done"
-                    if words:
-                        progress(sum(shares.values()) / len(shares), words)
+                with interrupts_noted() as heed:
+                    while running:
+                        heed()
+                        done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                        words = ""
+                        with contextlib.suppress(queue.Empty):
+                            while True:
+                                key, share, words = channel.get_nowait()
+                                shares[key] = max(shares[key], share)
+                        for one in done:
+                            task = running.pop(one)
+                            keep(task, _result(one, task))
+                            Parts.open(parts_directory, task.key).remove()
+                            shares[task.key], words = 1.0, f"{task.words}: done"
+                        if words:
+                            progress(sum(shares.values()) / len(shares), words)
             except BaseException:
                 # Not cancelled: the pool marks what its ended processes leave, and cannot mark what is cancelled.
                 for process in list(getattr(pool, "_processes", {}).values()):
