@@ -234,18 +234,17 @@ class _Search:
     def _settled(self) -> bool:
         """Whether the pools' plans of the last turn cost about what the cheapest mixture of all known plans does: no
         prices give a better bound."""
-        most = self.tried.most[self.proposals.rows]
-        mixture = self.proposals.mixture(most, self.watch.left(), ease=0.0)
+        mixture = self.proposals.mixture(self.tried.most, self.watch.left(), ease=0.0)
         if mixture is None:
             return False
         return mixture.cost + self.milp.constant - self.paid < RISES * (self._cost() - self.lower) < np.inf
 
     def _halve(self) -> None:
         """A better bound, and maybe a better plan, from halves of the plans."""
-        parts, most = [Part(self.lower)], self.tried.most[self.proposals.rows]
+        parts = [Part(self.lower)]
         while not self._done() and not self.watch.cancelled():
             least = min(parts, key=lambda one: one.bound)
-            two = halved(least, self.proposals, most, enough=self._target(), seconds=self.watch.left)
+            two = halved(least, self.proposals, self.tried.most, enough=self._target(), seconds=self.watch.left)
             if two is None:
                 return
             parts.remove(least)
@@ -261,19 +260,14 @@ class _Search:
         bound = part.bound
         while self.watch.left() > 0 and not self.watch.cancelled():
             target = self._target()
-            most = self.tried.most[self.proposals.rows]
             without = part.without(self.proposals)
-            mixture = self.proposals.mixture(most, self.watch.left(), without=without, ease=HALF_EASE)
+            mixture = self.proposals.mixture(self.tried.most, self.watch.left(), without=without, ease=HALF_EASE)
             if mixture is None:
                 break
             prices = bounds.shared_prices(self.milp, mixture.prices)
             shared = bounds.shared_part(self.milp, prices)
             turn = self._turn(prices, part)
-            end = self.watch.clock() + shares.PROOF * self.watch.left()
-            self.over = lambda: turn.bound + shared >= target  # noqa: B023 - called within this turn only
-            found = turn.run(end, over=self.over)
-            self.over = _never
-            answers = {owner: raised(one, float(self.floors[owner])) for owner, one in found.items()}
+            answers = self._ran(turn, shares.PROOF, lambda: turn.bound + shared >= target)  # noqa: B023 - within this turn
             if any(isinstance(answers[one.owner], NoPoint) for one in part.halves):
                 return np.inf
             bound = max(bound, shared + float(self.poolwise.parts(answers).sum()))
@@ -331,10 +325,8 @@ class _Search:
                 self.in_vain = self.watch.left() > shares.ANEW * self.limits.seconds
             return self.in_vain or turn.bound + shared >= self._target()
 
-        self.in_vain, self.over = False, over
-        found = turn.run(self.watch.clock() + share * self.watch.left(), rough=rough, over=over)
-        self.over = _never
-        answers = {owner: raised(answer, float(self.floors[owner])) for owner, answer in found.items()}
+        self.in_vain = False
+        answers = self._ran(turn, share, over, rough=rough)
         broken = [one for one in answers.values() if isinstance(one, Broken)]
         if broken and self.best is None:
             return SolverFailed(broken[0].why)
@@ -350,6 +342,13 @@ class _Search:
         self._better(together)
         self.answers = answers
         return None
+
+    def _ran(self, turn: Turn, share: float, over: Callable[[], bool], *, rough: bool = False) -> dict[int, Outcome]:
+        """The pools' answers after a turn in a share of the time left, or until it is ``over``."""
+        self.over = over
+        found = turn.run(self.watch.clock() + share * self.watch.left(), rough=rough, over=over)
+        self.over = _never
+        return {owner: raised(one, float(self.floors[owner])) for owner, one in found.items()}
 
     def _fit(self) -> None:
         """The pools' plans of the last turn made to fit together."""
@@ -419,10 +418,9 @@ class _Search:
 
     def _chosen(self) -> Floats | None:
         """The best of all proposals that fit together."""
-        best, without = self.best, None
-        if best is not None:
-            for owner in self.milp.matrix.pools:
-                self.proposals.add(owner, best[self.milp.matrix.owner == owner])
+        best, without = None, None
+        if self.best is not None:
+            best = self.proposals.known(self.best)
             # A plan this far above its pool's bound is part of no plan of the fleet that is cheaper than the best.
             room = self._cost() - self.tried.best_bound + SURE * abs(self._cost())
             above = self.proposals.at(self.tried.best) - self.tried.best_parts[self.proposals.owners]

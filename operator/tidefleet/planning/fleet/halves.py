@@ -57,7 +57,7 @@ class Part:
 
     def without(self, proposals: Proposals) -> Bools:
         """Which proposals are not part of it."""
-        owners, uses = np.array(proposals.owners), np.array(proposals.uses)
+        owners, uses = proposals.table
         out = np.zeros(len(owners), dtype=np.bool_)
         for one in self.halves:
             use = uses[:, np.searchsorted(proposals.rows, one.row)]
@@ -73,7 +73,7 @@ def halved(
     Args:
         part: the plans to halve.
         proposals: plans of the pools.
-        most: the most that a shared row may be priced at.
+        most: per row of the fleet's program, the most that its price may be.
         enough: a cost beyond which a dearer mixture is no better.
         seconds: time left.
     """
@@ -81,7 +81,7 @@ def halved(
     mixture = proposals.mixture(most, seconds(), without=without, ease=0.0)
     if mixture is None:
         return None
-    owners, uses = np.array(proposals.owners), np.array(proposals.uses)
+    owners, uses = proposals.table
     best: tuple[Part, Part] | None = None
     dearest, seen = -np.inf, set[tuple[int, bytes]]()
     for owner in sorted({one for one, _ in mixture.plans}):

@@ -77,7 +77,7 @@ class Nearby:
         """
         most = FIRST if room > LOOSE * abs(tried.best_bound) else MOST
         matrix = self.milp.matrix.with_cost(self.milp.matrix.priced(tried.best))
-        mixture = proposals.mixture(tried.most[proposals.rows], seconds())
+        mixture = proposals.mixture(tried.most, seconds())
         plans = [] if mixture is None else list(mixture.plans)
         if best is not None:
             plans += [(owner, best[matrix.owner == owner]) for owner in matrix.pools]

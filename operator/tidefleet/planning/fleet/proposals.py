@@ -91,6 +91,7 @@ class Proposals:
         self.costs: list[float] = []
         self.uses: list[Floats] = []
         self._seen: dict[tuple[int, bytes], int] = {}
+        self._table: tuple[Ints, Floats] | None = None
 
     def add(self, owner: int, plan: Floats) -> int:
         """A plan of a pool, its columns' values, unless it is known; its place among the plans."""
@@ -98,18 +99,33 @@ class Proposals:
         key = (owner, sparse.index.tobytes() + np.round(sparse.value, 6).tobytes())
         if key in self._seen:
             return self._seen[key]
-        self._seen[key] = len(self.plans)
+        self._seen[key], self._table = len(self.plans), None
         self.owners.append(owner)
         self.plans.append(sparse)
         self.costs.append(float(pool.cost @ plan))
         self.uses.append(summed(pool.row, pool.value * plan[pool.column], len(self.rows)))
         return self._seen[key]
 
+    @property
+    def table(self) -> tuple[Ints, Floats]:
+        """The plans' pools, and a line for each plan of what it takes of every shared row."""
+        if self._table is None:
+            self._table = np.array(self.owners), np.array(self.uses)
+        return self._table
+
+    def known(self, plan: Floats) -> Floats:
+        """A plan of the fleet as a choice of one plan per pool and the shared columns; its parts join the proposals."""
+        places = [self.add(owner, plan[self.matrix.owner == owner]) for owner in self._pools]
+        weights = np.zeros(len(self.plans))
+        weights[places] = 1.0
+        return np.concatenate((weights, plan[self.mine]))
+
     def cheapest(self, owner: int, prices: Floats, without: Bools | None = None) -> Floats | None:
         """Of a pool's plans the one that some prices of the rows make cheapest; ``None`` before there is any."""
-        mine = [i for i, one in enumerate(self.owners) if one == owner and (without is None or not without[i])]
-        least = min(mine, key=lambda i: self.costs[i] - float(self.uses[i] @ prices[self.rows]), default=None)
-        return None if least is None else self.plans[least].dense()
+        mine = np.array(self.owners) == owner
+        if without is not None:
+            mine &= ~without
+        return self.plans[int(np.argmin(np.where(mine, self.at(prices), np.inf)))].dense() if mine.any() else None
 
     def least(self, prices: Floats) -> float:
         """What the cheapest plan of each pool costs at some prices of the rows; infinite before there is one of all."""
@@ -121,7 +137,7 @@ class Proposals:
 
     def at(self, prices: Floats) -> Floats:
         """What each plan costs at some prices of the rows."""
-        found: Floats = np.array(self.costs) - np.array(self.uses) @ prices[self.rows]
+        found: Floats = np.array(self.costs) - self.table[1] @ prices[self.rows]
         return found
 
     def mixture(
@@ -130,12 +146,12 @@ class Proposals:
         """The cheapest mixture of plans; ``None`` where there is none, or the time is over.
 
         Args:
-            most: the most that a row's price may be.
+            most: per row of the fleet's program, the most that its price may be.
             seconds: time left.
             without: plans that are not to be part of it.
             ease: share by which limits are taken wider, instead of ``EASE``.
         """
-        program = self._master(most, EASE if ease is None else ease).relaxed()
+        program = self._master(most[self.rows], EASE if ease is None else ease).relaxed()
         if without is not None:
             program = _less(program, without)
         answer = solve(program, seconds=seconds)
@@ -156,17 +172,13 @@ class Proposals:
         Args:
             seconds: time left.
             cancelled: whether to stop.
-            best: a plan of the fleet to begin from, whose parts are among the proposals.
+            best: a choice to begin from, as ``known`` says it.
             without: plans that are not to be taken.
         """
-        program, start, count = self._master(None, 0.0), None, len(self.plans)
+        program, count = self._master(None, 0.0), len(self.plans)
         if without is not None:
             program = _less(program, without)
-        if best is not None:
-            start = np.zeros(len(program.cost))
-            start[[self.add(owner, best[self.matrix.owner == owner]) for owner in self._pools]] = 1.0
-            start[count:] = best[self.mine]
-        answer = solve(program, seconds=seconds, start=start, cancelled=cancelled)
+        answer = solve(program, seconds=seconds, start=best, cancelled=cancelled)
         if not isinstance(answer, Answer):
             return None
         taken = np.flatnonzero(answer.values[:count] > 0.5)
@@ -178,7 +190,7 @@ class Proposals:
         weights = b.add_columns(count, cost=self.costs, upper=1.0, integer=True)
         wider = 1.0 + ease * (m.row_upper[self.rows] > 0)
         rows = b.add_rows(len(self.rows), lower=m.row_lower[self.rows], upper=m.row_upper[self.rows] * wider)
-        b.add_entries(rows[:, None], weights[None, :], np.array(self.uses).T)
+        b.add_entries(rows[:, None], weights[None, :], self.table[1].T)
         shared = np.flatnonzero(self.mine)
         own = b.add_columns(
             len(shared), cost=m.cost[shared], lower=m.lower[shared], upper=m.upper[shared], integer=False
@@ -231,7 +243,7 @@ class Tried:
         first = self.FIRST[:1] if self.bold else self.FIRST
         if turn == 0 or (turn < len(first) and self.full.any()):
             return first[turn] * self.full
-        found = proposals.mixture(self.most[proposals.rows], max(seconds, 0.1))
+        found = proposals.mixture(self.most, max(seconds, 0.1))
         if found is None:
             return self.best * (0.9 if turn % 2 else 1.1)
         self.hoped = found.cost + self.milp.constant

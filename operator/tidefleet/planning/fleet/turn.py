@@ -88,7 +88,7 @@ class Turn:
         """The best plan of each pool so far, with a bound, by some time of the clock.
 
         A ``rough`` run leaves large pools with their first plans and the bounds that come with them. Once it is
-        ``over``, no pool is improved any further.
+        ``over``, no pool is improved any further; searches under way have to be called off by what they ask.
         """
         early, kept = [i for i, one in enumerate(self.searches) if one.early], end - self.clock()
         if early and not self.begun:
@@ -99,11 +99,11 @@ class Turn:
         while not rough and any(self.searches[i].hopeful for i in early) and end - self.clock() > LEAST * kept:
             if over():
                 break
-            self._improved(end, [self.searches[i] for i in early], self.weights[early], over)
+            self._improved(end, [self.searches[i] for i in early], self.weights[early])
         answers = self._dealt(end, self.weights.tolist(), [one.finish for one in self.searches], 1.5)
         return dict(zip(self.owners, answers, strict=True))
 
-    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats, over: Callable[[], bool]) -> None:
+    def _improved(self, end: float, searches: list[PoolSearch], weights: Floats) -> None:
         """Once more for each large pool that has hope, most of the time for those with the widest gaps."""
         gaps = np.array([min(one.open_gap, MOST_OPEN * one.known) for one in searches])
         wild = np.array([one.open_gap > MOST_OPEN * one.known for one in searches])
@@ -116,11 +116,7 @@ class Turn:
         arcs = np.array([len(searches[i].pool.arcs.x) for i in hopeful])
         worth = weights * self.workers * (until - now) >= SHORTEST * arcs * weights.sum()
         worth |= (weights >= weights.max()) | wild[hopeful]
-
-        def stage(search: PoolSearch) -> Callable[[Callable[[], float]], None]:
-            return lambda seconds: None if over() else search.improve(seconds)
-
-        stages = [stage(searches[i]) for i in np.array(hopeful)[worth]]
+        stages = [searches[i].improve for i in np.array(hopeful)[worth]]
         # The widest gap first: its MILP is worth little unless it gets all of its share at once.
         more = 1.0 if arcs.max() > SMALL else SMALL_MORE
         self._dealt(until, weights[worth].tolist(), stages, more)
